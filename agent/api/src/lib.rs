@@ -1,0 +1,1 @@
+//! What manxd answers on its local API and manxctl reads: types only.

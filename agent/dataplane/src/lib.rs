@@ -1,0 +1,5 @@
+//! From what the speaker learned and what this node owns to what it forwards: one table of desired routes
+//! ([`route::Route`]) and two sinks, the kernel FIB and the eBPF maps, each reconciled to it. This crate does
+//! not know BGP; it is given prefixes and next hops and says which next hops can be reached.
+
+pub mod route;
