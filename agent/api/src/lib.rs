@@ -1,1 +1,40 @@
-//! What manxd answers on its local API and manxctl reads: types only.
+//! What manxd answers on its local API and manxctl reads: JSON over HTTP on a unix socket. Types only; the
+//! server is in `manxd`, the client in `manxctl`. Field names are camelCase and are an interface: fields are
+//! added, never renamed. Times are RFC 3339 with an offset.
+#![forbid(unsafe_code)]
+
+mod dataplane;
+mod routes;
+mod status;
+
+pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus};
+pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
+pub use status::{
+    Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, PeerKind, PeerStatus, SessionState,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The socket that manxd serves and manxctl asks, if neither is told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/manx/manx.sock";
+
+/// The paths that the local API answers, all by GET.
+pub mod path {
+    /// [`super::NodeStatus`]
+    pub const STATUS: &str = "/v1/status";
+    /// The running `NodePlan`, as `manxctl plan -o json` prints it.
+    pub const PLAN: &str = "/v1/plan";
+    /// [`super::Routes`]
+    pub const ROUTES: &str = "/v1/routes";
+    /// [`super::DataplaneStatus`]
+    pub const DATAPLANE: &str = "/v1/dataplane";
+    /// [`super::Counters`]
+    pub const COUNTERS: &str = "/v1/dataplane/counters";
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What was wrong and what to do.
+    pub error: String,
+}

@@ -1,0 +1,148 @@
+//! `GET /v1/status`: the node, its sessions and where its resources come from.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use manx_net::Asn;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    pub node: String,
+    pub version: String,
+    pub pid: u32,
+    pub started_at: String,
+    /// `None` until a first plan exists.
+    pub as_number: Option<Asn>,
+    pub router_id: Option<Ipv4Addr>,
+    /// Set where this node is a route reflector.
+    pub cluster_id: Option<Ipv4Addr>,
+    /// True while a restarting speaker still waits for its peers' End-of-RIB (RFC 4724 §4.1).
+    pub restarting: bool,
+    pub datastore: DatastoreStatus,
+    pub fast_path: super::FastPath,
+    pub peers: Vec<PeerStatus>,
+    /// What the plan warns of.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DatastoreStatus {
+    /// As given by `--datastore`.
+    pub location: String,
+    /// When the resources in force were read.
+    pub loaded_at: Option<String>,
+    /// Why newer resources were not taken, or the plan could not be made; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// Why a peer exists, in Calico's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PeerKind {
+    Mesh,
+    Global,
+    Node,
+    LocalWorkload,
+}
+
+/// The PEER TYPE column of `calicoctl node status`.
+impl fmt::Display for PeerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            PeerKind::Mesh => "node-to-node mesh",
+            PeerKind::Global => "global",
+            PeerKind::Node => "node specific",
+            PeerKind::LocalWorkload => "local workload",
+        })
+    }
+}
+
+/// RFC 4271 §8.2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionState {
+    Idle,
+    Connect,
+    Active,
+    OpenSent,
+    OpenConfirm,
+    Established,
+}
+
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            SessionState::Idle => "Idle",
+            SessionState::Connect => "Connect",
+            SessionState::Active => "Active",
+            SessionState::OpenSent => "OpenSent",
+            SessionState::OpenConfirm => "OpenConfirm",
+            SessionState::Established => "Established",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Dialler {
+    /// This node opened the TCP connection: its end is the client.
+    Local,
+    /// The peer did: its end is the client, ours is port 179.
+    Remote,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    pub address: IpAddr,
+    pub port: u16,
+    pub as_number: Asn,
+    pub kind: PeerKind,
+    /// The resource that asks for this peer, such as `BGPPeer/bgppeer-global`.
+    pub resource: String,
+    /// The name of the Node resource that has this address, if one has.
+    pub node: Option<String>,
+    /// We reflect routes to and from it (RFC 4456).
+    pub rr_client: bool,
+    pub state: SessionState,
+    /// When it entered that state.
+    pub since: String,
+    /// What follows the state in the INFO column: empty, or why it is not Established.
+    pub info: String,
+    /// Sessions established since this peer was configured.
+    pub times_established: u64,
+    /// The connection of the session, if there is one.
+    pub connection: Option<Connection>,
+    /// The peer is gone and its routes are kept for it (RFC 4724 §4.2).
+    pub stale: bool,
+    /// Paths in the Adj-RIB-In.
+    pub prefixes_received: u64,
+    /// Of these, paths that import rules accept.
+    pub prefixes_accepted: u64,
+    /// Paths advertised to it.
+    pub prefixes_sent: u64,
+    pub last_notification_sent: Option<NotificationStatus>,
+    pub last_notification_received: Option<NotificationStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub dialled_by: Dialler,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotificationStatus {
+    pub at: String,
+    pub code: u8,
+    pub subcode: u8,
+    /// Such as "Cease/Connection Collision Resolution".
+    pub name: String,
+}
