@@ -1,1 +1,19 @@
-//! manx-resources
+//! Calico's resources (`projectcalico.org/v3`) as Manx understands them: read from YAML or JSON text with the
+//! place of every field, validated, kept in a consistent [`Snapshot`], and turned into what one node has to do
+//! by [`plan`], a pure function. No I/O, no clock, no async: where resources live and when they change is
+//! `manx-datastore`'s business, and what a plan does to the network is `manxd`'s.
+#![forbid(unsafe_code)]
+
+mod kind;
+mod plan;
+mod problem;
+mod snapshot;
+pub mod spec;
+
+pub use kind::{Key, Kind};
+pub use plan::{
+    Dial, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, PoolPlan, PoolWrite, SecretKey,
+    Warning, plan,
+};
+pub use problem::{Problem, Severity};
+pub use snapshot::{Metadata, Object, Resource, Snapshot};

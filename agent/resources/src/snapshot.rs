@@ -1,0 +1,185 @@
+//! A consistent set of resources. Objects are shared between snapshots, so that a snapshot that differs in one
+//! object costs one object.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{Key, Kind, spec};
+
+/// What every object has besides its spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A validated object of one kind, with the document that it was read from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object<S> {
+    pub metadata: Metadata,
+    pub spec: S,
+    /// The document as written, unknown fields included; keys are sorted.
+    pub document: serde_json::Value,
+}
+
+impl<S> Object<S> {
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+}
+
+/// An object of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    BgpConfiguration(Arc<Object<spec::BgpConfiguration>>),
+    BgpPeer(Arc<Object<spec::BgpPeer>>),
+    Node(Arc<Object<spec::Node>>),
+    IpPool(Arc<Object<spec::IpPool>>),
+    BlockAffinity(Arc<Object<spec::BlockAffinity>>),
+}
+
+impl Resource {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Resource::BgpConfiguration(_) => Kind::BgpConfiguration,
+            Resource::BgpPeer(_) => Kind::BgpPeer,
+            Resource::Node(_) => Kind::Node,
+            Resource::IpPool(_) => Kind::IpPool,
+            Resource::BlockAffinity(_) => Kind::BlockAffinity,
+        }
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Resource::BgpConfiguration(object) => &object.metadata,
+            Resource::BgpPeer(object) => &object.metadata,
+            Resource::Node(object) => &object.metadata,
+            Resource::IpPool(object) => &object.metadata,
+            Resource::BlockAffinity(object) => &object.metadata,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.metadata().name
+    }
+
+    pub fn key(&self) -> Key {
+        Key::new(self.kind(), self.name())
+    }
+
+    /// The document as written, unknown fields included.
+    pub fn document(&self) -> &serde_json::Value {
+        match self {
+            Resource::BgpConfiguration(object) => &object.document,
+            Resource::BgpPeer(object) => &object.document,
+            Resource::Node(object) => &object.document,
+            Resource::IpPool(object) => &object.document,
+            Resource::BlockAffinity(object) => &object.document,
+        }
+    }
+}
+
+type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
+
+/// All resources at one moment, each kind in the order of its names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    bgp_configurations: ByName<spec::BgpConfiguration>,
+    bgp_peers: ByName<spec::BgpPeer>,
+    nodes: ByName<spec::Node>,
+    ip_pools: ByName<spec::IpPool>,
+    block_affinities: ByName<spec::BlockAffinity>,
+}
+
+impl Snapshot {
+    /// Puts a resource in, in place of the one with the same kind and name.
+    pub fn insert(&mut self, resource: Resource) {
+        let name = resource.name().to_owned();
+        match resource {
+            Resource::BgpConfiguration(object) => drop(self.bgp_configurations.insert(name, object)),
+            Resource::BgpPeer(object) => drop(self.bgp_peers.insert(name, object)),
+            Resource::Node(object) => drop(self.nodes.insert(name, object)),
+            Resource::IpPool(object) => drop(self.ip_pools.insert(name, object)),
+            Resource::BlockAffinity(object) => drop(self.block_affinities.insert(name, object)),
+        }
+    }
+
+    /// False if there was none.
+    pub fn remove(&mut self, key: &Key) -> bool {
+        match key.kind {
+            Kind::BgpConfiguration => self.bgp_configurations.remove(&key.name).is_some(),
+            Kind::BgpPeer => self.bgp_peers.remove(&key.name).is_some(),
+            Kind::Node => self.nodes.remove(&key.name).is_some(),
+            Kind::IpPool => self.ip_pools.remove(&key.name).is_some(),
+            Kind::BlockAffinity => self.block_affinities.remove(&key.name).is_some(),
+        }
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Resource> {
+        let name = &key.name;
+        match key.kind {
+            Kind::BgpConfiguration => {
+                self.bgp_configurations.get(name).cloned().map(Resource::BgpConfiguration)
+            }
+            Kind::BgpPeer => self.bgp_peers.get(name).cloned().map(Resource::BgpPeer),
+            Kind::Node => self.nodes.get(name).cloned().map(Resource::Node),
+            Kind::IpPool => self.ip_pools.get(name).cloned().map(Resource::IpPool),
+            Kind::BlockAffinity => self.block_affinities.get(name).cloned().map(Resource::BlockAffinity),
+        }
+    }
+
+    /// All resources of a kind, by name.
+    pub fn of_kind(&self, kind: Kind) -> Vec<Resource> {
+        match kind {
+            Kind::BgpConfiguration => {
+                self.bgp_configurations.values().cloned().map(Resource::BgpConfiguration).collect()
+            }
+            Kind::BgpPeer => self.bgp_peers.values().cloned().map(Resource::BgpPeer).collect(),
+            Kind::Node => self.nodes.values().cloned().map(Resource::Node).collect(),
+            Kind::IpPool => self.ip_pools.values().cloned().map(Resource::IpPool).collect(),
+            Kind::BlockAffinity => {
+                self.block_affinities.values().cloned().map(Resource::BlockAffinity).collect()
+            }
+        }
+    }
+
+    pub fn bgp_configuration(&self, name: &str) -> Option<&Object<spec::BgpConfiguration>> {
+        self.bgp_configurations.get(name).map(Arc::as_ref)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Object<spec::Node>> {
+        self.nodes.get(name).map(Arc::as_ref)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Object<spec::Node>> {
+        self.nodes.values().map(Arc::as_ref)
+    }
+
+    pub fn bgp_configurations(&self) -> impl Iterator<Item = &Object<spec::BgpConfiguration>> {
+        self.bgp_configurations.values().map(Arc::as_ref)
+    }
+
+    pub fn bgp_peers(&self) -> impl Iterator<Item = &Object<spec::BgpPeer>> {
+        self.bgp_peers.values().map(Arc::as_ref)
+    }
+
+    pub fn ip_pools(&self) -> impl Iterator<Item = &Object<spec::IpPool>> {
+        self.ip_pools.values().map(Arc::as_ref)
+    }
+
+    pub fn block_affinities(&self) -> impl Iterator<Item = &Object<spec::BlockAffinity>> {
+        self.block_affinities.values().map(Arc::as_ref)
+    }
+
+    pub fn len(&self) -> usize {
+        self.bgp_configurations.len()
+            + self.bgp_peers.len()
+            + self.nodes.len()
+            + self.ip_pools.len()
+            + self.block_affinities.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,159 @@
+//! The specs of the five kinds, after validation. A field is here if something in Manx acts on it or prints
+//! it; every other field that Calico knows is accepted by the reader and stays in the object's document.
+
+use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, time::Duration};
+
+use manx_net::{Asn, Prefix};
+use serde::Serialize;
+
+/// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BgpConfiguration {
+    pub log_severity_screen: Option<String>,
+    pub node_to_node_mesh_enabled: Option<bool>,
+    pub as_number: Option<Asn>,
+    pub listen_port: Option<u16>,
+    pub node_mesh_password: Option<SecretKey>,
+    /// Whole seconds, rounded as Calico rounds.
+    pub node_mesh_max_restart_time: Option<Duration>,
+}
+
+/// `BGPPeer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BgpPeer {
+    pub node: Option<String>,
+    pub node_selector: Option<String>,
+    pub peer_ip: Option<PeerIp>,
+    pub as_number: Option<Asn>,
+    pub local_as_number: Option<Asn>,
+    pub peer_selector: Option<String>,
+    pub local_workload_selector: Option<String>,
+    pub next_hop: NextHopMode,
+    pub keep_original_next_hop: bool,
+    pub password: Option<SecretKey>,
+    pub source_address_none: bool,
+    pub max_restart_time: Option<Duration>,
+    pub keepalive_time: Option<Duration>,
+    pub allow_local_as: u32,
+    pub ttl_security: Option<u8>,
+    pub reachable_by: Option<IpAddr>,
+    pub filters: Vec<String>,
+    pub reverse_peering_manual: bool,
+}
+
+/// `Node`. `bgp` is absent on a node that takes no part in BGP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub bgp: Option<NodeBgp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeBgp {
+    pub as_number: Option<Asn>,
+    pub ipv4: Option<Interface<Ipv4Addr>>,
+    pub ipv6: Option<Interface<Ipv6Addr>>,
+    pub route_reflector_cluster_id: Option<Ipv4Addr>,
+}
+
+/// `IPPool`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpPool {
+    pub cidr: Prefix,
+    pub ipip_mode: Encapsulation,
+    pub vxlan_mode: Encapsulation,
+    pub nat_outgoing: bool,
+    pub disabled: bool,
+    pub disable_bgp_export: bool,
+    /// 26 for IPv4 and 122 for IPv6 where the document says nothing.
+    pub block_size: u8,
+    pub node_selector: String,
+    pub allowed_uses: Vec<AllowedUse>,
+    pub assignment_mode: AssignmentMode,
+}
+
+/// `BlockAffinity`: which node owns which block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockAffinity {
+    pub state: AffinityState,
+    pub node: String,
+    pub cidr: Prefix,
+    pub deleted: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AffinityState {
+    /// Also where the document says nothing.
+    #[default]
+    Confirmed,
+    Pending,
+    PendingDeletion,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Encapsulation {
+    #[default]
+    Never,
+    Always,
+    CrossSubnet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum AllowedUse {
+    Workload,
+    Tunnel,
+    LoadBalancer,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum AssignmentMode {
+    #[default]
+    Automatic,
+    Manual,
+}
+
+/// How a peer rewrites the next hop of what it sends; `Auto` is BGP's own rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NextHopMode {
+    #[default]
+    Auto,
+    #[serde(rename = "self")]
+    SelfAddress,
+    Keep,
+}
+
+/// Where a password stands: a key in a secret. Never the password itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct SecretKey {
+    pub name: String,
+    pub key: String,
+}
+
+/// An address on a link, with the length of the link's prefix: `192.168.80.121/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Interface<A> {
+    pub addr: A,
+    pub len: u8,
+}
+
+impl<A: Copy + Into<IpAddr>> Interface<A> {
+    /// The prefix of the link.
+    pub fn network(self) -> Prefix {
+        let addr = self.addr.into();
+        // The reader checks the length; a longer one can only mean the address alone.
+        Prefix::new(addr, self.len).unwrap_or(Prefix::host(addr))
+    }
+}
+
+impl<A: fmt::Display> fmt::Display for Interface<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+/// `spec.peerIP`: `192.0.2.1`, `192.0.2.1:1790` or `[2001:db8::1]:1790`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerIp {
+    pub addr: IpAddr,
+    pub port: Option<u16>,
+}
