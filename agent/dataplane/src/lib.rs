@@ -2,4 +2,12 @@
 //! ([`route::Route`]) and two sinks, the kernel FIB and the eBPF maps, each reconciled to it. This crate does
 //! not know BGP; it is given prefixes and next hops and says which next hops can be reached.
 
+mod dataplane;
+pub mod ebpf;
+pub mod fib;
+pub mod kernel;
+pub mod resolve;
 pub mod route;
+pub mod table;
+
+pub use dataplane::{Config, Dataplane, LinkChange, OpenError, Report, Step, cleanup};

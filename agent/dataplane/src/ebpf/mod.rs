@@ -1,0 +1,12 @@
+//! The eBPF sink: loads the programs, keeps maps and links pinned so that forwarding outlives the agent, and
+//! writes the desired routes into the map. It is given routes and interfaces and decides neither. Every call is
+//! synchronous and short; the kernel's answers come back as [`Error`] with what to do about it.
+//!
+//! Layout of the pins: maps under `<bpf-dir>/v<ABI>/`, links under `<bpf-dir>/links/`, so that a link is handed
+//! from one ABI's programs to the next's without a packet in between.
+
+mod error;
+mod status;
+
+pub use error::Error;
+pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};

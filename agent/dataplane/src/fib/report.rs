@@ -1,0 +1,63 @@
+//! What the FIB sink says about itself: single routes, totals, and the result of an audit.
+
+use manx_net::Prefix;
+use serde::Serialize;
+
+use super::FibError;
+use crate::kernel::{Leg, RouteKind};
+
+/// A route of our protocol as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FibRoute {
+    pub prefix: Prefix,
+    pub table: u32,
+    pub metric: u32,
+    pub kind: RouteKind,
+    pub legs: Vec<Leg>,
+}
+
+/// How far the sink is with one prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FibState {
+    /// The kernel has what is wanted.
+    Installed,
+    /// Left by an earlier run and not claimed again yet.
+    Stale,
+    /// A write or a removal is waiting for its turn.
+    Pending,
+    Failed(FibError),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FibStatus {
+    pub installed: usize,
+    pub stale: usize,
+    pub pending: usize,
+    pub failed: usize,
+    /// Routes that somebody else deleted or changed and that were written again, since the start.
+    pub repaired: u64,
+    /// Messages written to the kernel, since the start.
+    pub writes: u64,
+}
+
+/// What an audit found; all of it is queued for repair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditReport {
+    pub checked: usize,
+    /// Believed to be in the kernel, and not there.
+    pub missing: Vec<Prefix>,
+    /// There, with other next hops or of another type.
+    pub changed: Vec<Prefix>,
+    /// There with our protocol, and nobody wants them.
+    pub unwanted: Vec<Prefix>,
+}
+
+impl AuditReport {
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty() && self.changed.is_empty() && self.unwanted.is_empty()
+    }
+}
