@@ -1,1 +1,28 @@
-fn main() {}
+//! The chores of this repository, one file per command: what is missing is brought (`setup`), the eBPF programs are
+//! built (`build-ebpf`). Run as `cargo xtask COMMAND`.
+
+mod build_ebpf;
+mod setup;
+mod tree;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The chores of this repository", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    BuildEbpf(build_ebpf::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Setup(args) => setup::run(args),
+        Command::BuildEbpf(args) => build_ebpf::run(args),
+    }
+}

@@ -8,10 +8,14 @@ pub enum Error {
         "the fast path needs Linux 6.6 or newer (TCX); this is {release}. Routes still go into the kernel's FIB"
     )]
     KernelTooOld { release: String },
-    #[error("{path} is not on a BPF filesystem and none can be mounted there: {source}; \
-             mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another with --bpf-dir")]
+    #[error(
+        "{path} is not on a BPF filesystem and none can be mounted there: {source}; \
+             mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another with --bpf-dir"
+    )]
     NoBpfFs { path: PathBuf, source: io::Error },
-    #[error("not permitted to load eBPF programs: {source}; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    #[error(
+        "not permitted to load eBPF programs: {source}; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
     NotPermitted { source: io::Error },
     #[error("the kernel refused program {program}: {reason}")]
     Program { program: &'static str, reason: String },

@@ -6,7 +6,10 @@
 //! from one ABI's programs to the next's without a packet in between.
 
 mod error;
+pub mod netfilter;
+mod sink;
 mod status;
 
 pub use error::Error;
+pub use sink::{EbpfSink, Options, cleanup, held_as};
 pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};

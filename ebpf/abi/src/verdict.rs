@@ -1,0 +1,172 @@
+//! What the programs decided, by reason. One counter for each verdict and program; the order is the layout of a
+//! value in `COUNTERS`.
+
+/// The programs, in the order of their counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Program {
+    /// TCX ingress on the host side of a pod's veth.
+    PodTc = 0,
+    /// TCX ingress on a host interface.
+    UplinkTc = 1,
+    /// XDP on a host interface whose driver runs it natively.
+    UplinkXdp = 2,
+}
+
+impl Program {
+    pub const ALL: [Program; 3] = [Program::PodTc, Program::UplinkTc, Program::UplinkXdp];
+
+    /// As the function is called in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Program::PodTc => "pod_tc",
+            Program::UplinkTc => "uplink_tc",
+            Program::UplinkXdp => "uplink_xdp",
+        }
+    }
+}
+
+/// Where a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    Redirected,
+    Dropped,
+    /// To the stack, or to the next program on the hook.
+    Passed,
+}
+
+macro_rules! verdicts {
+    ($($(#[$doc:meta])* $variant:ident $field:ident $disposition:ident,)+) => {
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Verdict {
+            $($(#[$doc])* $variant,)+
+        }
+
+        /// Every verdict, in the order of [`Counts`].
+        pub const VERDICTS: &[Verdict] = &[$(Verdict::$variant,)+];
+
+        impl Verdict {
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Verdict::$variant => stringify!($field),)+
+                }
+            }
+
+            pub const fn disposition(self) -> Disposition {
+                match self {
+                    $(Verdict::$variant => Disposition::$disposition,)+
+                }
+            }
+        }
+
+        /// Packets by verdict: one CPU's value of `COUNTERS` for one program. Fields, not an array, because
+        /// bpftool prints their names.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counts {
+            $(pub $field: u64,)+
+        }
+
+        impl Counts {
+            pub const fn get(&self, verdict: Verdict) -> u64 {
+                match verdict {
+                    $(Verdict::$variant => self.$field,)+
+                }
+            }
+
+            pub const fn get_mut(&mut self, verdict: Verdict) -> &mut u64 {
+                match verdict {
+                    $(Verdict::$variant => &mut self.$field,)+
+                }
+            }
+
+            pub fn from_words(words: [u64; VERDICTS.len()]) -> Counts {
+                let [$($field,)+] = words;
+                Counts { $($field,)+ }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Straight into a pod of this node.
+    RedirectedPeer redirected_peer Redirected,
+    /// Out of an interface, to a next hop.
+    RedirectedNeigh redirected_neigh Redirected,
+    /// To a block or pool of ours where no pod is, and the kernel's FIB agrees.
+    BlackholeOwn blackhole_own Dropped,
+    /// To a prefix that an operator or RFC 7999's community blackholes.
+    BlackholeExplicit blackhole_explicit Dropped,
+    /// From a pod, with a source that is not the pod's.
+    Spoofed spoofed Dropped,
+    /// A header that no router forwards: version, lengths or IPv4 header checksum.
+    Malformed malformed Dropped,
+    /// ARP, a VLAN tag, anything but IPv4 and IPv6.
+    NotIp not_ip Passed,
+    /// Multicast, broadcast, or a frame for another MAC.
+    NotForUs not_for_us Passed,
+    /// The fast path is switched off.
+    FastPathOff fast_path_off Passed,
+    /// Link-local, loopback or unspecified: neighbour discovery, DHCP, and what no router forwards.
+    Scope scope Passed,
+    /// No route in the map.
+    NoRoute no_route Passed,
+    /// The map says that the kernel knows better.
+    RouteSaysPass route_says_pass Passed,
+    /// The stack answers with an ICMP error.
+    Unreachable unreachable Passed,
+    /// Source or destination lies in no pool where the fast path is on.
+    OutsidePools outside_pools Passed,
+    /// TTL or hop limit would run out.
+    TtlExpiring ttl_expiring Passed,
+    /// IPv4 options.
+    Options options Passed,
+    /// IPv6 extension headers.
+    ExtensionHeaders extension_headers Passed,
+    /// Larger than the egress interface's MTU.
+    TooBig too_big Passed,
+    /// A block of ours, but the kernel's FIB knows a way.
+    FibDisagrees fib_disagrees Passed,
+    /// A source that the map does not give to this pod, but the kernel's FIB does.
+    SourceUnknown source_unknown Passed,
+    /// From the wire, with the source of a pod or block of this node.
+    SourceIsLocal source_is_local Passed,
+    /// It would leave by the interface that it came from.
+    SameInterface same_interface Passed,
+    /// The pod's MAC is not known yet.
+    NoMac no_mac Passed,
+    /// The egress interface is gone.
+    InterfaceGone interface_gone Passed,
+    /// The packet's family cannot be sent to the next hop's.
+    NextHopFamily next_hop_family Passed,
+    /// Not to be read or changed where it lies in memory; a length that only GSO has.
+    Unreadable unreadable Passed,
+    /// A map value that this program does not understand.
+    BadEntry bad_entry Passed,
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::size_of;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_verdicts_number_is_its_place_among_the_counters() {
+        for (place, verdict) in VERDICTS.iter().enumerate() {
+            assert_eq!(*verdict as usize, place);
+            let mut words = [0; VERDICTS.len()];
+            words[place] = 5;
+            assert_eq!(Counts::from_words(words).get(*verdict), 5, "{}", verdict.name());
+        }
+        assert_eq!(size_of::<Counts>(), 8 * VERDICTS.len());
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let names: BTreeSet<_> = VERDICTS.iter().map(|v| v.name()).collect();
+        assert_eq!(names.len(), VERDICTS.len());
+    }
+}
