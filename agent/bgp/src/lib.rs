@@ -1,1 +1,26 @@
-//! manx-bgp
+//! A BGP speaker and route reflector without I/O: no sockets, no clock, no threads, no async. A driver owns
+//! those and tells the [`Speaker`] what happened and when; the speaker answers with what to dial, what to
+//! write, and which best paths changed. Tests drive many speakers over a simulated network in virtual time.
+//!
+//! The driver's loop:
+//! 1. something happened: [`Speaker::accept`] for a new connection, [`Speaker::handle`] for all else;
+//! 2. drain [`Speaker::poll_output`];
+//! 3. for each connection that was named by [`Output::Transmit`] and whose socket is writable, call
+//!    [`Speaker::transmit`] until it returns 0;
+//! 4. if [`Speaker::next_wakeup`] is due (or is [`Time::ZERO`], which is: work is waiting), call
+//!    [`Speaker::advance`] after the sockets have been read, then start over; else sleep until then.
+#![forbid(unsafe_code)]
+
+mod config;
+mod event;
+mod speaker;
+mod time;
+pub mod view;
+
+pub use config::{
+    Config, Dial, ExportRule, Family, GracefulRestart, HoldTime, NextHopMode, Originated, PeerConfig,
+    PeerKey, PoolRule, WellKnown,
+};
+pub use event::{BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent};
+pub use speaker::Speaker;
+pub use time::Time;

@@ -1,0 +1,270 @@
+//! What the speaker is told to be: its own numbers, its peers, what it originates and what it may pass on.
+//! Everything here is plain values; [`crate::Speaker::configure`] works out what a change means.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use manx_net::{Asn, Prefix};
+use serde::Serialize;
+
+/// The whole configuration of one speaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub local_as: Asn,
+    /// The BGP identifier. A change resets every session, for the peers know us by it.
+    pub router_id: Ipv4Addr,
+    /// For route reflection; `None` is the router id (RFC 4456 §7).
+    pub cluster_id: Option<Ipv4Addr>,
+    /// The next hop to announce with IPv4 routes where the session itself runs over IPv6.
+    pub next_hop_v4: Option<Ipv4Addr>,
+    /// The next hop to announce with IPv6 routes where the session itself runs over IPv4.
+    pub next_hop_v6: Option<Ipv6Addr>,
+    /// What is proposed in OPEN; the lesser of both sides' counts.
+    pub hold_time: HoldTime,
+    pub graceful_restart: GracefulRestart,
+    /// Distinct by [`PeerConfig::key`]; of two with one key the first counts.
+    pub peers: Vec<PeerConfig>,
+    /// Own prefixes, announced to every peer. Of two with one prefix the first counts.
+    pub originated: Vec<Originated>,
+    pub export: ExportRule,
+    /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
+    pub seed: u64,
+}
+
+impl Config {
+    /// No peers, nothing originated, nothing passed on; hold time 90 s, graceful restart 120 s.
+    pub fn new(local_as: Asn, router_id: Ipv4Addr) -> Config {
+        Config {
+            local_as,
+            router_id,
+            cluster_id: None,
+            next_hop_v4: None,
+            next_hop_v6: None,
+            hold_time: HoldTime::DEFAULT,
+            graceful_restart: GracefulRestart::default(),
+            peers: Vec::new(),
+            originated: Vec::new(),
+            export: ExportRule::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// Seconds: 0 (no keepalives, no expiry) or at least 3 (RFC 4271 §4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct HoldTime(u16);
+
+impl HoldTime {
+    /// 90 s, as RFC 4271 §10 suggests.
+    pub const DEFAULT: HoldTime = HoldTime(90);
+
+    /// `None` for 1 and 2.
+    pub const fn new(seconds: u16) -> Option<HoldTime> {
+        if seconds == 1 || seconds == 2 { None } else { Some(HoldTime(seconds)) }
+    }
+
+    pub const fn seconds(self) -> u16 {
+        self.0
+    }
+}
+
+/// RFC 4724, in both roles. As a helper Manx always acts on what the peer announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GracefulRestart {
+    /// Announce the capability at all.
+    pub enabled: bool,
+    /// Seconds that the peers are asked to keep our routes, at most 4095. Default 120.
+    pub restart_time: u16,
+    /// This process took over forwarding state from an earlier one: say so in OPEN (R bit), and hold back best
+    /// paths and announcements until the peers have sent their End-of-RIB or a timer has run out. Counts when
+    /// the speaker is made, not in `configure`.
+    pub restarting: bool,
+}
+
+impl Default for GracefulRestart {
+    fn default() -> GracefulRestart {
+        GracefulRestart { enabled: true, restart_time: 120, restarting: false }
+    }
+}
+
+/// Who a peer is. The port is the one we dial; a connection from the peer comes from any port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PeerKey {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl fmt::Display for PeerKey {
+    /// The address alone at the usual port, else with the port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.port, self.address) {
+            (179, address) => write!(f, "{address}"),
+            (port, IpAddr::V4(address)) => write!(f, "{address}:{port}"),
+            (port, IpAddr::V6(address)) => write!(f, "[{address}]:{port}"),
+        }
+    }
+}
+
+/// One peer. What resets a session when it changes: `remote_as`, `local_as`, `local_address`, `families`, and
+/// the times (they are in OPEN). The rest takes effect on the running session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    pub address: IpAddr,
+    pub port: u16,
+    /// The source of our own dials; `None` leaves it to the kernel. Accepted connections are not held to it.
+    pub local_address: Option<IpAddr>,
+    pub remote_as: Asn,
+    /// Shown to this peer in place of [`Config::local_as`].
+    pub local_as: Option<Asn>,
+    /// An iBGP peer whose routes we reflect to everyone (RFC 4456). Without meaning for eBGP.
+    pub rr_client: bool,
+    /// The cluster id under which we reflect to this peer, if not [`Config::cluster_id`].
+    pub cluster_id: Option<Ipv4Addr>,
+    pub dial: Dial,
+    pub next_hop: NextHopMode,
+    /// What we offer; what both offer is used.
+    pub families: Vec<Family>,
+    pub hold_time: Option<HoldTime>,
+    /// Seconds between keepalives at most; `None` is a third of the negotiated hold time.
+    pub keepalive_time: Option<u16>,
+    /// Seconds, in place of [`GracefulRestart::restart_time`].
+    pub restart_time: Option<u16>,
+    /// How often our own AS may stand in the AS_PATH of a route that we accept (allowas-in).
+    pub allow_local_as: u8,
+}
+
+impl PeerConfig {
+    /// Both families over port 179, dialling at once, no reflection.
+    pub fn new(address: IpAddr, remote_as: Asn) -> PeerConfig {
+        PeerConfig {
+            address,
+            port: 179,
+            local_address: None,
+            remote_as,
+            local_as: None,
+            rr_client: false,
+            cluster_id: None,
+            dial: Dial::First,
+            next_hop: NextHopMode::Auto,
+            families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
+            hold_time: None,
+            keepalive_time: None,
+            restart_time: None,
+            allow_local_as: 0,
+        }
+    }
+
+    pub fn key(&self) -> PeerKey {
+        PeerKey { address: self.address, port: self.port }
+    }
+}
+
+/// Who dials. Of a pair one end should be `First` and the other `Later`: then there is one connection, at
+/// once, and still one if the first cannot dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Dial {
+    /// At once, and again after 50 to 200 ms, growing to 30 s while it fails.
+    First,
+    /// Listens; dials after 5 s without a connection.
+    Later,
+    /// Listens only.
+    Never,
+}
+
+impl Dial {
+    /// How long a [`Dial::Later`] peer waits for the other side.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NextHopMode {
+    /// Self towards eBGP and for own routes, else unchanged.
+    Auto,
+    /// Self always.
+    #[serde(rename = "self")]
+    Self_,
+    /// Unchanged always, but for own routes.
+    Keep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Family {
+    Ipv4Unicast,
+    Ipv6Unicast,
+}
+
+impl Family {
+    pub const ALL: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+
+    pub const fn of(prefix: Prefix) -> Family {
+        match prefix {
+            Prefix::V4(_) => Family::Ipv4Unicast,
+            Prefix::V6(_) => Family::Ipv6Unicast,
+        }
+    }
+
+    pub const fn afi(self) -> u16 {
+        match self {
+            Family::Ipv4Unicast => 1,
+            Family::Ipv6Unicast => 2,
+        }
+    }
+
+    /// `None` for what Manx does not carry.
+    pub const fn from_wire(afi: u16, safi: u8) -> Option<Family> {
+        match (afi, safi) {
+            (1, 1) => Some(Family::Ipv4Unicast),
+            (2, 1) => Some(Family::Ipv6Unicast),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Family::Ipv4Unicast => 0,
+            Family::Ipv6Unicast => 1,
+        }
+    }
+}
+
+/// A prefix of our own (a block, a service range).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Originated {
+    pub prefix: Prefix,
+    /// RFC 1997 communities to attach, as `high << 16 | low`.
+    pub communities: Vec<u32>,
+}
+
+/// What may leave besides own prefixes, by Calico's rule: an own prefix exactly and nothing inside it, then
+/// what lies in a pool that may be exported, and nothing else, so that nobody becomes transit by accident.
+/// The same rule for every peer. The prefixes in [`Config::originated`] are always allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportRule {
+    /// The first pool that covers the route decides.
+    pub pools: Vec<PoolRule>,
+    /// Pass on what no pool covers, too: a plain router or reflector without pools.
+    pub transit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolRule {
+    pub prefix: Prefix,
+    /// False for a pool with `disableBGPExport`.
+    pub export: bool,
+}
+
+/// Communities with a meaning of their own (RFC 1997).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WellKnown;
+
+impl WellKnown {
+    pub const NO_EXPORT: u32 = 0xffff_ff01;
+    pub const NO_ADVERTISE: u32 = 0xffff_ff02;
+    pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
+}

@@ -1,0 +1,122 @@
+//! What the driver tells the speaker, and what the speaker wants from the driver.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use manx_net::Prefix;
+use serde::Serialize;
+
+use crate::{
+    PeerKey,
+    time::Time,
+    view::{Cause, Direction, SessionState},
+};
+
+/// A TCP connection, dialled or accepted. Numbers are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Something happened. A connection that the speaker does not know (any more) is ignored.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The dial that [`Output::Dial`] asked for succeeded.
+    Connected { conn: ConnId, local: SocketAddr, remote: SocketAddr },
+    /// It failed; the text says why, in the kernel's words ("Connection refused").
+    DialFailed { conn: ConnId, error: String },
+    /// Bytes arrived, in any portions. Give at most 64 KiB at a time, then drain and transmit.
+    Received { conn: ConnId, bytes: Bytes },
+    /// The peer closed the connection, or it broke; the text says how.
+    Closed { conn: ConnId, reason: String },
+    /// The answer to [`Output::Watch`], and again at every change: metric of the kernel's route to the next hop,
+    /// or `None` if there is none. Until the first answer a next hop counts as unreachable.
+    NextHop { next_hop: NextHop, metric: Option<u32> },
+    /// Close the session with Cease/2 and this text (RFC 9003), and keep it closed.
+    Disable { peer: PeerKey, text: String },
+    /// Undo [`Event::Disable`].
+    Enable { peer: PeerKey },
+    /// Ask the peer for its routes again (RFC 2918), if it can.
+    Refresh { peer: PeerKey },
+    /// This process ends. With `graceful` the connections just close, so that peers keep our routes while we
+    /// restart (RFC 4724 §4); else each peer is told with Cease/2 and the text. No dial, no accept afterwards.
+    Shutdown { graceful: bool, text: String },
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Dial, then say [`Event::Connected`] or [`Event::DialFailed`].
+    Dial { conn: ConnId, peer: PeerKey, from: Option<IpAddr>, to: SocketAddr },
+    /// The connection has bytes to send: call [`crate::Speaker::transmit`] when its socket is writable. Said once
+    /// until `transmit` has returned 0.
+    Transmit { conn: ConnId },
+    /// Send what [`crate::Speaker::transmit`] still gives for this connection (a last NOTIFICATION), shut down
+    /// the sending side, and close; for a dial under way: give up. The speaker has forgotten it once
+    /// `transmit` returned 0; no [`Event::Closed`] is needed.
+    Close { conn: ConnId },
+    /// The best path for a prefix changed. `None`: there is no path any more. Newest state only.
+    Best { prefix: Prefix, best: Option<BestPath> },
+    /// The first complete set of best paths has been put out: at once, or after a restart when the peers have sent
+    /// theirs. Forwarding state of an earlier process that no best path claims may go now.
+    Settled,
+    /// A session changed its state.
+    Session(SessionEvent),
+    /// Resolve this next hop and report with [`Event::NextHop`], now and at each change.
+    Watch { next_hop: NextHop },
+    /// No path uses it any more.
+    Unwatch { next_hop: NextHop },
+}
+
+/// Why a connection is to be closed without a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no peer is configured with this address")]
+    UnknownPeer,
+    #[error("the peer is disabled")]
+    Disabled,
+    #[error("the peer is held back after errors")]
+    HeldBack,
+    #[error("the speaker is shutting down")]
+    ShuttingDown,
+}
+
+/// An address to forward to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NextHop {
+    pub address: IpAddr,
+    /// Only for a link-local address: it lies on the link to this peer.
+    pub link_of: Option<PeerKey>,
+}
+
+/// Where a path comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathSource {
+    /// [`crate::Config::originated`].
+    Own,
+    Peer(PeerKey),
+}
+
+/// What the dataplane needs of a best path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BestPath {
+    pub source: PathSource,
+    /// Sorted and distinct; empty for an own route.
+    pub next_hops: Vec<NextHop>,
+    /// 100 where the route has none (RFC 4271 §9.1.1 leaves it to policy).
+    pub local_pref: u32,
+}
+
+/// A step of a session's history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionEvent {
+    pub at: Time,
+    pub peer: PeerKey,
+    pub from: SessionState,
+    pub to: SessionState,
+    pub cause: Cause,
+    /// Who dialled the connection that this is about, if there is one.
+    pub dialled_by: Option<Direction>,
+}
