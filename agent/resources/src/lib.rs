@@ -4,16 +4,25 @@
 //! `manx-datastore`'s business, and what a plan does to the network is `manxd`'s.
 #![forbid(unsafe_code)]
 
+mod duration;
+mod fields;
 mod kind;
+mod nearest;
 mod plan;
 mod problem;
+mod read;
+mod selector;
 mod snapshot;
 pub mod spec;
+mod tree;
 
 pub use kind::{Key, Kind};
+pub use nearest::nearest;
 pub use plan::{
     Dial, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, PoolPlan, PoolWrite, SecretKey,
     Warning, plan,
 };
 pub use problem::{Problem, Severity};
+pub use read::{Collected, Document, Parsed, collect, combine, parse};
+pub use selector::{ParseSelectorError, Selector};
 pub use snapshot::{Metadata, Object, Resource, Snapshot};

@@ -20,6 +20,8 @@ pub struct Object<S> {
     pub spec: S,
     /// The document as written, unknown fields included; keys are sorted.
     pub document: serde_json::Value,
+    /// The paths of fields that are set and valid and have no effect in Manx yet.
+    pub without_effect: Vec<String>,
 }
 
 impl<S> Object<S> {

@@ -1,10 +1,15 @@
 //! The specs of the five kinds, after validation. A field is here if something in Manx acts on it or prints
 //! it; every other field that Calico knows is accepted by the reader and stays in the object's document.
 
-use std::{fmt, net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use manx_net::{Asn, Prefix};
 use serde::Serialize;
+
+use crate::selector::Selector;
 
 /// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,27 +19,31 @@ pub struct BgpConfiguration {
     pub as_number: Option<Asn>,
     pub listen_port: Option<u16>,
     pub node_mesh_password: Option<SecretKey>,
-    /// Whole seconds, rounded as Calico rounds.
-    pub node_mesh_max_restart_time: Option<Duration>,
+    /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
+    pub node_mesh_max_restart_time: Option<u32>,
 }
 
 /// `BGPPeer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BgpPeer {
     pub node: Option<String>,
-    pub node_selector: Option<String>,
+    pub node_selector: Option<Selector>,
     pub peer_ip: Option<PeerIp>,
     pub as_number: Option<Asn>,
     pub local_as_number: Option<Asn>,
-    pub peer_selector: Option<String>,
-    pub local_workload_selector: Option<String>,
-    pub next_hop: NextHopMode,
+    pub peer_selector: Option<Selector>,
+    pub local_workload_selector: Option<Selector>,
+    pub next_hop_mode: Option<NextHopMode>,
+    /// Deprecated in Calico; means [`NextHopMode::Keep`] towards another AS where `next_hop_mode` is not set.
     pub keep_original_next_hop: bool,
     pub password: Option<SecretKey>,
     pub source_address_none: bool,
-    pub max_restart_time: Option<Duration>,
-    pub keepalive_time: Option<Duration>,
+    /// In seconds, at most 4095 (RFC 4724 §3).
+    pub max_restart_time: Option<u32>,
+    /// In seconds.
+    pub keepalive_time: Option<u32>,
     pub allow_local_as: u32,
+    /// Hops, at least 1.
     pub ttl_security: Option<u8>,
     pub reachable_by: Option<IpAddr>,
     pub filters: Vec<String>,
@@ -78,6 +87,8 @@ pub struct BlockAffinity {
     pub node: String,
     pub cidr: Prefix,
     pub deleted: bool,
+    /// False for a virtual affinity, which belongs to no node.
+    pub host: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

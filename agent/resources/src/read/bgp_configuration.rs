@@ -1,0 +1,82 @@
+//! The fields of BGPConfiguration.
+
+use crate::{
+    fields::{Fields, Form},
+    read::value,
+    spec::BgpConfiguration,
+};
+
+/// What only the object named `default` may say.
+const CLUSTER_ONLY: [&str; 7] = [
+    "nodeToNodeMeshEnabled",
+    "asNumber",
+    "serviceLoadBalancerIPs",
+    "serviceExternalIPs",
+    "serviceClusterIPs",
+    "nodeMeshPassword",
+    "nodeMeshMaxRestartTime",
+];
+
+pub(super) fn read(document: &mut Fields<'_, '_>, name: &str) -> Option<BgpConfiguration> {
+    let of_node = name.strip_prefix("node.").is_some_and(|node| !node.is_empty());
+    if !name.is_empty() && name != "default" && !of_node {
+        document.warn(
+            "metadata",
+            format!(
+                "a BGPConfiguration has an effect under the name default or node.NAME only, not \"{name}\""
+            ),
+        );
+    }
+    let Some(mut spec) = document.object("spec") else {
+        return (!document.is_set("spec")).then(BgpConfiguration::default);
+    };
+    let read = BgpConfiguration {
+        log_severity_screen: log_severity(&mut spec),
+        node_to_node_mesh_enabled: spec.boolean("nodeToNodeMeshEnabled"),
+        as_number: spec.parse("asNumber", str::parse),
+        listen_port: spec.integer("listenPort", 1..=65535).and_then(|port| u16::try_from(port).ok()),
+        node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
+        node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
+    };
+    spec.accept_without_effect(&[
+        ("serviceLoadBalancerIPs", Form::List),
+        ("serviceExternalIPs", Form::List),
+        ("serviceClusterIPs", Form::List),
+        ("serviceLoadBalancerAggregation", Form::Text),
+        ("communities", Form::List),
+        ("prefixAdvertisements", Form::List),
+        ("ignoredInterfaces", Form::List),
+        ("localWorkloadPeeringIPV4", Form::Text),
+        ("localWorkloadPeeringIPV6", Form::Text),
+        ("ipv4NormalRoutePriority", Form::Integer),
+        ("ipv6NormalRoutePriority", Form::Integer),
+    ]);
+    if spec.choice("bindMode", &[("None", false), ("NodeIP", true)]) == Some(true) {
+        spec.without_effect("bindMode");
+    }
+    // Which of Calico's programs writes the routes; here there is one.
+    spec.accept(&[("programClusterRoutes", Form::Text)]);
+    if name != "default" {
+        for field in CLUSTER_ONLY.into_iter().filter(|field| spec.is_set(field)) {
+            spec.refuse(field, format!("Cannot set {field} on a non default BGP Configuration."));
+        }
+    } else if read.node_to_node_mesh_enabled == Some(false) {
+        for field in ["nodeMeshPassword", "nodeMeshMaxRestartTime"] {
+            if spec.is_set(field) {
+                spec.refuse(field, "cannot be set while nodeToNodeMeshEnabled is false; there is no mesh");
+            }
+        }
+    }
+    spec.finish();
+    Some(read)
+}
+
+fn log_severity(spec: &mut Fields<'_, '_>) -> Option<String> {
+    let text = spec.text("logSeverityScreen")?;
+    const WORDS: [&str; 6] = ["Trace", "Debug", "Info", "Warning", "Error", "Fatal"];
+    if !WORDS.iter().any(|word| word.eq_ignore_ascii_case(text)) {
+        let text = crate::tree::excerpt(text);
+        spec.refuse("logSeverityScreen", format!("\"{text}\" is not one of {}", WORDS.join(", ")));
+    }
+    Some(text.to_owned())
+}

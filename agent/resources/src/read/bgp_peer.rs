@@ -1,0 +1,87 @@
+//! The fields of BGPPeer, and which of them exclude one another.
+
+use crate::{
+    fields::{Fields, Form},
+    read::value,
+    spec::{BgpPeer, NextHopMode},
+};
+
+pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
+    let Some(mut spec) = document.object("spec") else {
+        if !document.is_set("spec") {
+            document.refuse(
+                "spec",
+                "is missing; a BGPPeer needs spec.peerIP and spec.asNumber, or spec.peerSelector",
+            );
+        }
+        return None;
+    };
+    let mode = [("Auto", NextHopMode::Auto), ("Self", NextHopMode::SelfAddress), ("Keep", NextHopMode::Keep)];
+    let source = spec.choice("sourceAddress", &[("UseNodeIP", false), ("None", true)]);
+    let reverse = spec.choice("reversePeering", &[("Auto", false), ("Manual", true)]);
+    let allow_local_as = spec.integer("numAllowedLocalASNumbers", 0..=i64::from(i32::MAX));
+    let ttl_security = spec.integer("ttlSecurity", 0..=255).and_then(|hops| u8::try_from(hops).ok());
+    let read = BgpPeer {
+        node: spec.text("node").map(str::to_owned),
+        node_selector: spec.parse("nodeSelector", value::selector),
+        peer_ip: spec.parse("peerIP", value::peer_ip),
+        as_number: spec.parse("asNumber", str::parse),
+        local_as_number: spec.parse("localASNumber", str::parse),
+        peer_selector: spec.parse("peerSelector", value::selector),
+        next_hop_mode: spec.choice("nextHopMode", &mode),
+        keep_original_next_hop: spec.boolean("keepOriginalNextHop").unwrap_or(false),
+        password: value::secret(&mut spec, "password"),
+        source_address_none: source.unwrap_or(false),
+        max_restart_time: value::seconds(&mut spec, "maxRestartTime", 0, 4095),
+        keepalive_time: value::seconds(&mut spec, "keepaliveTime", 1, 65535),
+        allow_local_as: allow_local_as.and_then(|times| u32::try_from(times).ok()).unwrap_or(0),
+        ttl_security: ttl_security.filter(|hops| *hops > 0),
+        reachable_by: spec.parse("reachableBy", value::ip),
+        filters: spec.texts("filters").into_iter().map(str::to_owned).collect(),
+        local_workload_selector: spec.parse("localWorkloadSelector", value::selector),
+        reverse_peering_manual: reverse.unwrap_or(false),
+    };
+    spec.accept(&[("description", Form::Text)]);
+    exclusions(&mut spec);
+    if let (Some(gateway), Some(peer)) = (read.reachable_by, read.peer_ip)
+        && gateway.is_ipv4() != peer.addr.is_ipv4()
+    {
+        spec.refuse("reachableBy", format!("{gateway} and peerIP {} are of different families", peer.addr));
+    }
+    spec.finish();
+    Some(read)
+}
+
+/// The rules of Calico's resource definition.
+fn exclusions(spec: &mut Fields<'_, '_>) {
+    let both = [
+        ("nodeSelector", "node", "node and nodeSelector cannot both be set"),
+        ("peerSelector", "peerIP", "peerIP and peerSelector cannot both be set"),
+        ("asNumber", "peerSelector", "asNumber must be empty when peerSelector is set"),
+        ("keepOriginalNextHop", "nextHopMode", "nextHopMode and keepOriginalNextHop cannot both be set"),
+        ("localWorkloadSelector", "peerIP", "localWorkloadSelector and peerIP cannot both be set"),
+        (
+            "localWorkloadSelector",
+            "peerSelector",
+            "localWorkloadSelector and peerSelector cannot both be set",
+        ),
+    ];
+    for (field, other, message) in both {
+        if spec.is_set(field) && spec.is_set(other) {
+            spec.refuse(field, message);
+        }
+    }
+    let needs = [
+        ("reachableBy", "peerIP", "reachableBy needs peerIP"),
+        ("localWorkloadSelector", "asNumber", "asNumber is required when localWorkloadSelector is set"),
+    ];
+    for (field, other, message) in needs {
+        if spec.is_set(field) && !spec.is_set(other) {
+            spec.refuse(field, message);
+        }
+    }
+    let remotes = ["peerIP", "peerSelector", "localWorkloadSelector"];
+    if !remotes.iter().any(|field| spec.is_set(field)) {
+        spec.refuse_all("names no peer; set peerIP, peerSelector or localWorkloadSelector");
+    }
+}
