@@ -1,1 +1,10 @@
-//! The lab.
+//! The lab in which Manx runs for real: hosts, pods and a switch as network namespaces on one machine, `manxd` or
+//! BIRD 2 on every host, and traffic whose losses are counted. Scenarios stand in `tests/`, and `cargo xtask demo`
+//! plays one for an audience. Nothing here knows how Manx works inside: it starts the programs, applies resources
+//! and looks at kernels, maps and the local API from outside.
+
+pub mod host;
+pub mod lab;
+pub mod netns;
+pub mod process;
+pub mod wait;
