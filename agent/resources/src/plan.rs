@@ -2,17 +2,24 @@
 //! a snapshot and a node's name; equal snapshots give equal plans, byte for byte. How the peers come about is in
 //! `derive`. The JSON form of [`NodePlan`] is an interface: camelCase, every key present, absent is null.
 
+mod cluster;
+mod derive;
+mod warning;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use manx_net::{Asn, Prefix};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     Key, Snapshot,
-    spec::{AllowedUse, Encapsulation, Interface},
+    nearest::nearest,
+    spec::{AffinityState, AllowedUse, BlockAffinity, Encapsulation, Interface, IpPool},
 };
+use cluster::{Cluster, cluster_id};
 
 pub use crate::spec::{NextHopMode, SecretKey};
+pub use warning::Warning;
 
 /// What one node has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -134,55 +141,97 @@ pub enum PoolWrite {
     Never,
 }
 
-/// Something in the resources that will not do what its author may expect. Prints as a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub enum Warning {
-    #[error(
-        "Node/{0} has no spec.bgp address: it has no peers, and nobody peers with it; \
-         set spec.bgp.ipv4Address or spec.bgp.ipv6Address"
-    )]
-    NodeWithoutAddress(String),
-}
-
-impl Serialize for Warning {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl PoolWrite {
+    /// The rule for a pool with these modes.
+    pub fn of(ipip: Encapsulation, vxlan: Encapsulation) -> PoolWrite {
+        match (ipip, vxlan) {
+            (Encapsulation::Never, Encapsulation::Never) => PoolWrite::Always,
+            (Encapsulation::Always, _) | (_, Encapsulation::Always) => PoolWrite::Never,
+            _ => PoolWrite::OnLinkOnly,
+        }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    #[error("there is no Node/{name}{}", nearest(.known))]
-    UnknownNode { name: String, known: Vec<String> },
-}
-
-fn nearest(known: &[String]) -> String {
-    if known.is_empty() {
-        "; there are no Node resources at all".to_owned()
-    } else {
-        format!("; the nearest are {}", known.join(", "))
-    }
+    #[error("there is no Node \"{name}\"{remedy}")]
+    UnknownNode { name: String, remedy: String },
 }
 
 /// The plan of the node that the Node resource `node` describes.
 pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
-    let unknown = || PlanError::UnknownNode { name: node.to_owned(), known: Vec::new() };
-    let object = snapshot.node(node).ok_or_else(unknown)?;
-    let bgp = object.spec.bgp.clone().unwrap_or_default();
-    let default = snapshot.bgp_configuration("default");
-    Ok(NodePlan {
+    let own = snapshot.node(node).ok_or_else(|| unknown_node(snapshot, node))?;
+    let cluster = Cluster::new(snapshot);
+    let mut warnings = Vec::new();
+    let peers = derive::peers(&cluster, own, &mut warnings);
+    let bgp = own.spec.bgp.as_ref();
+    let address = OwnAddress { ipv4: bgp.and_then(|bgp| bgp.ipv4), ipv6: bgp.and_then(|bgp| bgp.ipv6) };
+    let mut blocks: Vec<Prefix> = snapshot
+        .block_affinities()
+        .filter(|object| object.spec.node == node && is_owned(&object.spec))
+        .map(|object| object.spec.cidr)
+        .collect();
+    blocks.sort();
+    blocks.dedup();
+    let mut pools: Vec<PoolPlan> =
+        snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
+    pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
+    let mut plan = NodePlan {
         node: node.to_owned(),
-        as_number: bgp
-            .as_number
-            .or(default.and_then(|object| object.spec.as_number))
-            .unwrap_or(Asn::CALICO_DEFAULT),
-        router_id: bgp.ipv4.map_or(Ipv4Addr::LOCALHOST, |interface| interface.addr),
-        cluster_id: bgp.route_reflector_cluster_id,
-        listen_port: default.and_then(|object| object.spec.listen_port).unwrap_or(179),
-        peers: Vec::new(),
-        blocks: Vec::new(),
-        pools: Vec::new(),
+        as_number: cluster.as_number_of(own),
+        router_id: address.ipv4.map_or_else(|| router_id_of_name(node), |interface| interface.addr),
+        cluster_id: cluster_id(own),
+        listen_port: cluster.listen_port_of(own),
+        peers,
+        blocks,
+        pools,
         warnings: Vec::new(),
-        address: OwnAddress { ipv4: bgp.ipv4, ipv6: bgp.ipv6 },
-    })
+        address,
+    };
+    warning::look_over(&cluster, own, &plan, &mut warnings);
+    warnings.sort();
+    warnings.dedup();
+    plan.warnings = warnings;
+    Ok(plan)
+}
+
+/// A block whose claim is still pending, or is being given up, is nobody's.
+fn is_owned(affinity: &BlockAffinity) -> bool {
+    affinity.host && !affinity.deleted && affinity.state == AffinityState::Confirmed
+}
+
+fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {
+    PoolPlan {
+        name: name.to_owned(),
+        cidr: pool.cidr,
+        ipip_mode: pool.ipip_mode,
+        vxlan_mode: pool.vxlan_mode,
+        nat_outgoing: pool.nat_outgoing,
+        disabled: pool.disabled,
+        disable_bgp_export: pool.disable_bgp_export,
+        block_size: pool.block_size,
+        allowed_uses: pool.allowed_uses.clone(),
+        write: PoolWrite::of(pool.ipip_mode, pool.vxlan_mode),
+    }
+}
+
+/// FNV-1a over the name, for a node without an IPv4 address.
+fn router_id_of_name(name: &str) -> Ipv4Addr {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    Ipv4Addr::from_bits(hash.max(1))
+}
+
+fn unknown_node(snapshot: &Snapshot, name: &str) -> PlanError {
+    let known: Vec<&str> = snapshot.nodes().map(|node| node.name()).collect();
+    let remedy = match (nearest(name, known.iter().copied()), known.as_slice()) {
+        (Some(near), _) => format!("; did you mean {near}?"),
+        (None, []) => "; there are no Node resources at all".to_owned(),
+        (None, few) if few.len() <= 5 => format!("; there are {}", few.join(", ")),
+        (None, many) => {
+            // The list is longer than five here.
+            format!("; there are {}, such as {}", many.len(), many[0])
+        }
+    };
+    PlanError::UnknownNode { name: name.to_owned(), remedy }
 }

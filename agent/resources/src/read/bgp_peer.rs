@@ -41,6 +41,11 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
         local_workload_selector: spec.parse("localWorkloadSelector", value::selector),
         reverse_peering_manual: reverse.unwrap_or(false),
     };
+    for field in ["password", "ttlSecurity", "reachableBy", "filters", "localWorkloadSelector"] {
+        if spec.is_set(field) {
+            spec.without_effect(field);
+        }
+    }
     spec.accept(&[("description", Form::Text)]);
     exclusions(&mut spec);
     if let (Some(gateway), Some(peer)) = (read.reachable_by, read.peer_ip)

@@ -1,0 +1,258 @@
+//! Calico's rules for who peers with whom, in its order: explicit global peers, explicit peers of nodes, then the
+//! reverse of each where the other end is a node, then the mesh. The first to name an address and port wins; where
+//! Calico leaves the order within a pass to chance, here it is the order of the resources' names.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use manx_net::Asn;
+
+use super::{
+    Dial, NextHopMode, PeerKind, PeerPlan, Warning,
+    cluster::{Cluster, Family, NodeObject, address, cluster_id},
+};
+use crate::{Key, Kind, Object, spec};
+
+type PeerObject = Object<spec::BgpPeer>;
+
+/// The other end of a session, before anything is said about this end.
+struct Remote {
+    address: IpAddr,
+    port: u16,
+    as_number: Asn,
+    /// Known only where a selector or a reverse pass leads to a node: a peer named by its address has none, even
+    /// if a reflector has that address (Calico's rule).
+    cluster_id: Option<Ipv4Addr>,
+}
+
+pub(super) struct Derivation<'c, 's> {
+    cluster: &'c Cluster<'s>,
+    own: &'s NodeObject,
+    peers: BTreeMap<(IpAddr, u16), PeerPlan>,
+    warnings: &'c mut Vec<Warning>,
+}
+
+pub(super) fn peers<'c, 's>(
+    cluster: &'c Cluster<'s>,
+    own: &'s NodeObject,
+    warnings: &'c mut Vec<Warning>,
+) -> Vec<PeerPlan> {
+    let mut derivation = Derivation { cluster, own, peers: BTreeMap::new(), warnings };
+    derivation.explicit(PeerKind::Global);
+    derivation.explicit(PeerKind::Node);
+    derivation.reverse();
+    derivation.mesh();
+    derivation.peers.into_values().collect()
+}
+
+impl<'s> Derivation<'_, 's> {
+    /// Peers that this node has because a BGPPeer names it, or names no node at all.
+    fn explicit(&mut self, kind: PeerKind) {
+        for object in self.cluster.snapshot.bgp_peers() {
+            let global = object.spec.node.is_none() && object.spec.node_selector.is_none();
+            if global != (kind == PeerKind::Global) || !self.is_local_to(object) {
+                continue;
+            }
+            for remote in self.remotes(object) {
+                let allow_local_as =
+                    if object.spec.peer_ip.is_some() { object.spec.allow_local_as } else { 0 };
+                let keep = object.spec.peer_ip.is_some() && object.spec.keep_original_next_hop;
+                let settings =
+                    Settings { local_as: object.spec.local_as_number, allow_local_as, keep_next_hop: keep };
+                self.add(object, kind, remote, settings);
+            }
+        }
+    }
+
+    /// Peers that this node has because a BGPPeer leads another node here.
+    fn reverse(&mut self) {
+        for object in self.cluster.snapshot.bgp_peers() {
+            if object.spec.reverse_peering_manual || object.spec.local_workload_selector.is_some() {
+                continue;
+            }
+            let Some(families) = self.families_leading_here(object) else { continue };
+            let others: Vec<&NodeObject> = match (&object.spec.node, &object.spec.node_selector) {
+                (Some(name), _) => self.cluster.snapshot.node(name).into_iter().collect(),
+                (None, Some(selector)) => self.cluster.nodes_matching(selector).collect(),
+                (None, None) => self.cluster.snapshot.nodes().collect(),
+            };
+            for other in others {
+                for family in families.iter().copied() {
+                    let Some(mut remote) = self.node_as_remote(other, family) else { continue };
+                    // The forward end shows us this AS instead of its own.
+                    remote.as_number = object.spec.local_as_number.unwrap_or(remote.as_number);
+                    let settings = Settings { local_as: None, allow_local_as: 0, keep_next_hop: false };
+                    self.add(object, PeerKind::Node, remote, settings);
+                }
+            }
+        }
+    }
+
+    /// The full mesh of all nodes that are no reflectors. An explicit peer with the same address stands for the
+    /// mesh peer.
+    fn mesh(&mut self) {
+        if !self.cluster.mesh || cluster_id(self.own).is_some() {
+            return;
+        }
+        let default = self.cluster.snapshot.bgp_configuration("default").map(|object| &object.spec);
+        for other in self.cluster.snapshot.nodes() {
+            if cluster_id(other).is_some() {
+                continue;
+            }
+            for family in Family::BOTH {
+                let Some(remote) = self.node_as_remote(other, family) else { continue };
+                let Some(own_address) = self.own_address_towards(remote.address) else { continue };
+                let explicit = (remote.address, 0)..=(remote.address, u16::MAX);
+                if self.peers.range(explicit).next().is_some() {
+                    continue;
+                }
+                let peer = PeerPlan {
+                    address: remote.address,
+                    port: remote.port,
+                    as_number: remote.as_number,
+                    local_as_number: None,
+                    kind: PeerKind::Mesh,
+                    rr_client: false,
+                    cluster_id: None,
+                    dial: dial(own_address, remote.address),
+                    source_address: Some(own_address),
+                    next_hop: NextHopMode::Auto,
+                    ttl_security: None,
+                    password_from: default.and_then(|spec| spec.node_mesh_password.clone()),
+                    restart_time: default.and_then(|spec| spec.node_mesh_max_restart_time),
+                    keepalive_time: None,
+                    allow_local_as: 0,
+                    filters: Vec::new(),
+                    resource: Key::new(Kind::BgpConfiguration, "default"),
+                };
+                self.peers.insert((remote.address, remote.port), peer);
+            }
+        }
+    }
+
+    fn is_local_to(&self, object: &PeerObject) -> bool {
+        match (&object.spec.node, &object.spec.node_selector) {
+            (Some(name), _) => name == self.own.name(),
+            (None, Some(selector)) => selector.matches(&self.own.metadata.labels),
+            (None, None) => true,
+        }
+    }
+
+    /// What a BGPPeer leads to.
+    fn remotes(&mut self, object: &PeerObject) -> Vec<Remote> {
+        if let Some(selector) = &object.spec.peer_selector {
+            let nodes: Vec<_> = self.cluster.nodes_matching(selector).collect();
+            let ends = nodes.into_iter().flat_map(|node| Family::BOTH.map(|family| (node, family)));
+            return ends.filter_map(|(node, family)| self.node_as_remote(node, family)).collect();
+        }
+        let Some(peer) = object.spec.peer_ip else { return Vec::new() };
+        let as_number = object.spec.as_number.unwrap_or(self.cluster.as_number);
+        let node = self.cluster.node_at(peer.addr);
+        let same_as = node.filter(|node| self.cluster.as_number_of(node) == as_number);
+        let port = peer.port.or(same_as.map(|node| self.cluster.listen_port_of(node))).unwrap_or(179);
+        vec![Remote { address: peer.addr, port, as_number, cluster_id: None }]
+    }
+
+    fn node_as_remote(&self, node: &NodeObject, family: Family) -> Option<Remote> {
+        Some(Remote {
+            address: address(node, family)?,
+            port: self.cluster.listen_port_of(node),
+            as_number: self.cluster.as_number_of(node),
+            cluster_id: cluster_id(node),
+        })
+    }
+
+    /// The families in which a BGPPeer leads to this node; None if it leads elsewhere. By address it does so only
+    /// if the AS is right, and the port where one is given.
+    fn families_leading_here(&mut self, object: &PeerObject) -> Option<Vec<Family>> {
+        if let Some(selector) = &object.spec.peer_selector {
+            return selector.matches(&self.own.metadata.labels).then(|| Family::BOTH.to_vec());
+        }
+        let peer = object.spec.peer_ip?;
+        let family = Family::of(peer.addr);
+        if address(self.own, family) != Some(peer.addr) {
+            return None;
+        }
+        let as_number = object.spec.as_number.unwrap_or(self.cluster.as_number);
+        let port = self.cluster.listen_port_of(self.own);
+        let here = as_number == self.cluster.as_number_of(self.own) && peer.port.is_none_or(|p| p == port);
+        here.then(|| vec![family])
+    }
+
+    fn own_address_towards(&self, remote: IpAddr) -> Option<IpAddr> {
+        address(self.own, Family::of(remote)).filter(|own| *own != remote)
+    }
+
+    fn add(&mut self, object: &PeerObject, kind: PeerKind, remote: Remote, settings: Settings) {
+        let resource = Key::new(Kind::BgpPeer, object.name());
+        let family = Family::of(remote.address);
+        let Some(own_address) = address(self.own, family) else {
+            if object.spec.peer_ip.is_some() && kind != PeerKind::Mesh {
+                self.warnings.push(Warning::NoOwnAddress { resource, address: remote.address });
+            }
+            return;
+        };
+        if own_address == remote.address {
+            return;
+        }
+        let spec = &object.spec;
+        let own_as = settings.local_as.unwrap_or(self.cluster.as_number_of(self.own));
+        let internal = remote.as_number == own_as;
+        let own_cluster = cluster_id(self.own);
+        let client_of = own_cluster.filter(|own| internal && remote.cluster_id != Some(*own));
+        let keep = settings.keep_next_hop && !internal;
+        let next_hop = spec.next_hop_mode.unwrap_or(if keep { NextHopMode::Keep } else { NextHopMode::Auto });
+        let peer = PeerPlan {
+            address: remote.address,
+            port: remote.port,
+            as_number: remote.as_number,
+            local_as_number: settings.local_as,
+            kind,
+            rr_client: client_of.is_some(),
+            cluster_id: client_of,
+            dial: dial(own_address, remote.address),
+            source_address: (!spec.source_address_none).then_some(own_address),
+            next_hop,
+            ttl_security: spec.ttl_security,
+            password_from: spec.password.clone(),
+            restart_time: spec.max_restart_time,
+            keepalive_time: spec.keepalive_time,
+            allow_local_as: settings.allow_local_as,
+            filters: spec.filters.clone(),
+            resource,
+        };
+        match self.peers.entry((peer.address, peer.port)) {
+            Entry::Vacant(entry) => {
+                entry.insert(peer);
+            }
+            Entry::Occupied(entry) => {
+                let kept = entry.get();
+                // What another BGPPeer says of the same session counts for nothing; only a difference is worth
+                // a word, and both ends naming each other is not one.
+                let same = PeerPlan { kind: peer.kind, resource: peer.resource.clone(), ..kept.clone() };
+                if peer != same && peer.resource != kept.resource {
+                    self.warnings.push(Warning::DuplicatePeer {
+                        address: peer.address,
+                        kept: kept.resource.clone(),
+                        dropped: peer.resource,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What holds at one end of a session only.
+struct Settings {
+    local_as: Option<Asn>,
+    allow_local_as: u32,
+    keep_next_hop: bool,
+}
+
+/// Calico compares addresses as text, so that "10.0.0.9" is greater than "10.0.0.10"; both ends must agree, so
+/// this does too.
+fn dial(own: IpAddr, remote: IpAddr) -> Dial {
+    if own.to_string() > remote.to_string() { Dial::First } else { Dial::Later }
+}

@@ -1,0 +1,213 @@
+//! What in the resources will not do what its author may expect, seen from one node.
+
+use std::{collections::BTreeMap, net::IpAddr, net::Ipv4Addr};
+
+use manx_net::{Asn, Prefix};
+use serde::{Serialize, Serializer};
+
+use super::{
+    NodePlan, PoolWrite,
+    cluster::{Cluster, Family, NodeObject, address, cluster_id},
+};
+use crate::{Key, Kind, Object};
+
+/// Prints as a sentence that says the consequence. In JSON it is that sentence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Warning {
+    #[error(
+        "Node/{0} has no address in spec.bgp: it has no peers, and no node peers with it; \
+         set spec.bgp.ipv4Address or spec.bgp.ipv6Address"
+    )]
+    NodeWithoutAddress(String),
+    #[error("{} of the other nodes have no address in spec.bgp, so no node peers with them: {}", .0.len(), list(.0))]
+    OthersWithoutAddress(Vec<String>),
+    #[error(
+        "Node/{node} has no peers: the node-to-node mesh is off and no BGPPeer concerns it; \
+         its pods reach no pod of another node"
+    )]
+    NoPeersWithoutMesh { node: String },
+    #[error(
+        "Node/{node} is cut off: its routeReflectorClusterID {cluster_id} takes it out of the node-to-node mesh, \
+         and no BGPPeer leads to it; add a BGPPeer with its address or a peerSelector for its labels"
+    )]
+    ReflectorCutOff { node: String, cluster_id: Ipv4Addr },
+    #[error(
+        "{resource} says that {address} is in AS {says}, but Node/{node} is in AS {is}: the session is refused \
+         (bad peer AS), and the peers of Node/{node} towards the other nodes do not exist; write asNumber: {is}"
+    )]
+    WrongAs { resource: Key, address: IpAddr, says: Asn, node: String, is: Asn },
+    #[error(
+        "{resource} says that {address} listens on port {says}, but Node/{node} listens on {is}: \
+         the peers of Node/{node} towards the other nodes do not exist"
+    )]
+    WrongPort { resource: Key, address: IpAddr, says: u16, node: String, is: u16 },
+    #[error("{resource} has no asNumber; the cluster's, {assumed}, is taken")]
+    AsAssumed { resource: Key, assumed: Asn },
+    #[error("{dropped} says otherwise than {kept} about the peer {address}; {kept} counts")]
+    DuplicatePeer { address: IpAddr, kept: Key, dropped: Key },
+    #[error(
+        "{resource} leads to {address}, but this node has no address of that family in spec.bgp; there is no session"
+    )]
+    NoOwnAddress { resource: Key, address: IpAddr },
+    #[error("{resource} is for Node/{node}, which does not exist")]
+    UnknownNode { resource: Key, node: String },
+    #[error("{address} is the address of several nodes: {}; peers reach one of them", list(.nodes))]
+    SharedAddress { address: IpAddr, nodes: Vec<String> },
+    #[error("the block {block} is claimed by several nodes: {}; traffic for it goes to one of them", list(.nodes))]
+    BlockClaimedTwice { block: Prefix, nodes: Vec<String> },
+    #[error("{resource} ({cidr}) has {mode}, and Manx does not encapsulate: {}", match .write {
+        PoolWrite::OnLinkOnly => "its routes are written only where the next hop is on-link",
+        _ => "its routes are not written",
+    })]
+    Encapsulated { resource: Key, cidr: Prefix, mode: &'static str, write: PoolWrite },
+    #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
+    WithoutEffect { resource: Key, fields: Vec<String> },
+}
+
+/// The first few names, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+impl Serialize for Warning {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Adds what is seen once the plan stands.
+pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
+    nodes(cluster, own, plan, found);
+    peers(cluster, own, plan, found);
+    blocks(cluster, own, found);
+    pools(plan, found);
+    without_effect(cluster, own, found);
+}
+
+fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
+    let has_address = |node: &NodeObject| Family::BOTH.iter().any(|family| address(node, *family).is_some());
+    let others = cluster.snapshot.nodes().filter(|node| node.name() != own.name() && !has_address(node));
+    let others: Vec<String> = others.map(|node| node.name().to_owned()).collect();
+    if !others.is_empty() {
+        found.push(Warning::OthersWithoutAddress(others));
+    }
+    for (address, nodes) in &cluster.shared_addresses {
+        let nodes = nodes.iter().map(|name| (*name).to_owned()).collect();
+        found.push(Warning::SharedAddress { address: *address, nodes });
+    }
+    if !has_address(own) {
+        found.push(Warning::NodeWithoutAddress(own.name().to_owned()));
+        return;
+    }
+    let alone = cluster.snapshot.nodes().all(|node| node.name() == own.name());
+    if plan.peers.is_empty() && !alone {
+        let node = own.name().to_owned();
+        match plan.cluster_id {
+            Some(cluster_id) if cluster.mesh => found.push(Warning::ReflectorCutOff { node, cluster_id }),
+            _ if !cluster.mesh => found.push(Warning::NoPeersWithoutMesh { node }),
+            _ => {}
+        }
+    }
+    // Seen from a node of the mesh: a reflector that the mesh leaves out and that this node has no session with.
+    if cluster.mesh && plan.cluster_id.is_none() {
+        let reflectors = cluster.snapshot.nodes().filter_map(|node| Some((node, cluster_id(node)?)));
+        for (node, cluster_id) in reflectors {
+            let reached = plan
+                .peers
+                .iter()
+                .any(|peer| cluster.node_at(peer.address).is_some_and(|at| at.name() == node.name()));
+            if !reached && has_address(node) {
+                found.push(Warning::ReflectorCutOff { node: node.name().to_owned(), cluster_id });
+            }
+        }
+    }
+}
+
+/// What is wrong with BGPPeers that concern this node, at either end.
+fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
+    for object in cluster.snapshot.bgp_peers() {
+        let resource = Key::new(Kind::BgpPeer, object.name());
+        if let Some(node) = &object.spec.node
+            && cluster.snapshot.node(node).is_none()
+        {
+            found.push(Warning::UnknownNode { resource: resource.clone(), node: node.clone() });
+        }
+        let Some(peer) = object.spec.peer_ip else { continue };
+        let node = cluster.node_at(peer.addr);
+        let leads_here = node.is_some_and(|node| node.name() == own.name());
+        if !leads_here && !plan.peers.iter().any(|peer| peer.resource == resource) {
+            continue;
+        }
+        if object.spec.as_number.is_none() {
+            found.push(Warning::AsAssumed { resource: resource.clone(), assumed: cluster.as_number });
+        }
+        let Some(node) = node else { continue };
+        let says = object.spec.as_number.unwrap_or(cluster.as_number);
+        let is = cluster.as_number_of(node);
+        let (address, name) = (peer.addr, node.name().to_owned());
+        if says != is {
+            found.push(Warning::WrongAs { resource, address, says, node: name, is });
+        } else if let Some(says) = peer.port.filter(|port| *port != cluster.listen_port_of(node)) {
+            let is = cluster.listen_port_of(node);
+            found.push(Warning::WrongPort { resource, address, says, node: name, is });
+        }
+    }
+}
+
+fn blocks(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
+    let mut owners: BTreeMap<Prefix, Vec<String>> = BTreeMap::new();
+    for affinity in cluster.snapshot.block_affinities().filter(|object| super::is_owned(&object.spec)) {
+        let nodes = owners.entry(affinity.spec.cidr).or_default();
+        if !nodes.contains(&affinity.spec.node) {
+            nodes.push(affinity.spec.node.clone());
+        }
+    }
+    for (block, mut nodes) in owners {
+        if nodes.len() > 1 && nodes.iter().any(|name| name == own.name()) {
+            nodes.sort();
+            found.push(Warning::BlockClaimedTwice { block, nodes });
+        }
+    }
+}
+
+fn pools(plan: &NodePlan, found: &mut Vec<Warning>) {
+    for pool in plan.pools.iter().filter(|pool| pool.write != PoolWrite::Always) {
+        use crate::spec::Encapsulation::{Always, CrossSubnet, Never};
+        let mode = match (pool.ipip_mode, pool.vxlan_mode) {
+            (Always, _) => "ipipMode Always",
+            (CrossSubnet, _) => "ipipMode CrossSubnet",
+            (Never, Always) => "vxlanMode Always",
+            (Never, CrossSubnet) => "vxlanMode CrossSubnet",
+            (Never, Never) => continue,
+        };
+        let resource = Key::new(Kind::IpPool, &*pool.name);
+        found.push(Warning::Encapsulated { resource, cidr: pool.cidr, mode, write: pool.write });
+    }
+}
+
+fn without_effect(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
+    fn add<S>(kind: Kind, object: &Object<S>, found: &mut Vec<Warning>) {
+        if !object.without_effect.is_empty() {
+            let resource = Key::new(kind, object.name());
+            found.push(Warning::WithoutEffect { resource, fields: object.without_effect.clone() });
+        }
+    }
+    let snapshot = cluster.snapshot;
+    for name in ["default".to_owned(), format!("node.{}", own.name())] {
+        if let Some(object) = snapshot.bgp_configuration(&name) {
+            add(Kind::BgpConfiguration, object, found);
+        }
+    }
+    for object in snapshot.bgp_peers() {
+        add(Kind::BgpPeer, object, found);
+    }
+    add(Kind::Node, own, found);
+    for object in snapshot.ip_pools() {
+        add(Kind::IpPool, object, found);
+    }
+}
