@@ -2,6 +2,7 @@
 //! built (`build-ebpf`). Run as `cargo xtask COMMAND`.
 
 mod build_ebpf;
+mod progress;
 mod setup;
 mod tree;
 

@@ -2,12 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-/// The repository's root: xtask is always run from a checkout.
+/// The repository's root. xtask is run from the checkout that it was built in.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // `xtask/` stands in the root, so there is a parent.
+    manifest.parent().unwrap_or(manifest).to_owned()
 }
 
-/// What setup brings, and nothing outside it changes.
+/// What setup brings. Nothing outside of it changes but the system's packages.
 pub fn tools() -> PathBuf {
     root().join("target/tools")
+}
+
+/// Binaries that setup built.
+pub fn tool(name: &str) -> PathBuf {
+    tools().join("bin").join(name)
+}
+
+/// Where the object is that the agent embeds.
+pub fn ebpf_object() -> PathBuf {
+    root().join("target/ebpf/manx-ebpf.o")
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }

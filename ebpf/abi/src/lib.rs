@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod header;
 mod route;
 mod verdict;
 

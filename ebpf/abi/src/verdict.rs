@@ -112,6 +112,8 @@ verdicts! {
     Scope scope Passed,
     /// No route in the map.
     NoRoute no_route Passed,
+    /// XDP drops nothing else than blackholes: on to TC and the stack.
+    NotBlackholed not_blackholed Passed,
     /// The map says that the kernel knows better.
     RouteSaysPass route_says_pass Passed,
     /// The stack answers with an ICMP error.

@@ -7,9 +7,11 @@
 
 mod error;
 pub mod netfilter;
+mod object;
 mod sink;
 mod status;
 
 pub use error::Error;
+pub use object::OBJECT;
 pub use sink::{EbpfSink, Options, cleanup, held_as};
 pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};

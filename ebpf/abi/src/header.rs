@@ -1,0 +1,293 @@
+//! What a router has to know of a packet's IP header, read from its fixed part. Pure, so that it is tested on the
+//! host; the programs call it with bytes that they have copied out of the packet.
+
+use crate::Verdict;
+
+pub const ETHERNET: usize = 14;
+pub const IPV4: usize = 20;
+pub const IPV6: usize = 40;
+
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// What was read of a header that is in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<A> {
+    pub source: A,
+    pub destination: A,
+    /// TTL or hop limit.
+    pub hops: u8,
+    /// Why the packet is the stack's although its header is in order. Drops are decided before this is asked.
+    pub doubt: Option<Verdict>,
+}
+
+/// `length` is that of the packet from here to the end of the frame, padding included; `gso` says that the packet
+/// is several in one. The same is refused that the kernel's `ip_rcv` drops.
+#[inline(always)]
+pub fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]>, Verdict> {
+    let [version_ihl, _, total_0, total_1, _, _, _, _, ttl, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *bytes;
+    let header_length = u32::from(version_ihl & 0x0f) * 4;
+    if version_ihl >> 4 != 4 || header_length < IPV4 as u32 {
+        return Err(Verdict::Malformed);
+    }
+    let total = u32::from(u16::from_be_bytes([total_0, total_1]));
+    let mut doubt = None;
+    if total == 0 && gso {
+        // More than 64 kB in one (BIG TCP): the length is the skb's.
+        doubt = Some(Verdict::Unreadable);
+    } else if total < header_length || total > length {
+        return Err(Verdict::Malformed);
+    }
+    if header_length > IPV4 as u32 {
+        // The checksum covers the options too, which are not at hand: the stack's.
+        doubt = Some(Verdict::Options);
+    } else if !ipv4_checksum_is_right(bytes) {
+        return Err(Verdict::Malformed);
+    }
+    let (source, destination) = ([s0, s1, s2, s3], [d0, d1, d2, d3]);
+    if !is_routable4(source) || !is_routable4(destination) {
+        return Err(Verdict::Scope);
+    }
+    Ok(Header { source, destination, hops: ttl, doubt: doubt.or(expiring(ttl)) })
+}
+
+/// As [`ipv4`]; the kernel's `ip6_rcv_core`.
+#[inline(always)]
+pub fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
+    if bytes[0] >> 4 != 6 {
+        return Err(Verdict::Malformed);
+    }
+    let payload = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    let next_header = bytes[6];
+    // Zero with hop-by-hop options is a jumbogram (RFC 2675 §3), and what GSO makes of more than 64 kB.
+    if (payload != 0 || next_header != HOP_BY_HOP) && payload + IPV6 as u32 > length {
+        return Err(Verdict::Malformed);
+    }
+    let (mut source, mut destination) = ([0; 16], [0; 16]);
+    source.copy_from_slice(&bytes[8..24]);
+    destination.copy_from_slice(&bytes[24..40]);
+    if !is_routable6(source) || !is_routable6(destination) {
+        return Err(Verdict::Scope);
+    }
+    let hops = bytes[7];
+    let doubt = if is_extension(next_header) { Some(Verdict::ExtensionHeaders) } else { expiring(hops) };
+    Ok(Header { source, destination, hops, doubt })
+}
+
+/// Not even one more hop: the stack answers with Time Exceeded.
+#[inline(always)]
+fn expiring(hops: u8) -> Option<Verdict> {
+    if hops <= 1 { Some(Verdict::TtlExpiring) } else { None }
+}
+
+const HOP_BY_HOP: u8 = 0;
+
+/// Extension headers of RFC 8200 §4 and the IANA registry; ESP (50) is payload to a router.
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | 43 | 44 | 51 | 60 | 135 | 139 | 140 | 253 | 254)
+}
+
+/// Neither "this network" (0/8), loopback (127/8), multicast nor class E with the broadcast address (RFC 6890).
+/// Link-local (169.254/16) is routed by the kernel, so it is here.
+#[inline(always)]
+pub const fn is_routable4(address: [u8; 4]) -> bool {
+    let first = address[0];
+    first != 0 && first != 127 && first < 224
+}
+
+/// Neither multicast, link-local, unspecified, loopback nor IPv4-mapped (`::/96` and `::ffff:0:0/96`).
+#[inline(always)]
+pub const fn is_routable6(address: [u8; 16]) -> bool {
+    let [high, low, ..] = address;
+    high != 0xff && !(high == 0xfe && low & 0xc0 == 0x80) && u64::from_be_bytes(first_half(address)) != 0
+}
+
+#[inline(always)]
+const fn first_half(a: [u8; 16]) -> [u8; 8] {
+    [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]
+}
+
+/// The header's own sum, RFC 1071: all words, the checksum included, add up to all ones.
+#[inline(always)]
+pub fn ipv4_checksum_is_right(bytes: &[u8; IPV4]) -> bool {
+    let mut sum = 0u32;
+    let mut at = 0;
+    while at < IPV4 {
+        sum += u32::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]]));
+        at += 2;
+    }
+    // Ten words carry at most nine: two folds are enough.
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum == 0xffff
+}
+
+/// The checksum after the TTL has been lowered by one (RFC 1624), with the kernel's choice between the two zeros,
+/// so that fast path and stack send the same bytes.
+#[inline(always)]
+pub const fn checksum_after_hop(checksum: [u8; 2]) -> [u8; 2] {
+    let sum = u16::from_be_bytes(checksum) as u32 + 0x0100;
+    let sum = if sum >= 0xffff { sum + 1 } else { sum };
+    (sum as u16).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A UDP packet of 20 + `payload` octets with a right checksum.
+    fn v4(edit: impl FnOnce(&mut [u8; IPV4])) -> [u8; IPV4] {
+        let mut bytes =
+            [0x45, 0, 0, 28, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 172, 16, 36, 193, 172, 16, 118, 65];
+        edit(&mut bytes);
+        fix(&mut bytes);
+        bytes
+    }
+
+    fn fix(bytes: &mut [u8; IPV4]) {
+        bytes[10..12].fill(0);
+        let mut sum: u32 = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        bytes[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    }
+
+    fn v6(next_header: u8, payload: u16, hops: u8) -> [u8; IPV6] {
+        let mut bytes = [0; IPV6];
+        bytes[0] = 0x60;
+        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
+        bytes[6] = next_header;
+        bytes[7] = hops;
+        bytes[8] = 0xfd;
+        bytes[23] = 1;
+        bytes[24] = 0xfd;
+        bytes[39] = 2;
+        bytes
+    }
+
+    #[test]
+    fn a_plain_ipv4_header_is_read() {
+        let header = ipv4(&v4(|_| ()), 28, false).unwrap();
+        assert_eq!(header.source, [172, 16, 36, 193]);
+        assert_eq!(header.destination, [172, 16, 118, 65]);
+        assert_eq!((header.hops, header.doubt), (64, None));
+    }
+
+    #[test]
+    fn padding_after_the_packet_is_not_an_error_and_truncation_is() {
+        assert!(ipv4(&v4(|_| ()), 46, false).is_ok());
+        assert_eq!(ipv4(&v4(|_| ()), 27, false), Err(Verdict::Malformed));
+    }
+
+    #[test]
+    fn what_ip_rcv_drops_is_malformed() {
+        for edit in [
+            (|b: &mut [u8; IPV4]| b[0] = 0x55) as fn(&mut [u8; IPV4]),
+            |b| b[0] = 0x44,
+            |b| b[3] = 19,
+            |b| b[2] = 1,
+        ] {
+            assert_eq!(ipv4(&v4(edit), 28, false), Err(Verdict::Malformed));
+        }
+        let mut wrong = v4(|_| ());
+        wrong[10] ^= 1;
+        assert_eq!(ipv4(&wrong, 28, false), Err(Verdict::Malformed));
+    }
+
+    #[test]
+    fn every_single_bit_error_of_a_header_is_seen() {
+        let right = v4(|_| ());
+        for bit in 0..IPV4 * 8 {
+            let mut wrong = right;
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(!ipv4_checksum_is_right(&wrong), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn options_and_an_expiring_ttl_are_the_stacks() {
+        let options = ipv4(&v4(|b| b[0] = 0x46), 28, false).unwrap();
+        assert_eq!(options.doubt, Some(Verdict::Options));
+        for ttl in [0, 1] {
+            let header = ipv4(&v4(|b| b[8] = ttl), 28, false).unwrap();
+            assert_eq!(header.doubt, Some(Verdict::TtlExpiring));
+        }
+        assert_eq!(ipv4(&v4(|b| b[8] = 2), 28, false).unwrap().doubt, None);
+    }
+
+    #[test]
+    fn a_length_of_zero_is_right_only_for_gso() {
+        assert_eq!(ipv4(&v4(|b| b[3] = 0), 70_000, false), Err(Verdict::Malformed));
+        assert_eq!(ipv4(&v4(|b| b[3] = 0), 70_000, true).unwrap().doubt, Some(Verdict::Unreadable));
+    }
+
+    #[test]
+    fn what_no_router_forwards_is_left_to_the_stack() {
+        for first in [0, 127, 224, 239, 240, 255] {
+            assert_eq!(ipv4(&v4(|b| b[16] = first), 28, false), Err(Verdict::Scope));
+            assert_eq!(ipv4(&v4(|b| b[12] = first), 28, false), Err(Verdict::Scope));
+        }
+        for (high, low) in [(0xff, 2), (0xfe, 0x80), (0xfe, 0xbf), (0, 0)] {
+            for at in [8, 24] {
+                let mut bytes = v6(17, 8, 64);
+                bytes[at..at + 2].copy_from_slice(&[high, low]);
+                assert_eq!(ipv6(&bytes, 48), Err(Verdict::Scope), "{high:x}{low:x}");
+            }
+        }
+        assert!(is_routable6([0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn the_ipv6_header_is_read_and_checked() {
+        let header = ipv6(&v6(17, 8, 64), 48).unwrap();
+        assert_eq!((header.source[0], header.source[15]), (0xfd, 1));
+        assert_eq!((header.destination[0], header.destination[15]), (0xfd, 2));
+        assert_eq!((header.hops, header.doubt), (64, None));
+        assert_eq!(ipv6(&v6(17, 9, 64), 48), Err(Verdict::Malformed));
+        let mut wrong = v6(17, 8, 64);
+        wrong[0] = 0x45;
+        assert_eq!(ipv6(&wrong, 48), Err(Verdict::Malformed));
+        assert_eq!(ipv6(&v6(17, 8, 1), 48).unwrap().doubt, Some(Verdict::TtlExpiring));
+    }
+
+    #[test]
+    fn extension_headers_and_jumbograms_are_the_stacks() {
+        for next_header in [0, 43, 44, 51, 60, 135] {
+            let header = ipv6(&v6(next_header, 8, 64), 48).unwrap();
+            assert_eq!(header.doubt, Some(Verdict::ExtensionHeaders), "{next_header}");
+        }
+        for next_header in [6, 17, 50, 58, 59] {
+            assert_eq!(ipv6(&v6(next_header, 8, 64), 48).unwrap().doubt, None, "{next_header}");
+        }
+        assert_eq!(ipv6(&v6(0, 0, 64), 70_000).unwrap().doubt, Some(Verdict::ExtensionHeaders));
+    }
+
+    #[test]
+    fn the_checksum_after_a_hop_is_right_for_every_ttl_and_every_checksum() {
+        for ttl in 1..=255 {
+            // The identification runs over all values, and with it the checksum.
+            for id in 0..=u16::MAX {
+                let mut bytes = v4(|b| {
+                    b[4..6].copy_from_slice(&id.to_be_bytes());
+                    b[8] = ttl;
+                });
+                let after = checksum_after_hop([bytes[10], bytes[11]]);
+                bytes[8] -= 1;
+                bytes[10..12].copy_from_slice(&after);
+                assert!(ipv4_checksum_is_right(&bytes), "TTL {ttl}, id {id}");
+                if ttl % 64 != 1 && id > 0x0fff {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_two_zeros_the_kernels_is_taken() {
+        assert_eq!(checksum_after_hop([0xfe, 0xff]), [0, 0]);
+        assert_eq!(checksum_after_hop([0xff, 0xff]), [1, 0]);
+        assert_eq!(checksum_after_hop([0xff, 0x00]), [0, 1]);
+    }
+}

@@ -1,0 +1,134 @@
+//! Programs of the system that tests and demo run. Debian's packages where there is apt; elsewhere the list is
+//! printed, and that is all.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Result, bail};
+
+use super::{Args, Found};
+use crate::progress;
+
+struct Package {
+    /// As Debian calls it.
+    name: &'static str,
+    /// A program of it, which tells whether it is there on any system.
+    program: &'static str,
+    why: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package { name: "gcc", program: "cc", why: "links Rust programs" },
+    Package { name: "libc6-dev", program: "", why: "links Rust programs" },
+    Package { name: "ca-certificates", program: "", why: "crates and compilers come by TLS" },
+    Package {
+        name: "bird2",
+        program: "bird",
+        why: "the other BGP speaker of interop tests and of demo --bird",
+    },
+    Package { name: "bpftool", program: "bpftool", why: "shows the maps in the demo" },
+    Package {
+        name: "iproute2",
+        program: "ip",
+        why: "lays out the lab's namespaces; the tests look at routes with it",
+    },
+    Package { name: "iputils-ping", program: "ping", why: "the demo's and the tests' traffic" },
+    Package {
+        name: "nftables",
+        program: "nft",
+        why: "makes connection tracking for the tests of its detection",
+    },
+];
+
+pub fn find(_: &Args) -> Result<Found> {
+    let missing: Vec<&str> = missing().iter().map(|package| package.name).collect();
+    if missing.is_empty() {
+        let names: Vec<&str> = PACKAGES.iter().map(|package| package.name).collect();
+        return Ok(Found::Present(names.join(" ")));
+    }
+    Ok(Found::Missing(missing.join(" ")))
+}
+
+pub fn bring(_: &Args) -> Result<()> {
+    let missing = missing();
+    for package in &missing {
+        println!("    {:<16} {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    if !has_apt() {
+        bail!("no apt here; install by your system's own means what has these programs: {}", names.join(" "));
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("that needs root: sudo apt-get install --no-install-recommends {}", names.join(" "));
+    }
+    if !names.iter().all(|name| is_known(name)) {
+        update_lists()?;
+    }
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["install", "--yes", "--no-install-recommends"]).args(&names);
+        // bird2 would start a daemon on this machine; the lab runs its own.
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        progress::run("apt-get install", &mut command)
+    };
+    // Old lists name versions that the mirror has dropped.
+    install().or_else(|_| update_lists().and_then(|()| install()))
+}
+
+pub fn has_apt() -> bool {
+    on_path("apt-get") && on_path("dpkg")
+}
+
+pub fn update_lists() -> Result<()> {
+    progress::run("apt-get update", Command::new("apt-get").arg("update"))
+}
+
+/// Whether apt's lists have a package of that name.
+pub fn is_known(name: &str) -> bool {
+    progress::first_line(Command::new("apt-cache").args(["show", "--no-all-versions", name])).is_some()
+}
+
+fn missing() -> Vec<&'static Package> {
+    let apt = has_apt();
+    PACKAGES.iter().filter(|package| if apt { !is_installed(package) } else { !is_there(package) }).collect()
+}
+
+fn is_installed(package: &Package) -> bool {
+    let status = progress::first_line(Command::new("dpkg-query").args([
+        "-W",
+        "-f=${db:Status-Status}\n",
+        package.name,
+    ]));
+    // A program from elsewhere (a newer one, built by hand) serves as well as the package.
+    status.as_deref() == Some("installed") || (!package.program.is_empty() && on_path(package.program))
+}
+
+/// What has no program to look for is taken to be there: the build will say.
+fn is_there(package: &Package) -> bool {
+    package.program.is_empty() || on_path(package.program)
+}
+
+/// Also where root's programs are, which an ordinary user's PATH leaves out.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|dir| dir.join(program).is_file())
+}
+
+/// Packages that apt would fetch for `package`, itself included, by name.
+pub fn closure(package: &str) -> Result<Vec<String>> {
+    let output = Command::new("apt-cache")
+        .args(["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks"])
+        .args(["--no-replaces", "--no-enhances", package])
+        .stderr(Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric()) && !line.contains(':'))
+        .map(str::to_owned)
+        .collect())
+}
