@@ -161,6 +161,10 @@ impl Pod {
         &self.addresses
     }
 
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.ns.set_env(name, value);
+    }
+
     /// The name of the host's side of its veth.
     pub fn interface(&self) -> &str {
         &self.interface

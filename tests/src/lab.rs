@@ -100,9 +100,9 @@ impl Lab {
         self.dir.path().join("store")
     }
 
-    /// Where a process of `host` writes what it says.
-    pub fn log(&self, host: &str, process: &str) -> PathBuf {
-        self.dir.path().join("logs").join(format!("{host}-{process}.log"))
+    /// Where processes write what they say.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.path().join("logs")
     }
 
     pub fn dir(&self) -> &Path {
@@ -113,9 +113,9 @@ impl Lab {
         &self.switch
     }
 
-    /// Lets the lab outlive its owner, in the hands of `keeper`: when that process ends, everything here does. The
-    /// directory is the keeper's to remove.
-    pub fn keep(self, others: &[&Netns], mut keeper: Command) -> Result<Child> {
+    /// Starts `keeper` with what holds this lab and `others` in being: when it ends, they end, whether the owner is
+    /// still there or not. To let go of them the owner forgets them; the directory is then the keeper's to remove.
+    pub fn hand_over(&self, others: &[&Netns], mut keeper: Command) -> Result<Child> {
         let mut handed: Vec<BorrowedFd<'_>> = others.iter().map(|ns| ns.lifeline()).collect();
         handed.push(self.switch.lifeline());
         handed.extend(self.gateway.iter().map(Netns::lifeline));
@@ -132,11 +132,7 @@ impl Lab {
                 Ok(())
             });
         }
-        let child = keeper.process_group(0).spawn().context("cannot start the keeper of the lab")?;
-        let Lab { switch, gateway, dir, lock, .. } = self;
-        std::mem::forget((switch, gateway, lock));
-        let _kept = dir.keep();
-        Ok(child)
+        keeper.process_group(0).spawn().context("cannot start the keeper of the lab")
     }
 }
 

@@ -3,8 +3,15 @@
 //! plays one for an audience. Nothing here knows how Manx works inside: it starts the programs, applies resources
 //! and looks at kernels, maps and the local API from outside.
 
+pub mod bird;
+pub mod cluster;
 pub mod host;
+pub mod kernel;
 pub mod lab;
 pub mod netns;
+pub mod plan;
 pub mod process;
+pub mod programs;
+pub mod story;
+pub mod traffic;
 pub mod wait;

@@ -5,7 +5,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::process::CommandExt,
+    },
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -212,6 +215,8 @@ fn hold() -> Result<(Child, ChildStdin)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/")
+        // An interrupt at the terminal is for the owner.
+        .process_group(0)
         .spawn()
         .context("cannot run cat")?;
     let lifeline = cat.stdin.take().context("cat has no standard input")?;

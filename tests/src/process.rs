@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -98,7 +99,7 @@ impl Daemon {
             .append(true)
             .open(log)
             .with_context(|| format!("{}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
         let child = ns.spawn(command).with_context(|| format!("{}: cannot start {name}", ns.name()))?;
         Ok(Daemon { name: name.to_owned(), child: Some(child), log: log.to_owned() })
     }
@@ -109,12 +110,12 @@ impl Daemon {
     }
 
     fn child(&self) -> &Child {
-        self.child.as_ref().expect("it is taken only by what consumes the daemon")
+        self.child.as_ref().expect("it is taken only when the daemon is consumed")
     }
 
     /// An error with the end of its log if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
-        let child = self.child.as_mut().expect("it is taken only by what consumes the daemon");
+        let child = self.child.as_mut().expect("it is taken only when the daemon is consumed");
         match child.try_wait()? {
             None => Ok(()),
             Some(status) => {
@@ -139,7 +140,7 @@ impl Daemon {
 
     fn end(mut self, signal: Signal, limit: Duration) -> Result<ExitStatus> {
         self.signal(signal)?;
-        let mut child = self.child.take().expect("it is taken only here and in leave");
+        let mut child = self.child.take().expect("it is taken only here");
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -156,11 +157,6 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(2));
         }
-    }
-
-    /// Lets it run on without its owner.
-    pub fn leave(mut self) {
-        self.child.take();
     }
 
     pub fn log(&self) -> &Path {

@@ -1,0 +1,186 @@
+//! The article's three states, each as what must be true of every node in it: sessions, connections, routes, and who
+//! reaches whom. Tests assert it and the demo shows it, so that both mean the same by "the mesh is up".
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use manx_api::PeerKind;
+
+use crate::{
+    cluster::{Cluster, Node, ROLES, Role, seed_file},
+    kernel::{self, Family},
+    wait::eventually,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Section 1: every node talks to every other.
+    Mesh,
+    /// Section 2.1 and 2.2: nobody talks to anybody.
+    Off,
+    /// Section 2.3: the workers talk to km01, which reflects.
+    Reflector,
+}
+
+/// Where a route of ours leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Via(Ipv4Addr),
+    Blackhole,
+}
+
+const REFLECTOR: &str = "km01";
+
+impl Stage {
+    /// The peers that a node must have, by address.
+    pub fn peers(self, role: &Role) -> Vec<(IpAddr, PeerKind)> {
+        let kind = match self {
+            Stage::Off => return Vec::new(),
+            Stage::Mesh => PeerKind::Mesh,
+            // The BGPPeer names no node: it is global where it is used, and the reflector's side of it is implied.
+            Stage::Reflector if role.host == REFLECTOR => PeerKind::Node,
+            Stage::Reflector => PeerKind::Global,
+        };
+        let wanted = |other: &Role| match self {
+            Stage::Reflector => (role.host == REFLECTOR) != (other.host == REFLECTOR),
+            _ => role.host != other.host,
+        };
+        ROLES.iter().filter(|other| wanted(other)).map(|other| (other.address.into(), kind)).collect()
+    }
+
+    /// The routes that a node must have written, and no others: its own block, and those of others when it hears of
+    /// them. A reflected route keeps its next hop (RFC 4456 §10), so mesh and reflector end in the same table.
+    pub fn routes(self, role: &Role) -> BTreeSet<(String, Way)> {
+        let mut routes = BTreeSet::new();
+        for owner in &ROLES {
+            let Some((block, _)) = owner.block else { continue };
+            if owner.host == role.host {
+                routes.insert((block.to_owned(), Way::Blackhole));
+            } else if self != Stage::Off {
+                routes.insert((block.to_owned(), Way::Via(owner.address)));
+            }
+        }
+        routes
+    }
+}
+
+/// Exactly the peers of this stage, all Established.
+pub fn sessions_are(node: &Node, stage: Stage) -> Result<()> {
+    let wanted = stage.peers(node.role);
+    let found = node.sessions()?;
+    for session in &found {
+        let Some((_, kind)) = wanted.iter().find(|(peer, _)| *peer == session.peer) else {
+            bail!("{} still has the peer {}", node.role.host, session.peer);
+        };
+        ensure!(
+            session.kind == Some(*kind),
+            "{}: peer {} is {:?}",
+            node.role.host,
+            session.peer,
+            session.kind
+        );
+        ensure!(session.established, "{}: peer {} is {}", node.role.host, session.peer, session.text);
+    }
+    ensure!(found.len() == wanted.len(), "{} has {} peers of {}", node.role.host, found.len(), wanted.len());
+    Ok(())
+}
+
+/// One TCP connection for each session, and none besides.
+pub fn connections_are(node: &Node, stage: Stage) -> Result<()> {
+    let wanted: Vec<IpAddr> = stage.peers(node.role).into_iter().map(|(peer, _)| peer).collect();
+    let mut found: Vec<IpAddr> = kernel::bgp_connections(&node.host)?.iter().map(|c| c.remote.ip()).collect();
+    found.sort();
+    ensure!(found == wanted, "{}: connections with {found:?}, not {wanted:?}", node.role.host);
+    Ok(())
+}
+
+/// Exactly the routes of this stage carry the speaker's protocol in the kernel's table.
+pub fn routes_are(node: &Node, stage: Stage) -> Result<()> {
+    let wanted = stage.routes(node.role);
+    let found = written(node)?;
+    ensure!(found == wanted, "{}: proto {} has {found:?}, not {wanted:?}", node.role.host, node.protocol());
+    Ok(())
+}
+
+/// What the node's speaker has in the kernel's main table.
+pub fn written(node: &Node) -> Result<BTreeSet<(String, Way)>> {
+    let mut found = BTreeSet::new();
+    for route in kernel::routes(&node.host, Family::V4)? {
+        if route.protocol.as_deref() != Some(node.protocol()) {
+            continue;
+        }
+        let way = match (route.kind.as_deref(), &route.gateway) {
+            (Some("blackhole"), _) => Way::Blackhole,
+            (None, Some(gateway)) => Way::Via(gateway.parse().with_context(|| format!("{route:?}"))?),
+            _ => bail!("{}: an odd route: {route:?}", node.role.host),
+        };
+        found.insert((route.dst, way));
+    }
+    Ok(found)
+}
+
+/// Waits until every node is in `stage` in all respects.
+pub fn settled(cluster: &Cluster, stage: Stage, limit: Duration) -> Result<()> {
+    for node in &cluster.nodes {
+        eventually(&format!("{}: {stage:?}", node.role.host), limit, || {
+            sessions_are(node, stage)?;
+            connections_are(node, stage)?;
+            routes_are(node, stage)
+        })
+        .with_context(|| {
+            format!("the log of {} ends:\n{}", node.role.host, crate::process::tail(&node.log(), 40))
+        })?;
+    }
+    Ok(())
+}
+
+/// One answered ping within a second, or the error that there was none.
+pub fn ping(from: &crate::netns::Netns, to: IpAddr) -> Result<()> {
+    from.sh(&format!("ping -n -c 1 -W 1 {to}")).map(drop)
+}
+
+/// Every ordered pair of pods on different workers, by place in `nodes` and in `pods`.
+pub fn pods_across(cluster: &Cluster) -> Vec<(&crate::host::Pod, &crate::host::Pod)> {
+    let mut pairs = Vec::new();
+    for a in cluster.workers() {
+        for b in cluster.workers().filter(|b| b.role.host != a.role.host) {
+            pairs.extend(a.pods.iter().flat_map(|from| b.pods.iter().map(move |to| (from, to))));
+        }
+    }
+    pairs
+}
+
+/// Applies the third document and measures until both workers' kernels have the other's block, from the moment at
+/// which `manxctl apply` is started. Gives what it printed, too.
+pub fn apply_the_reflector(cluster: &Cluster, limit: Duration) -> Result<(String, Duration)> {
+    let started = Instant::now();
+    let said = cluster.apply(&seed_file("2.3-bgppeer.yaml"))?;
+    loop {
+        if workers_know_each_other(cluster)? {
+            return Ok((said, started.elapsed()));
+        }
+        if started.elapsed() > limit {
+            bail!("after {limit:?} the workers do not have each other's block");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn workers_know_each_other(cluster: &Cluster) -> Result<bool> {
+    for worker in cluster.workers() {
+        let table = kernel::destinations4(&worker.host)?;
+        for other in cluster.workers().filter(|o| o.role.host != worker.role.host) {
+            let Some((block, _)) = other.role.block else { continue };
+            let (address, length) = block.split_once('/').context("a block is a prefix")?;
+            if !table.contains(&(address.parse()?, length.parse()?)) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,87 @@
+//! The article, end to end: full mesh, the mesh off, km01 a reflector; with Manx everywhere, with BIRD 2 as the
+//! reflector, as a worker, and everywhere.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use manx_tests::{
+    cluster::{Cluster, seed_file},
+    story::{self, Stage, apply_the_reflector, ping, pods_across, settled},
+    wait::{eventually, throughout},
+};
+
+/// BIRD waits 2 s before it dials, 5 s between attempts, and up to 30 s after an error.
+const WITH_BIRD: Duration = Duration::from_secs(90);
+const WITH_MANX: Duration = Duration::from_secs(20);
+/// Longer than the 5 s after which the side that listens dials, too.
+const LONGER_THAN_A_LATE_DIAL: Duration = Duration::from_secs(7);
+
+fn pods_reach_each_other(cluster: &Cluster) -> Result<()> {
+    for (from, to) in pods_across(cluster) {
+        eventually("a ping from pod to pod", Duration::from_secs(5), || ping(from, to.address()))?;
+    }
+    Ok(())
+}
+
+fn pods_are_cut_off(cluster: &Cluster) -> Result<()> {
+    let (from, to) = pods_across(cluster)[0];
+    ensure!(ping(from, to.address()).is_err(), "{} still reaches {}", from.name(), to.name());
+    Ok(())
+}
+
+fn walk(birds: &[&str], limit: Duration) -> Result<Cluster> {
+    let mut cluster = Cluster::new(birds)?;
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, limit)?;
+    pods_reach_each_other(&cluster)?;
+
+    cluster.apply(&seed_file("2.1-bgpconfiguration.yaml"))?;
+    settled(&cluster, Stage::Off, limit)?;
+    pods_are_cut_off(&cluster)?;
+
+    cluster.apply(&seed_file("2.2-node.yaml"))?;
+    thread::sleep(Duration::from_millis(500));
+    settled(&cluster, Stage::Off, limit)?;
+
+    let (_, took) = apply_the_reflector(&cluster, limit)?;
+    println!("from the third apply until both workers had each other's block: {} ms", took.as_millis());
+    settled(&cluster, Stage::Reflector, limit)?;
+    pods_reach_each_other(&cluster)?;
+    Ok(cluster)
+}
+
+/// Every session that a Manx speaker has was established once and stays.
+fn established_once(cluster: &Cluster) -> Result<()> {
+    throughout("each session is established once", LONGER_THAN_A_LATE_DIAL, || {
+        for node in &cluster.nodes {
+            story::connections_are(node, Stage::Reflector)?;
+            for session in node.sessions()? {
+                let times = session.times_established;
+                ensure!(matches!(times, None | Some(1)), "{}: {session:?}", node.role.host);
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+        Ok(())
+    })
+}
+
+#[test]
+fn the_articles_walk_ends_in_its_tables_and_each_session_comes_up_once() -> Result<()> {
+    let cluster = walk(&[], WITH_MANX)?;
+    established_once(&cluster)
+}
+
+#[test]
+fn bird_as_the_reflector_serves_manx_workers() -> Result<()> {
+    walk(&["km01"], WITH_BIRD).map(drop)
+}
+
+#[test]
+fn bird_as_a_worker_is_served_by_a_manx_reflector() -> Result<()> {
+    walk(&["kw02"], WITH_BIRD).map(drop)
+}
+
+#[test]
+fn the_lab_tells_the_same_story_with_bird_alone() -> Result<()> {
+    walk(&["km01", "kw01", "kw02"], WITH_BIRD).map(drop)
+}
