@@ -9,17 +9,27 @@
 //! }
 //! ```
 
-use std::{io, time::Instant};
+use std::{collections::HashSet, io, mem, time::Instant};
 
 use manx_net::Prefix;
 
 use crate::{
-    fib::{AuditReport, FibError, FibRoute, FibState, FibStatus},
-    kernel::Link,
-    resolve::{Gateway, Resolution},
+    fib::{self, AuditReport, FibError, FibRoute, FibSink, FibState, FibStatus, Place},
+    kernel::{
+        Changes, DEFAULT_POD_PREFIX, DEFAULT_UPLINKS, KernelView, Link, Naming, RESYNC_RETRY, TABLE_DEFAULT,
+        TABLE_LOCAL, TABLE_MAIN, monitor::Monitor,
+    },
+    netlink::Requests,
+    pods::Pods,
+    resolve::{Gateway, Resolution, Resolver},
     route::Route,
-    table::{Delta, Plan},
+    table::{Delta, Foreign, Plan, Table, Withheld},
 };
+
+/// Manx's own number in `rt_protos`.
+pub const DEFAULT_PROTOCOL: u8 = 77;
+/// Room for the events of some ten thousand changed routes.
+const DEFAULT_RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -37,12 +47,27 @@ pub struct Config {
     pub receive_buffer: usize,
 }
 
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            protocol: DEFAULT_PROTOCOL,
+            table: TABLE_MAIN,
+            metric: None,
+            uplinks: DEFAULT_UPLINKS.to_owned(),
+            pod_prefix: DEFAULT_POD_PREFIX.to_owned(),
+            receive_buffer: DEFAULT_RECEIVE_BUFFER,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("\"{pattern}\" is not a regular expression for interface names: {source}")]
     Pattern { pattern: String, source: regex_lite::Error },
-    #[error("protocol {0} belongs to the kernel; choose 5 to 255")]
+    #[error("protocol {0} belongs to the kernel and its operator; choose 5 to 255")]
     Protocol(u8),
+    #[error("table {0} is not for our routes; choose 254 (main) or one of your own")]
+    Table(u32),
     #[error("cannot watch the kernel's routes: {0}")]
     Netlink(#[from] io::Error),
 }
@@ -89,87 +114,287 @@ pub struct Step {
 }
 
 #[derive(Debug)]
-pub struct Dataplane {}
+pub struct Dataplane {
+    config: Config,
+    requests: Requests,
+    monitor: Monitor,
+    view: KernelView,
+    /// What the kernel said since the last step.
+    changes: Changes,
+    resolver: Resolver,
+    pods: Pods,
+    table: Table,
+    fib: FibSink,
+    reports: Vec<Report>,
+    /// Pools that were reported since the plan changed.
+    reported_pools: HashSet<String>,
+    /// Reading the kernel failed; tried again then.
+    retry_reading: Option<Instant>,
+}
 
-#[allow(unused_variables)]
 impl Dataplane {
     /// Subscribes to the kernel's events in this thread's network namespace, reads everything, and takes over the
     /// routes of our protocol that an earlier run left; they stay until [`Self::finish_startup`]. Must be called
     /// inside a tokio runtime with I/O enabled.
     pub fn open(config: Config) -> Result<Dataplane, OpenError> {
-        todo!()
+        // 0 to 4 are the kernel's own, its users' and the default (`RTPROT_STATIC`): not a mark of ours.
+        if config.protocol <= 4 {
+            return Err(OpenError::Protocol(config.protocol));
+        }
+        if config.table == 0 || config.table == TABLE_LOCAL {
+            return Err(OpenError::Table(config.table));
+        }
+        let naming = Naming::new(&config.uplinks, &config.pod_prefix)
+            .map_err(|source| OpenError::Pattern { pattern: config.uplinks.clone(), source })?;
+        // Events first, dumps then: what happens in between comes twice and is taken in twice, which is harmless.
+        let monitor = Monitor::open(config.receive_buffer)?;
+        let mut requests = Requests::open()?;
+        let mut view = KernelView::new(naming, config.protocol);
+        let mut changes = Changes::default();
+        view.resynchronise(&mut requests, &mut changes)?;
+        let place = Place { protocol: config.protocol, table: config.table, metric: config.metric };
+        let fib = FibSink::open(place, &mut requests)?;
+        // The sink has just read them.
+        changes.own_in_doubt = false;
+        Ok(Dataplane {
+            config,
+            requests,
+            monitor,
+            view,
+            changes,
+            resolver: Resolver::default(),
+            pods: Pods::default(),
+            table: Table::default(),
+            fib,
+            reports: Vec::new(),
+            reported_pools: HashSet::new(),
+            retry_reading: None,
+        })
     }
 
     /// Pools and own blocks, as a whole; what did not change is not touched.
     pub fn configure(&mut self, plan: Plan) {
-        todo!()
+        self.reported_pools.clear();
+        self.table.set_plan(plan);
     }
 
     /// The best paths' next hops for a prefix; none withdraws it.
-    pub fn set_path(&mut self, prefix: Prefix, next_hops: Vec<Gateway>) {
-        todo!()
+    pub fn set_path(&mut self, prefix: Prefix, mut next_hops: Vec<Gateway>) {
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        for gateway in &next_hops {
+            let resolution = self.resolver.use_for_path(*gateway, &self.view).clone();
+            self.table.set_resolution(*gateway, Some(resolution));
+        }
+        for gateway in self.table.set_path(prefix, next_hops) {
+            if self.resolver.release(gateway) {
+                self.table.set_resolution(gateway, None);
+            }
+        }
     }
 
     /// Resolves a next hop now, and reports its changes in [`Step::next_hops`] from now on.
     pub fn watch(&mut self, gateway: Gateway) -> Resolution {
-        todo!()
+        self.resolver.watch(gateway, &self.view)
     }
 
     pub fn unwatch(&mut self, gateway: Gateway) {
-        todo!()
+        self.resolver.unwatch(gateway);
     }
 
-    /// Waits for the kernel to say something and takes it in. Cancel-safe.
+    /// Waits for the kernel to say something and takes it in; call [`Self::step`] next. Cancel-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
-        todo!()
+        self.monitor.readable().await?;
+        self.absorb()
+    }
+
+    /// Takes in what the kernel has said so far.
+    fn absorb(&mut self) -> io::Result<()> {
+        let (view, changes, port) = (&mut self.view, &mut self.changes, self.requests.port());
+        let lost = self.monitor.drain(|header, message| view.apply(header, message, port, changes))?;
+        self.changes.overrun |= lost;
+        Ok(())
     }
 
     /// Carries out what is due: recomputes, writes a bounded number of routes, and says what changed.
     pub fn step(&mut self, now: Instant) -> Step {
-        todo!()
+        let mut step = Step::default();
+        if let Err(error) = self.read_what_is_in_doubt(now) {
+            tracing::warn!(%error, "the kernel's state cannot be read; trying again");
+            self.retry_reading = Some(now + RESYNC_RETRY);
+        }
+        let changes = mem::take(&mut self.changes);
+        self.changes.overrun = changes.overrun;
+        self.changes.reread_routes = changes.reread_routes;
+        self.take_in(&changes, now, &mut step);
+
+        let changed = self.table.commit();
+        self.report_withheld(changed.withheld);
+        step.map = changed.map;
+        self.fib.want(changed.fib);
+        self.fib.places_changed(&changes.routes);
+        if !changes.links.is_empty() || !changes.routes.is_empty() {
+            self.fib.topology_changed();
+        }
+        self.fib.observe(changes.own);
+        if changes.own_in_doubt
+            && let Err(error) = self.fib.audit(&mut self.requests)
+        {
+            tracing::warn!(%error, "our routes cannot be read from the kernel; trying again");
+            self.changes.own_in_doubt = true;
+            self.retry_reading = Some(now + RESYNC_RETRY);
+        }
+        if let Err(error) = self.fib.step(now, &self.view, &mut self.requests) {
+            tracing::warn!(%error, "writing routes; comparing with the kernel before the next attempt");
+            self.changes.own_in_doubt = true;
+            self.retry_reading = Some(now + RESYNC_RETRY);
+        }
+        self.pods.probe(&mut self.requests, now);
+
+        self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
+        step.reports = mem::take(&mut self.reports);
+        step.more = self.retry_reading.is_none() && self.fib.has_work();
+        step
+    }
+
+    /// Dumps what events could not tell.
+    fn read_what_is_in_doubt(&mut self, now: Instant) -> io::Result<()> {
+        if self.retry_reading.is_some_and(|due| now < due) {
+            return Ok(());
+        }
+        self.retry_reading = None;
+        if self.changes.overrun {
+            self.view.resynchronise(&mut self.requests, &mut self.changes)?;
+            self.reports.push(Report::Resynchronised);
+        } else if self.changes.reread_routes {
+            self.view.reread_routes(&mut self.requests, &mut self.changes)?;
+        }
+        Ok(())
+    }
+
+    /// From the kernel's changes to the table's facts.
+    fn take_in(&mut self, changes: &Changes, now: Instant, step: &mut Step) {
+        let links = changes.links.iter().filter_map(|ifindex| self.view.link(*ifindex));
+        step.links.extend(links.cloned().map(LinkChange::Present));
+        let gone = changes.gone.iter();
+        step.links
+            .extend(gone.map(|(ifindex, name)| LinkChange::Gone { ifindex: *ifindex, name: name.clone() }));
+
+        let topology = !changes.links.is_empty() || !changes.gone.is_empty() || !changes.routes.is_empty();
+        if topology {
+            for (gateway, resolution, reported) in self.resolver.refresh(&self.view) {
+                self.table.set_resolution(gateway, Some(resolution.clone()));
+                if reported {
+                    step.next_hops.push((gateway, resolution));
+                }
+            }
+        }
+        if topology || !changes.neighbours.is_empty() {
+            for prefix in self.pods.refresh(changes, &self.view, now) {
+                self.table.set_pod(prefix, self.pods.get(prefix));
+            }
+        }
+        for prefix in &changes.routes {
+            self.table.set_foreign(*prefix, self.foreign(*prefix));
+        }
+    }
+
+    /// What the kernel's own routes for this prefix mean to ours.
+    fn foreign(&self, prefix: Prefix) -> Option<Foreign> {
+        let place =
+            Place { protocol: self.config.protocol, table: self.config.table, metric: self.config.metric };
+        let ours = place.key(prefix);
+        let consulted =
+            |table| [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].contains(&table) || table == ours.table;
+        let routes = self.view.routes().exact(prefix).iter().filter(|route| consulted(route.key.table));
+        // Which of two tables comes first is for the policy rules to say: in doubt the kernel decides.
+        routes
+            .map(|route| route.key.table != ours.table || route.key.metric <= ours.metric)
+            .reduce(|one, other| one || other)
+            .map(|wins| Foreign { wins })
+    }
+
+    fn report_withheld(&mut self, withheld: Vec<(Prefix, Withheld)>) {
+        for (prefix, why) in withheld {
+            let (index, report): (usize, fn(String, Prefix) -> Report) = match why {
+                Withheld::PoolNever(index) => (index, |pool, _| Report::PoolNotWritten { pool }),
+                Withheld::PoolNotOnLink(index) => {
+                    (index, |pool, prefix| Report::PoolNotOnLink { pool, prefix })
+                }
+                // The speaker knows: it was told that the next hop cannot be reached.
+                Withheld::NoNextHop => continue,
+            };
+            if let Some(pool) = self.table.pool(index)
+                && self.reported_pools.insert(pool.name.clone())
+            {
+                self.reports.push(report(pool.name.clone(), prefix));
+            }
+        }
     }
 
     /// When `step` wants to be called even if nothing happens.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        todo!()
+        [self.retry_reading, self.fib.next_retry(), self.pods.next_probe()].into_iter().flatten().min()
     }
 
     /// Everything has been learned: routes of an earlier run that nobody claimed are removed by the next steps.
     pub fn finish_startup(&mut self) {
-        todo!()
+        self.fib.finish_startup();
     }
 
-    /// Compares what the kernel has with what we believe it has, and queues repairs.
+    /// Compares what the kernel has with what we believe it has, and queues repairs for the next steps.
     pub fn audit(&mut self) -> io::Result<AuditReport> {
-        todo!()
+        self.fib.audit(&mut self.requests)
     }
 
     /// What the eBPF map should hold, whole, in the order of a delta's upserts.
     pub fn map_routes(&self) -> Vec<Route> {
-        todo!()
+        self.table.map_routes()
+    }
+
+    /// Links, foreign routes and neighbours as of the last event.
+    pub fn kernel(&self) -> &KernelView {
+        &self.view
     }
 
     pub fn links(&self) -> impl Iterator<Item = &Link> {
-        std::iter::empty()
+        self.view.links()
     }
 
     /// The routes of our protocol as the kernel has them now, all tables, both families.
     pub fn read_back(&mut self) -> io::Result<Vec<FibRoute>> {
-        todo!()
+        fib::read_back(&mut self.requests, self.config.protocol)
     }
 
     /// How far the FIB sink is with this prefix; `None` if it neither wants nor holds it.
     pub fn fib_state(&self, prefix: Prefix) -> Option<FibState> {
-        todo!()
+        self.fib.state(prefix)
     }
 
     pub fn fib_status(&self) -> FibStatus {
-        todo!()
+        self.fib.status()
     }
+}
+
+impl From<fib::Event> for Report {
+    fn from(event: fib::Event) -> Report {
+        match event {
+            fib::Event::Failed(prefix, error) => Report::NotInstalled { prefix, error },
+            fib::Event::Recovered(prefix) => Report::Recovered { prefix },
+            fib::Event::Tampered { prefix, port } => Report::Tampered { prefix, netlink_port: port },
+        }
+    }
+}
+
+/// The routes of `protocol` in this thread's network namespace, all tables, both families.
+pub fn read_back(protocol: u8) -> io::Result<Vec<FibRoute>> {
+    fib::read_back(&mut Requests::open()?, protocol)
 }
 
 /// Deletes every route of `protocol` in all tables of this thread's network namespace, and says how many.
 pub fn cleanup(protocol: u8) -> io::Result<usize> {
-    let _ = protocol;
-    todo!()
+    if protocol <= 4 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, OpenError::Protocol(protocol)));
+    }
+    fib::cleanup(&mut Requests::open()?, protocol)
 }

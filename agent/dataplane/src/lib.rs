@@ -6,8 +6,12 @@ mod dataplane;
 pub mod ebpf;
 pub mod fib;
 pub mod kernel;
+mod netlink;
+pub mod pods;
 pub mod resolve;
 pub mod route;
 pub mod table;
 
-pub use dataplane::{Config, Dataplane, LinkChange, OpenError, Report, Step, cleanup};
+pub use dataplane::{
+    Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, OpenError, Report, Step, cleanup, read_back,
+};

@@ -3,11 +3,14 @@
 //! The kernel stores every gateway already resolved to an interface and refuses one that is not a neighbour
 //! there, so one lookup resolves any depth of recursion; a next hop behind a router becomes that router.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use serde::Serialize;
 
-use crate::route::NextHop;
+use crate::{
+    kernel::{KernelView, RouteKind},
+    route::NextHop,
+};
 
 /// A next hop as BGP names it. A link-local address means something only together with its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -51,4 +54,118 @@ pub enum Unreachable {
     LinkDown,
     #[error("a link-local next hop without an interface")]
     NoInterface,
+}
+
+/// What the kernel says about one next hop.
+pub fn resolve(gateway: Gateway, view: &KernelView) -> Resolution {
+    let up = |ifindex: u32| view.link(ifindex).is_some_and(|link| link.up);
+    if let IpAddr::V6(address) = gateway.address
+        && address.is_unicast_link_local()
+    {
+        return match gateway.ifindex {
+            None => Resolution::Unreachable(Unreachable::NoInterface),
+            Some(ifindex) if !up(ifindex) => Resolution::Unreachable(Unreachable::LinkDown),
+            Some(ifindex) => Resolution::Reachable {
+                next_hops: vec![NextHop { gateway: gateway.address, ifindex }],
+                metric: 0,
+                onlink: true,
+            },
+        };
+    }
+    let Some(route) = view.routes().lookup(gateway.address) else {
+        return Resolution::Unreachable(Unreachable::NoRoute);
+    };
+    match route.kind {
+        RouteKind::Unicast => {}
+        RouteKind::Local => return Resolution::Unreachable(Unreachable::OwnAddress),
+        _ => return Resolution::Unreachable(Unreachable::Refused),
+    }
+    let mut next_hops: Vec<NextHop> = route
+        .legs
+        .iter()
+        .filter(|leg| up(leg.ifindex))
+        .map(|leg| NextHop { gateway: leg.gateway.unwrap_or(gateway.address), ifindex: leg.ifindex })
+        .collect();
+    next_hops.sort_unstable();
+    next_hops.dedup();
+    // The kernel does not fall through to a shorter prefix when a link loses its carrier, nor do we.
+    if next_hops.is_empty() {
+        return Resolution::Unreachable(Unreachable::LinkDown);
+    }
+    let onlink = route.legs.iter().all(|leg| leg.gateway.is_none_or(|via| via == gateway.address));
+    Resolution::Reachable { next_hops, metric: route.key.metric, onlink }
+}
+
+/// The next hops in use, each with its current resolution.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    gateways: HashMap<Gateway, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    resolution: Resolution,
+    /// Paths that lead there.
+    paths: usize,
+    /// The speaker asked to be told of changes.
+    reported: bool,
+}
+
+impl Resolver {
+    fn entry(&mut self, gateway: Gateway, view: &KernelView) -> &mut Watched {
+        self.gateways.entry(gateway).or_insert_with(|| Watched {
+            resolution: resolve(gateway, view),
+            paths: 0,
+            reported: false,
+        })
+    }
+
+    pub fn watch(&mut self, gateway: Gateway, view: &KernelView) -> Resolution {
+        let watched = self.entry(gateway, view);
+        watched.reported = true;
+        watched.resolution.clone()
+    }
+
+    pub fn unwatch(&mut self, gateway: Gateway) {
+        if let Some(watched) = self.gateways.get_mut(&gateway) {
+            watched.reported = false;
+            self.forget_unused(gateway);
+        }
+    }
+
+    /// A path leads there now.
+    pub fn use_for_path(&mut self, gateway: Gateway, view: &KernelView) -> &Resolution {
+        let watched = self.entry(gateway, view);
+        watched.paths += 1;
+        &watched.resolution
+    }
+
+    /// A path leads there no more. True if none does.
+    pub fn release(&mut self, gateway: Gateway) -> bool {
+        let Some(watched) = self.gateways.get_mut(&gateway) else { return true };
+        watched.paths = watched.paths.saturating_sub(1);
+        let last = watched.paths == 0;
+        self.forget_unused(gateway);
+        last
+    }
+
+    fn forget_unused(&mut self, gateway: Gateway) {
+        if self.gateways.get(&gateway).is_some_and(|watched| watched.paths == 0 && !watched.reported) {
+            self.gateways.remove(&gateway);
+        }
+    }
+
+    /// Resolves everything anew. Returns what changed, and whether the speaker asked for it.
+    pub fn refresh(&mut self, view: &KernelView) -> Vec<(Gateway, Resolution, bool)> {
+        let mut changed = Vec::new();
+        for (gateway, watched) in &mut self.gateways {
+            let now = resolve(*gateway, view);
+            if now != watched.resolution {
+                watched.resolution = now.clone();
+                changed.push((*gateway, now, watched.reported));
+            }
+        }
+        changed.sort_unstable_by_key(|(gateway, ..)| *gateway);
+        changed
+    }
 }

@@ -1,7 +1,340 @@
-//! The kernel FIB sink.
+//! The kernel FIB sink: keeps the kernel's routes of our protocol as the desired table wants them, and touches
+//! no other.
+//!
+//! Every write is answered by the kernel before the call returns, so the sink knows what is there; it learns of
+//! what others do to our routes from events, and compares with a dump where events cannot tell (a link went
+//! down, events were lost, an audit). Multipath routes are written whole with RTA_MULTIPATH; replacing one
+//! removes all legs of the old one in both families.
 
+mod audit;
 mod error;
 mod report;
+mod spec;
+mod write;
 
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use manx_net::Prefix;
+
+use crate::{
+    kernel::{KernelRoute, OwnEvent, RouteKey},
+    netlink::Requests,
+    table::Delta,
+};
 pub use error::FibError;
 pub use report::{AuditReport, FibRoute, FibState, FibStatus};
+use spec::Spec;
+
+pub(crate) use audit::{cleanup, read_back};
+
+/// Changes written to the kernel in one call of [`FibSink::step`].
+const BUDGET: usize = 1024;
+/// A failed write is repeated after this long, doubled each time up to [`RETRY_LONGEST`].
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// What the kernel gives an IPv6 route that asks for no metric (`IP6_RT_PRIO_USER`).
+const METRIC_V6: u32 = 1024;
+
+/// Whose place in the table is ours to write to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub protocol: u8,
+    pub table: u32,
+    pub metric: Option<u32>,
+}
+
+impl Place {
+    pub fn key(&self, prefix: Prefix) -> RouteKey {
+        let default = if prefix.is_v4() { 0 } else { METRIC_V6 };
+        let metric = match self.metric {
+            // IPv6 knows no metric 0: it means the default.
+            Some(0) | None => default,
+            Some(metric) => metric,
+        };
+        RouteKey { prefix, table: self.table, tos: 0, metric }
+    }
+}
+
+/// What happened that is worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Failed(Prefix, FibError),
+    Recovered(Prefix),
+    Tampered { prefix: Prefix, port: u32 },
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: FibError,
+    due: Instant,
+    pause: Duration,
+}
+
+/// What is in the kernel, of our protocol, in our place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    Nothing,
+    Route(Arc<Spec>),
+    /// A route that we would never write: replaced or removed all the same, since it carries our protocol.
+    Odd,
+}
+
+impl Held {
+    fn is(&self, wanted: &Option<Arc<Spec>>) -> bool {
+        match (self, wanted) {
+            (Held::Nothing, None) => true,
+            (Held::Route(held), Some(wanted)) => held == wanted,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    wanted: Option<Arc<Spec>>,
+    held: Held,
+    /// Held since before this run; it stays until the end of learning even if nobody wants it.
+    adopted: bool,
+    failure: Option<Box<Failure>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FibSink {
+    place: Place,
+    routes: BTreeMap<Prefix, Entry>,
+    /// Routes of our protocol in other places (another table or metric, by an earlier configuration). They go at the
+    /// end of learning.
+    strays: BTreeSet<RouteKey>,
+    /// Longest first: a more specific route is there before the blackhole that surrounds it.
+    to_write: BTreeSet<(Reverse<u8>, Prefix)>,
+    /// Shortest first, and only when nothing is to be written: it leaves after it.
+    to_remove: BTreeSet<(u8, Prefix)>,
+    failing: BTreeSet<Prefix>,
+    learned: bool,
+    specs: HashSet<Arc<Spec>>,
+    events: Vec<Event>,
+    repaired: u64,
+    writes: u64,
+}
+
+impl FibSink {
+    /// Adopts what an earlier run left.
+    pub fn open(place: Place, requests: &mut Requests) -> io::Result<FibSink> {
+        let mut sink = FibSink {
+            place,
+            routes: BTreeMap::new(),
+            strays: BTreeSet::new(),
+            to_write: BTreeSet::new(),
+            to_remove: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            learned: false,
+            specs: HashSet::new(),
+            events: Vec::new(),
+            repaired: 0,
+            writes: 0,
+        };
+        for route in audit::dump_own(requests, place.protocol)? {
+            let prefix = route.key.prefix;
+            if route.key == place.key(prefix) {
+                let held = sink.held(&route);
+                sink.routes.insert(prefix, Entry { held, adopted: true, ..Entry::default() });
+            } else {
+                sink.strays.insert(route.key);
+            }
+        }
+        Ok(sink)
+    }
+
+    /// One copy of each set of next hops, however many routes share it.
+    fn intern(&mut self, spec: Spec) -> Arc<Spec> {
+        if let Some(known) = self.specs.get(&spec) {
+            return known.clone();
+        }
+        if self.specs.len().is_power_of_two() {
+            self.specs.retain(|spec| Arc::strong_count(spec) > 1);
+        }
+        let spec = Arc::new(spec);
+        self.specs.insert(spec.clone());
+        spec
+    }
+
+    fn held(&mut self, route: &KernelRoute) -> Held {
+        match Spec::found(route) {
+            Some(spec) => Held::Route(self.intern(spec)),
+            None => Held::Odd,
+        }
+    }
+
+    /// What the table wants from now on.
+    pub fn want(&mut self, delta: Delta) {
+        for route in delta.upserts {
+            let Some(spec) = Spec::wanted(&route.action) else { continue };
+            let spec = self.intern(spec);
+            self.routes.entry(route.prefix).or_default().wanted = Some(spec);
+            self.forgive(route.prefix);
+            self.schedule(route.prefix);
+        }
+        for prefix in delta.removals {
+            if let Some(entry) = self.routes.get_mut(&prefix) {
+                entry.wanted = None;
+                // Claimed by this run and given up by it: not an adopted route any more.
+                entry.adopted = false;
+            }
+            self.forgive(prefix);
+            self.schedule(prefix);
+        }
+    }
+
+    /// Everything has been learned; what nobody claimed may go.
+    pub fn finish_startup(&mut self) {
+        self.learned = true;
+        let unclaimed: Vec<Prefix> = self
+            .routes
+            .iter()
+            .filter(|(_, entry)| entry.adopted && entry.wanted.is_none())
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        for prefix in unclaimed {
+            self.schedule(prefix);
+        }
+    }
+
+    /// Puts the prefix into the queue where it belongs now.
+    fn schedule(&mut self, prefix: Prefix) {
+        self.to_write.remove(&(Reverse(prefix.len()), prefix));
+        self.to_remove.remove(&(prefix.len(), prefix));
+        let Some(entry) = self.routes.get_mut(&prefix) else { return };
+        if entry.wanted.is_some() {
+            entry.adopted = false;
+        }
+        if entry.held.is(&entry.wanted) {
+            let failed = entry.failure.take().is_some();
+            let gone = entry.wanted.is_none();
+            self.failing.remove(&prefix);
+            if gone {
+                self.routes.remove(&prefix);
+            } else if failed {
+                self.events.push(Event::Recovered(prefix));
+            }
+        } else if self.failing.contains(&prefix) {
+            // Waits for its time.
+        } else if entry.wanted.is_some() {
+            self.to_write.insert((Reverse(prefix.len()), prefix));
+        } else if !entry.adopted || self.learned {
+            self.to_remove.insert((prefix.len(), prefix));
+        }
+    }
+
+    /// The circumstances changed: a failed write need not wait. Its error is kept until it succeeds.
+    fn forgive(&mut self, prefix: Prefix) {
+        self.failing.remove(&prefix);
+    }
+
+    fn retry(&mut self, prefix: Prefix) {
+        if self.failing.remove(&prefix) {
+            self.schedule(prefix);
+        }
+    }
+
+    /// Foreign routes for these prefixes changed: a place may be free.
+    pub fn places_changed(&mut self, prefixes: &BTreeSet<Prefix>) {
+        if !self.failing.is_empty() {
+            prefixes.iter().for_each(|prefix| self.retry(*prefix));
+        }
+    }
+
+    /// Links or routes changed: a gateway that was refused may be good.
+    pub fn topology_changed(&mut self) {
+        for prefix in self.failing.clone() {
+            let entry = self.routes.get(&prefix);
+            let error = entry.and_then(|entry| entry.failure.as_ref()).map(|failure| &failure.error);
+            if matches!(error, Some(FibError::Gateway { .. } | FibError::Interface)) {
+                self.retry(prefix);
+            }
+        }
+    }
+
+    /// What others did to routes of our protocol. Call after [`Self::want`], so that what is not wanted any more
+    /// is not taken for damage.
+    pub fn observe(&mut self, events: Vec<OwnEvent>) {
+        for event in events {
+            let (key, now, port) = match event {
+                OwnEvent::Added { route, port } => (route.key, Some(route), port),
+                OwnEvent::Deleted { route, port } => (route.key, None, port),
+                OwnEvent::Overwritten { key, port } => (key, None, port),
+            };
+            if key != self.place.key(key.prefix) {
+                match now {
+                    Some(_) => self.strays.insert(key),
+                    None => self.strays.remove(&key),
+                };
+                continue;
+            }
+            let held = now.map_or(Held::Nothing, |route| self.held(&route));
+            self.found(key.prefix, held, port);
+        }
+    }
+
+    /// The kernel holds this for the prefix, whatever we believed. True if it was something else.
+    fn found(&mut self, prefix: Prefix, now: Held, port: u32) -> bool {
+        let entry = self.routes.entry(prefix).or_default();
+        let differs = entry.held != now;
+        if differs {
+            let intact = entry.wanted.is_some() && entry.held.is(&entry.wanted);
+            entry.held = now;
+            if intact {
+                self.repaired += 1;
+                self.events.push(Event::Tampered { prefix, port });
+            }
+            self.forgive(prefix);
+        }
+        self.schedule(prefix);
+        differs
+    }
+
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.to_write.is_empty() || !self.to_remove.is_empty() || (self.learned && !self.strays.is_empty())
+    }
+
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.failing
+            .iter()
+            .filter_map(|prefix| self.routes.get(prefix)?.failure.as_ref().map(|failure| failure.due))
+            .min()
+    }
+
+    pub fn state(&self, prefix: Prefix) -> Option<FibState> {
+        let entry = self.routes.get(&prefix)?;
+        Some(match (&entry.failure, entry.held.is(&entry.wanted)) {
+            (_, true) => FibState::Installed,
+            (Some(failure), _) => FibState::Failed(failure.error.clone()),
+            (None, _) if entry.adopted => FibState::Stale,
+            (None, _) => FibState::Pending,
+        })
+    }
+
+    pub fn status(&self) -> FibStatus {
+        let mut status = FibStatus { repaired: self.repaired, writes: self.writes, ..FibStatus::default() };
+        for prefix in self.routes.keys() {
+            match self.state(*prefix) {
+                Some(FibState::Installed) => status.installed += 1,
+                Some(FibState::Stale) => status.stale += 1,
+                Some(FibState::Pending) => status.pending += 1,
+                Some(FibState::Failed(_)) => status.failed += 1,
+                None => {}
+            }
+        }
+        status
+    }
+}

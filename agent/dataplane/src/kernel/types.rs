@@ -28,6 +28,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up and with carrier: what is sent here leaves.
     pub up: bool,
+    /// Administratively up. Losing this costs the link its routes, losing the carrier does not.
+    pub admin_up: bool,
     /// `veth`, `bridge`, …; absent on physical devices.
     pub kind: Option<String>,
     /// The bridge or bond to which this link belongs.

@@ -1,8 +1,214 @@
 //! The desired table: best paths, own blocks, pools, pods and what the kernel knows better, made into one
-//! action per prefix. Which sink takes which action is decided here and nowhere else.
+//! action per prefix. Which sink takes which action is decided here ([`decide`]) and nowhere else.
+//!
+//! The table is pure: it is told facts, recomputes the prefixes that they touch, and says what changed. What it
+//! holds after any sequence of facts is what it would hold if it had been told the last of them at once.
 
+mod cover;
+mod decide;
 mod delta;
 mod inputs;
 
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+};
+
+use manx_net::Prefix;
+
+use crate::{
+    kernel::within,
+    pods::Pod,
+    resolve::{Gateway, Resolution},
+    route::Route,
+};
+use cover::Cover;
+pub use decide::Withheld;
+use decide::decide;
 pub use delta::Delta;
 pub use inputs::{Plan, Pool, PoolWrite};
+
+/// What the kernel has for a prefix that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Foreign {
+    /// The kernel would take it rather than our route for the same prefix.
+    pub wins: bool,
+}
+
+/// What one prefix is to each sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    fib: Option<Route>,
+    map: Option<Route>,
+    withheld: Option<Withheld>,
+}
+
+impl Entry {
+    fn is_nothing(&self) -> bool {
+        self.fib.is_none() && self.map.is_none() && self.withheld.is_none()
+    }
+}
+
+/// What a round of recomputation changed.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    pub fib: Delta,
+    pub map: Delta,
+    /// Prefixes with a best path that is not written, and why; only where that is news.
+    pub withheld: Vec<(Prefix, Withheld)>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    plan: Plan,
+    blocks: BTreeSet<Prefix>,
+    paths: HashMap<Prefix, Vec<Gateway>>,
+    resolutions: HashMap<Gateway, Resolution>,
+    pods: HashMap<Prefix, Pod>,
+    foreign: BTreeMap<Prefix, Foreign>,
+    /// Blocks, paths and pools: inside them the kernel's own routes matter to the map.
+    cover: Cover,
+    entries: BTreeMap<Prefix, Entry>,
+    dirty: BTreeSet<Prefix>,
+    /// The places of pools in the plan mean something else now: say again what is withheld.
+    pools_changed: bool,
+}
+
+impl Table {
+    pub fn set_plan(&mut self, plan: Plan) {
+        if plan == self.plan {
+            return;
+        }
+        let blocks: BTreeSet<Prefix> = plan.own_blocks.iter().copied().collect();
+        let blocks_before = mem::replace(&mut self.blocks, blocks);
+        for prefix in blocks_before.difference(&self.blocks.clone()) {
+            self.uncover(*prefix);
+        }
+        for prefix in self.blocks.clone().difference(&blocks_before) {
+            self.cover(*prefix);
+        }
+        let before = mem::replace(&mut self.plan, plan);
+        if before.pools != self.plan.pools {
+            self.pools_changed = true;
+            for pool in &before.pools {
+                self.uncover(pool.prefix);
+            }
+            for pool in self.plan.pools.clone() {
+                self.cover(pool.prefix);
+            }
+            // A pool's rule and mark concern every route inside it, before and after.
+            self.dirty.extend(self.entries.keys());
+            self.dirty.extend(self.paths.keys());
+            self.dirty.extend(self.pods.keys());
+        }
+    }
+
+    /// The next hops of the best path; none withdraws it. Returns those that it had before.
+    pub fn set_path(&mut self, prefix: Prefix, gateways: Vec<Gateway>) -> Vec<Gateway> {
+        let before = if gateways.is_empty() {
+            self.paths.remove(&prefix)
+        } else {
+            self.paths.insert(prefix, gateways)
+        };
+        match (&before, self.paths.contains_key(&prefix)) {
+            (None, true) => self.cover(prefix),
+            (Some(_), false) => self.uncover(prefix),
+            _ => {}
+        }
+        self.dirty.insert(prefix);
+        before.unwrap_or_default()
+    }
+
+    /// How a gateway is reached now. `None` once no path uses it.
+    pub fn set_resolution(&mut self, gateway: Gateway, resolution: Option<Resolution>) {
+        let changed = match resolution {
+            Some(resolution) if self.resolutions.get(&gateway) == Some(&resolution) => false,
+            Some(resolution) => {
+                self.resolutions.insert(gateway, resolution);
+                true
+            }
+            None => self.resolutions.remove(&gateway).is_some(),
+        };
+        if changed {
+            let through = self.paths.iter().filter(|(_, gateways)| gateways.contains(&gateway));
+            self.dirty.extend(through.map(|(prefix, _)| *prefix));
+        }
+    }
+
+    pub fn set_pod(&mut self, prefix: Prefix, pod: Option<Pod>) {
+        match pod {
+            Some(pod) => self.pods.insert(prefix, pod),
+            None => self.pods.remove(&prefix),
+        };
+        self.dirty.insert(prefix);
+    }
+
+    pub fn set_foreign(&mut self, prefix: Prefix, foreign: Option<Foreign>) {
+        match foreign {
+            Some(foreign) => self.foreign.insert(prefix, foreign),
+            None => self.foreign.remove(&prefix),
+        };
+        self.dirty.insert(prefix);
+    }
+
+    fn cover(&mut self, prefix: Prefix) {
+        self.dirty.insert(prefix);
+        if self.cover.add(prefix) {
+            self.dirty.extend(self.foreign.range(within(prefix)).map(|(inside, _)| *inside));
+        }
+    }
+
+    fn uncover(&mut self, prefix: Prefix) {
+        self.dirty.insert(prefix);
+        if self.cover.remove(prefix) {
+            self.dirty.extend(self.foreign.range(within(prefix)).map(|(inside, _)| *inside));
+        }
+    }
+
+    /// Recomputes what the facts since the last call touch.
+    pub fn commit(&mut self) -> Changed {
+        let mut changed = Changed::default();
+        let pools_changed = mem::take(&mut self.pools_changed);
+        for prefix in mem::take(&mut self.dirty) {
+            let now = decide(self, prefix);
+            let before = if now.is_nothing() {
+                self.entries.remove(&prefix)
+            } else {
+                self.entries.insert(prefix, now.clone())
+            }
+            .unwrap_or_default();
+            difference(prefix, before.fib, now.fib, &mut changed.fib);
+            difference(prefix, before.map, now.map, &mut changed.map);
+            if let Some(withheld) = now.withheld.filter(|_| pools_changed || now.withheld != before.withheld)
+            {
+                changed.withheld.push((prefix, withheld));
+            }
+        }
+        changed.fib.sort();
+        changed.map.sort();
+        changed
+    }
+
+    /// What the map should hold, in the order of a delta's upserts.
+    pub fn map_routes(&self) -> Vec<Route> {
+        let upserts = self.entries.values().filter_map(|entry| entry.map.clone()).collect();
+        let mut delta = Delta { upserts, removals: Vec::new() };
+        delta.sort();
+        delta.upserts
+    }
+
+    pub fn pool(&self, index: usize) -> Option<&Pool> {
+        self.plan.pools.get(index)
+    }
+}
+
+fn difference(prefix: Prefix, before: Option<Route>, now: Option<Route>, delta: &mut Delta) {
+    match now {
+        Some(now) if before.as_ref() != Some(&now) => delta.upserts.push(now),
+        None if before.is_some() => delta.removals.push(prefix),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+use std::{collections::HashSet, net::IpAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    resolve::Unreachable,
+    route::{Action, BlackholeKind, Mac, NextHop},
+};
+
+fn p(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn gateway(text: &str) -> Gateway {
+    Gateway::from(text.parse::<IpAddr>().unwrap())
+}
+
+fn reachable(text: &str, onlink: bool) -> Resolution {
+    let next_hops = vec![NextHop { gateway: text.parse().unwrap(), ifindex: 2 }];
+    Resolution::Reachable { next_hops, metric: 0, onlink }
+}
+
+fn pool(prefix: &str, write: PoolWrite) -> Pool {
+    Pool { name: prefix.to_owned(), prefix: p(prefix), write, fast_path: true }
+}
+
+/// A worker: the pool 172.16.0.0/16, the own block 172.16.36.192/26, a path to the other worker's block.
+fn worker() -> Table {
+    let mut table = Table::default();
+    table.set_plan(Plan {
+        pools: vec![pool("172.16.0.0/16", PoolWrite::Always)],
+        own_blocks: vec![p("172.16.36.192/26")],
+    });
+    table.set_resolution(gateway("192.168.80.125"), Some(reachable("192.168.80.125", true)));
+    table.set_path(p("172.16.118.64/26"), vec![gateway("192.168.80.125")]);
+    table
+}
+
+fn action(routes: &[Route], prefix: &str) -> Option<Action> {
+    routes.iter().find(|route| route.prefix == p(prefix)).map(|route| route.action.clone())
+}
+
+#[test]
+fn each_sink_takes_what_is_its_own() {
+    let mut table = worker();
+    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: None }));
+    let changed = table.commit();
+    let prefixes = |delta: &Delta| delta.upserts.iter().map(|route| route.prefix).collect::<Vec<_>>();
+    assert_eq!(prefixes(&changed.fib), [p("172.16.36.192/26"), p("172.16.118.64/26")]);
+    assert_eq!(
+        prefixes(&changed.map),
+        [p("172.16.36.193/32"), p("172.16.36.192/26"), p("172.16.118.64/26"), p("172.16.0.0/16")]
+    );
+    assert!(changed.map.upserts.iter().all(|route| route.in_pool));
+    assert_eq!(table.map_routes(), changed.map.upserts);
+    assert!(table.commit().map.is_empty(), "nothing changed since");
+}
+
+#[test]
+fn a_pod_beats_an_own_block_of_one_address() {
+    let mut table = worker();
+    table.set_plan(Plan { pools: Vec::new(), own_blocks: vec![p("172.16.36.193/32")] });
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, "172.16.36.193/32"), Some(Action::Blackhole(BlackholeKind::Own)));
+    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: Some(Mac([2; 6])) }));
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p("172.16.36.193/32")]);
+    assert!(matches!(action(&changed.map.upserts, "172.16.36.193/32"), Some(Action::Local { .. })));
+}
+
+#[test]
+fn a_path_to_the_own_block_changes_nothing_and_a_borrowed_address_in_it_wins() {
+    let mut table = worker();
+    table.commit();
+    table.set_path(p("172.16.36.192/26"), vec![gateway("192.168.80.125")]);
+    assert!(table.commit().fib.is_empty());
+    table.set_path(p("172.16.36.200/32"), vec![gateway("192.168.80.125")]);
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, "172.16.36.200/32"), Some(Action::Via(_))));
+    assert!(matches!(action(&changed.map.upserts, "172.16.36.200/32"), Some(Action::Via(_))));
+}
+
+#[test]
+fn only_a_usable_next_hop_makes_a_route() {
+    let mut table = worker();
+    table.commit();
+    table.set_resolution(gateway("192.168.80.125"), Some(Resolution::Unreachable(Unreachable::LinkDown)));
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p("172.16.118.64/26")]);
+    assert_eq!(changed.withheld, [(p("172.16.118.64/26"), Withheld::NoNextHop)]);
+}
+
+#[test]
+fn a_foreign_route_inside_our_prefixes_passes_in_the_map_and_outside_does_not_concern_us() {
+    let mut table = worker();
+    table.commit();
+    table.set_foreign(p("172.16.118.100/32"), Some(Foreign { wins: true }));
+    table.set_foreign(p("192.168.80.0/24"), Some(Foreign { wins: true }));
+    let changed = table.commit();
+    assert_eq!(action(&changed.map.upserts, "172.16.118.100/32"), Some(Action::Pass));
+    assert_eq!(changed.map.upserts.len(), 1);
+    assert!(changed.fib.is_empty());
+    // A default route from a peer surrounds everything.
+    table.set_path(p("0.0.0.0/0"), vec![gateway("192.168.80.125")]);
+    assert_eq!(action(&table.commit().map.upserts, "192.168.80.0/24"), Some(Action::Pass));
+    table.set_path(p("0.0.0.0/0"), Vec::new());
+    assert!(table.commit().map.removals.contains(&p("192.168.80.0/24")));
+}
+
+#[test]
+fn a_foreign_route_in_our_place_passes_in_the_map_while_the_fib_still_wants_ours() {
+    let mut table = worker();
+    table.set_foreign(p("172.16.118.64/26"), Some(Foreign { wins: true }));
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, "172.16.118.64/26"), Some(Action::Via(_))));
+    assert_eq!(action(&changed.map.upserts, "172.16.118.64/26"), Some(Action::Pass));
+    table.set_foreign(p("172.16.118.64/26"), Some(Foreign { wins: false }));
+    let changed = table.commit();
+    assert!(changed.fib.is_empty());
+    assert!(matches!(action(&changed.map.upserts, "172.16.118.64/26"), Some(Action::Via(_))));
+}
+
+#[test]
+fn a_changed_pool_rule_reaches_the_routes_inside() {
+    let mut table = worker();
+    table.commit();
+    let mut plan = table.plan.clone();
+    plan.pools[0].write = PoolWrite::Never;
+    table.set_plan(plan.clone());
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p("172.16.118.64/26")]);
+    assert_eq!(changed.withheld, [(p("172.16.118.64/26"), Withheld::PoolNever(0))]);
+    plan.pools.clear();
+    table.set_plan(plan);
+    let changed = table.commit();
+    assert!(changed.map.upserts.iter().all(|route| !route.in_pool));
+    assert_eq!(changed.map.removals, [p("172.16.0.0/16")]);
+}
+
+/// A fact about the small world in which the property is tested: few prefixes, deeply nested.
+#[derive(Clone, Debug)]
+enum Fact {
+    Plan(Vec<(usize, u8, bool)>, Vec<usize>),
+    Path(usize, Vec<usize>),
+    Resolution(usize, Option<bool>),
+    Pod(usize, Option<u32>),
+    Foreign(usize, Option<bool>),
+    Commit,
+}
+
+const PREFIXES: [&str; 10] = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.0.0/16",
+    "10.0.1.0/24",
+    "10.0.1.0/26",
+    "10.0.1.1/32",
+    "10.0.1.2/32",
+    "10.9.0.0/16",
+    "fd00::/16",
+    "fd00::1/128",
+];
+const GATEWAYS: [&str; 3] = ["192.0.2.1", "192.0.2.2", "fd99::1"];
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let prefix = 0..PREFIXES.len();
+    prop_oneof![
+        (
+            proptest::collection::vec((prefix.clone(), 0..3u8, any::<bool>()), 0..3),
+            proptest::collection::vec(prefix.clone(), 0..3)
+        )
+            .prop_map(|(pools, blocks)| Fact::Plan(pools, blocks)),
+        (prefix.clone(), proptest::collection::vec(0..GATEWAYS.len(), 0..3))
+            .prop_map(|(prefix, gateways)| Fact::Path(prefix, gateways)),
+        (0..GATEWAYS.len(), any::<Option<bool>>())
+            .prop_map(|(gateway, onlink)| Fact::Resolution(gateway, onlink)),
+        (prefix.clone(), any::<Option<u32>>()).prop_map(|(prefix, pod)| Fact::Pod(prefix, pod)),
+        (prefix, any::<Option<bool>>()).prop_map(|(prefix, wins)| Fact::Foreign(prefix, wins)),
+        Just(Fact::Commit),
+    ]
+}
+
+fn tell(table: &mut Table, fact: &Fact) {
+    match fact {
+        Fact::Plan(pools, blocks) => {
+            let writes = [PoolWrite::Always, PoolWrite::OnLinkOnly, PoolWrite::Never];
+            let pools = pools.iter().map(|(prefix, write, fast_path)| Pool {
+                fast_path: *fast_path,
+                ..pool(PREFIXES[*prefix], writes[usize::from(*write)])
+            });
+            let own_blocks = blocks.iter().map(|prefix| p(PREFIXES[*prefix])).collect();
+            table.set_plan(Plan { pools: pools.collect(), own_blocks });
+        }
+        Fact::Path(prefix, gateways) => {
+            let gateways = gateways.iter().map(|index| gateway(GATEWAYS[*index])).collect();
+            table.set_path(p(PREFIXES[*prefix]), gateways);
+        }
+        Fact::Resolution(index, onlink) => {
+            let resolution = match onlink {
+                Some(onlink) => reachable(GATEWAYS[*index], *onlink),
+                None => Resolution::Unreachable(Unreachable::NoRoute),
+            };
+            table.set_resolution(gateway(GATEWAYS[*index]), Some(resolution));
+        }
+        Fact::Pod(prefix, pod) => {
+            table.set_pod(p(PREFIXES[*prefix]), pod.map(|ifindex| Pod { ifindex, mac: None }));
+        }
+        Fact::Foreign(prefix, wins) => {
+            table.set_foreign(p(PREFIXES[*prefix]), wins.map(|wins| Foreign { wins }));
+        }
+        Fact::Commit => {
+            table.commit();
+        }
+    }
+}
+
+fn apply(held: &mut BTreeMap<Prefix, Route>, delta: Delta) {
+    for route in delta.upserts {
+        held.insert(route.prefix, route);
+    }
+    for prefix in delta.removals {
+        assert!(held.remove(&prefix).is_some(), "{prefix} is removed though nothing was there");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn after_any_sequence_of_facts_the_table_is_as_if_it_were_told_the_last_ones_at_once(
+        facts in proptest::collection::vec(fact(), 0..40)
+    ) {
+        let mut incremental = Table::default();
+        let mut fib = BTreeMap::new();
+        let mut map = BTreeMap::new();
+        for fact in &facts {
+            if let Fact::Commit = fact {
+                let changed = incremental.commit();
+                apply(&mut fib, changed.fib);
+                apply(&mut map, changed.map);
+            } else {
+                tell(&mut incremental, fact);
+            }
+        }
+        let changed = incremental.commit();
+        apply(&mut fib, changed.fib);
+        apply(&mut map, changed.map);
+
+        let mut scratch = Table::default();
+        for fact in facts.iter().filter(|fact| !matches!(fact, Fact::Commit)) {
+            tell(&mut scratch, fact);
+        }
+        // Only the facts that stand are left now: everything is computed from them.
+        scratch.entries.clear();
+        let all: Vec<Prefix> = PREFIXES.iter().map(|prefix| p(prefix)).collect();
+        scratch.dirty.extend(all);
+        let expected = scratch.commit();
+
+        prop_assert_eq!(&incremental.entries, &scratch.entries);
+        prop_assert_eq!(fib.into_values().collect::<HashSet<_>>(), expected.fib.upserts.into_iter().collect());
+        prop_assert_eq!(map.into_values().collect::<HashSet<_>>(), expected.map.upserts.into_iter().collect());
+    }
+}

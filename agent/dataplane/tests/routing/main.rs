@@ -1,0 +1,9 @@
+//! The kernel half of the dataplane against the running kernel, each test in network and mount namespaces of
+//! its own. Needs root.
+
+mod fib;
+mod lab;
+mod pods;
+mod resolve;
+mod scale;
+mod startup;
