@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod duration;
+mod emit;
 mod fields;
 mod kind;
 mod nearest;
@@ -16,6 +17,7 @@ mod snapshot;
 pub mod spec;
 mod tree;
 
+pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use nearest::nearest;
 pub use plan::{
