@@ -1,1 +1,40 @@
-fn main() {}
+//! `manxd`, the node daemon: sockets, timers and the local API around the speaker and the dataplane, which do
+//! the work. This is the only room that knows both.
+#![deny(unsafe_code)]
+
+mod api;
+mod cleanup;
+mod cli;
+mod clock;
+mod connection;
+mod daemon;
+mod logging;
+mod memory;
+mod process;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Cleanup(args)) => cleanup::run(&args),
+        Some(Command::Run(args)) => run(args),
+        None => run(cli.run),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: cli::RunArgs) -> anyhow::Result<()> {
+    logging::start(args.log_format, &args.log_level)?;
+    daemon::run(args)
+}

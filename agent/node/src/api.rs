@@ -1,0 +1,124 @@
+//! The local API: HTTP/JSON on a unix socket. Handlers only pass the question to the daemon's loop, which owns
+//! all state, and its answer back.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use manx_api::{ApiError, path};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+/// Read and written by root and the socket's group.
+const MODE: u32 = 0o660;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Status,
+    Plan,
+    Routes,
+    Dataplane,
+    Counters,
+}
+
+/// One request on its way to the daemon's loop.
+#[derive(Debug)]
+pub struct Question {
+    pub subject: Subject,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// A JSON document, or why there is none.
+#[derive(Debug)]
+pub enum Answer {
+    Json(Vec<u8>),
+    /// Not now: for instance before the first plan.
+    Unavailable(String),
+}
+
+/// Removes the socket when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // It may have been removed behind our back, which is what we want.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Listens and serves in a task of its own. A socket that nobody serves any more is replaced.
+pub fn serve(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<Socket> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        bail!(
+            "another manxd serves {}; stop it, or give this one an --api-socket, --bpf-dir and --protocol of its own",
+            path.display()
+        );
+    }
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot replace {}: {error}", path.display()),
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let socket = Socket { path: path.to_owned() };
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router(questions)).await {
+            tracing::error!("the local API has ended: {error}");
+        }
+    });
+    Ok(socket)
+}
+
+fn router(questions: mpsc::Sender<Question>) -> Router {
+    let subject = |subject| get(move |State(questions)| ask(questions, subject));
+    Router::new()
+        .route(path::STATUS, subject(Subject::Status))
+        .route(path::PLAN, subject(Subject::Plan))
+        .route(path::ROUTES, subject(Subject::Routes))
+        .route(path::DATAPLANE, subject(Subject::Dataplane))
+        .route(path::COUNTERS, subject(Subject::Counters))
+        .fallback(unknown)
+        .with_state(questions)
+}
+
+async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {
+    let (answer, answered) = oneshot::channel();
+    if questions.send(Question { subject, answer }).await.is_err() {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "manxd is stopping".into());
+    }
+    match answered.await {
+        Ok(Answer::Json(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(Answer::Unavailable(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "manxd is stopping".into()),
+    }
+}
+
+async fn unknown(uri: Uri) -> Response {
+    let known = [path::STATUS, path::PLAN, path::ROUTES, path::DATAPLANE, path::COUNTERS].join(", ");
+    failure(StatusCode::NOT_FOUND, format!("there is no {}; there are {known}", uri.path()))
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    (status, axum::Json(ApiError { error })).into_response()
+}

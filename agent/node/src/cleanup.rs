@@ -1,0 +1,29 @@
+//! `manxd cleanup`: removes what this or an earlier version put on the node.
+
+use std::{io, os::unix::net::UnixStream};
+
+use anyhow::{Context, bail};
+
+use crate::cli::CleanupArgs;
+
+pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let places = &args.places;
+    if UnixStream::connect(&places.api_socket).is_ok() {
+        bail!("manxd is running and serves {}; stop it first", places.api_socket.display());
+    }
+    // Programs first: without them the kernel forwards by its own routes, which are still there.
+    let pins = manx_dataplane::ebpf::cleanup(&places.bpf_dir)?;
+    println!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display());
+    let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
+    println!("removed {routes} routes of protocol {}", places.protocol);
+    match std::fs::remove_file(&places.api_socket) {
+        Ok(()) => println!("removed {}", places.api_socket.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot remove {}: {error}", places.api_socket.display()),
+    }
+    if let Some(dir) = places.api_socket.parent().filter(|dir| dir.ends_with("manx")) {
+        // Ours by its name; it stays if somebody else keeps something in it.
+        let _ = std::fs::remove_dir(dir);
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The flags of manxd and their environment variables.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The node daemon of Manx: speaks BGP, writes routes to the kernel and to eBPF maps, and attaches the programs
+/// that forward pod traffic.
+#[derive(Debug, Parser)]
+#[command(
+    name = "manxd",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Every flag has an environment variable, shown in brackets. SIGTERM stops the daemon and leaves \
+                  routes, maps and programs in place: pods keep talking. `manxd cleanup` removes them."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground (the same as without a command)
+    Run(RunArgs),
+    /// Remove everything that Manx ever put on this node: its routes, programs, maps, socket and state
+    Cleanup(CleanupArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The name of this node's Node resource [default: the host name, in lower case]
+    #[arg(long, env = "MANX_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Where the resources are: dir:PATH
+    #[arg(long, env = "MANX_DATASTORE", value_name = "URL", default_value = "dir:/etc/manx")]
+    pub datastore: String,
+
+    /// Interfaces that lead to other nodes, as a regular expression over the whole name [default: Calico's bpfDataIfacePattern]
+    #[arg(long, env = "MANX_UPLINK", value_name = "REGEX")]
+    pub uplink: Option<String>,
+
+    /// How the names of the pods' host-side interfaces begin
+    #[arg(long, env = "MANX_POD_INTERFACE_PREFIX", value_name = "TEXT", default_value = "cali")]
+    pub pod_interface_prefix: String,
+
+    /// Whether the eBPF programs forward: auto leaves it to the kernel where netfilter tracks connections
+    #[arg(long, env = "MANX_FAST_PATH", value_enum, default_value_t = FastPathMode::Auto)]
+    pub fast_path: FastPathMode,
+
+    /// Listen for BGP on this address only [default: every address]
+    #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]
+    pub listen_address: Option<IpAddr>,
+
+    /// The routing table that takes the routes
+    #[arg(long, env = "MANX_TABLE", value_name = "N", default_value_t = 254, value_parser = clap::value_parser!(u32).range(1..))]
+    pub table: u32,
+
+    #[command(flatten)]
+    pub places: Places,
+
+    /// Log lines as text or JSON
+    #[arg(long, env = "MANX_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// error, warn, info, debug or trace, or directives such as info,manx_bgp=debug
+    #[arg(long, env = "MANX_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// What `run` puts on the node, and `cleanup` must find again.
+#[derive(Args, Clone, Debug)]
+pub struct Places {
+    /// The unix socket of the local API
+    #[arg(long, env = "MANX_API_SOCKET", value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
+    pub api_socket: PathBuf,
+
+    /// The directory of a bpffs in which maps and links are pinned
+    #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = "/sys/fs/bpf/manx")]
+    pub bpf_dir: PathBuf,
+
+    /// What the routes' protocol field says, 5 to 255; in rt_protos.d, 77 is "manx"
+    #[arg(long, env = "MANX_PROTOCOL", value_name = "N", default_value_t = 77, value_parser = clap::value_parser!(u8).range(5..))]
+    pub protocol: u8,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pub places: Places,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FastPathMode {
+    /// On, unless netfilter tracks connections on this node
+    Auto,
+    /// On, whatever netfilter does: packets of the fast path skip its rules
+    On,
+    /// Off: programs count and pass, explicit blackholes still drop
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_an_environment_variable() {
+        let command = Cli::command();
+        for arg in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+            assert!(arg.get_env().is_some(), "--{} has none", arg.get_id());
+        }
+    }
+
+    #[test]
+    fn the_daemon_runs_without_a_command_and_with_one() {
+        let bare = Cli::try_parse_from(["manxd", "--node-name", "kw01"]).unwrap();
+        assert!(bare.command.is_none());
+        assert_eq!(bare.run.node_name.as_deref(), Some("kw01"));
+        let named = Cli::try_parse_from(["manxd", "run", "--node-name", "kw01"]).unwrap();
+        assert!(
+            matches!(named.command, Some(Command::Run(args)) if args.node_name.as_deref() == Some("kw01"))
+        );
+    }
+}

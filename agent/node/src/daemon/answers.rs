@@ -1,0 +1,396 @@
+//! The local API's answers, made from what the speaker, the table and the sinks say of themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use manx_api as api;
+use manx_bgp::{PathSource, PeerKey, view};
+use manx_dataplane::{
+    ebpf::held_as,
+    fib::{FibRoute, FibState},
+    kernel::{Leg, Role, RouteKind},
+    route::{Action, BlackholeKind, Route},
+};
+use manx_net::Prefix;
+use manx_resources::{PeerKind, PeerPlan};
+use serde::Serialize;
+
+use super::Daemon;
+use crate::api::{Answer, Question, Subject};
+
+/// Prefixes asked of the speaker at a time.
+const PAGE: usize = 4096;
+
+impl Daemon {
+    pub(super) fn answer(&mut self, question: Question) {
+        let answer = match question.subject {
+            Subject::Status => json(&self.status()),
+            Subject::Plan => match &self.plan {
+                Some(plan) => json(plan),
+                None => Answer::Unavailable(self.no_plan()),
+            },
+            Subject::Routes => json(&self.routes()),
+            Subject::Dataplane => json(&self.dataplane_status()),
+            Subject::Counters => match self.counters() {
+                Some(counters) => json(&counters),
+                None => Answer::Unavailable(format!("no counters: {}", self.fast_path.state().reason)),
+            },
+        };
+        // Whoever asked may have gone meanwhile.
+        let _ = question.answer.send(answer);
+    }
+
+    fn no_plan(&self) -> String {
+        let why = self.problems.first().map_or("resources have not been read yet", String::as_str);
+        format!("there is no plan: {why}")
+    }
+
+    fn status(&self) -> api::NodeStatus {
+        let plan = self.plan.as_ref();
+        let mut views: BTreeMap<PeerKey, view::PeerView> = BTreeMap::new();
+        if let Some(speaker) = &self.speaker {
+            views.extend(
+                speaker
+                    .peers()
+                    .into_iter()
+                    .map(|peer| (PeerKey { address: peer.address, port: peer.port }, peer)),
+            );
+        }
+        let peers = plan
+            .iter()
+            .flat_map(|plan| &plan.peers)
+            .filter_map(|peer| {
+                let key = PeerKey { address: peer.address, port: peer.port };
+                Some(self.peer_status(peer, views.get(&key)?))
+            })
+            .collect();
+        api::NodeStatus {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_at: self.clock.started_at(),
+            as_number: plan.map(|plan| plan.as_number),
+            router_id: plan.map(|plan| plan.router_id),
+            cluster_id: plan.and_then(|plan| plan.cluster_id),
+            restarting: self.speaker.is_some() && !self.settled,
+            datastore: api::DatastoreStatus {
+                location: self.args.datastore.clone(),
+                loaded_at: self.loaded_at.clone(),
+                problems: self.problems.clone(),
+            },
+            fast_path: self.fast_path.state(),
+            peers,
+            warnings: plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect(),
+        }
+    }
+
+    fn peer_status(&self, plan: &PeerPlan, peer: &view::PeerView) -> api::PeerStatus {
+        let established = peer.state == view::SessionState::Established;
+        api::PeerStatus {
+            address: peer.address,
+            port: peer.port,
+            as_number: peer.remote_as,
+            kind: match plan.kind {
+                PeerKind::Mesh => api::PeerKind::Mesh,
+                PeerKind::Global => api::PeerKind::Global,
+                PeerKind::Node => api::PeerKind::Node,
+                PeerKind::LocalWorkload => api::PeerKind::LocalWorkload,
+            },
+            resource: plan.resource.to_string(),
+            node: self.node_at(peer.address),
+            rr_client: peer.rr_client,
+            state: match peer.state {
+                view::SessionState::Idle => api::SessionState::Idle,
+                view::SessionState::Connect => api::SessionState::Connect,
+                view::SessionState::Active => api::SessionState::Active,
+                view::SessionState::OpenSent => api::SessionState::OpenSent,
+                view::SessionState::OpenConfirm => api::SessionState::OpenConfirm,
+                view::SessionState::Established => api::SessionState::Established,
+            },
+            since: self.clock.rfc3339(peer.since),
+            info: match &peer.last_error {
+                Some(error) if !established => error.clone(),
+                _ => String::new(),
+            },
+            times_established: peer.established_count,
+            connection: match (peer.local, peer.remote, peer.dialled_by) {
+                (Some(local), Some(remote), Some(direction)) => Some(api::Connection {
+                    local,
+                    remote,
+                    dialled_by: match direction {
+                        view::Direction::Us => api::Dialler::Local,
+                        view::Direction::Peer => api::Dialler::Remote,
+                    },
+                }),
+                _ => None,
+            },
+            stale: peer.stale_until.is_some(),
+            prefixes_received: peer.counters.prefixes_received,
+            prefixes_accepted: peer.counters.prefixes_accepted,
+            prefixes_sent: peer.counters.prefixes_sent,
+            last_notification_sent: peer.notification_sent.as_ref().map(|n| self.notification(n)),
+            last_notification_received: peer.notification_received.as_ref().map(|n| self.notification(n)),
+        }
+    }
+
+    fn notification(&self, n: &view::NotificationView) -> api::NotificationStatus {
+        api::NotificationStatus {
+            at: self.clock.rfc3339(n.at),
+            code: n.code,
+            subcode: n.subcode,
+            name: n.name.clone(),
+        }
+    }
+
+    /// The name of the Node resource with this address.
+    fn node_at(&self, address: IpAddr) -> Option<String> {
+        self.snapshot
+            .nodes()
+            .find(|node| {
+                node.spec.bgp.as_ref().is_some_and(|bgp| {
+                    bgp.ipv4.is_some_and(|own| IpAddr::V4(own.addr) == address)
+                        || bgp.ipv6.is_some_and(|own| IpAddr::V6(own.addr) == address)
+                })
+            })
+            .map(|node| node.name().to_owned())
+    }
+
+    fn routes(&mut self) -> api::Routes {
+        let names = self.interface_names();
+        let fib: BTreeMap<Prefix, FibRoute> = match self.dataplane.read_back() {
+            Ok(routes) => routes
+                .into_iter()
+                .filter(|route| route.table == self.args.table)
+                .map(|route| (route.prefix, route))
+                .collect(),
+            Err(error) => {
+                tracing::warn!("reading the kernel's routes failed: {error}");
+                BTreeMap::new()
+            }
+        };
+        let map: BTreeMap<Prefix, Route> = match self.fast_path.sink().map(|sink| sink.dump()) {
+            Some(Ok(routes)) => routes.into_iter().map(|route| (route.prefix, route)).collect(),
+            Some(Err(error)) => {
+                tracing::warn!("{error}");
+                BTreeMap::new()
+            }
+            None => BTreeMap::new(),
+        };
+        let wanted: BTreeMap<Prefix, Route> =
+            self.dataplane.map_routes().into_iter().map(|route| (route.prefix, route)).collect();
+        let bgp = self.best_paths();
+        let prefixes: BTreeSet<Prefix> =
+            bgp.keys().chain(fib.keys()).chain(map.keys()).chain(wanted.keys()).copied().collect();
+        let routes = prefixes
+            .into_iter()
+            .map(|prefix| {
+                let wanted = wanted.get(&prefix);
+                let fib = fib.get(&prefix);
+                let map = map.get(&prefix);
+                let map_agrees = self.fast_path.sink().is_none() || wanted.map(held_as).as_ref() == map;
+                let fib_agrees = match self.dataplane.fib_state(prefix) {
+                    None => fib.is_none(),
+                    Some(FibState::Installed) => fib.is_some(),
+                    Some(_) => false,
+                };
+                api::RouteRow {
+                    prefix,
+                    wanted: wanted.map(|route| action_text(&route.action, &names)),
+                    reason: self.why_not(prefix),
+                    bgp: bgp.get(&prefix).cloned(),
+                    fib: fib.map(|route| api::FibRoute {
+                        text: fib_text(route, &names),
+                        protocol: self.args.places.protocol,
+                    }),
+                    map: map.map(|route| api::MapRoute { text: action_text(&route.action, &names) }),
+                    agree: map_agrees && fib_agrees,
+                }
+            })
+            .collect();
+        api::Routes { node: self.node.clone(), routes }
+    }
+
+    /// Why a sink does not have what the table or BGP wants.
+    fn why_not(&self, prefix: Prefix) -> Option<String> {
+        if let Some(FibState::Failed(error)) = self.dataplane.fib_state(prefix) {
+            return Some(error.to_string());
+        }
+        if let Some(reason) = self.fast_path.refused().get(&prefix) {
+            return Some(reason.clone());
+        }
+        match self.dataplane.fib_state(prefix)? {
+            FibState::Stale => Some("left by an earlier run, not learned again yet".into()),
+            FibState::Pending => Some("waiting to be written".into()),
+            FibState::Installed | FibState::Failed(_) => None,
+        }
+    }
+
+    fn best_paths(&self) -> BTreeMap<Prefix, api::BgpRoute> {
+        let mut out = BTreeMap::new();
+        let Some(speaker) = &self.speaker else { return out };
+        let mut after = None;
+        loop {
+            let page = speaker.routes(after, PAGE);
+            let Some(last) = page.last() else { return out };
+            after = Some(last.prefix);
+            for route in page {
+                let sent_to = speaker
+                    .explain(route.prefix)
+                    .map(|explained| {
+                        explained
+                            .sent
+                            .iter()
+                            .filter(|sent| sent.export == view::Export::Sent)
+                            .map(|sent| sent.peer.address)
+                            .collect()
+                    })
+                    .unwrap_or_default();
+                out.insert(route.prefix, bgp_route(route.best, sent_to));
+            }
+        }
+    }
+
+    fn interface_names(&self) -> BTreeMap<u32, String> {
+        self.dataplane.links().map(|link| (link.ifindex, link.name.clone())).collect()
+    }
+
+    fn dataplane_status(&self) -> api::DataplaneStatus {
+        let interfaces = self
+            .fast_path
+            .links()
+            .iter()
+            .map(|(ifindex, link)| api::InterfaceStatus {
+                name: link.name.clone(),
+                ifindex: *ifindex,
+                role: match link.role {
+                    Role::Pod => "pod",
+                    Role::Uplink => "uplink",
+                    Role::Other => "other",
+                }
+                .into(),
+                programs: link.programs.clone(),
+                notes: link.notes.clone(),
+            })
+            .collect();
+        let maps = match self.fast_path.sink().map(|sink| sink.status()) {
+            Some(Ok(status)) => {
+                let pin = |name: &str| {
+                    let dir = self.args.places.bpf_dir.join(format!("v{}", status.abi));
+                    dir.join(name).display().to_string()
+                };
+                let map = |name: &str, entries: usize, capacity: usize| api::MapStatus {
+                    name: name.into(),
+                    entries: entries as u64,
+                    max_entries: capacity as u64,
+                    pin: pin(name),
+                };
+                vec![
+                    map("ROUTES4", status.routes4, status.capacity4),
+                    map("ROUTES6", status.routes6, status.capacity6),
+                ]
+            }
+            _ => Vec::new(),
+        };
+        api::DataplaneStatus {
+            fast_path: self.fast_path.state(),
+            interfaces,
+            maps,
+            failures: self
+                .fast_path
+                .refused()
+                .iter()
+                .map(|(prefix, reason)| format!("{prefix} is not in the eBPF map: {reason}"))
+                .collect(),
+            repairs: self.dataplane.fib_status().repaired,
+        }
+    }
+
+    fn counters(&self) -> Option<api::Counters> {
+        let counters = self.fast_path.sink()?.counters().ok()?;
+        let rows = manx_abi::Program::ALL
+            .iter()
+            .map(|program| api::CounterRow {
+                program: program.name().into(),
+                verdicts: manx_abi::VERDICTS
+                    .iter()
+                    .map(|verdict| api::Counter {
+                        verdict: verdict.name().into(),
+                        packets: counters.of(*program).get(*verdict),
+                    })
+                    .collect(),
+            })
+            .collect();
+        Some(api::Counters { node: self.node.clone(), rows })
+    }
+}
+
+fn json(body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(body) => Answer::Json(body),
+        Err(error) => Answer::Unavailable(format!("the answer cannot be written as JSON: {error}")),
+    }
+}
+
+fn bgp_route(best: view::PathView, sent_to: Vec<IpAddr>) -> api::BgpRoute {
+    api::BgpRoute {
+        originated: best.source == PathSource::Own,
+        next_hop: best.next_hop.map(|hop| hop.address),
+        peer: match best.source {
+            PathSource::Own => None,
+            PathSource::Peer(peer) => Some(peer.address),
+        },
+        as_path: best.attributes.as_path,
+        local_pref: best.attributes.local_pref,
+        originator_id: best.attributes.originator_id.map(IpAddr::V4),
+        cluster_list: best.attributes.cluster_list.into_iter().map(IpAddr::V4).collect(),
+        stale: best.stale,
+        sent_to,
+    }
+}
+
+fn interface(names: &BTreeMap<u32, String>, ifindex: u32) -> String {
+    names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
+}
+
+fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> String {
+    match action {
+        Action::Via(hops) => {
+            let hops: Vec<String> = hops
+                .iter()
+                .map(|hop| format!("via {} dev {}", hop.gateway, interface(names, hop.ifindex)))
+                .collect();
+            hops.join(" nexthop ")
+        }
+        Action::Blackhole(BlackholeKind::Own) => "blackhole".into(),
+        Action::Blackhole(BlackholeKind::Explicit) => "blackhole (explicit)".into(),
+        Action::Unreachable => "unreachable".into(),
+        Action::Local { ifindex, mac } => {
+            let note = if mac.is_none() { " (MAC not known yet)" } else { "" };
+            format!("local {}{note}", interface(names, *ifindex))
+        }
+        Action::Pass => "pass to the kernel".into(),
+    }
+}
+
+/// As iproute2 prints it.
+fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
+    let kind = match route.kind {
+        RouteKind::Unicast => "",
+        RouteKind::Blackhole => "blackhole",
+        RouteKind::Unreachable => "unreachable",
+        RouteKind::Prohibit => "prohibit",
+        RouteKind::Throw => "throw",
+        RouteKind::Local | RouteKind::NotUnicast | RouteKind::Other(_) => "of another type",
+    };
+    let leg = |leg: &Leg| {
+        let via = leg.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
+        let onlink = if leg.onlink { " onlink" } else { "" };
+        format!("{via}dev {}{onlink}", interface(names, leg.ifindex))
+    };
+    if !kind.is_empty() {
+        return kind.into();
+    }
+    route.legs.iter().map(leg).collect::<Vec<_>>().join(" nexthop ")
+}

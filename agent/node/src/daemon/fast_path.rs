@@ -1,0 +1,287 @@
+//! Whether the programs forward, and the eBPF sink on behalf of the daemon: it is opened if it can be, fed with
+//! the table's changes, attached to interfaces as they come, and switched by what netfilter does. Where it
+//! cannot be had the daemon goes on with the kernel's FIB alone and says why once.
+
+use std::{collections::BTreeMap, path::Path};
+
+use manx_dataplane::{
+    LinkChange,
+    ebpf::{Applied, EbpfSink, Error, Options, XdpState, held_as, netfilter, netfilter::Tracking},
+    kernel::{Link, Role},
+    route::Route,
+    table::Delta,
+};
+
+use crate::cli::FastPathMode;
+
+#[derive(Debug)]
+pub struct FastPath {
+    mode: FastPathMode,
+    sink: Result<EbpfSink, String>,
+    /// An earlier run's maps are in use, or there was no earlier run: programs may run before all is learned.
+    ready: bool,
+    on: bool,
+    reason: String,
+    /// Attached, or to be attached once [`Self::ready`].
+    links: BTreeMap<u32, Attached>,
+    /// Prefixes that the maps could not take, with the reason.
+    refused: BTreeMap<manx_net::Prefix, String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Attached {
+    pub name: String,
+    pub role: Role,
+    pub programs: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+impl FastPath {
+    /// Loads the programs. Call it before threads start: the loader needs much memory for a moment.
+    pub fn open(mode: FastPathMode, bpf_dir: &Path) -> FastPath {
+        let mut ready = true;
+        let sink = EbpfSink::open(&Options { bpf_dir: bpf_dir.to_owned(), ..Options::default() });
+        let sink = match sink {
+            Ok((sink, opened)) => {
+                for difference in &opened.replaced {
+                    tracing::warn!("a pinned map has another layout and is made anew: {difference}");
+                }
+                // Programs of another version forward by maps of their own: they go on until ours are filled.
+                ready = opened.adopted || sink.status().is_ok_and(|status| status.attachments.is_empty());
+                Ok(sink)
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                Err(error.to_string())
+            }
+        };
+        FastPath {
+            mode,
+            sink,
+            ready,
+            on: false,
+            reason: String::from("not decided yet"),
+            links: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at what netfilter does now and switches. Cheap; call it every few seconds.
+    pub fn decide(&mut self) {
+        let (on, reason) = match (&self.sink, self.mode) {
+            (Err(reason), _) => (false, reason.clone()),
+            (Ok(_), FastPathMode::Off) => (false, String::from("switched off by --fast-path off")),
+            (Ok(_), FastPathMode::On) => {
+                let reason = match netfilter::tracking() {
+                    Tracking::Yes(what) => format!(
+                        "switched on by --fast-path on, past netfilter, which tracks connections here ({what})"
+                    ),
+                    Tracking::No | Tracking::Unknown(_) => String::from("switched on by --fast-path on"),
+                };
+                (true, reason)
+            }
+            (Ok(_), FastPathMode::Auto) => match netfilter::tracking() {
+                Tracking::No => (true, String::from("netfilter tracks no connections here")),
+                Tracking::Yes(what) => (
+                    false,
+                    format!(
+                        "netfilter tracks connections here ({what}); the fast path would carry packets past its \
+                         rules. --fast-path on overrides"
+                    ),
+                ),
+                Tracking::Unknown(why) => (
+                    false,
+                    format!(
+                        "cannot tell whether netfilter tracks connections ({why}). --fast-path on overrides"
+                    ),
+                ),
+            },
+        };
+        if let Ok(sink) = &mut self.sink
+            && let Err(error) = sink.set_fast_path(on)
+        {
+            tracing::error!("cannot switch the fast path: {error}");
+            return;
+        }
+        if (on, &reason) != (self.on, &self.reason) {
+            tracing::info!("fast path {}: {reason}", if on { "on" } else { "off" });
+            (self.on, self.reason) = (on, reason);
+        }
+    }
+
+    pub fn apply(&mut self, delta: &Delta) {
+        if delta.is_empty() {
+            return;
+        }
+        for prefix in &delta.removals {
+            self.refused.remove(prefix);
+        }
+        for route in &delta.upserts {
+            self.refused.remove(&route.prefix);
+        }
+        if let Ok(sink) = &mut self.sink {
+            let outcome = sink.apply(&delta.upserts, &delta.removals);
+            self.take(outcome);
+        }
+    }
+
+    /// All is learned: the maps are to hold these routes and no others, and the programs may run.
+    pub fn settle(&mut self, desired: &[Route], links: &[Link]) {
+        if let Ok(sink) = &mut self.sink {
+            self.refused.clear();
+            let outcome = sink.reconcile(desired);
+            self.take(outcome);
+        }
+        self.ready = true;
+        for link in links {
+            self.attach(link);
+        }
+        self.detach_unclaimed();
+    }
+
+    /// Reads the maps back; what differs is said and put right.
+    pub fn audit(&mut self, desired: &[Route]) {
+        let Ok(sink) = &mut self.sink else { return };
+        let held = match sink.dump() {
+            Ok(held) => held,
+            Err(error) => return tracing::warn!("audit: {error}"),
+        };
+        let mut wanted: BTreeMap<_, _> = desired
+            .iter()
+            .filter(|route| !self.refused.contains_key(&route.prefix))
+            .map(|route| (route.prefix, held_as(route)))
+            .collect();
+        let unwanted: Vec<_> = held
+            .iter()
+            .filter(|route| match wanted.get(&route.prefix) {
+                Some(want) if want == *route => wanted.remove(&route.prefix).is_none(),
+                Some(_) => false,
+                None => true,
+            })
+            .map(|route| route.prefix)
+            .collect();
+        if wanted.is_empty() && unwanted.is_empty() {
+            return;
+        }
+        let missing: Vec<_> = wanted.keys().collect();
+        tracing::warn!(?missing, ?unwanted, "audit: the eBPF maps differed from the table; repairing");
+        let outcome = sink.reconcile(desired);
+        self.take(outcome);
+    }
+
+    /// Programs of an earlier run on interfaces that are no longer ours.
+    fn detach_unclaimed(&mut self) {
+        if let Ok(sink) = &mut self.sink {
+            match sink.detach_unclaimed() {
+                Ok(gone) => {
+                    for ifindex in gone {
+                        tracing::info!(
+                            ifindex,
+                            "detached from an interface that is neither pod's nor uplink"
+                        );
+                    }
+                }
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Result<Applied, Error>) {
+        match outcome {
+            Ok(applied) => {
+                for refused in applied.refused {
+                    let reason = refused.reason.to_string();
+                    tracing::warn!(prefix = %refused.prefix, "not in the eBPF map, the kernel forwards it: {reason}");
+                    self.refused.insert(refused.prefix, reason);
+                }
+            }
+            Err(error) => tracing::error!("writing the eBPF maps failed: {error}"),
+        }
+    }
+
+    pub fn follow(&mut self, changes: &[LinkChange]) {
+        for change in changes {
+            match change {
+                LinkChange::Present(link) => self.attach(link),
+                LinkChange::Gone { ifindex, .. } => self.detach(*ifindex),
+            }
+        }
+    }
+
+    fn attach(&mut self, link: &Link) {
+        if link.role == Role::Other {
+            // It may have been renamed.
+            return self.detach(link.ifindex);
+        }
+        if !self.ready {
+            return;
+        }
+        let Ok(sink) = &mut self.sink else { return };
+        let before = self.links.get(&link.ifindex).filter(|a| a.role == link.role);
+        let mut attached =
+            Attached { name: link.name.clone(), role: link.role, programs: Vec::new(), notes: Vec::new() };
+        match link.role {
+            Role::Pod => match sink.attach_pod(link.ifindex) {
+                Ok(()) => attached.programs.push("pod_tc (TCX ingress)".into()),
+                Err(error) => attached.notes.push(error.to_string()),
+            },
+            Role::Uplink => match sink.attach_uplink(link.ifindex) {
+                Ok(attachment) => {
+                    attached.programs.push("uplink_tc (TCX ingress)".into());
+                    match attachment.xdp {
+                        Some(XdpState::Native) => attached.programs.push("uplink_xdp (native XDP)".into()),
+                        Some(XdpState::Absent(why)) => {
+                            attached.notes.push(format!("no XDP, blackholes die in TC: {why}"));
+                        }
+                        None => {}
+                    }
+                }
+                Err(error) => attached.notes.push(error.to_string()),
+            },
+            Role::Other => {}
+        }
+        let news = before.is_none_or(|b| b.programs != attached.programs || b.notes != attached.notes);
+        if news {
+            if attached.programs.is_empty() {
+                tracing::warn!(interface = %link.name, "not attached: {}", attached.notes.join("; "));
+            } else {
+                tracing::info!(interface = %link.name, "attached {}", attached.programs.join(", "));
+                for note in &attached.notes {
+                    tracing::info!(interface = %link.name, "{note}");
+                }
+            }
+        }
+        self.links.insert(link.ifindex, attached);
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        let Some(attached) = self.links.remove(&ifindex) else { return };
+        tracing::info!(interface = %attached.name, "detached: the interface is gone or no longer ours");
+        if let Ok(sink) = &mut self.sink
+            && let Err(error) = sink.detach(ifindex)
+        {
+            tracing::warn!(interface = %attached.name, "{error}");
+        }
+    }
+
+    pub fn sink(&self) -> Option<&EbpfSink> {
+        self.sink.as_ref().ok()
+    }
+
+    pub fn links(&self) -> &BTreeMap<u32, Attached> {
+        &self.links
+    }
+
+    pub fn refused(&self) -> &BTreeMap<manx_net::Prefix, String> {
+        &self.refused
+    }
+
+    pub fn state(&self) -> manx_api::FastPath {
+        let mode = match self.mode {
+            FastPathMode::Auto => "auto",
+            FastPathMode::On => "on",
+            FastPathMode::Off => "off",
+        };
+        manx_api::FastPath { mode: mode.into(), on: self.on, reason: self.reason.clone() }
+    }
+}

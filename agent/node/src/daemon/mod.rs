@@ -1,0 +1,508 @@
+//! The daemon's one loop. It owns the speaker, the dataplane and the eBPF sink, and carries between them what
+//! each says: resources become a plan, the plan configures speaker and table, best paths become routes, the
+//! kernel's news become next-hop metrics. Everything runs on one thread, in turn; sockets have tasks of their
+//! own that only move bytes.
+
+mod answers;
+mod fast_path;
+mod sockets;
+mod wiring;
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Output, PathSource, SessionEvent, Speaker, view};
+use manx_dataplane::{
+    Dataplane, Report,
+    kernel::DEFAULT_UPLINKS,
+    resolve::{Gateway, Resolution},
+};
+use manx_datastore::{Datastore, Update};
+use manx_resources::{NodePlan, Snapshot, plan};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
+
+use self::{fast_path::FastPath, sockets::Sockets};
+use crate::{
+    api::{self, Question},
+    cli::RunArgs,
+    clock::Clock,
+    connection::Event,
+};
+
+/// How often netfilter is looked at, and a port that could not be bound is tried again.
+const CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// How often RIB, FIB and kernel are compared though nothing said that they differ.
+const AUDIT_PERIOD: Duration = Duration::from_secs(60);
+/// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
+const EVENT_BUFFER: usize = 8 << 20;
+/// Events that are taken in before timers are judged, so that a keepalive that has arrived counts before the
+/// hold timer does.
+const EVENTS_AT_ONCE: usize = 64;
+
+pub struct Daemon {
+    args: RunArgs,
+    node: String,
+    clock: Clock,
+    snapshot: Arc<Snapshot>,
+    plan: Option<NodePlan>,
+    loaded_at: Option<String>,
+    problems: Vec<String>,
+    /// `None` until the first plan: a speaker without numbers cannot speak.
+    speaker: Option<Speaker>,
+    settled: bool,
+    /// The kernel held routes of an earlier run when this one started.
+    restarting: bool,
+    seed: u64,
+    dataplane: Dataplane,
+    fast_path: FastPath,
+    sockets: Sockets,
+    /// The next hops that the speaker asked about, as the dataplane knows them.
+    next_hops: BTreeMap<NextHop, Gateway>,
+    next_check: Instant,
+    next_audit: Instant,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let node = match &args.node_name {
+        Some(name) => name.clone(),
+        None => host_name().context("cannot read the host name; say --node-name")?,
+    };
+    let datastore = Datastore::open(&args.datastore)?;
+    // Before the runtime, and before anything else takes memory.
+    let fast_path = FastPath::open(args.fast_path, &args.places.bpf_dir);
+    crate::memory::trim();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let dataplane = Dataplane::open(manx_dataplane::Config {
+            protocol: args.places.protocol,
+            table: args.table,
+            metric: None,
+            uplinks: args.uplink.clone().unwrap_or_else(|| DEFAULT_UPLINKS.to_owned()),
+            pod_prefix: args.pod_interface_prefix.clone(),
+            receive_buffer: EVENT_BUFFER,
+        })?;
+        let restarting = dataplane.fib_status().stale > 0;
+        let (questions_in, questions) = mpsc::channel(16);
+        let socket = api::serve(&args.places.api_socket, questions_in)?;
+        let updates = datastore.watch()?;
+        let (events_in, events) = mpsc::channel(256);
+        let now = Instant::now();
+        let mut daemon = Daemon {
+            node,
+            clock: Clock::start(),
+            snapshot: Arc::default(),
+            plan: None,
+            loaded_at: None,
+            problems: Vec::new(),
+            speaker: None,
+            settled: false,
+            restarting,
+            seed: RandomState::new().hash_one("jitter"),
+            dataplane,
+            fast_path,
+            sockets: Sockets::new(events_in),
+            next_hops: BTreeMap::new(),
+            next_check: now,
+            next_audit: now + AUDIT_PERIOD,
+            args,
+        };
+        tracing::info!(
+            node = %daemon.node, version = env!("CARGO_PKG_VERSION"), datastore = %daemon.args.datastore,
+            "manxd starts{}", if restarting { ", taking over the routes of an earlier run" } else { "" }
+        );
+        let outcome = daemon.turn(updates, events, questions).await;
+        drop(socket);
+        outcome
+    })
+}
+
+impl Daemon {
+    async fn turn(
+        &mut self,
+        mut updates: watch::Receiver<Update>,
+        mut events: mpsc::Receiver<Event>,
+        mut questions: mpsc::Receiver<Question>,
+    ) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let first = updates.borrow_and_update().clone();
+        self.take_update(first);
+        loop {
+            let more = self.carry_on();
+            let wakeup = self.wakeup(more);
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                event = events.recv() => {
+                    let mut next = event;
+                    let mut taken = 0;
+                    while let Some(event) = next {
+                        self.take_event(event);
+                        taken += 1;
+                        next = if taken < EVENTS_AT_ONCE { events.try_recv().ok() } else { None };
+                    }
+                }
+                changed = self.dataplane.changed() => {
+                    if let Err(error) = changed {
+                        tracing::error!("reading the kernel's routes failed: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                changed = updates.changed() => match changed {
+                    Ok(()) => {
+                        let update = updates.borrow_and_update().clone();
+                        self.take_update(update);
+                    }
+                    Err(_) => anyhow::bail!("the datastore's watcher has ended"),
+                },
+                Some(question) = questions.recv() => self.answer(question),
+                () = sleep_until(wakeup.into()) => {}
+            }
+        }
+        tracing::info!("manxd stops; routes, maps and programs stay in place");
+        self.sockets.stop_listening();
+        if let Some(speaker) = &mut self.speaker {
+            let now = self.clock.now();
+            speaker.handle(SpeakerEvent::Shutdown { graceful: true, text: String::new() }, now);
+            self.drain_outputs();
+        }
+        Ok(())
+    }
+
+    /// Fires what is due and carries what came of it. True: more could be done at once.
+    fn carry_on(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut more = false;
+        if let Some(speaker) = &mut self.speaker
+            && speaker.next_wakeup().is_some_and(|at| at <= now)
+        {
+            more |= speaker.advance(now);
+        }
+        let instant = Instant::now();
+        if instant >= self.next_check {
+            self.next_check = instant + CHECK_PERIOD;
+            self.fast_path.decide();
+            self.listen();
+        }
+        if instant >= self.next_audit {
+            self.next_audit = instant + AUDIT_PERIOD;
+            self.audit();
+        }
+        self.drain_outputs();
+        let step = self.dataplane.step(instant);
+        self.fast_path.apply(&step.map);
+        self.fast_path.follow(&step.links);
+        for (gateway, resolution) in step.next_hops {
+            self.tell_next_hop(gateway, &resolution);
+        }
+        for report in step.reports {
+            log_report(&report);
+        }
+        self.drain_outputs();
+        more | step.more
+    }
+
+    fn wakeup(&self, more: bool) -> Instant {
+        if more {
+            return Instant::now();
+        }
+        let speaker = self.speaker.as_ref().and_then(Speaker::next_wakeup).map(|at| self.clock.instant(at));
+        [speaker, self.dataplane.next_wakeup(), Some(self.next_check), Some(self.next_audit)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_check)
+    }
+
+    fn take_update(&mut self, update: Update) {
+        self.problems = update.problems.iter().map(ToString::to_string).collect();
+        let refused = update.problems.iter().any(|problem| problem.is_error());
+        for problem in update.problems.iter() {
+            if problem.is_error() {
+                tracing::error!("{problem}");
+            } else {
+                tracing::warn!("{problem}");
+            }
+        }
+        if refused {
+            tracing::error!("the resources are refused; the last good ones stay in force");
+        }
+        // With an error the snapshot is the last good one, which may be none at all.
+        if refused && self.plan.is_none() && update.snapshot.is_empty() {
+            return;
+        }
+        let plan = match plan(&update.snapshot, &self.node) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let stays = if self.plan.is_some() { "; the last good plan stays in force" } else { "" };
+                tracing::error!("{error}{stays}");
+                self.problems.push(error.to_string());
+                return;
+            }
+        };
+        self.snapshot = update.snapshot;
+        if !refused {
+            self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
+        }
+        if self.plan.as_ref() != Some(&plan) {
+            self.follow_plan(plan);
+        }
+    }
+
+    fn follow_plan(&mut self, plan: NodePlan) {
+        let said = self.plan.as_ref().map(|old| old.warnings.as_slice()).unwrap_or_default();
+        for warning in plan.warnings.iter().filter(|warning| !said.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(
+            "plan: AS {}, {} peers, {} own blocks, {} pools{}",
+            plan.as_number,
+            plan.peers.len(),
+            plan.blocks.len(),
+            plan.pools.len(),
+            plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
+        );
+        let now = self.clock.now();
+        let config = wiring::speaker_config(&plan, self.restarting, self.seed);
+        self.dataplane.configure(wiring::route_plan(&plan));
+        self.plan = Some(plan);
+        self.listen();
+        match &mut self.speaker {
+            Some(speaker) => speaker.configure(config, now),
+            None => self.speaker = Some(Speaker::new(config, now)),
+        }
+    }
+
+    fn listen(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let port = plan.listen_port;
+        if let Err(error) = self.sockets.listen(self.args.listen_address, port) {
+            tracing::error!(
+                "cannot listen for BGP on port {port}: {}; peers cannot dial us. Is another BGP daemon running? \
+                 Trying again every {} s",
+                sockets::reason(&error),
+                CHECK_PERIOD.as_secs()
+            );
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let now = self.clock.now();
+        match event {
+            Event::Accepted { stream, local, remote } => match speaker.accept(local, remote, now) {
+                Ok(conn) => self.sockets.serve(conn, stream),
+                Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
+            },
+            Event::Dialled { connection, outcome } => {
+                let conn = ConnId(connection);
+                if !self.sockets.dialled(conn) {
+                    return;
+                }
+                let ends = outcome.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream)));
+                match ends {
+                    Ok((local, remote, stream)) => {
+                        self.sockets.serve(conn, stream);
+                        speaker.handle(SpeakerEvent::Connected { conn, local, remote }, now);
+                    }
+                    Err(error) => {
+                        let error = sockets::reason(&error);
+                        speaker.handle(SpeakerEvent::DialFailed { conn, error }, now);
+                    }
+                }
+            }
+            Event::Received { connection, bytes } => {
+                speaker.handle(SpeakerEvent::Received { conn: ConnId(connection), bytes }, now);
+            }
+            Event::Sent { connection } => self.sockets.sent(ConnId(connection), speaker, now),
+            Event::Closed { connection, reason } => {
+                let conn = ConnId(connection);
+                self.sockets.forget(conn);
+                let reason = match reason {
+                    None => String::from("Connection closed by the peer"),
+                    Some(error) => sockets::reason(&error),
+                };
+                speaker.handle(SpeakerEvent::Closed { conn, reason }, now);
+            }
+        }
+        self.drain_outputs();
+    }
+
+    fn drain_outputs(&mut self) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let now = self.clock.now();
+        while let Some(output) = speaker.poll_output() {
+            match output {
+                Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
+                Output::Transmit { conn } => self.sockets.transmit(conn, speaker, now),
+                Output::Close { conn } => self.sockets.close(conn, speaker, now),
+                Output::Best { prefix, best } => {
+                    let gateways = match best {
+                        // Own blocks are in the table by the plan.
+                        Some(best) if best.source != PathSource::Own => {
+                            best.next_hops.iter().filter_map(|hop| self.next_hops.get(hop).copied()).collect()
+                        }
+                        _ => Vec::new(),
+                    };
+                    self.dataplane.set_path(prefix, gateways);
+                }
+                Output::Settled => {
+                    self.settled = true;
+                    self.dataplane.finish_startup();
+                    let desired = self.dataplane.map_routes();
+                    let links: Vec<_> = self.dataplane.links().cloned().collect();
+                    self.fast_path.settle(&desired, &links);
+                }
+                Output::Session(event) => log_session(&event),
+                Output::Watch { next_hop } => {
+                    let gateway = gateway(speaker, next_hop);
+                    self.next_hops.insert(next_hop, gateway);
+                    let resolution = self.dataplane.watch(gateway);
+                    let metric = metric_of(&resolution);
+                    if let Resolution::Unreachable(why) = &resolution {
+                        tracing::warn!(next_hop = %next_hop.address, "next hop cannot be reached: {why}");
+                    }
+                    speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
+                }
+                Output::Unwatch { next_hop } => {
+                    if let Some(gateway) = self.next_hops.remove(&next_hop)
+                        && !self.next_hops.values().any(|other| *other == gateway)
+                    {
+                        self.dataplane.unwatch(gateway);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_next_hop(&mut self, gateway: Gateway, resolution: &Resolution) {
+        match resolution {
+            Resolution::Reachable { next_hops, .. } => {
+                tracing::info!(next_hop = %gateway.address, "next hop can be reached by {} way(s)", next_hops.len());
+            }
+            Resolution::Unreachable(why) => {
+                tracing::warn!(next_hop = %gateway.address, "next hop cannot be reached: {why}");
+            }
+        }
+        let Some(speaker) = &mut self.speaker else { return };
+        let now = self.clock.now();
+        let metric = metric_of(resolution);
+        for next_hop in self.next_hops.iter().filter(|(_, known)| **known == gateway).map(|(hop, _)| *hop) {
+            speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
+        }
+    }
+
+    /// Compares what was written with what is there; only what differs is said.
+    fn audit(&mut self) {
+        match self.dataplane.audit() {
+            Ok(report) if report.is_clean() => {
+                tracing::debug!(checked = report.checked, "audit found nothing")
+            }
+            Ok(report) => tracing::warn!(
+                missing = ?report.missing, changed = ?report.changed, unwanted = ?report.unwanted,
+                "audit: the kernel's routes differed from ours; repairing"
+            ),
+            Err(error) => tracing::warn!("audit: reading the kernel's routes failed: {error}"),
+        }
+        if self.settled {
+            let desired = self.dataplane.map_routes();
+            self.fast_path.audit(&desired);
+        }
+    }
+}
+
+fn metric_of(resolution: &Resolution) -> Option<u32> {
+    match resolution {
+        Resolution::Reachable { metric, .. } => Some(*metric),
+        Resolution::Unreachable(_) => None,
+    }
+}
+
+/// A link-local next hop lies on the link of the session that brought it.
+fn gateway(speaker: &Speaker, next_hop: NextHop) -> Gateway {
+    let ifindex = next_hop
+        .link_of
+        .and_then(|peer| speaker.peer(peer))
+        .and_then(|peer| peer.local)
+        .and_then(crate::process::interface_of);
+    Gateway { address: next_hop.address, ifindex }
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    name.into_string()
+        .map(|name| name.to_lowercase())
+        .map_err(|name| anyhow::anyhow!("{name:?} is not UTF-8"))
+}
+
+fn log_session(event: &SessionEvent) {
+    use view::{Cause, Direction, SessionState::Established};
+    let cause = match &event.cause {
+        Cause::Configured => "configured".into(),
+        Cause::Removed => "no longer in the plan".into(),
+        Cause::ConfigurationChanged => "its configuration changed".into(),
+        Cause::Disabled => "disabled".into(),
+        Cause::Enabled => "enabled".into(),
+        Cause::ShuttingDown => "manxd stops".into(),
+        Cause::Dialling => "dialling".into(),
+        Cause::Connected => "connected".into(),
+        Cause::DialFailed(error) => format!("dial failed: {error}"),
+        Cause::OpenReceived => "OPEN received".into(),
+        Cause::KeepaliveReceived => "KEEPALIVE received".into(),
+        Cause::ConnectionClosed(reason) => reason.clone(),
+        Cause::NotificationSent(n) => notification("sent", n),
+        Cause::NotificationReceived(n) => notification("received", n),
+        Cause::Collision => "of two connections the other is kept".into(),
+        Cause::PeerRestarted => "the peer restarted".into(),
+        Cause::BackOffOver => "back-off is over".into(),
+    };
+    let dialled = match event.dialled_by {
+        Some(Direction::Us) => ", dialled by us",
+        Some(Direction::Peer) => ", dialled by the peer",
+        None => "",
+    };
+    let (peer, from, to) = (event.peer, event.from.name(), event.to.name());
+    if event.to == Established || event.from == Established {
+        tracing::info!(%peer, "{from} -> {to}: {cause}{dialled}");
+    } else {
+        tracing::debug!(%peer, "{from} -> {to}: {cause}{dialled}");
+    }
+}
+
+fn notification(way: &str, n: &view::NotificationView) -> String {
+    match &n.text {
+        Some(text) => format!("NOTIFICATION {way}: {} ({text})", n.name),
+        None => format!("NOTIFICATION {way}: {}", n.name),
+    }
+}
+
+fn log_report(report: &Report) {
+    match report {
+        Report::PoolNotWritten { pool } => tracing::warn!(
+            "IPPool/{pool}: its routes are not written: the pool is encapsulated, and Manx does not encapsulate"
+        ),
+        Report::PoolNotOnLink { pool, prefix } => tracing::warn!(
+            "IPPool/{pool}: {prefix} is not written: its next hop is behind a router, where the pool's CrossSubnet \
+             mode asks for encapsulation, and Manx does not encapsulate"
+        ),
+        Report::NotInstalled { prefix, error } => {
+            tracing::warn!(%prefix, "not in the kernel's FIB, trying again: {error}");
+        }
+        Report::Recovered { prefix } => tracing::info!(%prefix, "in the kernel's FIB now"),
+        Report::Tampered { prefix, netlink_port } => {
+            tracing::warn!(%prefix, by = %crate::process::name_of(*netlink_port), "somebody else changed our route; put back");
+        }
+        Report::Resynchronised => tracing::warn!("the kernel dropped events; everything was read again"),
+    }
+}

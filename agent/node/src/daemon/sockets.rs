@@ -1,0 +1,179 @@
+//! The speaker's connections: which task serves which, whose turn it is to send, and the listener.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use manx_bgp::{ConnId, Speaker, Time};
+use nix::errno::Errno;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+};
+
+use crate::connection::{self, Command, Event};
+
+/// What is asked of the speaker for one connection at a time: enough to fill a socket's buffer, little enough
+/// that a slow peer's queue stays with the speaker, where new state replaces old.
+const BUDGET: usize = 64 << 10;
+
+#[derive(Debug)]
+struct Connection {
+    commands: mpsc::UnboundedSender<Command>,
+    /// The task still writes what it was given last.
+    writing: bool,
+    /// The speaker has more to send.
+    waiting: bool,
+    /// Close when all is sent.
+    closing: bool,
+}
+
+#[derive(Debug)]
+pub struct Sockets {
+    events: mpsc::Sender<Event>,
+    connections: HashMap<ConnId, Connection>,
+    dials: HashMap<ConnId, AbortHandle>,
+    listeners: Vec<JoinHandle<()>>,
+    listening_on: Option<(Option<IpAddr>, u16)>,
+}
+
+impl Sockets {
+    pub fn new(events: mpsc::Sender<Event>) -> Sockets {
+        Sockets {
+            events,
+            connections: HashMap::new(),
+            dials: HashMap::new(),
+            listeners: Vec::new(),
+            listening_on: None,
+        }
+    }
+
+    /// Listens on `port`, on `address` or on every address; what was listened on before is closed. Does nothing if
+    /// that is so already. On an error nothing is listened on; call again to try again.
+    pub fn listen(&mut self, address: Option<IpAddr>, port: u16) -> io::Result<()> {
+        if self.listening_on == Some((address, port)) {
+            return Ok(());
+        }
+        self.stop_listening();
+        let addresses = match address {
+            Some(address) => vec![address],
+            None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+        };
+        let mut listeners = Vec::new();
+        for ip in addresses {
+            match connection::listen(SocketAddr::new(ip, port)) {
+                Ok(listener) => listeners.push(listener),
+                // A kernel without IPv6, or with IPv6 switched off.
+                Err(error)
+                    if address.is_none()
+                        && ip.is_ipv6()
+                        && matches!(
+                            error.raw_os_error().map(Errno::from_raw),
+                            Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
+                        ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.listeners = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(connection::accept(listener, self.events.clone())))
+            .collect();
+        self.listening_on = Some((address, port));
+        Ok(())
+    }
+
+    pub fn stop_listening(&mut self) {
+        for listener in self.listeners.drain(..) {
+            listener.abort();
+        }
+        self.listening_on = None;
+    }
+
+    pub fn dial(&mut self, conn: ConnId, source: Option<IpAddr>, to: SocketAddr) {
+        let events = self.events.clone();
+        let task = tokio::spawn(async move {
+            let outcome = connection::dial(source, to).await;
+            // The receiver is gone only when the daemon ends.
+            let _ = events.send(Event::Dialled { connection: conn.0, outcome }).await;
+        });
+        self.dials.insert(conn, task.abort_handle());
+    }
+
+    /// False if the dial was given up meanwhile.
+    pub fn dialled(&mut self, conn: ConnId) -> bool {
+        self.dials.remove(&conn).is_some()
+    }
+
+    /// Starts to serve an accepted or dialled connection.
+    pub fn serve(&mut self, conn: ConnId, stream: TcpStream) {
+        let (commands, orders) = mpsc::unbounded_channel();
+        tokio::spawn(connection::serve(conn.0, stream, orders, self.events.clone()));
+        self.connections
+            .insert(conn, Connection { commands, writing: false, waiting: false, closing: false });
+    }
+
+    /// The speaker has something to send.
+    pub fn transmit(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.waiting = true;
+            self.pump(conn, speaker, now);
+        }
+    }
+
+    /// The task has written what it was given.
+    pub fn sent(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.writing = false;
+            self.pump(conn, speaker, now);
+        }
+    }
+
+    /// Gives up a dial, or closes a connection after what the speaker still has for it.
+    pub fn close(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
+        if let Some(dial) = self.dials.remove(&conn) {
+            dial.abort();
+        }
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.closing = true;
+            connection.waiting = true;
+            self.pump(conn, speaker, now);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn forget(&mut self, conn: ConnId) {
+        self.connections.remove(&conn);
+    }
+
+    fn pump(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if connection.writing {
+            return;
+        }
+        if connection.waiting {
+            let mut messages = Vec::new();
+            if speaker.transmit(conn, BUDGET, &mut messages, now) > 0 {
+                connection.writing = true;
+                // A task that has ended has said so, and the event is on its way.
+                let _ = connection.commands.send(Command::Send(VecDeque::from(messages)));
+                return;
+            }
+            connection.waiting = false;
+        }
+        if connection.closing {
+            let _ = connection.commands.send(Command::Close);
+            self.connections.remove(&conn);
+        }
+    }
+}
+
+/// The kernel's words without the number that Rust appends: "Connection refused".
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,44 @@
+//! Small questions to the system: who did that, which interface is it.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The process behind a netlink port, as far as can be told: the first socket of a process has its id as port.
+pub fn name_of(netlink_port: u32) -> String {
+    if netlink_port == 0 {
+        return "the kernel".into();
+    }
+    match std::fs::read_to_string(format!("/proc/{netlink_port}/comm")) {
+        Ok(name) => format!("{} (pid {netlink_port})", name.trim_end()),
+        Err(_) => format!("pid {netlink_port}, which has ended"),
+    }
+}
+
+/// The index of the interface that has this address.
+pub fn interface_of(local: SocketAddr) -> Option<u32> {
+    if let SocketAddr::V6(local) = local
+        && local.scope_id() != 0
+    {
+        return Some(local.scope_id());
+    }
+    let name = nix::ifaddrs::getifaddrs().ok()?.find_map(|interface| {
+        let address = interface.address?;
+        let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::V4(v4.ip()),
+            (None, Some(v6)) => IpAddr::V6(v6.ip()),
+            (None, None) => return None,
+        };
+        (ip == local.ip()).then_some(interface.interface_name)
+    })?;
+    nix::net::if_::if_nametoindex(name.as_str()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interface_of_the_loopback_address_is_the_first() {
+        assert_eq!(interface_of("127.0.0.1:179".parse().unwrap()), Some(1));
+        assert_eq!(interface_of("192.0.2.1:179".parse().unwrap()), None);
+    }
+}
