@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use manx_api::{Counters, NodeStatus, PeerKind, Routes, SessionState};
+use manx_api::{Counters, DataplaneStatus, NodeStatus, PeerKind, Routes, SessionState};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -51,6 +51,9 @@ pub const ROLES: [Role; 3] = [
         block: Some(("172.16.118.64/26", [Ipv4Addr::new(172, 16, 118, 65), Ipv4Addr::new(172, 16, 118, 66)])),
     },
 ];
+
+/// The file with what the article's author has before he begins.
+pub const CLUSTER: &str = "1-cluster.yaml";
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 80, 2);
 const NETWORK_LENGTH: u8 = 24;
@@ -104,7 +107,7 @@ impl Cluster {
         }
         let programs = programs::directory()?;
         let mut lab = Lab::new()?;
-        fs::copy(seed_file("1-cluster.yaml"), lab.store().join("1-cluster.yaml"))?;
+        fs::copy(programs::workspace().join(SEED).join(CLUSTER), lab.store().join(CLUSTER))?;
         lab.gateway(GATEWAY, NETWORK_LENGTH)?;
         let mut nodes = Vec::new();
         for role in &ROLES {
@@ -132,8 +135,10 @@ impl Cluster {
     }
 
     /// `manxctl apply -f` on km01 with one of the article's documents, then what keeps BIRD's configuration in step.
-    pub fn apply(&self, file: &Path) -> Result<String> {
-        let said = self.node("km01").host.sh(&format!("manxctl apply -f {}", file.display()))?;
+    pub fn apply(&self, document: &str) -> Result<String> {
+        let root = programs::workspace().display();
+        let line = apply_line(document);
+        let said = self.node("km01").host.shell(&format!("cd '{root}' && {line}"))?.success()?;
         self.configure_birds()?;
         Ok(said)
     }
@@ -259,6 +264,10 @@ impl Node {
         self.ask("routes")
     }
 
+    pub fn dataplane(&self) -> Result<DataplaneStatus> {
+        self.ask("dataplane status")
+    }
+
     pub fn counters(&self) -> Result<Counters> {
         self.ask("dataplane counters")
     }
@@ -293,7 +302,10 @@ impl Node {
     }
 }
 
-/// A file of the article's resources.
-pub fn seed_file(name: &str) -> PathBuf {
-    programs::workspace().join("examples/seed").join(name)
+/// Where the article's resources are, in the repository.
+pub const SEED: &str = "examples/seed";
+
+/// The command that applies one of them, run in the repository's root.
+pub fn apply_line(document: &str) -> String {
+    format!("manxctl apply -f {SEED}/{document}")
 }

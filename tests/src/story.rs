@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use manx_api::PeerKind;
+use manx_api::{Counters, PeerKind};
 
 use crate::{
-    cluster::{Cluster, Node, ROLES, Role, seed_file},
+    cluster::{Cluster, Node, ROLES, Role},
     kernel::{self, Family},
     wait::eventually,
 };
@@ -124,6 +124,21 @@ pub fn written(node: &Node) -> Result<BTreeSet<(String, Way)>> {
     Ok(found)
 }
 
+/// BGP, the kernel's table and the eBPF map say the same of every route that Manx wants, by its own account.
+pub fn sinks_agree(node: &Node) -> Result<()> {
+    let routes = node.bgp_routes()?;
+    for row in &routes.routes {
+        ensure!(row.agree, "{}: the sinks differ in {row:?}", node.role.host);
+    }
+    Ok(())
+}
+
+/// Packets to which `program` gave this verdict since its maps were made.
+pub fn counted(counters: &Counters, program: &str, verdict: &str) -> u64 {
+    let rows = counters.rows.iter().filter(|row| row.program == program);
+    rows.flat_map(|row| &row.verdicts).filter(|v| v.verdict == verdict).map(|v| v.packets).sum()
+}
+
 /// Waits until every node is in `stage` in all respects.
 pub fn settled(cluster: &Cluster, stage: Stage, limit: Duration) -> Result<()> {
     for node in &cluster.nodes {
@@ -159,7 +174,7 @@ pub fn pods_across(cluster: &Cluster) -> Vec<(&crate::host::Pod, &crate::host::P
 /// which `manxctl apply` is started. Gives what it printed, too.
 pub fn apply_the_reflector(cluster: &Cluster, limit: Duration) -> Result<(String, Duration)> {
     let started = Instant::now();
-    let said = cluster.apply(&seed_file("2.3-bgppeer.yaml"))?;
+    let said = cluster.apply("2.3-bgppeer.yaml")?;
     loop {
         if workers_know_each_other(cluster)? {
             return Ok((said, started.elapsed()));

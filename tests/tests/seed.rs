@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use manx_tests::{
-    cluster::{Cluster, seed_file},
+    cluster::Cluster,
     story::{self, Stage, apply_the_reflector, ping, pods_across, settled},
     wait::{eventually, throughout},
 };
@@ -35,11 +35,11 @@ fn walk(birds: &[&str], limit: Duration) -> Result<Cluster> {
     settled(&cluster, Stage::Mesh, limit)?;
     pods_reach_each_other(&cluster)?;
 
-    cluster.apply(&seed_file("2.1-bgpconfiguration.yaml"))?;
+    cluster.apply("2.1-bgpconfiguration.yaml")?;
     settled(&cluster, Stage::Off, limit)?;
     pods_are_cut_off(&cluster)?;
 
-    cluster.apply(&seed_file("2.2-node.yaml"))?;
+    cluster.apply("2.2-node.yaml")?;
     thread::sleep(Duration::from_millis(500));
     settled(&cluster, Stage::Off, limit)?;
 

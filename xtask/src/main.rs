@@ -1,9 +1,12 @@
 //! The chores of this repository, one file per command: what is missing is brought (`setup`), the eBPF programs are
-//! built (`build-ebpf`). Run as `cargo xtask COMMAND`.
+//! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`). Run as
+//! `cargo xtask COMMAND`.
 
 mod build_ebpf;
+mod demo;
 mod progress;
 mod setup;
+mod test;
 mod tree;
 
 use clap::{Parser, Subcommand};
@@ -19,11 +22,15 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
+    Demo(demo::Args),
+    Test(test::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(args),
     }
 }

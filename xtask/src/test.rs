@@ -1,0 +1,106 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in the order of what fails soonest. It ends
+//! with the test runner's own summary; nothing that can run here is skipped.
+
+use std::{
+    env,
+    process::{Command, exit},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Uid;
+
+use crate::{build_ebpf, tree};
+
+/// How often scenarios that are repeated are repeated with `--full`.
+const FULL_RUNS: &str = "20";
+
+/// Check formatting, lints and licences, and run all tests
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Repeat what is measured twenty times, and show the distribution
+    #[arg(long)]
+    full: bool,
+    /// Only tests whose name contains this; no other checks
+    #[arg(value_name = "NAME")]
+    only: Vec<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    ensure!(
+        Uid::effective().is_root(),
+        "the tests load programs and make network namespaces: run them as root, such as by: \
+         sudo -E env \"PATH=$PATH\" cargo xtask test"
+    );
+    let started = Instant::now();
+    build_ebpf::ensure()?;
+    if args.only.is_empty() {
+        check_sources()?;
+    }
+    step("build", cargo().args(["build", "--workspace", "--bins"]))?;
+    tests(&args, started)
+}
+
+fn check_sources() -> Result<()> {
+    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    step(
+        "formatting of the programs",
+        cargo().current_dir(tree::root().join("ebpf")).args(["fmt", "--all", "--check"]),
+    )?;
+    step(
+        "lints",
+        cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+    )?;
+    if has_deny() {
+        step("licences and advisories", cargo().args(["deny", "check"]))?;
+    } else {
+        println!("licences and advisories: not checked, there is no cargo-deny");
+    }
+    step("examples in the documentation", cargo().args(["test", "--workspace", "--doc", "--quiet"]))
+}
+
+fn tests(args: &Args, started: Instant) -> Result<()> {
+    let mut nextest = cargo();
+    nextest
+        .args(["nextest", "run", "--workspace", "--run-ignored", "all"])
+        .args(&args.only)
+        .env("MANX_BIN_DIR", tree::root().join("target/debug"));
+    if args.full {
+        nextest.env("MANX_RUNS", FULL_RUNS);
+    }
+    println!("tests ({:.0} s until here)", started.elapsed().as_secs_f32());
+    let status = nextest.status().context("cannot run cargo nextest")?;
+    // Its summary is the last line.
+    exit(status.code().unwrap_or(1));
+}
+
+fn step(what: &str, command: &mut Command) -> Result<()> {
+    let started = Instant::now();
+    println!("{what}");
+    let status =
+        command.status().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    ensure!(status.success(), "{what}: `{}` failed", line(command));
+    println!("{what}: ok in {:.1} s", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Cargo in the repository's root, with what setup brought on its path.
+fn cargo() -> Command {
+    let mut path = vec![tree::tools().join("bin")];
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let mut command = Command::new(tree::cargo());
+    command.current_dir(tree::root());
+    if let Ok(path) = env::join_paths(path) {
+        command.env("PATH", path);
+    }
+    command
+}
+
+fn has_deny() -> bool {
+    cargo().args(["deny", "--version"]).output().is_ok_and(|output| output.status.success())
+}
