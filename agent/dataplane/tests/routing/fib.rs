@@ -5,15 +5,10 @@ use std::time::Duration;
 use manx_dataplane::{
     Report,
     fib::{FibError, FibState},
-    resolve::Gateway,
     table::{Plan, Pool, PoolWrite},
 };
 
 use crate::lab::*;
-
-fn gateways(addresses: &[&str]) -> Vec<Gateway> {
-    addresses.iter().map(|address| Gateway::from(address.parse::<std::net::IpAddr>().unwrap())).collect()
-}
 
 #[test]
 fn a_best_path_is_written_with_our_protocol_and_withdrawn_again() {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use manx_dataplane::{Config, Dataplane, Report, Step, fib::FibRoute, table::Plan};
+use manx_dataplane::{Config, Dataplane, Report, Step, fib::FibRoute, resolve::Gateway, table::Plan};
 use manx_net::Prefix;
 use nix::{
     mount::{MsFlags, mount},
@@ -34,6 +34,10 @@ pub fn isolated<T: Future<Output = ()>>(test: impl FnOnce() -> T + Send + 'stati
     }
 }
 
+pub fn gateways(addresses: &[&str]) -> Vec<Gateway> {
+    addresses.iter().map(|address| Gateway::from(address.parse::<std::net::IpAddr>().unwrap())).collect()
+}
+
 pub fn p(text: &str) -> Prefix {
     text.parse().unwrap()
 }
@@ -48,6 +52,12 @@ pub fn ip(arguments: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Many commands by one `ip`.
+pub fn ip_batch(commands: &str) {
+    std::fs::write("/run/batch", commands).unwrap();
+    ip("-batch /run/batch");
 }
 
 /// `ip route show` for exactly one prefix, in all tables.
@@ -76,6 +86,15 @@ pub fn uplink() {
 
 /// A pod as Calico's CNI plugin sets it up: a veth without an address on the host side, and a host route.
 pub fn pod(name: &str, address: &str) {
+    pod_with(name, address, "add");
+}
+
+/// A pod whose host route takes the place of one that is there.
+pub fn pod_over(name: &str, address: &str) {
+    pod_with(name, address, "replace");
+}
+
+fn pod_with(name: &str, address: &str, verb: &str) {
     let (family, length) = if address.contains(':') { ("-6", 128) } else { ("-4", 32) };
     ip(&format!("netns add {name}"));
     ip(&format!("link add cali{name} type veth peer name eth0 netns {name}"));
@@ -89,7 +108,7 @@ pub fn pod(name: &str, address: &str) {
         ip(&format!("-n {name} route add default via 169.254.1.1 dev eth0"));
         std::fs::write(format!("/proc/sys/net/ipv4/conf/cali{name}/proxy_arp"), "1").unwrap();
     }
-    ip(&format!("{family} route add {address}/{length} dev cali{name} scope link"));
+    ip(&format!("{family} route {verb} {address}/{length} dev cali{name} scope link"));
 }
 
 pub fn open() -> Dataplane {
@@ -122,6 +141,19 @@ pub async fn settle_for(dataplane: &mut Dataplane, quiet: Duration) -> Step {
             Ok(taken_in) => taken_in.unwrap(),
             Err(_) => return all,
         }
+    }
+}
+
+/// Drives the dataplane until `done`; the kernel delays some news (loss of carrier, duplicate address detection) by
+/// a second or two.
+pub async fn settle_until(dataplane: &mut Dataplane, mut done: impl FnMut(&mut Dataplane) -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    loop {
+        settle(dataplane).await;
+        if done(dataplane) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "it does not come about");
     }
 }
 
