@@ -1,1 +1,90 @@
-fn main() {}
+//! `manxctl`, the operator's tool: resources in the datastore, the plan that they give a node, and what a running
+//! manxd answers. A command is a module with `Args` and `run`; this file only names them. Errors go to stderr as
+//! one `error:` line each and end in exit code 1; a command line that makes no sense ends in 2.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod client;
+mod dataplane;
+mod get;
+mod input;
+mod node_status;
+mod output;
+mod plan;
+mod routes;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use manx_datastore::Datastore;
+
+/// Asks and tells Manx: its resources, its plans, its routes
+#[derive(Debug, Parser)]
+#[command(name = "manxctl", version, disable_help_subcommand = true, arg_required_else_help = true)]
+struct Cli {
+    /// Where the resources live
+    #[arg(long, global = true, env = "MANX_DATASTORE", value_name = "URL", default_value = "dir:/etc/manx")]
+    datastore: String,
+
+    /// The socket of this node's manxd
+    #[arg(long, global = true, env = "MANX_SOCKET", value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Create resources, or replace those that are there
+    Apply(apply::Args),
+    /// Show resources of one kind
+    Get(get::Args),
+    /// Ask the manxd of this node about its sessions
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show the routes that BGP knows, the kernel has and the eBPF map has, side by side
+    Routes(routes::Args),
+    /// Ask the manxd of this node about its eBPF programs
+    #[command(subcommand)]
+    Dataplane(dataplane::Command),
+    /// Show what a node would do with these resources, without a daemon
+    Plan(plan::Args),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum NodeCommand {
+    /// Show the node's BGP sessions
+    Status(node_status::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run(&cli).unwrap_or_else(|error| {
+        output::error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let datastore = || Datastore::open(&cli.datastore);
+    match &cli.command {
+        Command::Apply(args) => apply::run(args, &datastore()?),
+        Command::Get(args) => get::run(args, &datastore()?),
+        Command::Node(NodeCommand::Status(args)) => node_status::run(args, &cli.socket),
+        Command::Routes(args) => routes::run(args, &cli.socket),
+        Command::Dataplane(command) => dataplane::run(command, &cli.socket),
+        Command::Plan(args) => plan::run(args, &datastore),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -85,18 +85,24 @@ impl Reader {
     }
 }
 
-/// Reads one file, or a directory as a datastore does.
-pub fn read_path(path: &Path) -> Collected {
-    if path.is_dir() {
-        return Reader::new(path).read();
-    }
-    match read_file(path) {
-        Ok(text) => {
-            let file = path.display().to_string();
-            combine([(file.as_str(), &parse(&file, &text))])
-        }
-        Err(error) => Collected { problems: vec![unreadable(path, &error)], ..Collected::default() },
-    }
+/// A path that cannot be read, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadError(Box<Problem>);
+
+/// The texts of one file, or of the files of a directory that count, each with its name.
+pub fn read_texts(path: &Path) -> Result<Vec<(String, String)>, ReadError> {
+    let error = |path: &Path, error: io::Error| ReadError(Box::new(unreadable(path, &error)));
+    let paths = if path.is_dir() {
+        files(path).map_err(|source| error(path, source))?
+    } else {
+        vec![path.to_owned()]
+    };
+    let read = |path: PathBuf| match read_input(&path) {
+        Ok(text) => Ok((path.display().to_string(), text)),
+        Err(source) => Err(error(&path, source)),
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// The files of a directory that count, by name.
@@ -119,22 +125,31 @@ pub(crate) fn counts(name: &OsStr) -> bool {
     !hidden && ["yaml", "yml", "json"].iter().any(|wanted| extension == Some(OsStr::new(wanted)))
 }
 
+/// A file of a datastore: anything but a regular file would make the reader wait.
 pub(crate) fn read_file(path: &Path) -> io::Result<String> {
     // Without O_NONBLOCK the open itself would wait for a pipe's writer.
     let file = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
+    read_text(file)
+}
+
+/// A file that a user names, which may be a pipe (`-f <(…)`).
+fn read_input(path: &Path) -> io::Result<String> {
+    read_text(fs::File::open(path)?)
+}
+
+fn read_text(file: fs::File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 64 MiB; split it"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()] // The index is within the bytes.
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        // The index is within the bytes.
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8 text"))
     })
 }
@@ -187,7 +202,7 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", dir.path().join("link.yaml")).unwrap();
         fs::write(dir.path().join("latin1.yaml"), b"a: 1\nb: \xe9\n").unwrap();
         fs::create_dir(dir.path().join("sub.yaml")).unwrap();
-        let collected = read_path(dir.path());
+        let collected = Reader::new(dir.path()).read();
         let problems: Vec<String> = collected
             .problems
             .iter()
@@ -209,7 +224,7 @@ mod tests {
         let text = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata:\n  name: a\n";
         fs::write(dir.path().join("1.yaml"), format!("---\n{text}")).unwrap();
         fs::write(dir.path().join("2.yaml"), text).unwrap();
-        let collected = read_path(dir.path());
+        let collected = Reader::new(dir.path()).read();
         assert_eq!(collected.problems.len(), 1);
         assert_eq!(
             collected.problems[0].to_string().replace(&dir.path().display().to_string(), "DIR"),

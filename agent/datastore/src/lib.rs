@@ -11,7 +11,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use manx_resources::{Problem, Snapshot};
 
-pub use directory::read_path;
+pub use directory::{ReadError, read_texts};
 pub use watch::WatchError;
 pub use write::{Manifest, WriteError};
 

@@ -28,3 +28,4 @@ pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};
 pub use selector::{ParseSelectorError, Selector};
 pub use snapshot::{Metadata, Object, Resource, Snapshot};
+pub use spec::AffinityState;

@@ -122,6 +122,27 @@ pub enum AssignmentMode {
     Manual,
 }
 
+/// As resources write it.
+impl fmt::Display for Encapsulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Encapsulation::Never => "Never",
+            Encapsulation::Always => "Always",
+            Encapsulation::CrossSubnet => "CrossSubnet",
+        })
+    }
+}
+
+/// As resources write it.
+impl fmt::Display for AssignmentMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            AssignmentMode::Automatic => "Automatic",
+            AssignmentMode::Manual => "Manual",
+        })
+    }
+}
+
 /// How a peer rewrites the next hop of what it sends; `Auto` is BGP's own rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]

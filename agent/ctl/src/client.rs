@@ -1,0 +1,78 @@
+//! Asks the manxd of this node: HTTP over its unix socket.
+
+use std::{io, path::Path, time::Duration};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use manx_api::ApiError;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// An answer takes milliseconds; a daemon that is stopped never gives one.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Far above the largest answer, a table of a million routes.
+const LARGEST_ANSWER: usize = 1 << 30;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody serves the socket: the daemon does not run, or runs with another `--api-socket`.
+    #[error("Manx process is not running.\nNobody answers at {socket}: {source}. Start manxd, or name its socket with --socket.")]
+    NotRunning { socket: String, source: io::Error },
+    #[error("may not open {socket}: be root or of the socket's group")]
+    Denied { socket: String },
+    #[error("manxd at {socket} did not answer within {} s: is it stopped?", DEADLINE.as_secs())]
+    Silent { socket: String },
+    #[error("manxd at {socket}: {source}")]
+    Transport { socket: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{0}")]
+    Refused(String),
+    #[error("manxd at {socket} answered something that this manxctl does not understand ({source}); are both of one version?")]
+    Answer { socket: String, source: serde_json::Error },
+}
+
+/// `GET path` from the daemon behind `socket`.
+pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    let name = socket.display().to_string();
+    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport { socket: name.clone(), source };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| transport(e.into()))?;
+    let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, get(socket, path)).await });
+    let (status, body) = answer.map_err(|_| AskError::Silent { socket: name.clone() })??;
+    if !status.is_success() {
+        let reason = serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
+        return Err(AskError::Refused(reason));
+    }
+    serde_json::from_slice(&body).map_err(|source| AskError::Answer { socket: name, source })
+}
+
+async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError> {
+    let name = socket.display().to_string();
+    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport { socket: name.clone(), source };
+    let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
+        _ => AskError::NotRunning { socket: name.clone(), source },
+    })?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| transport(e.into()))?;
+    let request = Request::get(path)
+        .header(header::HOST, "manxd")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| transport(e.into()))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| transport(e.into()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.map_err(transport)?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer,
+        // The connection ends first when the daemon closes after its answer: what it sent is read still.
+        closed = &mut connection => match closed {
+            Ok(()) => answer.await,
+            Err(error) => Err(transport(error.into())),
+        },
+    }
+}

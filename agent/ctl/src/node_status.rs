@@ -1,0 +1,196 @@
+//! `manxctl node status`: the two tables of `calicoctl node status`, from the running manxd. What is wrong
+//! besides is said below them, and only then.
+
+use std::{fmt::Write, path::Path, process::ExitCode};
+
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+use manx_api::{Dialler, NodeStatus, PeerStatus, SessionState, path};
+
+use crate::{client, output, table};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Print what manxd answers, with more in it: who dialled, counters, notifications
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub output: Option<String>,
+}
+
+pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let status: NodeStatus = client::ask(socket, path::STATUS)?;
+    if args.output.is_some() {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+    } else {
+        output::print(&render(&status, &Timestamp::now().to_zoned(TimeZone::system())))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(status: &NodeStatus, now: &Zoned) -> String {
+    let mut out = String::from("Manx process is running.\n");
+    for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+        let peers: Vec<&PeerStatus> = status.peers.iter().filter(|peer| peer.address.is_ipv4() == v4).collect();
+        let _ = writeln!(out, "\n{family} BGP status");
+        if peers.is_empty() {
+            let _ = writeln!(out, "No {family} peers found.");
+        } else {
+            let rows: Vec<Vec<String>> = peers.iter().map(|peer| row(peer, now)).collect();
+            out.push_str(&table::boxed(&["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"], &rows));
+        }
+    }
+    out.push('\n');
+    for note in notes(status) {
+        let _ = writeln!(out, "{note}");
+    }
+    out
+}
+
+fn row(peer: &PeerStatus, now: &Zoned) -> Vec<String> {
+    let state = if peer.state == SessionState::Established { "up" } else { "start" };
+    let info = if peer.info.is_empty() { peer.state.to_string() } else { format!("{} {}", peer.state, peer.info) };
+    let address = match (peer.port, peer.address.is_ipv4()) {
+        (179, _) => peer.address.to_string(),
+        (port, true) => format!("{}:{port}", peer.address),
+        (port, false) => format!("[{}]:{port}", peer.address),
+    };
+    vec![address, peer.kind.to_string(), state.into(), since(&peer.since, now), info]
+}
+
+/// As BIRD prints it: the time of day, or the date of what is older than twenty hours.
+fn since(stamp: &str, now: &Zoned) -> String {
+    let Ok(at) = stamp.parse::<Timestamp>() else { return stamp.to_owned() };
+    let local = at.to_zoned(now.time_zone().clone());
+    let old = now.timestamp().duration_since(at).as_hours() >= 20;
+    local.strftime(if old { "%Y-%m-%d" } else { "%H:%M:%S" }).to_string()
+}
+
+fn notes(status: &NodeStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !status.datastore.problems.is_empty() {
+        let (stays, since) = match &status.datastore.loaded_at {
+            Some(at) => ("The resources in force are the last good ones, read", at.as_str()),
+            None => ("No resources are in force", ""),
+        };
+        notes.push(format!("{stays} {since}").trim_end().to_owned() + "; newer ones have problems:");
+        notes.extend(status.datastore.problems.iter().map(|problem| format!("  {problem}")));
+    }
+    if status.restarting {
+        notes.push("Restarting: routes of the earlier run stay until the peers have sent theirs.".into());
+    }
+    notes.extend(status.warnings.iter().map(|warning| format!("Warning: {warning}")));
+    notes
+}
+
+/// Who opened a peer's connection, in words.
+pub fn dialled_by(dialler: Dialler) -> &'static str {
+    match dialler {
+        Dialler::Local => "dialled by us",
+        Dialler::Remote => "dialled by the peer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_api::{DatastoreStatus, FastPath, PeerKind};
+
+    use super::*;
+
+    fn peer(address: &str, kind: PeerKind, since: &str) -> PeerStatus {
+        PeerStatus {
+            address: address.parse().unwrap(),
+            port: 179,
+            as_number: "64512".parse().unwrap(),
+            kind,
+            resource: "BGPConfiguration/default".into(),
+            node: None,
+            rr_client: false,
+            state: SessionState::Established,
+            since: since.into(),
+            info: String::new(),
+            times_established: 1,
+            connection: None,
+            stale: false,
+            prefixes_received: 1,
+            prefixes_accepted: 1,
+            prefixes_sent: 0,
+            last_notification_sent: None,
+            last_notification_received: None,
+        }
+    }
+
+    fn status(peers: Vec<PeerStatus>) -> NodeStatus {
+        NodeStatus {
+            node: "k8s-master-01".into(),
+            version: "0.1.0".into(),
+            pid: 1,
+            started_at: "2026-11-22T11:00:00.000Z".into(),
+            as_number: None,
+            router_id: None,
+            cluster_id: None,
+            restarting: false,
+            datastore: DatastoreStatus { location: "dir:/etc/manx".into(), loaded_at: None, problems: vec![] },
+            fast_path: FastPath { mode: "auto".into(), on: true, reason: String::new() },
+            peers,
+            warnings: vec![],
+        }
+    }
+
+    fn now() -> Zoned {
+        "2026-11-22T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned(TimeZone::UTC)
+    }
+
+    #[test]
+    fn the_articles_first_table_is_printed_word_for_word() {
+        let status = status(vec![
+            peer("192.168.80.124", PeerKind::Mesh, "2026-11-22T11:07:00.000Z"),
+            peer("192.168.80.125", PeerKind::Mesh, "2026-11-22T11:06:58.000Z"),
+        ]);
+        assert_eq!(
+            render(&status, &now()),
+            "\
+Manx process is running.
+
+IPv4 BGP status
++----------------+-------------------+-------+----------+-------------+
+|  PEER ADDRESS  |     PEER TYPE     | STATE |  SINCE   |    INFO     |
++----------------+-------------------+-------+----------+-------------+
+| 192.168.80.124 | node-to-node mesh | up    | 11:07:00 | Established |
+| 192.168.80.125 | node-to-node mesh | up    | 11:06:58 | Established |
++----------------+-------------------+-------+----------+-------------+
+
+IPv6 BGP status
+No IPv6 peers found.
+
+"
+        );
+    }
+
+    #[test]
+    fn without_peers_both_families_say_so() {
+        assert_eq!(
+            render(&status(vec![]), &now()),
+            "Manx process is running.\n\nIPv4 BGP status\nNo IPv4 peers found.\n\nIPv6 BGP status\nNo IPv6 peers found.\n\n"
+        );
+    }
+
+    #[test]
+    fn what_keeps_a_session_down_stands_behind_its_state() {
+        let mut down = peer("10.0.0.1", PeerKind::Global, "2026-11-22T11:59:00Z");
+        down.state = SessionState::Active;
+        down.info = "Socket: Connection refused".into();
+        assert_eq!(row(&down, &now())[2..], ["start", "11:59:00", "Active Socket: Connection refused"]);
+    }
+
+    #[test]
+    fn an_old_session_shows_its_date() {
+        assert_eq!(since("2026-11-20T11:59:00Z", &now()), "2026-11-20");
+    }
+
+    #[test]
+    fn refused_resources_are_said_below_the_tables() {
+        let mut status = status(vec![]);
+        status.datastore.problems = vec!["peers.yaml:7:13: spec.asNumber: …".into()];
+        assert!(render(&status, &now()).ends_with(
+            "No resources are in force; newer ones have problems:\n  peers.yaml:7:13: spec.asNumber: …\n"
+        ));
+    }
+}

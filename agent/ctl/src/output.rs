@@ -1,0 +1,31 @@
+//! What goes to stdout and stderr. A reader that has seen enough (`manxctl … | head`) is no error.
+
+use std::io::{self, Write};
+
+use manx_resources::Problem;
+
+/// Writes to stdout. Ends the program, without a word, when nobody reads any more.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
+
+/// An error with its causes, on one line unless one of them has several.
+pub fn error(error: &anyhow::Error) {
+    complain("error", &format!("{error:#}"));
+}
+
+/// Problems as `error:` or `warning:` lines.
+pub fn problems<'p>(problems: impl IntoIterator<Item = &'p Problem>) {
+    for problem in problems {
+        complain(if problem.is_error() { "error" } else { "warning" }, &problem.to_string());
+    }
+}
+
+/// One line to stderr. Where stderr cannot be written either, there is nobody left to tell.
+pub fn complain(severity: &str, message: &str) {
+    let _untold = writeln!(io::stderr(), "{severity}: {message}");
+}

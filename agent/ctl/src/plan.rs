@@ -1,0 +1,151 @@
+//! `manxctl plan`: what a node would do, from files or from the datastore, before anybody does it.
+
+use std::{fmt::Write, path::PathBuf, process::ExitCode};
+
+use manx_datastore::{Datastore, OpenError};
+use manx_resources::{Dial, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem};
+
+use crate::{input::Input, output, table};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The name of the node's Node resource
+    #[arg(long, env = "MANX_NODE_NAME", value_name = "NAME")]
+    node: String,
+
+    /// A file, a directory of files, or - for standard input, instead of the datastore; may be given several times
+    #[arg(short, long = "filename", value_name = "FILE")]
+    filename: Vec<PathBuf>,
+
+    /// The plan as JSON, for programs
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    output: Option<String>,
+}
+
+pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) -> anyhow::Result<ExitCode> {
+    let (snapshot, problems) = if args.filename.is_empty() {
+        let read = datastore()?.read();
+        (read.snapshot, read.problems.to_vec())
+    } else {
+        let collected = Input::read(&args.filename)?.collect();
+        (collected.snapshot.into(), collected.problems)
+    };
+    output::problems(&problems);
+    if problems.iter().any(Problem::is_error) {
+        anyhow::bail!("there is no plan while there are errors");
+    }
+    let plan = manx_resources::plan(&snapshot, &args.node)?;
+    if args.output.is_some() {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
+    } else {
+        output::print(&render(&plan))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(plan: &NodePlan) -> String {
+    let mut text = format!("Node {}, AS {}, router ID {}", plan.node, plan.as_number, plan.router_id);
+    if let Some(cluster_id) = plan.cluster_id {
+        // Writing to a String cannot fail; so below.
+        let _ = write!(text, ", route reflector of cluster {cluster_id}");
+    }
+    let _ = writeln!(text, ", listens on port {}", plan.listen_port);
+    text.push('\n');
+    if plan.peers.is_empty() {
+        text.push_str("No peers.\n");
+    } else {
+        let rows: Vec<_> = plan.peers.iter().map(peer).collect();
+        text.push_str(&table::columns(&["PEER", "AS", "PEER TYPE", "DIALS", "SETTINGS", "RULE"], &rows));
+    }
+    text.push('\n');
+    if plan.blocks.is_empty() {
+        text.push_str("No own blocks.\n");
+    } else {
+        let blocks: Vec<String> = plan.blocks.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "Own blocks: {}", blocks.join(", "));
+    }
+    if !plan.pools.is_empty() {
+        text.push('\n');
+        let rows: Vec<_> = plan.pools.iter().map(pool).collect();
+        text.push_str(&table::columns(&["POOL", "CIDR", "BLOCKS", "EXPORTED", "ROUTES WRITTEN"], &rows));
+    }
+    if !plan.warnings.is_empty() {
+        text.push('\n');
+        for warning in &plan.warnings {
+            let _ = writeln!(text, "Warning: {warning}");
+        }
+    }
+    trim_line_ends(&text)
+}
+
+fn peer(peer: &PeerPlan) -> Vec<String> {
+    let address = match (peer.port, peer.address.is_ipv4()) {
+        (179, _) => peer.address.to_string(),
+        (port, true) => format!("{}:{port}", peer.address),
+        (port, false) => format!("[{}]:{port}", peer.address),
+    };
+    let kind = match peer.kind {
+        PeerKind::Mesh => "node-to-node mesh",
+        PeerKind::Global => "global",
+        PeerKind::Node => "node specific",
+        PeerKind::LocalWorkload => "local workload",
+    };
+    let dials = match peer.dial {
+        Dial::First => "at once",
+        Dial::Later => "after 5 s",
+        Dial::Never => "never",
+    };
+    vec![
+        address,
+        peer.as_number.to_string(),
+        kind.to_owned(),
+        dials.to_owned(),
+        settings(peer),
+        peer.resource.to_string(),
+    ]
+}
+
+/// What is not as it is for every peer.
+fn settings(peer: &PeerPlan) -> String {
+    let mut words = Vec::new();
+    if peer.rr_client {
+        words.push("client".to_owned());
+    }
+    words.extend(peer.local_as_number.map(|asn| format!("local AS {asn}")));
+    match peer.next_hop {
+        NextHopMode::Auto => {}
+        NextHopMode::SelfAddress => words.push("next hop self".to_owned()),
+        NextHopMode::Keep => words.push("next hop keep".to_owned()),
+    }
+    if peer.source_address.is_none() {
+        words.push("any source address".to_owned());
+    }
+    words.extend(peer.ttl_security.map(|hops| format!("TTL security {hops}")));
+    if peer.password_from.is_some() {
+        words.push("password".to_owned());
+    }
+    words.extend(peer.restart_time.map(|seconds| format!("restart time {seconds} s")));
+    words.extend(peer.keepalive_time.map(|seconds| format!("keepalive {seconds} s")));
+    if peer.allow_local_as > 0 {
+        words.push(format!("own AS allowed {} times", peer.allow_local_as));
+    }
+    if !peer.filters.is_empty() {
+        words.push(format!("filters {}", peer.filters.join(" ")));
+    }
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+fn pool(pool: &PoolPlan) -> Vec<String> {
+    let written = match pool.write {
+        PoolWrite::Always => "all",
+        PoolWrite::OnLinkOnly => "next hop on-link only",
+        PoolWrite::Never => "none",
+    };
+    let exported = if pool.disable_bgp_export { "no" } else { "yes" };
+    let blocks = format!("/{}", pool.block_size);
+    vec![pool.name.clone(), pool.cidr.to_string(), blocks, exported.to_owned(), written.to_owned()]
+}
+
+fn trim_line_ends(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}

@@ -1,0 +1,120 @@
+//! `manxctl routes`: what BGP knows, what the kernel has and what the eBPF map has, side by side.
+
+use std::{path::Path, process::ExitCode};
+
+use manx_api::{BgpRoute, RouteRow, Routes, path};
+
+use crate::{client, output, table};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Print what manxd answers, with more in it: AS path, originator, cluster list
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub output: Option<String>,
+}
+
+pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let routes: Routes = client::ask(socket, path::ROUTES)?;
+    if args.output.is_some() {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&routes)?))?;
+    } else {
+        output::print(&render(&routes))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(routes: &Routes) -> String {
+    let rows: Vec<Vec<String>> = routes.routes.iter().map(row).collect();
+    table::columns(&["PREFIX", "BGP", "SENT TO", "KERNEL", "EBPF MAP", "NOTE"], &rows)
+}
+
+fn row(route: &RouteRow) -> Vec<String> {
+    let dash = || String::from("-");
+    let note = match (&route.reason, route.agree) {
+        (Some(reason), _) => reason.clone(),
+        (None, true) => String::new(),
+        (None, false) => "kernel and map are not as the table wants; the next audit repairs it".into(),
+    };
+    let sent = match &route.bgp {
+        Some(bgp) if !bgp.sent_to.is_empty() => {
+            bgp.sent_to.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        }
+        _ => dash(),
+    };
+    vec![
+        route.prefix.to_string(),
+        route.bgp.as_ref().map_or_else(dash, bgp),
+        sent,
+        route.fib.as_ref().map_or_else(dash, |fib| fib.text.clone()),
+        route.map.as_ref().map_or_else(dash, |map| map.text.clone()),
+        note,
+    ]
+}
+
+fn bgp(route: &BgpRoute) -> String {
+    if route.originated {
+        return "own block".into();
+    }
+    let next_hop = route.next_hop.map_or_else(|| "?".into(), |hop| hop.to_string());
+    let from = match route.peer {
+        Some(peer) if Some(peer) != route.next_hop => format!(" from {peer}"),
+        _ => String::new(),
+    };
+    let stale = if route.stale { " (stale)" } else { "" };
+    format!("{next_hop}{from}{stale}")
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_api::{FibRoute, MapRoute};
+
+    use super::*;
+
+    #[test]
+    fn a_reflected_route_names_next_hop_and_reflector_and_both_sinks() {
+        let route = RouteRow {
+            prefix: "172.16.118.64/26".parse().unwrap(),
+            wanted: Some("via 192.168.80.125 dev ens33".into()),
+            reason: None,
+            bgp: Some(BgpRoute {
+                originated: false,
+                next_hop: "192.168.80.125".parse().ok(),
+                peer: "192.168.80.121".parse().ok(),
+                as_path: String::new(),
+                local_pref: Some(100),
+                originator_id: None,
+                cluster_list: vec![],
+                stale: false,
+                sent_to: vec![],
+            }),
+            fib: Some(FibRoute { text: "via 192.168.80.125 dev ens33".into(), protocol: 77 }),
+            map: Some(MapRoute { text: "via 192.168.80.125 dev ens33".into() }),
+            agree: true,
+        };
+        assert_eq!(
+            row(&route),
+            [
+                "172.16.118.64/26",
+                "192.168.80.125 from 192.168.80.121",
+                "-",
+                "via 192.168.80.125 dev ens33",
+                "via 192.168.80.125 dev ens33",
+                ""
+            ]
+        );
+    }
+
+    #[test]
+    fn a_sink_that_differs_is_said() {
+        let route = RouteRow {
+            prefix: "10.0.0.0/26".parse().unwrap(),
+            wanted: Some("blackhole".into()),
+            reason: None,
+            bgp: None,
+            fib: None,
+            map: None,
+            agree: false,
+        };
+        assert!(row(&route)[5].contains("not as the table wants"));
+    }
+}
