@@ -83,8 +83,8 @@ pub enum Report {
     NotInstalled { prefix: Prefix, error: FibError },
     /// A route that could not be written is in the FIB now.
     Recovered { prefix: Prefix },
-    /// Somebody else deleted or changed this route of ours; it has been queued to be written again.
-    /// `netlink_port` is mostly the process id of the one who did it, 0 is the kernel.
+    /// This route of ours was deleted, changed or displaced, not by us; it has been queued to be written again.
+    /// `netlink_port` is mostly the process id of the one who did it; 0 is the kernel, or not known.
     Tampered { prefix: Prefix, netlink_port: u32 },
     /// The kernel dropped events (ENOBUFS); everything was read again.
     Resynchronised,
@@ -219,7 +219,8 @@ impl Dataplane {
     /// Carries out what is due: recomputes, writes a bounded number of routes, and says what changed.
     pub fn step(&mut self, now: Instant) -> Step {
         let mut step = Step::default();
-        if let Err(error) = self.read_what_is_in_doubt(now) {
+        // The less is unread, the less can have changed under what is written next.
+        if let Err(error) = self.absorb().and_then(|()| self.read_what_is_in_doubt(now)) {
             tracing::warn!(%error, "the kernel's state cannot be read; trying again");
             self.retry_reading = Some(now + RESYNC_RETRY);
         }

@@ -61,7 +61,9 @@ impl FibSink {
             let prefix = route.key.prefix;
             if route.key != self.place.key(prefix) {
                 self.strays.insert(route.key);
-                report.unwanted.push(prefix);
+                if self.learned {
+                    report.unwanted.push(prefix);
+                }
                 continue;
             }
             seen.insert(prefix);

@@ -102,6 +102,8 @@ struct Entry {
     held: Held,
     /// Held since before this run; it stays until the end of learning even if nobody wants it.
     adopted: bool,
+    /// It was right, and somebody else deleted or changed it.
+    damaged: bool,
     failure: Option<Box<Failure>>,
 }
 
@@ -290,7 +292,7 @@ impl FibSink {
             let intact = entry.wanted.is_some() && entry.held.is(&entry.wanted);
             entry.held = now;
             if intact {
-                self.repaired += 1;
+                entry.damaged = true;
                 self.events.push(Event::Tampered { prefix, port });
             }
             self.forgive(prefix);

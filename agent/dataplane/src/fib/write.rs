@@ -52,6 +52,7 @@ impl FibSink {
 
     fn write_due(&mut self, now: Instant, view: &KernelView, requests: &mut Requests) -> io::Result<usize> {
         let mut due: Vec<(Prefix, Arc<Spec>, Mode)> = Vec::new();
+        let mut displaced = Vec::new();
         while due.len() < BUDGET {
             let Some((_, prefix)) = self.to_write.pop_first() else { break };
             let Some(entry) = self.routes.get(&prefix) else { continue };
@@ -61,15 +62,18 @@ impl FibSink {
                 continue;
             }
             let mode = if entry.held == Held::Nothing { Mode::Create } else { Mode::Replace };
-            let holder = view.routes().holder(&self.place.key(prefix));
-            match holder.filter(|_| mode == Mode::Create) {
-                Some(holder) => {
-                    let error = FibError::Foreign { protocol: holder.protocol, table: holder.key.table };
-                    self.failed(prefix, error, now);
-                }
-                None => due.push((prefix, wanted, mode)),
+            let Some(holder) = view.routes().holder(&self.place.key(prefix)) else {
+                due.push((prefix, wanted, mode));
+                continue;
+            };
+            // A foreign route was put in front of ours: a replacement would hit that one. Ours, being outdated, goes.
+            if mode == Mode::Replace {
+                displaced.push(prefix);
             }
+            let error = FibError::Foreign { protocol: holder.protocol, table: holder.key.table };
+            self.failed(prefix, error, now);
         }
+        self.withdraw(displaced, now, requests)?;
         let refused = self.submit(&due, false, requests)?;
 
         // What the kernel does not take for a neighbour by its own routes (an IPv6 link-local address always is
@@ -122,6 +126,7 @@ impl FibSink {
                 Ok(()) => {
                     if let Some(entry) = self.routes.get_mut(prefix) {
                         entry.held = Held::Route(spec.clone());
+                        self.repaired += u64::from(std::mem::take(&mut entry.damaged));
                     }
                     self.failing.remove(prefix);
                     self.schedule(*prefix);
@@ -168,6 +173,11 @@ impl FibSink {
             let Some((_, prefix)) = self.to_remove.pop_first() else { break };
             due.push(prefix);
         }
+        self.withdraw(due, now, requests)
+    }
+
+    /// Deletes routes of ours.
+    fn withdraw(&mut self, due: Vec<Prefix>, now: Instant, requests: &mut Requests) -> io::Result<()> {
         if due.is_empty() {
             return Ok(());
         }
@@ -183,8 +193,10 @@ impl FibSink {
                 _ => {
                     if let Some(entry) = self.routes.get_mut(&prefix) {
                         entry.held = Held::Nothing;
+                        if entry.wanted.is_none() {
+                            self.failing.remove(&prefix);
+                        }
                     }
-                    self.failing.remove(&prefix);
                     self.schedule(prefix);
                 }
             }

@@ -59,15 +59,18 @@ impl Monitor {
         let mut lost = false;
         for _ in 0..DATAGRAMS {
             self.buffer.clear();
-            let buffer = &mut self.buffer;
-            let received = self.socket.try_io(Interest::READABLE, |socket| {
-                socket.recv_from(buffer, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
-            });
-            match received {
+            // Not by way of the readiness: what the reactor has not seen yet is welcome too.
+            let socket = self.socket.get_ref();
+            match socket.recv_from(&mut self.buffer, libc::MSG_TRUNC | libc::MSG_DONTWAIT) {
                 // Multicast from the kernel only: anybody may send to a netlink socket's address.
                 Ok((_, sender)) if sender.port_number() != 0 => continue,
                 Ok((length, _)) => lost |= length > self.buffer.len(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Clears the readiness; what arrives from here on sets it again.
+                    let empty = |_: &Socket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = self.socket.try_io(Interest::READABLE, empty);
+                    break;
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     lost = true;
                     continue;

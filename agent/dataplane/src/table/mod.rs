@@ -64,6 +64,8 @@ pub(crate) struct Table {
     blocks: BTreeSet<Prefix>,
     paths: HashMap<Prefix, Vec<Gateway>>,
     resolutions: HashMap<Gateway, Resolution>,
+    /// How many paths lead by each gateway.
+    uses: HashMap<Gateway, usize>,
     pods: HashMap<Prefix, Pod>,
     foreign: BTreeMap<Prefix, Foreign>,
     /// Blocks, paths and pools: inside them the kernel's own routes matter to the map.
@@ -105,6 +107,9 @@ impl Table {
 
     /// The next hops of the best path; none withdraws it. Returns those that it had before.
     pub fn set_path(&mut self, prefix: Prefix, gateways: Vec<Gateway>) -> Vec<Gateway> {
+        for gateway in &gateways {
+            *self.uses.entry(*gateway).or_default() += 1;
+        }
         let before = if gateways.is_empty() {
             self.paths.remove(&prefix)
         } else {
@@ -116,7 +121,16 @@ impl Table {
             _ => {}
         }
         self.dirty.insert(prefix);
-        before.unwrap_or_default()
+        let before = before.unwrap_or_default();
+        for gateway in &before {
+            if let Some(uses) = self.uses.get_mut(gateway) {
+                *uses -= 1;
+                if *uses == 0 {
+                    self.uses.remove(gateway);
+                }
+            }
+        }
+        before
     }
 
     /// How a gateway is reached now. `None` once no path uses it.
@@ -129,7 +143,8 @@ impl Table {
             }
             None => self.resolutions.remove(&gateway).is_some(),
         };
-        if changed {
+        // With many gateways most of them are told before their first path and after their last.
+        if changed && self.uses.contains_key(&gateway) {
             let through = self.paths.iter().filter(|(_, gateways)| gateways.contains(&gateway));
             self.dirty.extend(through.map(|(prefix, _)| *prefix));
         }

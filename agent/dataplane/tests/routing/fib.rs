@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use manx_dataplane::{
-    Report,
+    Config, Dataplane, Report,
     fib::{FibError, FibState},
     table::{Plan, Pool, PoolWrite},
 };
@@ -112,6 +112,62 @@ fn a_foreign_route_that_took_our_place_is_not_taken_back() {
         dataplane.set_path(p("172.16.118.64/26"), Vec::new());
         settle(&mut dataplane).await;
         assert!(shown("172.16.118.64/26").contains("proto static"), "a removal takes only ours");
+    });
+}
+
+#[test]
+fn a_foreign_route_put_in_front_of_ours_is_not_hit_by_a_replacement() {
+    isolated(|| async {
+        uplink();
+        let mut dataplane = open();
+        dataplane.set_path(p("172.16.118.64/26"), gateways(&["192.168.80.125"]));
+        settle(&mut dataplane).await;
+        ip("route prepend 172.16.118.64/26 via 192.168.80.121 proto static");
+        settle(&mut dataplane).await;
+        dataplane.set_path(p("172.16.118.64/26"), gateways(&["192.168.80.126"]));
+        let step = settle(&mut dataplane).await;
+        assert!(step.reports.iter().any(|report| matches!(report, Report::NotInstalled { .. })));
+        assert_eq!(shown("172.16.118.64/26"), "172.16.118.64/26 via 192.168.80.121 dev ens33 proto static");
+        ip("route del 172.16.118.64/26 proto static");
+        settle(&mut dataplane).await;
+        assert_eq!(shown("172.16.118.64/26"), "172.16.118.64/26 via 192.168.80.126 dev ens33 proto 77");
+    });
+}
+
+#[test]
+fn an_ipv6_foreign_route_that_took_our_place_is_not_taken_back() {
+    isolated(|| async {
+        uplink();
+        let mut dataplane = open();
+        dataplane.set_path(p("fd10::/64"), gateways(&["fd80::125"]));
+        settle(&mut dataplane).await;
+        ip("-6 route replace fd10::/64 via fd80::121 proto static");
+        settle(&mut dataplane).await;
+        dataplane.set_path(p("fd10::/64"), gateways(&["fd80::126"]));
+        settle(&mut dataplane).await;
+        assert!(shown("fd10::/64").starts_with("fd10::/64 via fd80::121 dev ens33 proto static"));
+        ip("-6 route del fd10::/64 proto static");
+        settle(&mut dataplane).await;
+        assert!(shown("fd10::/64").starts_with("fd10::/64 via fd80::126 dev ens33 proto 77"));
+    });
+}
+
+#[test]
+fn a_foreign_route_that_appears_unseen_is_found_by_the_refusal() {
+    isolated(|| async {
+        uplink();
+        let mut dataplane = Dataplane::open(Config { receive_buffer: 4096, ..Config::default() }).unwrap();
+        settle(&mut dataplane).await;
+        // The event of the foreign route is among those that are lost; nothing but the kernel's refusal tells.
+        let flood: String =
+            (0..500u32).map(|n| format!("route add blackhole 10.0.{}.{}\n", n / 256, n % 256)).collect();
+        ip_batch(&flood);
+        ip("route add 172.16.118.64/26 via 192.168.80.121 proto static");
+        dataplane.set_path(p("172.16.118.64/26"), gateways(&["192.168.80.125"]));
+        settle(&mut dataplane).await;
+        let foreign = FibState::Failed(FibError::Foreign { protocol: 4, table: 254 });
+        assert_eq!(dataplane.fib_state(p("172.16.118.64/26")), Some(foreign));
+        assert!(shown("172.16.118.64/26").contains("proto static"));
     });
 }
 
