@@ -23,6 +23,8 @@ pub enum Error {
     Load { reason: String },
     #[error("map {map}: {action} failed: {reason}")]
     Map { map: &'static str, action: &'static str, reason: String },
+    #[error("cannot read the interfaces: {source}")]
+    Interfaces { source: io::Error },
     #[error("no interface with index {ifindex}")]
     NoInterface { ifindex: u32 },
     #[error("interface {ifindex} carries no Ethernet frames; the programs can read nothing else")]

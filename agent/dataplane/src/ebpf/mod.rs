@@ -3,15 +3,24 @@
 //! synchronous and short; the kernel's answers come back as [`Error`] with what to do about it.
 //!
 //! Layout of the pins: maps under `<bpf-dir>/v<ABI>/`, links under `<bpf-dir>/links/`, so that a link is handed
-//! from one ABI's programs to the next's without a packet in between.
+//! from one ABI's programs to the next's without a packet in between. Pinned maps of this ABI that differ (another
+//! size was configured) are made anew, and filled before a link gets the new program.
 
 mod error;
+mod held;
+mod ids;
+mod interface;
+mod links;
+mod maps;
 pub mod netfilter;
 mod object;
+mod pins;
 mod sink;
 mod status;
 
 pub use error::Error;
+pub use held::held_as;
 pub use object::OBJECT;
-pub use sink::{EbpfSink, Options, cleanup, held_as};
+pub use pins::cleanup;
+pub use sink::{EbpfSink, Options};
 pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};

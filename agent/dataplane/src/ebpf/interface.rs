@@ -1,0 +1,56 @@
+//! What the programs have to know of an interface before they are attached to it or redirect to it.
+
+use std::io;
+
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+};
+
+use crate::{netlink::Requests, route::Mac};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub ifindex: u32,
+    pub name: String,
+    pub mac: Option<Mac>,
+    pub is_ethernet: bool,
+    /// A veth whose other end is in another namespace: `bpf_redirect_peer` drops what it cannot hand over, so it
+    /// is used for nothing else.
+    pub leads_elsewhere: bool,
+}
+
+/// In the network namespace of this thread. `None` if there is no such interface.
+pub(super) fn find(ifindex: u32) -> io::Result<Option<Interface>> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let found = Requests::open()?.dump(request, |message| match message {
+        RouteNetlinkMessage::NewLink(link) if link.header.index == ifindex => Some(read(&link)),
+        _ => None,
+    })?;
+    Ok(found.into_iter().next())
+}
+
+fn read(link: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        ifindex: link.header.index,
+        name: String::new(),
+        mac: None,
+        is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        leads_elsewhere: false,
+    };
+    let (mut is_veth, mut is_elsewhere) = (false, false);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Address(address) => interface.mac = address.as_slice().try_into().ok().map(Mac),
+            // Only set where the peer is in another namespace.
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+            LinkAttribute::LinkInfo(parts) => {
+                is_veth = parts.iter().any(|part| matches!(part, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    interface.leads_elsewhere = is_veth && is_elsewhere;
+    interface
+}

@@ -1,0 +1,243 @@
+//! Where things are pinned, and whether what is pinned there may be adopted.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    maps::{MapData, MapError, MapType},
+    sys::SyscallError,
+};
+use manx_abi::{ABI_VERSION, Counts, Endpoint, NextHop, Program, Route, Settings, Uplink, capacity, map};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{Error, Options};
+
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+/// A map as this agent would make it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    pub name: &'static str,
+    kind: MapType,
+    key: u32,
+    value: u32,
+    entries: u32,
+}
+
+impl Pins {
+    /// Makes the directories, and mounts a BPF filesystem where one belongs and none is.
+    pub fn prepare(root: &Path) -> Result<Pins, Error> {
+        let pins = Pins { root: root.to_owned() };
+        let existing = root.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+        if !is_bpffs(existing) {
+            if !root.starts_with(MOUNT_POINT) {
+                return Err(no_bpffs(root, io::Error::other("another filesystem")));
+            }
+            mount().map_err(|source| no_bpffs(root, source))?;
+        }
+        for dir in [pins.maps(), pins.links()] {
+            fs::create_dir_all(&dir).map_err(|source| Error::Pin { path: dir, source })?;
+        }
+        Ok(pins)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
+        // A BPF filesystem takes no names with a dot.
+        self.links().join(format!("{}-{ifindex}", program.name()))
+    }
+
+    /// Links that an earlier run left, by interface index.
+    pub fn found_links(&self) -> Result<Vec<(Program, u32)>, Error> {
+        let dir = self.links();
+        let entries = fs::read_dir(&dir).map_err(|source| Error::Pin { path: dir, source })?;
+        let mut found: Vec<_> =
+            entries.flatten().filter_map(|entry| link_of(entry.file_name().to_str()?)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// What differs between the maps that are pinned and those that this agent would make. Empty if all are there
+    /// and alike; `None` if none is there.
+    pub fn differences(&self, layouts: &[Layout]) -> Result<Option<Vec<String>>, Error> {
+        let (mut differences, mut present) = (Vec::new(), 0);
+        for layout in layouts {
+            match found_layout(&self.map(layout.name), layout.name)? {
+                None => differences.push(format!("{} is missing", layout.name)),
+                Some(found) => {
+                    present += 1;
+                    if found != *layout {
+                        differences.push(format!("{found} instead of {layout}"));
+                    }
+                }
+            }
+        }
+        Ok((present > 0).then_some(differences))
+    }
+
+    /// Programs that run keep what they use of these maps.
+    pub fn unpin_maps(&self) -> Result<(), Error> {
+        for name in map::ALL {
+            remove_pin(&self.map(name))?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
+    let layout = |name, kind, key, value: usize, entries: usize| Layout {
+        name,
+        kind,
+        key,
+        value: value as u32,
+        entries: entries as u32,
+    };
+    let routes4 = options.max_routes4 as usize;
+    let routes6 = options.max_routes6 as usize;
+    // The key of a trie is its prefix length and the address.
+    [
+        layout(map::ROUTES4, MapType::LpmTrie, 8, Route::SIZE, routes4),
+        layout(map::ROUTES6, MapType::LpmTrie, 20, Route::SIZE, routes6),
+        layout(map::NEXTHOPS, MapType::Array, 4, NextHop::SIZE, capacity::NEXTHOPS),
+        layout(map::ENDPOINTS, MapType::Array, 4, Endpoint::SIZE, capacity::ENDPOINTS),
+        layout(map::UPLINKS, MapType::Hash, 4, size_of::<Uplink>(), capacity::UPLINKS),
+        layout(map::SETTINGS, MapType::Array, 4, Settings::SIZE, 1),
+        layout(map::COUNTERS, MapType::PerCpuArray, 4, size_of::<Counts>(), Program::ALL.len()),
+    ]
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Layout { name, kind, key, value, entries } = self;
+        write!(f, "{name} ({kind:?}, key {key}, value {value}, {entries} entries)")
+    }
+}
+
+fn found_layout(path: &Path, name: &'static str) -> Result<Option<Layout>, Error> {
+    let failed =
+        |error: MapError| Error::Map { map: name, action: "reading its layout", reason: error.to_string() };
+    let found = match MapData::from_pin(path) {
+        Ok(found) => found.info().map_err(failed)?,
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    Ok(Some(Layout {
+        name,
+        kind: found.map_type().map_err(failed)?,
+        key: found.key_size(),
+        value: found.value_size(),
+        entries: found.max_entries(),
+    }))
+}
+
+fn link_of(name: &str) -> Option<(Program, u32)> {
+    let (program, ifindex) = name.rsplit_once('-')?;
+    let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
+    Some((program, ifindex.parse().ok()?))
+}
+
+pub(super) fn remove_pin(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Pin { path: path.to_owned(), source }),
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn mount() -> io::Result<()> {
+    let flags = nix::mount::MsFlags::empty();
+    Ok(nix::mount::mount(Some("bpf"), MOUNT_POINT, Some("bpf"), flags, Some("mode=0700"))?)
+}
+
+fn no_bpffs(path: &Path, source: io::Error) -> Error {
+    Error::NoBpfFs { path: path.to_owned(), source }
+}
+
+/// Removes every pin of any version under `bpf_dir`, and the directory. Programs are detached by that, and the maps
+/// go with them. Returns how many pins there were; 0 if the directory does not exist.
+pub fn cleanup(bpf_dir: &Path) -> Result<usize, Error> {
+    if !bpf_dir.exists() {
+        return Ok(0);
+    }
+    if !is_bpffs(bpf_dir) {
+        return Err(no_bpffs(bpf_dir, io::Error::other("nothing is removed from another filesystem")));
+    }
+    // Links first, so that no program runs on maps that are half gone.
+    Ok(remove_tree(&bpf_dir.join("links"))? + remove_tree(bpf_dir)?)
+}
+
+fn remove_tree(dir: &Path) -> Result<usize, Error> {
+    let failed = |source| Error::Pin { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(failed)?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            removed += remove_tree(&entry.path())?;
+        } else {
+            removed += usize::from(remove_pin(&entry.path())?);
+        }
+    }
+    fs::remove_dir(dir).map_err(failed)?;
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_name_is_read_back() {
+        let pins = Pins { root: "/x".into() };
+        for program in Program::ALL {
+            let path = pins.link(program, 4_000_000_000);
+            let name = path.file_name().and_then(|name| name.to_str());
+            assert_eq!(name.and_then(link_of), Some((program, 4_000_000_000)));
+        }
+        for foreign in ["", "pod_tc", "pod_tc-", "pod_tc-x", "other-1", "pod_tc--1"] {
+            assert_eq!(link_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn every_map_has_a_layout() {
+        let names = layouts(&Options::default()).map(|layout| layout.name);
+        assert_eq!(names, map::ALL);
+    }
+
+    #[test]
+    fn nothing_is_removed_where_no_bpffs_is() {
+        let dir = std::env::temp_dir();
+        assert!(matches!(cleanup(&dir), Err(Error::NoBpfFs { .. })));
+        assert_eq!(cleanup(Path::new("/nonexistent/manx")).unwrap(), 0);
+    }
+}
