@@ -17,7 +17,9 @@ const LARGEST_ANSWER: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody serves the socket: the daemon does not run, or runs with another `--api-socket`.
-    #[error("Manx process is not running.\nNobody answers at {socket}: {source}. Start manxd, or name its socket with --socket.")]
+    #[error(
+        "Manx process is not running.\nNobody answers at {socket}: {source}. Start manxd, or name its socket with --socket."
+    )]
     NotRunning { socket: String, source: io::Error },
     #[error("may not open {socket}: be root or of the socket's group")]
     Denied { socket: String },
@@ -27,20 +29,28 @@ pub enum AskError {
     Transport { socket: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{0}")]
     Refused(String),
-    #[error("manxd at {socket} answered something that this manxctl does not understand ({source}); are both of one version?")]
+    #[error(
+        "manxd at {socket} answered something that this manxctl does not understand ({source}); are both of one version?"
+    )]
     Answer { socket: String, source: serde_json::Error },
 }
 
 /// `GET path` from the daemon behind `socket`.
 pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
     let name = socket.display().to_string();
-    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport { socket: name.clone(), source };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| transport(e.into()))?;
+    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
+        socket: name.clone(),
+        source,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| transport(e.into()))?;
     let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, get(socket, path)).await });
     let (status, body) = answer.map_err(|_| AskError::Silent { socket: name.clone() })??;
     if !status.is_success() {
-        let reason = serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
+        let reason =
+            serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
         return Err(AskError::Refused(reason));
     }
     serde_json::from_slice(&body).map_err(|source| AskError::Answer { socket: name, source })
@@ -48,7 +58,10 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError
 
 async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError> {
     let name = socket.display().to_string();
-    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport { socket: name.clone(), source };
+    let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
+        socket: name.clone(),
+        source,
+    };
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
         _ => AskError::NotRunning { socket: name.clone(), source },

@@ -54,12 +54,14 @@ pub fn run(command: &Command, socket: &Path) -> anyhow::Result<ExitCode> {
 
 fn render_status(status: &DataplaneStatus) -> String {
     let fast_path = &status.fast_path;
-    let mut out = format!("Fast path: {} ({})\n\n", if fast_path.on { "on" } else { "off" }, fast_path.reason);
+    let mut out =
+        format!("Fast path: {} ({})\n\n", if fast_path.on { "on" } else { "off" }, fast_path.reason);
     let rows: Vec<Vec<String>> = status
         .interfaces
         .iter()
         .map(|interface| {
-            let programs = if interface.programs.is_empty() { "-".into() } else { interface.programs.join(", ") };
+            let programs =
+                if interface.programs.is_empty() { "-".into() } else { interface.programs.join(", ") };
             vec![interface.name.clone(), interface.role.clone(), programs, interface.notes.join("; ")]
         })
         .collect();
@@ -86,10 +88,9 @@ fn render_counters(counters: &Counters, all: bool) -> String {
         .rows
         .iter()
         .flat_map(|row| {
-            row.verdicts
-                .iter()
-                .filter(move |verdict| all || verdict.packets > 0)
-                .map(|verdict| vec![row.program.clone(), verdict.verdict.clone(), verdict.packets.to_string()])
+            row.verdicts.iter().filter(move |verdict| all || verdict.packets > 0).map(|verdict| {
+                vec![row.program.clone(), verdict.verdict.clone(), verdict.packets.to_string()]
+            })
         })
         .collect();
     if rows.is_empty() {

@@ -4,7 +4,7 @@
 use std::{fmt::Write, path::Path, process::ExitCode};
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use manx_api::{Dialler, NodeStatus, PeerStatus, SessionState, path};
+use manx_api::{NodeStatus, PeerStatus, SessionState, path};
 
 use crate::{client, output, table};
 
@@ -28,7 +28,8 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
 fn render(status: &NodeStatus, now: &Zoned) -> String {
     let mut out = String::from("Manx process is running.\n");
     for (family, v4) in [("IPv4", true), ("IPv6", false)] {
-        let peers: Vec<&PeerStatus> = status.peers.iter().filter(|peer| peer.address.is_ipv4() == v4).collect();
+        let peers: Vec<&PeerStatus> =
+            status.peers.iter().filter(|peer| peer.address.is_ipv4() == v4).collect();
         let _ = writeln!(out, "\n{family} BGP status");
         if peers.is_empty() {
             let _ = writeln!(out, "No {family} peers found.");
@@ -46,7 +47,8 @@ fn render(status: &NodeStatus, now: &Zoned) -> String {
 
 fn row(peer: &PeerStatus, now: &Zoned) -> Vec<String> {
     let state = if peer.state == SessionState::Established { "up" } else { "start" };
-    let info = if peer.info.is_empty() { peer.state.to_string() } else { format!("{} {}", peer.state, peer.info) };
+    let info =
+        if peer.info.is_empty() { peer.state.to_string() } else { format!("{} {}", peer.state, peer.info) };
     let address = match (peer.port, peer.address.is_ipv4()) {
         (179, _) => peer.address.to_string(),
         (port, true) => format!("{}:{port}", peer.address),
@@ -78,14 +80,6 @@ fn notes(status: &NodeStatus) -> Vec<String> {
     }
     notes.extend(status.warnings.iter().map(|warning| format!("Warning: {warning}")));
     notes
-}
-
-/// Who opened a peer's connection, in words.
-pub fn dialled_by(dialler: Dialler) -> &'static str {
-    match dialler {
-        Dialler::Local => "dialled by us",
-        Dialler::Remote => "dialled by the peer",
-    }
 }
 
 #[cfg(test)]
@@ -127,7 +121,11 @@ mod tests {
             router_id: None,
             cluster_id: None,
             restarting: false,
-            datastore: DatastoreStatus { location: "dir:/etc/manx".into(), loaded_at: None, problems: vec![] },
+            datastore: DatastoreStatus {
+                location: "dir:/etc/manx".into(),
+                loaded_at: None,
+                problems: vec![],
+            },
             fast_path: FastPath { mode: "auto".into(), on: true, reason: String::new() },
             peers,
             warnings: vec![],

@@ -13,9 +13,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// An error with its causes, on one line unless one of them has several.
+/// An error with its causes, but for those that its words have named already.
 pub fn error(error: &anyhow::Error) {
-    complain("error", &format!("{error:#}"));
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    complain("error", &message);
 }
 
 /// Problems as `error:` or `warning:` lines.

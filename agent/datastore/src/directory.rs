@@ -44,7 +44,10 @@ impl Reader {
         let paths = match files(&self.path) {
             Ok(paths) => paths,
             Err(error) => {
-                let problem = unreadable(&self.path, &error);
+                let mut problem = unreadable(&self.path, &error);
+                if error.kind() == io::ErrorKind::NotFound {
+                    problem.message.push_str("; create the directory, or name another as the datastore");
+                }
                 return Collected { problems: vec![problem], ..Collected::default() };
             }
         };

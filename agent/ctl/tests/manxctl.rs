@@ -1,0 +1,383 @@
+//! The real program against directories of its own: what it prints, what it writes, how it ends.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+struct Run {
+    stdout: String,
+    stderr: String,
+    code: i32,
+}
+
+/// A datastore of its own, and the program run in it.
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let lab = Lab { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(lab.store()).unwrap();
+        lab
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        self.run_with(args, "")
+    }
+
+    fn run_with(&self, args: &[&str], stdin: &str) -> Run {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_manxctl"))
+            .args(args)
+            .env_clear()
+            .env("MANX_DATASTORE", format!("dir:{}", self.store().display()))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The program need not read what it is not asked to read.
+        let _unread = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes).unwrap().replace(&self.dir.path().display().to_string(), "DIR")
+        };
+        Run { stdout: text(output.stdout), stderr: text(output.stderr), code: output.status.code().unwrap() }
+    }
+
+    /// The output of a command that must go well and say nothing on stderr.
+    fn ok(&self, args: &[&str]) -> String {
+        let run = self.run(args);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{args:?}: {}", run.stdout);
+        run.stdout
+    }
+
+    /// The complaints of a command that must end in this code.
+    fn fails(&self, code: i32, args: &[&str]) -> String {
+        let run = self.run(args);
+        assert_eq!(run.code, code, "{args:?}: {}{}", run.stdout, run.stderr);
+        run.stderr
+    }
+}
+
+fn seed(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/tests/seed").join(name).display().to_string()
+}
+
+fn cluster() -> Lab {
+    let lab = Lab::new();
+    lab.ok(&["apply", "-f", &seed("1-cluster.yaml")]);
+    lab
+}
+
+#[test]
+fn the_articles_documents_are_applied_one_by_one_with_calicos_messages() {
+    let lab = Lab::new();
+    let apply = |name: &str| lab.ok(&["apply", "-f", &seed(name)]);
+    assert_eq!(apply("1-cluster.yaml"), "Successfully applied 6 resource(s)\n");
+    assert_eq!(apply("2.1-bgpconfiguration.yaml"), "Successfully applied 1 'BGPConfiguration' resource(s)\n");
+    assert_eq!(apply("2.2-node.yaml"), "Successfully applied 1 'Node' resource(s)\n");
+    assert_eq!(apply("2.3-bgppeer.yaml"), "Successfully applied 1 'BGPPeer' resource(s)\n");
+    // Its comments are kept.
+    assert_eq!(
+        fs::read_to_string(lab.store().join("bgppeer.bgppeer-global.yaml")).unwrap(),
+        fs::read_to_string(seed("2.3-bgppeer.yaml")).unwrap()
+    );
+}
+
+#[test]
+fn get_nodes_prints_the_articles_table() {
+    let lab = cluster();
+    assert_eq!(
+        lab.ok(&["get", "node", "-o", "wide"]),
+        "\
+NAME            ASN       IPV4                IPV6   \n\
+k8s-master-01   (64512)   192.168.80.121/24          \n\
+k8s-worker-01   (64512)   192.168.80.124/24          \n\
+k8s-worker-02   (64512)   192.168.80.125/24          \n\n"
+    );
+    assert_eq!(lab.ok(&["get", "nodes"]), {
+        "NAME            \nk8s-master-01   \nk8s-worker-01   \nk8s-worker-02   \n\n"
+    });
+}
+
+#[test]
+fn an_as_of_its_own_stands_without_parentheses() {
+    let lab = Lab::new();
+    let file = lab.file("n.yaml", "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: a}\nspec: {bgp: {asNumber: 1.10, ipv6Address: '2001:db8::1/64'}}\n");
+    lab.ok(&["apply", "-f", &file]);
+    assert_eq!(
+        lab.ok(&["get", "no", "-o", "wide"]),
+        "\
+NAME   ASN     IPV4   IPV6             \n\
+a      65546          2001:db8::1/64   \n\n"
+    );
+}
+
+#[test]
+fn get_prints_calicos_columns_for_the_other_kinds() {
+    let lab = cluster();
+    lab.ok(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml"), "-f", &seed("2.3-bgppeer.yaml")]);
+    assert_eq!(lab.ok(&["get", "bgpconfig"]), {
+        "NAME      LOGSEVERITY   MESHENABLED   ASNUMBER   \ndefault   Info          false         61234      \n\n"
+    });
+    assert_eq!(lab.ok(&["get", "BGPPeers"]), {
+        "NAME             PEERIP           NODE       ASN     \nbgppeer-global   192.168.80.121   (global)   61234   \n\n"
+    });
+    assert_eq!(lab.ok(&["get", "pool"]), {
+        "NAME                  CIDR            SELECTOR   \ndefault-ipv4-ippool   172.16.0.0/16   all()      \n\n"
+    });
+    assert_eq!(lab.ok(&["get", "blockaffinity", "-o", "name"]), {
+        "BlockAffinity/k8s-worker-01-172-16-36-192-26\nBlockAffinity/k8s-worker-02-172-16-118-64-26\n"
+    });
+}
+
+#[test]
+fn what_get_prints_as_yaml_or_json_can_be_applied_as_it_is() {
+    let lab = cluster();
+    lab.ok(&["apply", "-f", &seed("2.2-node.yaml")]);
+    for form in ["yaml", "json"] {
+        for name in ["k8s-master-01", ""] {
+            let other = Lab::new();
+            let mut args = vec!["get", "nodes", "-o", form];
+            args.extend((!name.is_empty()).then_some(name));
+            let text = lab.ok(&args);
+            let run = other.run_with(&["apply", "-f", "-"], &text);
+            assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+            assert_eq!(other.ok(&args), text);
+        }
+    }
+}
+
+#[test]
+fn a_bad_document_is_refused_with_its_place_and_what_would_be_right() {
+    let lab = Lab::new();
+    let file = lab.file(
+        "peers.yaml",
+        "\
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata:
+  name: a
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata:
+  name: bgppeer-global
+spec:
+  peerIP: 192.168.80.121
+  asNumber: 61234x
+  nodeSelctor: all()
+",
+    );
+    assert_eq!(
+        lab.fails(1, &["apply", "-f", &file]),
+        "\
+error: DIR/peers.yaml:12:13: BGPPeer \"bgppeer-global\": spec.asNumber: \"61234x\" is not an AS number; write 64512, or 1.10 for 65546
+warning: DIR/peers.yaml:13:3: BGPPeer \"bgppeer-global\": spec.nodeSelctor: unknown field; did you mean nodeSelector?
+error: Failed to apply any resources
+"
+    );
+    // All or nothing.
+    assert_eq!(fs::read_dir(lab.store()).unwrap().count(), 0);
+}
+
+#[test]
+fn apply_takes_a_directory_and_standard_input_and_several_files() {
+    let lab = Lab::new();
+    fs::create_dir(lab.dir.path().join("in")).unwrap();
+    fs::copy(seed("1-cluster.yaml"), lab.dir.path().join("in/cluster.yaml")).unwrap();
+    fs::write(lab.dir.path().join("in/README"), "words").unwrap();
+    let peer = fs::read_to_string(seed("2.3-bgppeer.yaml")).unwrap();
+    let run = lab.run_with(&["apply", "-f", "in", "-f", "-"], &peer);
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (0, "Successfully applied 7 resource(s)\n"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn the_same_resource_twice_in_the_input_is_refused() {
+    let lab = Lab::new();
+    let peer = seed("2.3-bgppeer.yaml");
+    let stderr = lab.fails(1, &["apply", "-f", &peer, "-f", &peer]);
+    assert!(stderr.contains("BGPPeer \"bgppeer-global\": the same resource stands in"), "{stderr}");
+}
+
+#[test]
+fn nothing_to_apply_is_an_error() {
+    let lab = Lab::new();
+    let file = lab.file("empty.yaml", "# nothing\n");
+    assert_eq!(lab.fails(1, &["apply", "-f", &file]), "error: No resources specified\n");
+    assert_eq!(lab.fails(1, &["apply", "-f", "missing.yaml"]), "error: missing.yaml: does not exist\n");
+    let other = lab.file(
+        "felix.yaml",
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\n",
+    );
+    assert_eq!(
+        lab.fails(1, &["apply", "-f", &other]),
+        "warning: DIR/felix.yaml:2:7: FelixConfiguration \"default\": kind: FelixConfiguration is not used by Manx; the document is skipped\nerror: No resources specified\n"
+    );
+}
+
+#[test]
+fn a_datastore_that_is_missing_or_not_understood_is_said() {
+    let lab = Lab::new();
+    assert_eq!(
+        lab.fails(1, &["--datastore", "dir:missing", "apply", "-f", &seed("2.3-bgppeer.yaml")]),
+        "error: Failed to apply 'BGPPeer' resource: [missing does not exist; create it with: mkdir -p missing]\n"
+    );
+    assert_eq!(
+        lab.fails(1, &["--datastore", "dir:missing", "get", "nodes"]),
+        "error: missing: does not exist; create the directory, or name another as the datastore\n"
+    );
+    assert_eq!(
+        lab.fails(1, &["--datastore", "etc/manx", "get", "nodes"]),
+        "error: datastore \"etc/manx\" is not known; write dir:PATH, such as dir:/etc/manx\n"
+    );
+}
+
+#[test]
+fn get_shows_what_is_good_and_says_what_is_not() {
+    let lab = cluster();
+    fs::write(lab.store().join("bad.yaml"), "kind: Nodde\n").unwrap();
+    let run = lab.run(&["get", "nodes"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stdout.contains("k8s-worker-02"));
+    assert_eq!(
+        run.stderr,
+        "\
+error: DIR/store/bad.yaml:1:1: Nodde: apiVersion: is missing; write projectcalico.org/v3
+error: DIR/store/bad.yaml:1:7: Nodde: kind: \"Nodde\" is not known; did you mean Node?
+"
+    );
+}
+
+#[test]
+fn a_slip_of_the_finger_is_answered_with_what_was_meant() {
+    let lab = cluster();
+    assert!(lab.fails(2, &["gett", "nodes"]).contains("a similar subcommand exists: 'get'"));
+    assert!(lab.fails(2, &["get", "bgppear"]).contains("did you mean 'bgppeer'?"));
+    assert!(lab.fails(2, &["get", "nodes", "-o", "wid"]).contains("a similar value exists: 'wide'"));
+    assert_eq!(lab.fails(1, &["get", "node", "k8s-worker-1"]), {
+        "error: resource does not exist: Node(k8s-worker-1); did you mean k8s-worker-01?\n"
+    });
+    assert_eq!(lab.fails(1, &["plan", "--node", "k8s-worker-1"]), {
+        "error: there is no Node \"k8s-worker-1\"; did you mean k8s-worker-01?\n"
+    });
+}
+
+#[test]
+fn plan_prints_each_peer_with_the_rule_that_made_it() {
+    let lab = Lab::new();
+    let files =
+        ["1-cluster.yaml", "2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"].map(seed);
+    let mut args = vec!["plan", "--node", "k8s-worker-01"];
+    let merged = lab.dir.path().join("merged");
+    fs::create_dir(&merged).unwrap();
+    lab.ok(&["--datastore", "dir:merged", "apply", "-f", &files[0]]);
+    for file in &files[1..] {
+        lab.ok(&["--datastore", "dir:merged", "apply", "-f", file]);
+    }
+    args.extend(["-f", "merged"]);
+    assert_eq!(
+        lab.ok(&args),
+        "\
+Node k8s-worker-01, AS 61234, router ID 192.168.80.124, listens on port 179
+
+PEER             AS      PEER TYPE   DIALS     SETTINGS   RULE
+192.168.80.121   61234   global      at once   -          BGPPeer/bgppeer-global
+
+Own blocks: 172.16.36.192/26
+
+POOL                  CIDR            BLOCKS   EXPORTED   ROUTES WRITTEN
+default-ipv4-ippool   172.16.0.0/16   /26      yes        all
+"
+    );
+    args[2] = "k8s-master-01";
+    assert!(
+        lab.ok(&args).contains(
+            "192.168.80.124   61234   node specific   after 5 s   client     BGPPeer/bgppeer-global"
+        )
+    );
+    args.extend(["-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&lab.ok(&args)).unwrap();
+    assert_eq!(json["peers"][0]["rrClient"], true);
+    assert_eq!(json["clusterId"], "224.0.0.1");
+}
+
+#[test]
+fn plan_says_what_will_surprise() {
+    let lab = Lab::new();
+    let files = [seed("1-cluster.yaml"), seed("2.1-bgpconfiguration.yaml")];
+    assert_eq!(
+        lab.ok(&["plan", "--node", "k8s-master-01", "-f", &files[0], "-f", &files[1]]),
+        "\
+Node k8s-master-01, AS 61234, router ID 192.168.80.121, listens on port 179
+
+No peers.
+
+No own blocks.
+
+POOL                  CIDR            BLOCKS   EXPORTED   ROUTES WRITTEN
+default-ipv4-ippool   172.16.0.0/16   /26      yes        all
+
+Warning: Node/k8s-master-01 has no peers: the node-to-node mesh is off and no BGPPeer concerns it; its pods reach no pod of another node
+"
+    );
+}
+
+#[test]
+fn there_is_no_plan_of_wrong_files() {
+    let lab = Lab::new();
+    let file = lab.file("bad.yaml", "a: [\n");
+    let run = lab.run(&["plan", "--node", "a", "-f", &file]);
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    assert!(run.stderr.starts_with("error: DIR/bad.yaml:2:1: "), "{}", run.stderr);
+    assert!(run.stderr.ends_with("error: there is no plan while there are errors\n"), "{}", run.stderr);
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let lab = Lab::new();
+    let nodes: String = (0..5000)
+        .map(|n| format!("---\napiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {{name: n{n}}}\n"))
+        .collect();
+    fs::write(lab.store().join("nodes.yaml"), nodes).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_manxctl"))
+        .args(["get", "nodes", "-o", "yaml", "--datastore", &format!("dir:{}", lab.store().display())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[test]
+fn without_a_daemon_its_questions_end_in_an_error() {
+    let lab = Lab::new();
+    for args in [&["node", "status"][..], &["routes"]] {
+        let mut args = args.to_vec();
+        args.extend(["--socket", "nobody.sock"]);
+        let stderr = lab.fails(1, &args);
+        assert!(stderr.starts_with("error: Manx process is not running."), "{stderr}");
+    }
+}
