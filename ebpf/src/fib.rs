@@ -50,12 +50,7 @@ fn ask<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, destination: A) 
     params.ifindex = ifindex;
     // SAFETY: the context is the program's own; the structure lives on our stack and its size is given.
     let answer = unsafe {
-        bpf_fib_lookup(
-            ctx,
-            &raw mut params,
-            size_of::<Params>() as i32,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
-        )
+        bpf_fib_lookup(ctx, &raw mut params, size_of::<Params>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH)
     };
     // Errors are negative and thereby no answer that anybody asks for below.
     (answer as u32, params.ifindex)

@@ -19,6 +19,8 @@ use crate::{
     skb::{self, Frame, PACKET_HOST},
 };
 
+const ENODEV: i64 = -19;
+
 /// A packet that has been rewritten and handed to another interface.
 pub struct Redirect {
     pub verdict: Verdict,
@@ -243,12 +245,13 @@ fn fits(ctx: &TcContext, ifindex: u32) -> Result<(), Verdict> {
     // Zero on the way in: the packet's own length.
     let mut mtu = 0u32;
     // SAFETY: the context is the program's own; the number lives on our stack.
-    let answer = unsafe {
-        bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS))
-    };
+    let answer =
+        unsafe { bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) };
     match answer {
         0 => Ok(()),
         1.. => Err(Verdict::TooBig),
-        _ => Err(Verdict::InterfaceGone),
+        ENODEV => Err(Verdict::InterfaceGone),
+        // Of several packets in one the kernel finds no transport header to measure by.
+        _ => Err(Verdict::Unreadable),
     }
 }

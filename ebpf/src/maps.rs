@@ -7,7 +7,9 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
-use manx_abi::{Action, Counts, Endpoint, Family, NextHop, Program, Route, Settings, Uplink, Verdict, capacity};
+use manx_abi::{
+    Action, Counts, Endpoint, Family, NextHop, Program, Route, Settings, Uplink, Verdict, capacity,
+};
 
 #[btf_map]
 static ROUTES4: LpmTrie<[u8; 4], Route, { capacity::ROUTES4 }> = LpmTrie::new();

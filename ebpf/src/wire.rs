@@ -48,12 +48,7 @@ pub fn decide(ctx: &XdpContext) -> Verdict {
 }
 
 #[inline(always)]
-fn blackhole<A: Address + Addresses>(
-    ctx: &XdpContext,
-    ifindex: u32,
-    source: A,
-    destination: A,
-) -> Verdict {
+fn blackhole<A: Address + Addresses>(ctx: &XdpContext, ifindex: u32, source: A, destination: A) -> Verdict {
     let Some(route) = destination.route() else {
         return Verdict::NoRoute;
     };

@@ -1,0 +1,336 @@
+//! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
+//! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use manx_abi::{Program, VERDICTS, Verdict, map};
+use manx_dataplane::{
+    ebpf::{EbpfSink, OBJECT, Options},
+    route::{self, Action, BlackholeKind, NextHop, Route},
+};
+use manx_net::Prefix;
+
+use crate::{
+    frame::{Frame, Mac},
+    namespace::{Namespace, run},
+};
+
+pub const POD1: &str = "cali1";
+pub const POD2: &str = "cali2";
+pub const POD_WITHOUT_MAC: &str = "cali3";
+pub const UPLINK: &str = "ens33";
+/// Its MTU is 1400.
+pub const NARROW: &str = "ens34";
+/// The MTU of [`NARROW`].
+pub const NARROW_MTU: usize = 1400;
+/// An index that no interface has.
+const GONE: u32 = 99_999;
+
+/// MACs by interface name: the host's side, and the pod's or the wire's.
+pub const HOST1: Mac = [0xee, 0, 0, 0, 0, 0x11];
+pub const POD1_MAC: Mac = [0x0a, 0, 0, 0, 0, 0x11];
+pub const HOST2: Mac = [0xee, 0, 0, 0, 0, 0x22];
+pub const POD2_MAC: Mac = [0x0a, 0, 0, 0, 0, 0x22];
+pub const UPLINK_MAC: Mac = [0x02, 0, 0, 0, 0, 0x33];
+pub const STRANGER: Mac = [0x02, 0, 0, 0, 0, 0x99];
+pub const BROADCAST: Mac = [0xff; 6];
+
+/// What is done to the world for one vector, and undone after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Usual,
+    FastPathOff,
+    SourceCheckOff,
+    /// The packet is several in one, of this many octets of payload each.
+    Gso(u32),
+}
+
+/// What the frame looks like when the program has ended.
+#[derive(Clone, Debug)]
+pub enum Out {
+    Same,
+    Is(Frame),
+}
+
+/// One sentence, a frame in, what is decided, the frame out.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    pub says: &'static str,
+    pub program: Program,
+    pub interface: &'static str,
+    pub frame: Frame,
+    pub condition: Condition,
+    pub verdict: Verdict,
+    pub out: Out,
+}
+
+/// The vector's frame comes in by `interface`; its source MAC is of no interest.
+pub fn vector(says: &'static str, interface: &'static str, frame: Frame, verdict: Verdict) -> Vector {
+    let program = if interface.starts_with("cali") { Program::PodTc } else { Program::UplinkTc };
+    let mac = match interface {
+        POD1 => HOST1,
+        POD2 => HOST2,
+        _ => UPLINK_MAC,
+    };
+    let frame = frame.macs(mac, STRANGER);
+    Vector { says, program, interface, frame, condition: Condition::Usual, verdict, out: Out::Same }
+}
+
+impl Vector {
+    pub fn to_mac(mut self, mac: Mac) -> Vector {
+        self.frame = self.frame.macs(mac, STRANGER);
+        self
+    }
+
+    pub fn when(mut self, condition: Condition) -> Vector {
+        self.condition = condition;
+        self
+    }
+
+    pub fn xdp(mut self) -> Vector {
+        self.program = Program::UplinkXdp;
+        self
+    }
+
+    /// Into a pod: one hop less, from the host side's MAC to the pod's.
+    pub fn into_pod(mut self, pod: Mac, host: Mac) -> Vector {
+        self.out = Out::Is(self.frame.clone().forwarded(pod, host));
+        self
+    }
+
+    /// To a next hop: one hop less; the kernel writes the MACs when it sends.
+    pub fn onward(mut self) -> Vector {
+        let mac = match self.interface {
+            POD1 => HOST1,
+            POD2 => HOST2,
+            _ => UPLINK_MAC,
+        };
+        self.out = Out::Is(self.frame.clone().forwarded(mac, STRANGER));
+        self
+    }
+}
+
+pub struct World {
+    /// Kept for its devices.
+    _around: [Namespace; 2],
+    sink: EbpfSink,
+    programs: Ebpf,
+}
+
+/// Runs a table in a fresh world; all vectors that fail are named.
+pub fn check(vectors: fn() -> Vec<Vector>) {
+    let (node, pods, wire) = (Namespace::new(), Namespace::new(), Namespace::new());
+    for (name, host, pod) in
+        [(POD1, HOST1, POD1_MAC), (POD2, HOST2, POD2_MAC), (POD_WITHOUT_MAC, HOST2, POD2_MAC)]
+    {
+        node.veth(name, &pods, &format!("{name}-pod"));
+        node.ip(&format!("link set {name} address {}", text(host)));
+        pods.ip(&format!("link set {name}-pod address {}", text(pod)));
+    }
+    for name in [UPLINK, NARROW] {
+        node.veth(name, &wire, &format!("{name}-wire"));
+        node.ip(&format!("link set {name} address {}", text(UPLINK_MAC)));
+    }
+    let failures = node.run(move || {
+        let mut world = World::new([pods, wire]);
+        let vectors = vectors();
+        let failures: Vec<String> = vectors.iter().filter_map(|vector| world.failure(vector)).collect();
+        println!("{} vectors, {} failed", vectors.len(), failures.len());
+        failures
+    });
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+impl World {
+    fn new(around: [Namespace; 2]) -> World {
+        let ip = |arguments: &str| drop(run("ip", arguments));
+        ip(&format!("link set {NARROW} mtu {NARROW_MTU}"));
+        ip(&format!("addr add 192.168.80.124/24 dev {UPLINK}"));
+        ip(&format!("addr add fd00:80::124/64 dev {UPLINK} nodad"));
+        // What the kernel knows: the pods, the own blocks, and one pod each that the agent has not heard of.
+        for (last, device) in [(193, POD1), (194, POD2), (200, POD2)] {
+            ip(&format!("route add 172.16.36.{last} dev {device}"));
+            ip(&format!("-6 route add fd00:36::{last} dev {device}"));
+        }
+        ip("route add blackhole 172.16.36.192/26");
+        ip("-6 route add blackhole fd00:36::/64");
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        let options = Options { bpf_dir: "/sys/fs/bpf/manx".into(), ..Options::default() };
+        let (mut sink, _) = EbpfSink::open(&options).unwrap();
+        let pod =
+            |name: &str, mac: Option<Mac>| Action::Local { ifindex: index(name), mac: mac.map(route::Mac) };
+        let via = |gateway: &str, ifindex: u32| {
+            Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex }])
+        };
+        let two = Action::Via(vec![
+            NextHop { gateway: "192.168.80.125".parse().unwrap(), ifindex: index(UPLINK) },
+            NextHop { gateway: "192.168.80.126".parse().unwrap(), ifindex: index(UPLINK) },
+        ]);
+        let routes = [
+            ("172.16.36.192/26", "fd00:36::/64", Action::Blackhole(BlackholeKind::Own)),
+            ("172.16.36.193/32", "fd00:36::193/128", pod(POD1, Some(POD1_MAC))),
+            ("172.16.36.194/32", "fd00:36::194/128", pod(POD2, Some(POD2_MAC))),
+            ("172.16.36.195/32", "fd00:36::195/128", pod(POD_WITHOUT_MAC, None)),
+            (
+                "172.16.36.196/32",
+                "fd00:36::196/128",
+                Action::Local { ifindex: GONE, mac: Some(route::Mac(POD2_MAC)) },
+            ),
+            ("172.16.118.64/26", "fd00:118::/64", via("fd00:80::125", index(UPLINK))),
+            ("172.16.120.0/26", "fd00:120::/64", via("fd00:81::1", index(NARROW))),
+            ("172.16.122.0/26", "fd00:122::/64", Action::Unreachable),
+            ("172.16.123.0/26", "fd00:123::/64", Action::Blackhole(BlackholeKind::Explicit)),
+            ("172.16.124.0/26", "fd00:124::/64", two),
+            ("172.16.118.70/32", "fd00:118::70/128", Action::Pass),
+            ("172.16.125.0/26", "fd00:125::/64", via("fd00:80::125", GONE)),
+            ("172.16.126.0/26", "fd00:126::/64", via("fd00:80::7", index(POD1))),
+        ];
+        let mut all = Vec::new();
+        for (v4, v6, action) in routes {
+            all.push(Route { prefix: prefix(v4), action: action.clone(), in_pool: true });
+            all.push(Route { prefix: prefix(v6), action, in_pool: true });
+        }
+        // The article's own next hop: IPv4 by IPv4.
+        all.push(Route {
+            prefix: prefix("172.16.119.0/26"),
+            action: via("192.168.80.125", index(UPLINK)),
+            in_pool: true,
+        });
+        for outside in ["10.9.0.0/16", "fd00:9::/48"] {
+            let action = via("fd00:80::125", index(UPLINK));
+            all.push(Route { prefix: prefix(outside), action, in_pool: false });
+        }
+        let applied = sink.apply(&all, &[]).unwrap();
+        assert_eq!((applied.written, applied.refused.len()), (all.len(), 0));
+        sink.attach_uplink(index(UPLINK)).unwrap();
+        sink.set_fast_path(true).unwrap();
+        World { _around: around, sink, programs: programs(&options) }
+    }
+
+    fn failure(&mut self, vector: &Vector) -> Option<String> {
+        match vector.condition {
+            Condition::FastPathOff => self.sink.set_fast_path(false).unwrap(),
+            Condition::SourceCheckOff => self.sink.set_source_check(false).unwrap(),
+            Condition::Usual | Condition::Gso(_) => {}
+        }
+        let before = *self.sink.counters().unwrap().of(vector.program);
+        let (action, out) = self.run(vector);
+        let after = *self.sink.counters().unwrap().of(vector.program);
+        self.sink.set_fast_path(true).unwrap();
+        self.sink.set_source_check(true).unwrap();
+        let counted: Vec<Verdict> =
+            VERDICTS.iter().copied().filter(|verdict| after.get(*verdict) != before.get(*verdict)).collect();
+        let expected = match &vector.out {
+            Out::Same => vector.frame.bytes(),
+            Out::Is(frame) => frame.bytes(),
+        };
+        let mut wrong = Vec::new();
+        if counted != [vector.verdict] {
+            wrong.push(format!("counted {counted:?} instead of {:?}", vector.verdict));
+        }
+        let right_action = action_of(vector.program, vector.verdict);
+        if action != right_action {
+            wrong.push(format!("returned {action} instead of {right_action}"));
+        }
+        if out != expected {
+            wrong.push(format!("the frame is\n    {}\n  instead of\n    {}", hex(&out), hex(&expected)));
+        }
+        (!wrong.is_empty()).then(|| format!("{}: {}", vector.says, wrong.join("; ")))
+    }
+
+    fn run(&mut self, vector: &Vector) -> (i32, Vec<u8>) {
+        let frame = vector.frame.bytes();
+        let mut out = vec![0; frame.len() + 256];
+        let ifindex = nix::net::if_::if_nametoindex(vector.interface).unwrap();
+        let gso = match vector.condition {
+            Condition::Gso(size) => size,
+            _ => 0,
+        };
+        let context = match vector.program {
+            Program::UplinkXdp => xdp_context(frame.len() as u32, ifindex),
+            _ => skb_context(ifindex, gso),
+        };
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let program = self.programs.program_mut(vector.program.name()).unwrap();
+        let result = match vector.program {
+            Program::UplinkXdp => <&mut Xdp>::try_from(program).unwrap().test_run(options),
+            _ => <&mut SchedClassifier>::try_from(program).unwrap().test_run(options),
+        };
+        let result = result.unwrap_or_else(|error| panic!("{}: {error:?}", vector.says));
+        let length = result.data_size_out as usize;
+        (result.return_value as i32, out[..length].to_vec())
+    }
+}
+
+/// Programs of our own on the sink's maps.
+fn programs(options: &Options) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    let dir = options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION));
+    for name in map::ALL {
+        loader.map_pin_path(name, dir.join(name));
+    }
+    let mut ebpf = loader.load(OBJECT).unwrap();
+    for program in [Program::PodTc, Program::UplinkTc] {
+        let classifier: &mut SchedClassifier = ebpf.program_mut(program.name()).unwrap().try_into().unwrap();
+        classifier.load().unwrap();
+    }
+    let xdp: &mut Xdp = ebpf.program_mut(Program::UplinkXdp.name()).unwrap().try_into().unwrap();
+    xdp.load().unwrap();
+    assert!(Path::new(&dir).join(map::ROUTES4).exists());
+    ebpf
+}
+
+fn action_of(program: Program, verdict: Verdict) -> i32 {
+    use manx_abi::Disposition::{Dropped, Passed, Redirected};
+    match (program, verdict.disposition()) {
+        (Program::UplinkXdp, Dropped) => 1,
+        (Program::UplinkXdp, _) => 2,
+        // TCX_NEXT, TC_ACT_SHOT, TC_ACT_REDIRECT.
+        (_, Passed) => -1,
+        (_, Dropped) => 2,
+        (_, Redirected) => 7,
+    }
+}
+
+/// `struct __sk_buff` as far as a test run takes it: the interface, and the size of a segment.
+fn skb_context(ifindex: u32, gso_size: u32) -> Vec<u8> {
+    let mut context = vec![0u8; 192];
+    let mut put = |at: usize, word: u32| context[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    put(IFINDEX, ifindex);
+    put(GSO_SEGS, u32::from(gso_size != 0) * 2);
+    put(GSO_SIZE, gso_size);
+    context
+}
+
+/// Offsets in `struct __sk_buff` of `<linux/bpf.h>`, which is ABI.
+const IFINDEX: usize = 40;
+const GSO_SEGS: usize = 164;
+const GSO_SIZE: usize = 176;
+
+/// `struct xdp_md`.
+fn xdp_context(length: u32, ifindex: u32) -> Vec<u8> {
+    let (data, data_end, data_meta, queue, egress) = (0u32, length, 0u32, 0u32, 0u32);
+    [data, data_end, data_meta, ifindex, queue, egress].iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+pub fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+pub fn text(mac: Mac) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(80).map(|octet| format!("{octet:02x}")).collect()
+}
