@@ -15,3 +15,4 @@ pub mod programs;
 pub mod story;
 pub mod traffic;
 pub mod wait;
+pub mod watch;

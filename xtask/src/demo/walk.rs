@@ -21,6 +21,7 @@ const FAST: Duration = Duration::from_secs(1);
 const PINGS: u64 = 5;
 
 pub fn play(screen: &mut Screen, cluster: &mut Cluster) -> Result<()> {
+    println!();
     for node in &cluster.nodes {
         let block = node.role.block.map_or("no block", |(block, _)| block);
         let program = if node.is_bird() { "BIRD 2" } else { "manxd" };
@@ -88,9 +89,9 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         })
     });
     show_status(screen, cluster, "km01")?;
-    println!();
-    screen.check("km01's cluster id is 224.0.0.1", chosen);
-    report(screen, settle(screen, cluster, Stage::Off));
+    let mut checks = settle(screen, cluster, Stage::Off);
+    checks.insert(0, ("km01's cluster id is 224.0.0.1".to_owned(), chosen));
+    report(screen, checks);
     Ok(())
 }
 
@@ -111,8 +112,9 @@ fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     }
     show_connections(screen, cluster, "km01")?;
     screen.say(
-        "PEER TYPE reads `global` on a worker and `node specific` on km01, as calicoctl derives it from a BGPPeer that \
-         names no node; the article's table says `node specific`, which is what km01, where its author looked, shows.",
+        "PEER TYPE: a BGPPeer that names no node is `global` where it is used, on the workers, and `node specific` on \
+         km01, where it is implied. The article's table has `node specific` for 192.168.80.121, which is what Calico \
+         prints for a BGPPeer that names its nodes; the document in the article names none.",
     );
     println!();
     let all_manx = cluster.nodes.iter().all(|n| !n.is_bird());

@@ -1,0 +1,151 @@
+//! A node in its daily life: files with mistakes, pods that come and go, routes of others.
+
+use std::{fs, net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use manx_api::RouteRow;
+use manx_tests::{
+    cluster::{Cluster, Node},
+    kernel::{Family, routes},
+    story::{self, Stage, counted, ping, settled},
+    wait::{eventually, throughout},
+};
+
+const SETTLED: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(5);
+
+fn mesh() -> Result<Cluster> {
+    let mut cluster = Cluster::new(&[])?;
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    Ok(cluster)
+}
+
+fn row(node: &Node, prefix: &str) -> Result<Option<RouteRow>> {
+    let prefix = prefix.parse().map_err(|e| anyhow::anyhow!("{prefix}: {e}"))?;
+    Ok(node.bgp_routes()?.routes.into_iter().find(|row| row.prefix == prefix))
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_named_with_line_and_column_until_it_is_mended() -> Result<()> {
+    let cluster = mesh()?;
+    let bad = "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: default\nspec:\n  \
+               nodeToNodeMeshEnabled: false\n  asNumber: 61234x\n";
+    let file = cluster.lab.store().join("bad.yaml");
+    fs::write(&file, bad)?;
+    for node in &cluster.nodes {
+        let problems = eventually("the mistake is reported", SOON, || {
+            let problems = node.status()?.datastore.problems;
+            ensure!(!problems.is_empty(), "{}: no problem yet", node.role.host);
+            Ok(problems)
+        })?;
+        let text = problems.join("\n");
+        ensure!(text.contains("bad.yaml:7:13") && text.contains("spec.asNumber"), "{text}");
+    }
+    throughout("the mesh stays", Duration::from_secs(1), || {
+        cluster.nodes.iter().try_for_each(|node| story::sessions_are(node, Stage::Mesh))
+    })?;
+
+    let km01 = cluster.node("km01");
+    let elsewhere = cluster.lab.dir().join("refused.yaml");
+    fs::write(&elsewhere, bad)?;
+    let refused = km01.host.output(&format!("manxctl apply -f {}", elsewhere.display()))?;
+    ensure!(!refused.status.success() && refused.stderr.contains("refused.yaml:7:13"), "{refused:?}");
+
+    fs::write(&file, bad.replace("61234x", "61234"))?;
+    settled(&cluster, Stage::Off, SETTLED)?;
+    ensure!(km01.status()?.datastore.problems.is_empty());
+    Ok(())
+}
+
+#[test]
+fn an_edit_takes_effect_within_a_second() -> Result<()> {
+    let cluster = mesh()?;
+    let text = "{\"apiVersion\": \"projectcalico.org/v3\", \"kind\": \"BGPConfiguration\", \
+                \"metadata\": {\"name\": \"default\"}, \"spec\": {\"nodeToNodeMeshEnabled\": false}}";
+    fs::write(cluster.lab.store().join("off.json"), text)?;
+    let written = std::time::Instant::now();
+    for node in &cluster.nodes {
+        eventually("the sessions are gone", Duration::from_secs(10), || {
+            story::sessions_are(node, Stage::Off)
+        })?;
+    }
+    let took = written.elapsed();
+    println!("from the edit until no node had a peer: {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(2), "it took {took:?}");
+    fs::remove_file(cluster.lab.store().join("off.json"))?;
+    settled(&cluster, Stage::Mesh, SETTLED)
+}
+
+#[test]
+fn a_pod_that_comes_is_reached_through_the_map_and_one_that_goes_is_blackholed() -> Result<()> {
+    let cluster = mesh()?;
+    let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));
+    let address: IpAddr = "172.16.36.200".parse()?;
+    let from = &kw02.pods[0];
+    ensure!(ping(from, address).is_err(), "somebody answers for {address} already");
+    ensure!(row(kw01, "172.16.36.200/32")?.is_none());
+
+    let pod = kw01.host.pod("kw01-late", &[address])?;
+    eventually("the new pod answers", SOON, || ping(from, address))?;
+    eventually("the map has the pod", SOON, || {
+        let row = row(kw01, "172.16.36.200/32")?.context("there is no row for it")?;
+        ensure!(row.agree && row.map.is_some(), "{row:?}");
+        Ok(())
+    })?;
+    let before = counted(&kw01.counters()?, "uplink_tc", "redirected_peer");
+    from.sh(&format!("ping -n -c 5 -i 0.05 -W 1 {address}"))?;
+    let after = counted(&kw01.counters()?, "uplink_tc", "redirected_peer");
+    ensure!(after - before >= 5, "{} of 5 went into the pod through eBPF", after - before);
+
+    kw01.host.remove_pod(pod)?;
+    eventually("the map forgets the pod", SOON, || {
+        let row = row(kw01, "172.16.36.200/32")?;
+        ensure!(row.is_none(), "{row:?}");
+        Ok(())
+    })?;
+    let dropped = counted(&kw01.counters()?, "uplink_xdp", "blackhole_own")
+        + counted(&kw01.counters()?, "uplink_tc", "blackhole_own");
+    ensure!(ping(from, address).is_err());
+    let now = counted(&kw01.counters()?, "uplink_xdp", "blackhole_own")
+        + counted(&kw01.counters()?, "uplink_tc", "blackhole_own");
+    ensure!(now > dropped, "the programs dropped nothing: {:?}", kw01.counters()?);
+    story::routes_are(kw01, Stage::Mesh)
+}
+
+#[test]
+fn a_foreign_route_is_left_alone_and_named_and_ours_follows_when_it_goes() -> Result<()> {
+    let mut cluster = Cluster::new(&[])?;
+    let host = &cluster.node("kw01").host;
+    host.sh("ip route add 172.16.118.64/26 via 192.168.80.121 dev ens33 proto static")?;
+    host.sh("ip route add 172.16.118.70 via 192.168.80.121 dev ens33 proto static")?;
+    let foreign = |cluster: &Cluster| -> Result<Vec<String>> {
+        let all = routes(&cluster.node("kw01").host, Family::V4)?;
+        let theirs = all.into_iter().filter(|r| r.protocol.as_deref() == Some("static"));
+        Ok(theirs.map(|r| r.dst).filter(|dst| dst != "default").collect())
+    };
+    let before = foreign(&cluster)?;
+    assert_eq!(before.len(), 2);
+    cluster.start()?;
+    let kw01 = cluster.node("kw01");
+    for node in &cluster.nodes {
+        eventually("the mesh is up", SETTLED, || story::sessions_are(node, Stage::Mesh))?;
+    }
+    let failures = eventually("the holder is named", SOON, || {
+        let failures = kw01.dataplane()?.failures;
+        ensure!(failures.iter().any(|f| f.contains("172.16.118.64/26")), "{failures:?}");
+        Ok(failures)
+    })?;
+    println!("{}", failures.join("\n"));
+    assert_eq!(foreign(&cluster)?, before);
+
+    kw01.host.sh("ip route del 172.16.118.64/26 proto static")?;
+    eventually("our own route follows", SOON, || story::routes_are(kw01, Stage::Mesh))?;
+    eventually("nothing is amiss any more", SOON, || {
+        let failures = kw01.dataplane()?.failures;
+        ensure!(failures.is_empty(), "{failures:?}");
+        Ok(())
+    })?;
+    assert_eq!(foreign(&cluster)?, ["172.16.118.70"]);
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The daemon goes and comes back: by SIGKILL, by SIGTERM, for good.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use manx_tests::{
+    cluster::Cluster,
+    story::{Stage, routes_are, settled},
+    traffic::{End, Flow, Report},
+    wait::{eventually, throughout},
+    watch::{RouteWatch, Traces},
+};
+
+const SETTLED: Duration = Duration::from_secs(20);
+/// 200 datagrams a second.
+const PACE: Duration = Duration::from_millis(5);
+
+fn mesh() -> Result<Cluster> {
+    let mut cluster = Cluster::new(&[])?;
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    Ok(cluster)
+}
+
+/// Both ways between the workers' first pods: an echo crosses both nodes twice, but who starts differs.
+fn flows(cluster: &Cluster) -> Result<Vec<Flow>> {
+    let (a, b) = (&cluster.node("kw01").pods[0], &cluster.node("kw02").pods[0]);
+    let (a, b) = (End { ns: a, address: a.address() }, End { ns: b, address: b.address() });
+    Ok(vec![Flow::start(a, b, PACE)?, Flow::start(b, a, PACE)?])
+}
+
+fn watches(cluster: &Cluster) -> Result<Vec<RouteWatch>> {
+    let logs = cluster.lab.logs();
+    cluster
+        .nodes
+        .iter()
+        .map(|n| RouteWatch::start(&n.host, logs.join(format!("{}-routes", n.role.host))))
+        .collect()
+}
+
+fn nothing_lost(flows: Vec<Flow>) -> Result<()> {
+    let reports: Vec<Report> = flows.into_iter().map(Flow::stop).collect::<Result<_>>()?;
+    for report in &reports {
+        println!("{report}");
+    }
+    ensure!(reports.iter().all(|r| r.lost.is_empty() && r.sent > 100), "{reports:?}");
+    Ok(())
+}
+
+fn no_route_was_deleted(watches: &[RouteWatch]) -> Result<()> {
+    for watch in watches {
+        let deleted = watch.deleted("manx")?;
+        ensure!(deleted.is_empty(), "deleted meanwhile:\n{}", deleted.join("\n"));
+    }
+    Ok(())
+}
+
+/// The names of what is pinned on a node: maps and links.
+fn pins(cluster: &Cluster, host: &str) -> Result<Vec<std::path::PathBuf>> {
+    cluster.node(host).host.paths_below("/sys/fs/bpf/manx")
+}
+
+fn programs_on(cluster: &Cluster, host: &str, interface: &str) -> Result<usize> {
+    let interface = interface.to_owned();
+    let (_, programs) = cluster.node(host).host.run(move || SchedClassifier::query_tcx(&interface, TcAttachType::Ingress))?;
+    Ok(programs.len())
+}
+
+#[test]
+fn a_killed_daemon_is_missed_by_no_packet_and_comes_back_by_graceful_restart() -> Result<()> {
+    let mut cluster = mesh()?;
+    let before = pins(&cluster, "kw02")?;
+    ensure!(!before.is_empty(), "nothing is pinned");
+    let watches = watches(&cluster)?;
+    let flows = flows(&cluster)?;
+    for kill in 1..=3 {
+        cluster.node_mut("kw02").kill()?;
+        throughout("peers and the kernel keep the routes", Duration::from_millis(700), || {
+            cluster.nodes.iter().try_for_each(|n| routes_are(n, Stage::Mesh))
+        })?;
+        let stale = cluster.node("kw01").status()?;
+        ensure!(
+            stale.peers.iter().any(|p| p.stale),
+            "kill {kill}: kw01 does not hold kw02's routes as stale"
+        );
+        cluster.node_mut("kw02").start()?;
+        settled(&cluster, Stage::Mesh, SETTLED)?;
+        eventually("kw02's routes are fresh again", SETTLED, || {
+            let status = cluster.node("kw01").status()?;
+            ensure!(status.peers.iter().all(|p| !p.stale), "one is still stale");
+            Ok(())
+        })?;
+    }
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(flows)?;
+    no_route_was_deleted(&watches)?;
+    assert_eq!(pins(&cluster, "kw02")?, before, "pins after three restarts");
+    assert_eq!(programs_on(&cluster, "kw02", "ens33")?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_reflector_killed_under_traffic_loses_no_packet_either() -> Result<()> {
+    let mut cluster = mesh()?;
+    for document in ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"] {
+        cluster.apply(document)?;
+    }
+    settled(&cluster, Stage::Reflector, SETTLED)?;
+    let watches = watches(&cluster)?;
+    let flows = flows(&cluster)?;
+    cluster.node_mut("km01").kill()?;
+    throughout("the workers keep the routes", Duration::from_secs(1), || {
+        cluster.workers().try_for_each(|n| routes_are(n, Stage::Reflector))
+    })?;
+    cluster.node_mut("km01").start()?;
+    settled(&cluster, Stage::Reflector, SETTLED)?;
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(flows)?;
+    no_route_was_deleted(&watches)
+}
+
+#[test]
+fn sigterm_leaves_routes_maps_and_programs_and_packets_flow() -> Result<()> {
+    let mut cluster = mesh()?;
+    let before = pins(&cluster, "kw01")?;
+    let watches = watches(&cluster)?;
+    let flows = flows(&cluster)?;
+    let status = cluster.node_mut("kw01").terminate()?;
+    ensure!(status.success(), "manxd ended with {status}");
+    thread::sleep(Duration::from_secs(1));
+    routes_are(cluster.node("kw01"), Stage::Mesh)?;
+    assert_eq!(pins(&cluster, "kw01")?, before);
+    assert_eq!(programs_on(&cluster, "kw01", "ens33")?, 1);
+    ensure!(!cluster.node("kw01").host.path_exists("/run/manx/manx.sock"), "its socket is still there");
+    cluster.node_mut("kw01").start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    nothing_lost(flows)?;
+    no_route_was_deleted(&watches)
+}
+
+#[test]
+fn cleanup_leaves_no_trace() -> Result<()> {
+    let mut cluster = Cluster::new(&[])?;
+    let before = Traces::of(&cluster.node("kw01").host)?;
+    let pod_interface = cluster.node("kw01").pods[0].interface().to_owned();
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    assert_eq!(programs_on(&cluster, "kw01", &pod_interface)?, 1);
+    assert_eq!(programs_on(&cluster, "kw01", "ens33")?, 1);
+    assert_ne!(Traces::of(&cluster.node("kw01").host)?, before);
+
+    cluster.node_mut("kw01").terminate()?;
+    let host = &cluster.node("kw01").host;
+    host.sh("ip route add blackhole 203.0.113.0/24 proto 99")?;
+    host.sh("manxd cleanup")?;
+    host.sh("ip route del blackhole 203.0.113.0/24 proto 99")?;
+    assert_eq!(Traces::of(host)?, before);
+    // A link is gone when the kernel has let go of its last descriptor, which is not at once.
+    eventually("no program is attached", Duration::from_secs(5), || {
+        for interface in ["ens33", &pod_interface] {
+            let count = programs_on(&cluster, "kw01", interface)?;
+            ensure!(count == 0, "{interface} has {count}");
+        }
+        Ok(())
+    })?;
+    host.sh("manxd cleanup").map(drop)
+}

@@ -1,0 +1,50 @@
+//! How long the article's third document takes, again and again: from `manxctl apply` until both workers have each
+//! other's block. Printed always; `cargo xtask test --full` runs it twenty times.
+
+use std::{env, fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use manx_tests::{
+    cluster::Cluster,
+    story::{Stage, apply_the_reflector, settled},
+};
+
+const SETTLED: Duration = Duration::from_secs(20);
+
+#[test]
+fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Result<()> {
+    let runs: usize = match env::var("MANX_RUNS") {
+        Ok(text) => text.parse().context("MANX_RUNS is a number")?,
+        Err(_) => 5,
+    };
+    let mut cluster = Cluster::new(&[])?;
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    cluster.apply("2.1-bgpconfiguration.yaml")?;
+    cluster.apply("2.2-node.yaml")?;
+    settled(&cluster, Stage::Off, SETTLED)?;
+    let files = |cluster: &Cluster| -> Result<Vec<_>> {
+        let entries = fs::read_dir(cluster.lab.store())?.map(|e| Ok(e?.path()));
+        entries.collect::<Result<Vec<_>>>()
+    };
+    let without = files(&cluster)?;
+    let mut millis = Vec::new();
+    for run in 1..=runs {
+        let (_, took) = apply_the_reflector(&cluster, SETTLED).with_context(|| format!("run {run}"))?;
+        millis.push(took.as_millis());
+        settled(&cluster, Stage::Reflector, SETTLED)?;
+        for node in &cluster.nodes {
+            for session in node.sessions()? {
+                ensure!(session.times_established == Some(1), "run {run}, {}: {session:?}", node.role.host);
+            }
+        }
+        let added: Vec<_> = files(&cluster)?.into_iter().filter(|f| !without.contains(f)).collect();
+        ensure!(added.len() == 1, "the third apply wrote {added:?}");
+        added.iter().try_for_each(fs::remove_file)?;
+        settled(&cluster, Stage::Off, SETTLED)?;
+    }
+    millis.sort_unstable();
+    let middle = millis.get(millis.len() / 2).context("no run at all")?;
+    println!("third apply, ms, {runs} runs: {millis:?}; median {middle}, longest {:?}", millis.last());
+    Ok(())
+}
