@@ -340,3 +340,6 @@ impl FibSink {
         status
     }
 }
+
+#[cfg(test)]
+mod tests;

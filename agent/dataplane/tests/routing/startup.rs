@@ -53,6 +53,10 @@ fn what_nobody_claims_stays_until_everything_is_learned() {
         assert_eq!(ours(&mut dataplane).len(), 5, "a changed one is replaced, none is removed");
         assert_eq!(dataplane.fib_state(p("172.16.118.128/26")), Some(FibState::Stale));
         assert!(shown("172.16.118.64/26").contains("via 192.168.80.126"));
+        // A comparison with the kernel in between claims nothing.
+        assert!(dataplane.audit().unwrap().is_clean());
+        settle(&mut dataplane).await;
+        assert_eq!(ours(&mut dataplane).len(), 5);
         dataplane.finish_startup();
         settle(&mut dataplane).await;
         assert_eq!(ours(&mut dataplane), [p("172.16.118.64/26")]);

@@ -1,0 +1,117 @@
+//! The sink alone, with a view of the kernel that is out of date: what only the kernel's refusal can tell.
+
+use std::{process::Command, thread};
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::*;
+use crate::{
+    kernel::{KernelView, Naming, TABLE_MAIN},
+    route::{Action, NextHop, Route},
+};
+
+const PLACE: Place = Place { protocol: 77, table: TABLE_MAIN, metric: None };
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Runs a test in a fresh network namespace, with `e0` (10.0.0.1/24) up.
+fn isolated(test: impl FnOnce(&mut Requests, &KernelView) + Send + 'static) {
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; run as root");
+        ip("link add e0 type veth peer name e1");
+        ip("addr add 10.0.0.1/24 dev e0");
+        ip("link set e0 up");
+        ip("link set e1 up");
+        let stale = KernelView::new(Naming::new("e.*", "cali").unwrap(), PLACE.protocol);
+        test(&mut Requests::open().unwrap(), &stale);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn prefix() -> Prefix {
+    "172.16.118.64/26".parse().unwrap()
+}
+
+fn wish(gateway: &str) -> Delta {
+    let ifindex = nix::net::if_::if_nametoindex("e0").unwrap();
+    let action = Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex }]);
+    Delta { upserts: vec![Route { prefix: prefix(), action, in_pool: false }], removals: Vec::new() }
+}
+
+fn step(sink: &mut FibSink, requests: &mut Requests, view: &KernelView) {
+    let now = Instant::now();
+    while sink.has_work() {
+        sink.step(now, view, requests).unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_route_that_no_event_told_of_is_not_overwritten() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        ip("route add 172.16.118.64/26 via 10.0.0.9 proto static");
+        sink.want(wish("10.0.0.2"));
+        step(&mut sink, requests, stale);
+        let foreign = FibError::Foreign { protocol: 4, table: TABLE_MAIN };
+        assert_eq!(sink.take_events(), [Event::Failed(prefix(), foreign)]);
+        assert!(read_back(requests, PLACE.protocol).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_route_of_ours_that_no_event_told_of_is_taken_over_and_corrected() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        ip("route add 172.16.118.64/26 via 10.0.0.9 proto 77");
+        sink.want(wish("10.0.0.2"));
+        step(&mut sink, requests, stale);
+        assert_eq!(sink.state(prefix()), Some(FibState::Installed));
+        let routes = read_back(requests, PLACE.protocol).unwrap();
+        assert_eq!(routes.len(), 1);
+        assert_eq!(routes[0].legs[0].gateway, Some("10.0.0.2".parse().unwrap()));
+    });
+}
+
+#[test]
+fn the_pause_between_attempts_grows_and_ends_with_the_cause() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        ip("route add 172.16.118.64/26 via 10.0.0.9 proto static");
+        sink.want(wish("10.0.0.2"));
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            sink.step(now, stale, requests).unwrap();
+            let due = sink.next_retry().unwrap();
+            pauses.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        ip("route del 172.16.118.64/26");
+        sink.places_changed(&[prefix()].into());
+        sink.step(now, stale, requests).unwrap();
+        assert_eq!(sink.state(prefix()), Some(FibState::Installed));
+        assert_eq!(sink.take_events().last(), Some(&Event::Recovered(prefix())));
+        assert_eq!(sink.next_retry(), None);
+    });
+}
+
+#[test]
+fn a_vanished_interface_fails_its_route_only() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        let mut wishes = wish("10.0.0.2");
+        let gone = NextHop { gateway: "10.0.0.2".parse().unwrap(), ifindex: 4711 };
+        let other: Prefix = "172.16.118.128/26".parse().unwrap();
+        wishes.upserts.push(Route { prefix: other, action: Action::Via(vec![gone]), in_pool: false });
+        sink.want(wishes);
+        step(&mut sink, requests, stale);
+        assert_eq!(sink.state(prefix()), Some(FibState::Installed));
+        assert_eq!(sink.state(other), Some(FibState::Failed(FibError::Interface)));
+    });
+}
