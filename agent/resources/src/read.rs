@@ -89,6 +89,7 @@ pub fn parse(file: &str, text: &str) -> Parsed {
         sink.note(Severity::Error, fault.place, "", fault.message);
         parsed.problems.append(&mut sink.problems.take());
     }
+    parsed.problems.sort_by_key(|problem| problem.place);
     parsed
 }
 

@@ -1,8 +1,6 @@
 //! The article's story, as plans: the mesh, the mesh switched off, km01 made a reflector, the global peer.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 
 const KM01: &str = "k8s-master-01";
 const KW01: &str = "k8s-worker-01";

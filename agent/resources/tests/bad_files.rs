@@ -1,0 +1,354 @@
+//! What is wrong with a document is told with its place, its field and the remedy, all of it at once.
+
+use manx_resources::parse;
+use proptest::prelude::*;
+
+fn problems(text: &str) -> Vec<String> {
+    let parsed = parse("f", text);
+    parsed
+        .problems
+        .iter()
+        .chain(&parsed.skipped)
+        .map(|problem| {
+            let severity = if problem.is_error() { "error" } else { "warning" };
+            format!("{severity} {problem}")
+        })
+        .collect()
+}
+
+#[track_caller]
+fn expect(text: &str, expected: &[&str]) {
+    let found = problems(text);
+    assert_eq!(found, expected, "\n{}", found.join("\n"));
+}
+
+fn peer(spec: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata:\n  name: p\nspec:\n{spec}")
+}
+
+fn config(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: {name}\nspec:\n{spec}"
+    )
+}
+
+fn node(spec: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: Node\nmetadata:\n  name: n\nspec:\n{spec}")
+}
+
+fn pool(spec: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: i\nspec:\n{spec}")
+}
+
+#[test]
+fn the_seeds_documents_have_no_fault() {
+    for text in [
+        include_str!("seed/1-cluster.yaml"),
+        include_str!("seed/2.1-bgpconfiguration.yaml"),
+        include_str!("seed/2.2-node.yaml"),
+        include_str!("seed/2.3-bgppeer.yaml"),
+    ] {
+        expect(text, &[]);
+    }
+}
+
+#[test]
+fn all_faults_of_a_file_are_told_at_once() {
+    expect(
+        &format!(
+            "{}---\n{}",
+            peer("  peerIP: 192.0.2.1.5\n  asNumber: 61234x\n  nodeSelctor: all()\n"),
+            node("  bgp: {}\n")
+        ),
+        &[
+            "error f:6:11: BGPPeer \"p\": spec.peerIP: \"192.0.2.1.5\" is not an address to peer with; write 192.0.2.1, \
+             192.0.2.1:1790, 2001:db8::1 or [2001:db8::1]:1790",
+            "error f:7:13: BGPPeer \"p\": spec.asNumber: \"61234x\" is not an AS number; write 64512, or 1.10 for 65546",
+            "warning f:8:3: BGPPeer \"p\": spec.nodeSelctor: unknown field; did you mean nodeSelector?",
+            "error f:15:8: Node \"n\": spec.bgp: Spec.BGP should not be empty; leave bgp out, or set ipv4Address or \
+             ipv6Address",
+        ],
+    );
+}
+
+#[test]
+fn json_has_lines_and_columns_too() {
+    expect(
+        "{\"apiVersion\": \"projectcalico.org/v3\", \"kind\": \"Node\",\n  \"metadata\": {\"name\": \"n\"},\n  \"spec\": {\"bgp\": {\"asNumber\": 0}}}",
+        &[
+            "error f:3:32: Node \"n\": spec.bgp.asNumber: AS 0 is reserved (RFC 7607); an AS number is 1 to 4294967295",
+        ],
+    );
+}
+
+#[test]
+fn a_fault_of_the_text_itself_has_its_place() {
+    expect("a: b\n c: d\n", &["error f:2:3: mapping values are not allowed in this context"]);
+    expect(
+        &peer("  peerIP: 192.0.2.1\n  peerIP: 192.0.2.2\n"),
+        &["error f:7:3: BGPPeer \"p\": the key \"peerIP\" stands twice; the first is in line 6"],
+    );
+}
+
+#[test]
+fn kind_and_version_are_named_by_what_is_nearest() {
+    expect(
+        "apiVersion: projectcalico.org/v1\nkind: BGPPer\nmetadata: {name: p}\n",
+        &[
+            "error f:1:13: BGPPer \"p\": apiVersion: \"projectcalico.org/v1\" is not known; write projectcalico.org/v3",
+            "error f:2:7: BGPPer \"p\": kind: \"BGPPer\" is not known; did you mean BGPPeer?",
+        ],
+    );
+    expect(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: p}\n",
+        &[
+            "error f:1:13: ConfigMap \"p\": apiVersion: \"v1\" is not known; write projectcalico.org/v3",
+            "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, Node, \
+             IPPool, BlockAffinity",
+        ],
+    );
+    expect(
+        "x: 1\n",
+        &[
+            "error f:1:1: apiVersion: is missing; write projectcalico.org/v3",
+            "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, Node, IPPool, BlockAffinity",
+        ],
+    );
+    expect("- 1\n", &["error f:1:1: a list stands where a mapping must; write fields below it"]);
+}
+
+#[test]
+fn calicos_other_kinds_are_skipped_with_a_word() {
+    expect(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {x: 1}\n",
+        &[
+            "warning f:2:7: FelixConfiguration \"default\": kind: FelixConfiguration is not used by Manx; the document is skipped",
+        ],
+    );
+}
+
+#[test]
+fn metadata_is_checked() {
+    expect(
+        "apiVersion: projectcalico.org/v3\nkind: Node\n",
+        &["error f:1:1: Node: metadata: is missing; write metadata: and name: below it"],
+    );
+    expect(
+        "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {labels: {a: 1, b: x}}\n",
+        &[
+            "error f:3:11: Node: metadata.name: is missing; every Node has a name",
+            "error f:3:24: Node: metadata.labels[a]: 1 stands where text must; put it in quotes: \"1\"",
+        ],
+    );
+    expect(
+        "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: A_b, namespace: x, nam: y}\n",
+        &[
+            "error f:3:18: Node \"A_b\": metadata.name: \"A_b\" is not a name; use lower case letters, digits, '-' and '.', \
+         with a letter or digit at both ends and at most 253 characters",
+            "error f:3:34: Node \"A_b\": metadata.namespace: Node belongs to the cluster, not to a namespace; leave it out",
+            "warning f:3:37: Node \"A_b\": metadata.nam: unknown field; did you mean name?",
+        ],
+    );
+}
+
+#[test]
+fn what_excludes_one_another_in_a_peer_is_told_in_calicos_words() {
+    expect(
+        &peer(
+            "  node: a\n  nodeSelector: all()\n  peerIP: 192.0.2.1\n  peerSelector: has(rr)\n  asNumber: 1\n",
+        ),
+        &[
+            "error f:7:17: BGPPeer \"p\": spec.nodeSelector: node and nodeSelector cannot both be set",
+            "error f:9:17: BGPPeer \"p\": spec.peerSelector: peerIP and peerSelector cannot both be set",
+            "error f:10:13: BGPPeer \"p\": spec.asNumber: asNumber must be empty when peerSelector is set",
+        ],
+    );
+    expect(
+        &peer("  node: a\n"),
+        &[
+            "error f:6:3: BGPPeer \"p\": spec: names no peer; set peerIP, peerSelector or localWorkloadSelector",
+        ],
+    );
+    expect(
+        &peer("  peerIP: 192.0.2.1\n  reachableBy: 2001:db8::1\n  nextHopMode: self\n"),
+        &[
+            "error f:7:16: BGPPeer \"p\": spec.reachableBy: 2001:db8::1 and peerIP 192.0.2.1 are of different families",
+            "error f:8:16: BGPPeer \"p\": spec.nextHopMode: \"self\" is not one of Auto, Self, Keep",
+        ],
+    );
+    expect(
+        &peer(
+            "  peerSelector: has(rr\n  maxRestartTime: 2\n  keepaliveTime: 0s\n  password: {secretKeyRef: {name: s}}\n",
+        ),
+        &[
+            "error f:6:17: BGPPeer \"p\": spec.peerSelector: \"has(rr\" is not a selector: character 7: expected ) after the \
+         label of has(",
+            "error f:7:19: BGPPeer \"p\": spec.maxRestartTime: \"2\" is not a duration; write 90s, 2m or 1m30s",
+            "error f:8:18: BGPPeer \"p\": spec.keepaliveTime: must be 1s to 65535s",
+            "error f:9:28: BGPPeer \"p\": spec.password.secretKeyRef.key: is missing; a password is named by a secret's name and a key in it",
+        ],
+    );
+}
+
+#[test]
+fn only_the_default_configuration_may_say_what_concerns_the_cluster() {
+    expect(
+        &config("node.a", "  asNumber: 64512\n  listenPort: 1179\n  nodeToNodeMeshEnabled: true\n"),
+        &[
+            "error f:6:13: BGPConfiguration \"node.a\": spec.asNumber: Cannot set asNumber on a non default BGP Configuration.",
+            "error f:8:26: BGPConfiguration \"node.a\": spec.nodeToNodeMeshEnabled: Cannot set nodeToNodeMeshEnabled on a non \
+         default BGP Configuration.",
+        ],
+    );
+    expect(
+        &config("other", "  listenPort: 70000\n  logSeverityScreen: Loud\n"),
+        &[
+            "warning f:4:3: BGPConfiguration \"other\": metadata: a BGPConfiguration has an effect under the name default or \
+         node.NAME only, not \"other\"",
+            "error f:6:15: BGPConfiguration \"other\": spec.listenPort: \"70000\" is not a number from 1 to 65535",
+            "error f:7:22: BGPConfiguration \"other\": spec.logSeverityScreen: \"Loud\" is not one of Trace, Debug, Info, \
+         Warning, Error, Fatal",
+        ],
+    );
+    expect(
+        &config("default", "  nodeToNodeMeshEnabled: maybe\n"),
+        &[
+            "error f:6:26: BGPConfiguration \"default\": spec.nodeToNodeMeshEnabled: \"maybe\" is neither true nor false",
+        ],
+    );
+}
+
+#[test]
+fn a_pool_must_make_sense_as_a_whole() {
+    expect(
+        &pool("  cidr: 10.0.0.0/27\n  ipipMode: Always\n  vxlanMode: Always\n"),
+        &[
+            "error f:6:9: IPPool \"i\": spec.cidr: IP pool size is too small for use with block size 26: 10.0.0.0/27 holds no block",
+            "error f:8:14: IPPool \"i\": spec.vxlanMode: ipipMode and vxlanMode cannot both be enabled on the same IP pool",
+        ],
+    );
+    expect(
+        &pool("  cidr: 2001:db8::/64\n  ipipMode: Always\n  blockSize: 26\n"),
+        &[
+            "error f:7:13: IPPool \"i\": spec.ipipMode: IP-in-IP is for IPv4 pools; use vxlanMode or Never",
+            "error f:8:14: IPPool \"i\": spec.blockSize: the block size of an IPv6 pool is 116 to 128, not 26",
+        ],
+    );
+    expect(
+        &pool(
+            "  cidr: 169.254.0.0/16\n  allowedUses: [LoadBalancer, Tunnel, Lunch]\n  nodeSelector: global()\n",
+        ),
+        &[
+            "error f:6:9: IPPool \"i\": spec.cidr: 169.254.0.0/16 is link-local; pods cannot be reached by such addresses",
+            "error f:7:16: IPPool \"i\": spec.allowedUses: \"Lunch\" is not one of Workload, Tunnel, LoadBalancer",
+            "error f:7:16: IPPool \"i\": spec.allowedUses: LoadBalancer cannot be combined with Workload or Tunnel",
+            "error f:8:17: IPPool \"i\": spec.nodeSelector: \"global()\" is not a selector: character 1: global() has a meaning \
+         only in a namespaceSelector",
+        ],
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_told_with_the_form() {
+    expect(
+        &node("  bgp: 7\n  orchRefs: x\n"),
+        &[
+            "error f:6:8: Node \"n\": spec.bgp: \"7\" stands where a mapping must; write fields below it",
+            "error f:7:13: Node \"n\": spec.orchRefs: \"x\" stands where a list must",
+        ],
+    );
+    expect(
+        &node("  bgp: {ipv4Address: [1], asNumber: {}}\n"),
+        &[
+            "error f:6:22: Node \"n\": spec.bgp.ipv4Address: a list stands where one value must",
+            "error f:6:37: Node \"n\": spec.bgp.asNumber: a mapping stands where one value must",
+        ],
+    );
+}
+
+#[test]
+fn every_field_that_calico_knows_is_known() {
+    let documents = [
+        config("default", "  {logSeverityScreen: Info, nodeToNodeMeshEnabled: true, asNumber: 64512, serviceLoadBalancerIPs: [{cidr: 10.0.0.0/24}], serviceExternalIPs: [], serviceClusterIPs: [], serviceLoadBalancerAggregation: Enabled, communities: [{name: c, value: '1:2'}], prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [c]}], listenPort: 179, nodeMeshPassword: {secretKeyRef: {name: s, key: k, optional: true}}, nodeMeshMaxRestartTime: 2m0s, bindMode: NodeIP, ignoredInterfaces: [x*], localWorkloadPeeringIPV4: 169.254.1.1, localWorkloadPeeringIPV6: 'fe80::1', programClusterRoutes: Enabled, ipv4NormalRoutePriority: 1024, ipv6NormalRoutePriority: 1024}\n"),
+        peer("  {node: a, peerIP: '[2001:db8::1]:179', asNumber: '1.10', localASNumber: 1, keepOriginalNextHop: yes, password: {secretKeyRef: {name: s, key: k}}, sourceAddress: UseNodeIP, maxRestartTime: 120s, keepaliveTime: 60s, numAllowedLocalASNumbers: 1, ttlSecurity: 1, reachableBy: '2001:db8::2', filters: [f], reversePeering: Auto}\n"),
+        peer("  {nodeSelector: all(), localWorkloadSelector: app == 'x', asNumber: 65000}\n"),
+        node("  {bgp: {asNumber: 1, ipv4Address: 10.0.0.1/24, ipv6Address: '2001:db8::1/64', ipv4IPIPTunnelAddr: 10.0.0.1, routeReflectorClusterID: 1.0.0.1}, ipv4VXLANTunnelAddr: 10.0.0.1, ipv6VXLANTunnelAddr: '::1', vxlanTunnelMACAddr: '66:00:00:00:00:00', vxlanTunnelMACAddrV6: '66:00:00:00:00:00', orchRefs: [{nodeName: n, orchestrator: k8s}], wireguard: {interfaceIPv4Address: 10.0.0.1}, addresses: [{address: 10.0.0.1, type: InternalIP}], interfaces: [{name: e, addresses: []}]}\nstatus: {wireguardPublicKey: k, podCIDRs: []}\n"),
+        pool("  {cidr: 10.0.0.0/16, vxlanMode: Never, ipipMode: CrossSubnet, natOutgoing: true, disabled: false, disableBGPExport: true, blockSize: 26, nodeSelector: all(), namespaceSelector: all(), allowedUses: [Workload, Tunnel], assignmentMode: Manual}\nstatus: {conditions: []}\n"),
+        "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {name: b, uid: u, resourceVersion: '1', creationTimestamp: 2026-11-22T00:00:00Z, generation: 1, managedFields: [], ownerReferences: [], finalizers: [], annotations: {}, labels: null, selfLink: s}\nspec: {state: confirmed, node: n, type: host, cidr: 10.0.0.0/26, deleted: 'false'}\n".to_owned(),
+    ];
+    for document in documents {
+        expect(&document, &[]);
+    }
+}
+
+#[test]
+fn a_list_is_read_as_its_members() {
+    let text = "apiVersion: projectcalico.org/v3\nkind: NodeList\nmetadata: {resourceVersion: '1'}\nitems:\n- apiVersion: projectcalico.org/v3\n  kind: Node\n  metadata: {name: a}\n- apiVersion: projectcalico.org/v3\n  kind: Node\n  metadata: {name: b}\n  spec: {bgp: x}\n";
+    let parsed = parse("f", text);
+    assert_eq!(parsed.documents.len(), 1);
+    assert_eq!(parsed.problems[0].to_string(), {
+        "f:11:15: Node \"b\": spec.bgp: \"x\" stands where a mapping must; write fields below it"
+    });
+}
+
+#[test]
+fn empty_documents_are_nothing() {
+    for text in ["", "\n", "---\n", "# words\n", "---\n---\n# words\n...\n"] {
+        expect(text, &[]);
+        assert!(parse("f", text).documents.is_empty());
+    }
+}
+
+/// Text that is near to a document: pieces of real ones, in any order and broken.
+fn near_document() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("apiVersion: projectcalico.org/v3\n".to_owned()),
+        prop::sample::select(manx_resources::Kind::ALL.to_vec()).prop_map(|kind| format!("kind: {kind}\n")),
+        Just("metadata:\n  name: a\n".to_owned()),
+        Just("spec:\n".to_owned()),
+        Just("  bgp:\n    ipv4Address: 10.0.0.1/24\n".to_owned()),
+        Just("  peerIP: 10.0.0.1\n  asNumber: 1.10\n".to_owned()),
+        Just("  cidr: 10.0.0.0/16\n  blockSize: 26\n".to_owned()),
+        Just("  node: &x a\n  nodeSelector: *x\n".to_owned()),
+        Just("---\n".to_owned()),
+        "[ -~\n]{0,20}",
+        "\\PC{0,10}",
+    ];
+    prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in near_document()) {
+        let parsed = parse("f", &text);
+        for document in &parsed.documents {
+            if let Some(body) = &document.body {
+                // What a document's body says alone is what it says in its text.
+                let alone = parse("f", &text[body.clone()]);
+                prop_assert_eq!(alone.documents.len(), 1);
+                prop_assert_eq!(alone.documents[0].resource.document(), document.resource.document());
+            }
+        }
+        let collected = manx_resources::collect([("f", text.as_str())]);
+        for node in collected.snapshot.nodes() {
+            prop_assert!(manx_resources::plan(&collected.snapshot, node.name()).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        parse("f", &String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn what_is_printed_of_a_resource_is_read_as_the_same(text in near_document()) {
+        for document in parse("f", &text).documents {
+            let printed = manx_resources::to_yaml(document.resource.document());
+            let again = parse("f", &printed);
+            prop_assert_eq!(again.documents.len(), 1, "{}", printed);
+            prop_assert_eq!(again.documents[0].resource.document(), document.resource.document());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Plans, from the outside: the article's story, and each rule of peering.
+
+mod common;
+mod rules;
+mod seed;
