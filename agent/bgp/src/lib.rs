@@ -11,9 +11,15 @@
 //!    [`Speaker::advance`] after the sockets have been read, then start over; else sleep until then.
 #![forbid(unsafe_code)]
 
+mod attr;
 mod config;
 mod event;
+mod message;
+mod rib;
+mod session;
 mod speaker;
+#[cfg(test)]
+mod tests;
 mod time;
 pub mod view;
 

@@ -1,0 +1,142 @@
+//! Path attributes: one value per distinct set, compared and hashed as a whole, so that a set exists once in
+//! memory however many routes share it. Reading them from the wire is in [`parse`], writing in [`encode`].
+
+pub mod as_path;
+pub mod encode;
+pub mod parse;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use manx_net::Asn;
+
+use crate::{config::WellKnown, view::AttributesView};
+use as_path::AsPath;
+
+/// Attribute type codes (IANA "BGP Path Attributes").
+pub mod code {
+    pub const ORIGIN: u8 = 1;
+    pub const AS_PATH: u8 = 2;
+    pub const NEXT_HOP: u8 = 3;
+    pub const MED: u8 = 4;
+    pub const LOCAL_PREF: u8 = 5;
+    pub const ATOMIC_AGGREGATE: u8 = 6;
+    pub const AGGREGATOR: u8 = 7;
+    pub const COMMUNITIES: u8 = 8;
+    pub const ORIGINATOR_ID: u8 = 9;
+    pub const CLUSTER_LIST: u8 = 10;
+    pub const MP_REACH: u8 = 14;
+    pub const MP_UNREACH: u8 = 15;
+    pub const EXTENDED_COMMUNITIES: u8 = 16;
+    pub const AS4_PATH: u8 = 17;
+    pub const AS4_AGGREGATOR: u8 = 18;
+    pub const LARGE_COMMUNITIES: u8 = 32;
+}
+
+/// Attribute flag bits (RFC 4271 §4.3).
+pub mod flag {
+    pub const OPTIONAL: u8 = 0x80;
+    pub const TRANSITIVE: u8 = 0x40;
+    pub const PARTIAL: u8 = 0x20;
+    pub const EXTENDED_LENGTH: u8 = 0x10;
+}
+
+/// The lower wins (RFC 4271 §9.1.2.2 b).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    Igp = 0,
+    Egp = 1,
+    Incomplete = 2,
+}
+
+/// What a route carries, in the sense that Manx gives it: four-octet AS numbers merged, no attribute that the
+/// session's kind does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attributes {
+    pub origin: Origin,
+    pub as_path: AsPath,
+    /// Global where there is a global one, else link-local.
+    pub next_hop: IpAddr,
+    pub med: Option<u32>,
+    /// Never from eBGP.
+    pub local_pref: Option<u32>,
+    pub atomic_aggregate: bool,
+    pub aggregator: Option<(Asn, Ipv4Addr)>,
+    pub communities: Box<[u32]>,
+    pub extended: Box<[u64]>,
+    pub large: Box<[[u32; 3]]>,
+    /// Never from eBGP.
+    pub originator_id: Option<Ipv4Addr>,
+    /// Never from eBGP. The reflector nearest to us first.
+    pub cluster_list: Box<[Ipv4Addr]>,
+    /// Optional transitive ones, in the order of their codes.
+    pub unknown: Box<[Unknown]>,
+}
+
+/// An attribute that we pass on without knowing it (RFC 4271 §9).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unknown {
+    pub code: u8,
+    pub value: Box<[u8]>,
+}
+
+/// RFC 4271 §9.1.1 leaves the preference of a route without LOCAL_PREF to policy; everybody's policy is 100.
+pub const DEFAULT_LOCAL_PREF: u32 = 100;
+
+impl Attributes {
+    /// Of a route of our own. Its next hop is each session's own address, and stands in no set.
+    pub fn own(communities: &[u32]) -> Attributes {
+        Attributes {
+            origin: Origin::Igp,
+            as_path: AsPath::default(),
+            next_hop: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            med: None,
+            local_pref: None,
+            atomic_aggregate: false,
+            aggregator: None,
+            communities: communities.into(),
+            extended: Box::default(),
+            large: Box::default(),
+            originator_id: None,
+            cluster_list: Box::default(),
+            unknown: Box::default(),
+        }
+    }
+
+    pub fn local_pref(&self) -> u32 {
+        self.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
+    }
+
+    pub fn has_community(&self, community: u32) -> bool {
+        self.communities.contains(&community)
+    }
+
+    pub fn view(&self) -> AttributesView {
+        AttributesView {
+            origin: match self.origin {
+                Origin::Igp => "IGP",
+                Origin::Egp => "EGP",
+                Origin::Incomplete => "Incomplete",
+            },
+            as_path: self.as_path.to_string(),
+            med: self.med,
+            local_pref: self.local_pref,
+            atomic_aggregate: self.atomic_aggregate,
+            aggregator: self.aggregator.map(|(number, address)| format!("{number} {address}")),
+            communities: self.communities.iter().map(|&c| community_name(c)).collect(),
+            extended_communities: self.extended.iter().map(|c| format!("{c:016x}")).collect(),
+            large_communities: self.large.iter().map(|[a, b, c]| format!("{a}:{b}:{c}")).collect(),
+            originator_id: self.originator_id,
+            cluster_list: self.cluster_list.to_vec(),
+            unknown: self.unknown.iter().map(|u| u.code).collect(),
+        }
+    }
+}
+
+fn community_name(community: u32) -> String {
+    match community {
+        WellKnown::NO_EXPORT => "no-export".to_owned(),
+        WellKnown::NO_ADVERTISE => "no-advertise".to_owned(),
+        WellKnown::NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),
+        other => format!("{}:{}", other >> 16, other & 0xffff),
+    }
+}

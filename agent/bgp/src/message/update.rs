@@ -1,0 +1,291 @@
+//! UPDATE (RFC 4271 §4.3, RFC 4760): its parts, its prefixes, and the End-of-RIB marker (RFC 4724 §2). The
+//! attributes are read in [`crate::attr::parse`].
+
+use std::marker::PhantomData;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use manx_net::{Prefix, Prefix4, Prefix6};
+
+use super::{MAX_LEN, UPDATE, write_message};
+use crate::{
+    attr::{
+        code, flag,
+        parse::{FatalError, Outcome, Parsed, Reading, parse},
+    },
+    config::Family,
+};
+
+/// The prefixes of one family, on the wire and in a table.
+pub trait Nlri: Copy + Ord + std::hash::Hash + std::fmt::Debug + Into<Prefix> {
+    const FAMILY: Family;
+    /// `octets` has just as many as the length needs. Host bits are cleared (behaviour 34).
+    fn from_wire(length: u8, octets: &[u8]) -> Option<Self>;
+    fn length(self) -> u8;
+    fn put_address(self, out: &mut BytesMut, octets: usize);
+    fn of(prefix: Prefix) -> Option<Self>;
+    /// For hashing.
+    fn words(self) -> [u64; 2];
+}
+
+impl Nlri for Prefix4 {
+    const FAMILY: Family = Family::Ipv4Unicast;
+
+    fn from_wire(length: u8, octets: &[u8]) -> Option<Prefix4> {
+        let mut address = [0; 4];
+        address.get_mut(..octets.len())?.copy_from_slice(octets);
+        Prefix4::from_bits(u32::from_be_bytes(address), length)
+    }
+
+    fn length(self) -> u8 {
+        self.len()
+    }
+
+    fn put_address(self, out: &mut BytesMut, octets: usize) {
+        out.put_slice(self.bits().to_be_bytes().get(..octets).unwrap_or_default());
+    }
+
+    fn of(prefix: Prefix) -> Option<Prefix4> {
+        if let Prefix::V4(prefix) = prefix { Some(prefix) } else { None }
+    }
+
+    fn words(self) -> [u64; 2] {
+        [u64::from(self.bits()) << 8 | u64::from(self.len()), 0]
+    }
+}
+
+impl Nlri for Prefix6 {
+    const FAMILY: Family = Family::Ipv6Unicast;
+
+    fn from_wire(length: u8, octets: &[u8]) -> Option<Prefix6> {
+        let mut address = [0; 16];
+        address.get_mut(..octets.len())?.copy_from_slice(octets);
+        Prefix6::from_bits(u128::from_be_bytes(address), length)
+    }
+
+    fn length(self) -> u8 {
+        self.len()
+    }
+
+    fn put_address(self, out: &mut BytesMut, octets: usize) {
+        out.put_slice(self.bits().to_be_bytes().get(..octets).unwrap_or_default());
+    }
+
+    fn of(prefix: Prefix) -> Option<Prefix6> {
+        if let Prefix::V6(prefix) = prefix { Some(prefix) } else { None }
+    }
+
+    fn words(self) -> [u64; 2] {
+        let bits = self.bits();
+        // A prefix longer than /120 keeps its length in what a shift would lose.
+        [(bits >> 64) as u64, (bits as u64).rotate_left(8) ^ u64::from(self.len())]
+    }
+}
+
+/// Prefixes as an UPDATE has them, checked to be whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefixes<'a, P> {
+    wire: &'a [u8],
+    family: PhantomData<P>,
+}
+
+impl<'a, P: Nlri> Prefixes<'a, P> {
+    /// Behaviour 26: a length beyond the family's, or octets missing, is fatal.
+    pub fn parse(wire: &'a [u8]) -> Result<Prefixes<'a, P>, FatalError<'static>> {
+        let mut rest = wire;
+        while let [length, after @ ..] = rest {
+            let octets = usize::from(*length).div_ceil(8);
+            let (Some(octets), after) = (after.get(..octets), after.get(octets..).unwrap_or_default()) else {
+                return Err(FatalError::Network);
+            };
+            P::from_wire(*length, octets).ok_or(FatalError::Network)?;
+            rest = after;
+        }
+        Ok(Prefixes { wire, family: PhantomData })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+}
+
+impl<P: Nlri> Iterator for Prefixes<'_, P> {
+    type Item = P;
+
+    fn next(&mut self) -> Option<P> {
+        let (&length, rest) = self.wire.split_first()?;
+        let (octets, rest) = rest.split_at_checked(usize::from(length).div_ceil(8))?;
+        self.wire = rest;
+        P::from_wire(length, octets)
+    }
+}
+
+/// An UPDATE, read.
+#[derive(Debug)]
+pub struct Update<'a> {
+    pub withdrawn: Prefixes<'a, Prefix4>,
+    pub announced: Prefixes<'a, Prefix4>,
+    pub attributes: Parsed<'a>,
+    /// The family of which this is the End-of-RIB marker.
+    pub end_of_rib: Option<Family>,
+}
+
+impl<'a> Update<'a> {
+    pub fn parse(body: &'a [u8], reading: Reading) -> Result<Update<'a>, FatalError<'a>> {
+        // Behaviour 25: lengths that do not add up leave nothing to hold on to.
+        let (withdrawn, rest) = length_prefixed(body).ok_or(FatalError::AttributeList)?;
+        let (block, announced) = length_prefixed(rest).ok_or(FatalError::AttributeList)?;
+        let withdrawn = Prefixes::parse(withdrawn)?;
+        let announced: Prefixes<'_, Prefix4> = Prefixes::parse(announced)?;
+        let mut attributes = parse(block, reading)?;
+        // The other family's prefixes, so that nothing is taken before all is known to be whole.
+        for (family, nlri) in [
+            attributes.mp_reach.map(|reach| (reach.family, reach.nlri)),
+            attributes.mp_unreach.map(|unreach| (unreach.family, unreach.nlri)),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            match family {
+                Family::Ipv4Unicast => drop(Prefixes::<Prefix4>::parse(nlri)?),
+                Family::Ipv6Unicast => drop(Prefixes::<Prefix6>::parse(nlri)?),
+            }
+        }
+        let reaches = attributes.mp_reach.is_some_and(|reach| !reach.nlri.is_empty());
+        if !announced.is_empty() || reaches {
+            attributes.check_mandatory(!announced.is_empty());
+        }
+        let end_of_rib = match attributes.mp_unreach {
+            _ if !withdrawn.is_empty() || !announced.is_empty() || attributes.others => None,
+            Some(unreach) if unreach.nlri.is_empty() => Some(unreach.family),
+            None if block.is_empty() => Some(Family::Ipv4Unicast),
+            _ => None,
+        };
+        Ok(Update { withdrawn, announced, attributes, end_of_rib })
+    }
+
+    /// Are the routes of this UPDATE to be treated as withdrawn?
+    pub fn treat_as_withdraw(&self) -> bool {
+        self.attributes.outcome() == Some(Outcome::TreatAsWithdraw)
+    }
+}
+
+fn length_prefixed(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = input.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
+/// The End-of-RIB marker of a family.
+pub fn end_of_rib(family: Family) -> Bytes {
+    let mut out = BytesMut::with_capacity(32);
+    write_message(&mut out, UPDATE, |out| match family {
+        Family::Ipv4Unicast => out.put_slice(&[0; 4]),
+        Family::Ipv6Unicast => {
+            out.put_slice(&[0, 0, 0, 6, flag::OPTIONAL, code::MP_UNREACH, 3, 0, 2, 1]);
+        }
+    });
+    out.freeze()
+}
+
+/// What is left for prefixes after the fixed parts of an UPDATE.
+const ROOM: usize = MAX_LEN - super::HEADER_LEN - 4;
+
+fn put_prefix<P: Nlri>(out: &mut BytesMut, prefix: P) {
+    out.put_u8(prefix.length());
+    prefix.put_address(out, usize::from(prefix.length()).div_ceil(8));
+}
+
+fn wire_len<P: Nlri>(prefix: P) -> usize {
+    1 + usize::from(prefix.length()).div_ceil(8)
+}
+
+/// How many of `prefixes`, from the front, fit into `room` octets.
+fn fitting<P: Nlri>(prefixes: &[P], room: usize) -> usize {
+    let mut used = 0;
+    prefixes
+        .iter()
+        .take_while(|prefix| {
+            used += wire_len(**prefix);
+            used <= room
+        })
+        .count()
+}
+
+/// Appends UPDATEs that withdraw these prefixes, each as full as it can be (behaviour 52), and returns their number.
+pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32 {
+    let mut messages = 0;
+    while !prefixes.is_empty() {
+        // MP_UNREACH needs seven octets more.
+        let (now, later) = prefixes.split_at(fitting(prefixes, ROOM - 7));
+        write_message(out, UPDATE, |out| {
+            let octets: usize = now.iter().map(|&p| wire_len(p)).sum();
+            match P::FAMILY {
+                Family::Ipv4Unicast => {
+                    out.put_u16(octets as u16);
+                    now.iter().for_each(|&p| put_prefix(out, p));
+                    out.put_u16(0);
+                }
+                Family::Ipv6Unicast => {
+                    out.put_u16(0);
+                    out.put_u16(octets as u16 + 7);
+                    out.put_slice(&[flag::OPTIONAL | flag::EXTENDED_LENGTH, code::MP_UNREACH]);
+                    out.put_u16(octets as u16 + 3);
+                    out.put_slice(&[0, 2, 1]);
+                    now.iter().for_each(|&p| put_prefix(out, p));
+                }
+            }
+        });
+        messages += 1;
+        prefixes = later;
+    }
+    messages
+}
+
+/// Appends UPDATEs that announce these prefixes with these attributes (without MP_REACH), each as full as it can be,
+/// and returns their number. `None`, and nothing appended, if not even one prefix fits beside the attributes
+/// (behaviour 51).
+pub fn write_announcements<P: Nlri>(
+    out: &mut BytesMut,
+    mut prefixes: &[P],
+    attributes: &[u8],
+    next_hop: std::net::IpAddr,
+) -> Option<u32> {
+    let next_hop = match next_hop {
+        std::net::IpAddr::V4(_) => None,
+        std::net::IpAddr::V6(address) => Some(address.octets()),
+    };
+    // MP_REACH: four octets of attribute header, five of its own, and the next hop.
+    let room = ROOM.checked_sub(attributes.len() + if next_hop.is_some() { 25 } else { 0 })?;
+    let longest = prefixes.iter().map(|&p| wire_len(p)).max()?;
+    if longest > room {
+        return None;
+    }
+    let mut messages = 0;
+    while !prefixes.is_empty() {
+        let (now, later) = prefixes.split_at(fitting(prefixes, room));
+        write_message(out, UPDATE, |out| {
+            out.put_u16(0);
+            let octets: usize = now.iter().map(|&p| wire_len(p)).sum();
+            match next_hop {
+                None => {
+                    out.put_u16(attributes.len() as u16);
+                    out.put_slice(attributes);
+                    now.iter().for_each(|&p| put_prefix(out, p));
+                }
+                Some(next_hop) => {
+                    out.put_u16((attributes.len() + 25 + octets) as u16);
+                    // RFC 7606 §5.1: first, so that a receiver finds the routes whatever follows.
+                    out.put_slice(&[flag::OPTIONAL | flag::EXTENDED_LENGTH, code::MP_REACH]);
+                    out.put_u16((21 + octets) as u16);
+                    out.put_slice(&[0, 2, 1, 16]);
+                    out.put_slice(&next_hop);
+                    out.put_u8(0);
+                    now.iter().for_each(|&p| put_prefix(out, p));
+                    out.put_slice(attributes);
+                }
+            }
+        });
+        messages += 1;
+        prefixes = later;
+    }
+    Some(messages)
+}

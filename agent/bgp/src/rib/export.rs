@@ -1,0 +1,245 @@
+//! Who may be told of a route: the rules of RFC 4271 §9.1.3 and RFC 4456 §6, the well-known communities, and
+//! the built-in export policy. Peers for which all of it comes out the same, bytes included, share an update
+//! group.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use manx_net::{Asn, Prefix};
+
+use super::table::{OWN, Path};
+use crate::{
+    attr::{
+        Attributes,
+        encode::{Outgoing, OutgoingKind},
+    },
+    config::{ExportRule, Family, NextHopMode, WellKnown},
+    view::Export,
+};
+
+/// Everything on which the bytes for a peer depend. Peers with equal keys get the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    pub family: Family,
+    pub kind: PeerKind,
+    pub next_hop_mode: NextHopMode,
+    /// Our address towards these peers; `None` if we have none of this family.
+    pub self_next_hop: Option<IpAddr>,
+    pub cluster_id: Ipv4Addr,
+    pub four_octet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerKind {
+    Ebgp { local_as: Asn },
+    Ibgp { client: bool },
+}
+
+/// What export must know of the peer from which the best path came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub kind: PeerKind,
+    pub router_id: Ipv4Addr,
+}
+
+/// The built-in policy, ready to be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    pub rule: ExportRule,
+    /// The prefixes that we originate.
+    pub own: Vec<Prefix>,
+}
+
+impl Policy {
+    /// [`Export::Sent`], or what forbids it, for a route learned from a peer.
+    pub fn judge(&self, prefix: Prefix) -> Export {
+        if self.own.iter().any(|own| own.covers(prefix)) {
+            return Export::InsideOwnBlock;
+        }
+        match self.rule.pools.iter().find(|pool| pool.prefix.covers(prefix)) {
+            Some(pool) if pool.export => Export::Sent,
+            Some(_) => Export::PoolNotExported,
+            None if self.rule.transit => Export::Sent,
+            None => Export::NoTransit,
+        }
+    }
+}
+
+/// May this best path go to this group? `source` is `None` for an own route, `policy` what [`Policy::judge`] says.
+pub fn verdict(path: &Path, source: Option<Source>, policy: Export, key: &GroupKey) -> Export {
+    let attributes = &*path.attributes;
+    if attributes.has_community(WellKnown::NO_ADVERTISE) {
+        return Export::NoAdvertise;
+    }
+    if matches!(key.kind, PeerKind::Ebgp { .. })
+        && (attributes.has_community(WellKnown::NO_EXPORT)
+            || attributes.has_community(WellKnown::NO_EXPORT_SUBCONFED))
+    {
+        return Export::NoExport;
+    }
+    if let Some(source) = source {
+        if let (PeerKind::Ibgp { client: from }, PeerKind::Ibgp { client: to }) = (source.kind, key.kind)
+            && !from
+            && !to
+        {
+            return Export::NotReflected;
+        }
+        if policy != Export::Sent {
+            return policy;
+        }
+    }
+    if next_hop(attributes, path.peer == OWN, key).is_none() { Export::NoNextHop } else { Export::Sent }
+}
+
+/// Behaviours 39 and 49: unchanged within the AS, self towards others and for own routes, unless the mode says
+/// otherwise. A link-local next hop means nothing beyond its link and becomes self.
+fn next_hop(attributes: &Attributes, own: bool, key: &GroupKey) -> Option<IpAddr> {
+    let ebgp = matches!(key.kind, PeerKind::Ebgp { .. });
+    let link_local = matches!(attributes.next_hop, IpAddr::V6(a) if a.is_unicast_link_local());
+    let self_ = match key.next_hop_mode {
+        _ if own || link_local => true,
+        NextHopMode::Auto => ebgp,
+        NextHopMode::Self_ => true,
+        NextHopMode::Keep => false,
+    };
+    if self_ { key.self_next_hop } else { Some(attributes.next_hop) }
+}
+
+/// The changes with which a route leaves, for one whose verdict is [`Export::Sent`].
+pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey) -> Option<Outgoing> {
+    let kind = match (key.kind, source) {
+        (PeerKind::Ebgp { local_as }, source) => {
+            OutgoingKind::Ebgp { prepend: local_as, own: source.is_none() }
+        }
+        (PeerKind::Ibgp { .. }, Some(Source { kind: PeerKind::Ibgp { .. }, router_id })) => {
+            OutgoingKind::Reflected { originator: router_id, cluster_id: key.cluster_id }
+        }
+        (PeerKind::Ibgp { .. }, _) => OutgoingKind::Ibgp,
+    };
+    let next_hop = next_hop(attributes, source.is_none(), key)?;
+    Some(Outgoing { next_hop, four_octet: key.four_octet, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::PoolRule,
+        rib::table::{NO_NEXT_HOP, PackedStanding},
+    };
+
+    const CLIENT: PeerKind = PeerKind::Ibgp { client: true };
+    const PLAIN: PeerKind = PeerKind::Ibgp { client: false };
+
+    fn ebgp() -> PeerKind {
+        PeerKind::Ebgp { local_as: Asn::CALICO_DEFAULT }
+    }
+
+    fn key(kind: PeerKind, next_hop_mode: NextHopMode) -> GroupKey {
+        GroupKey {
+            family: Family::Ipv4Unicast,
+            kind,
+            next_hop_mode,
+            self_next_hop: Some("10.0.0.1".parse().unwrap()),
+            cluster_id: Ipv4Addr::new(1, 1, 1, 1),
+            four_octet: true,
+        }
+    }
+
+    fn path(communities: &[u32], peer: u16) -> Path {
+        let mut attributes = Attributes::own(communities);
+        attributes.next_hop = "10.9.9.9".parse().unwrap();
+        Path {
+            attributes: Arc::new(attributes),
+            next_hop: NO_NEXT_HOP,
+            peer,
+            generation: 0,
+            standing: PackedStanding::BEST,
+        }
+    }
+
+    fn from(kind: PeerKind) -> Option<Source> {
+        Some(Source { kind, router_id: Ipv4Addr::new(2, 2, 2, 2) })
+    }
+
+    /// Behaviours 38 and 49.
+    #[test]
+    fn clients_reach_all_and_others_reach_clients_and_other_ases_only() {
+        for (source, target, expected) in [
+            (CLIENT, CLIENT, Export::Sent),
+            (CLIENT, PLAIN, Export::Sent),
+            (CLIENT, ebgp(), Export::Sent),
+            (PLAIN, CLIENT, Export::Sent),
+            (PLAIN, PLAIN, Export::NotReflected),
+            (PLAIN, ebgp(), Export::Sent),
+            (ebgp(), PLAIN, Export::Sent),
+            (ebgp(), CLIENT, Export::Sent),
+            (ebgp(), ebgp(), Export::Sent),
+        ] {
+            let key = key(target, NextHopMode::Auto);
+            assert_eq!(verdict(&path(&[], 0), from(source), Export::Sent, &key), expected);
+        }
+    }
+
+    /// Behaviour 50.
+    #[test]
+    fn well_known_communities_bind_own_routes_too() {
+        for (community, within, beyond) in [
+            (WellKnown::NO_EXPORT, Export::Sent, Export::NoExport),
+            (WellKnown::NO_EXPORT_SUBCONFED, Export::Sent, Export::NoExport),
+            (WellKnown::NO_ADVERTISE, Export::NoAdvertise, Export::NoAdvertise),
+        ] {
+            for (peer, source) in [(OWN, None), (0, from(CLIENT))] {
+                let path = path(&[5, community], peer);
+                let judge = |kind| verdict(&path, source, Export::Sent, &key(kind, NextHopMode::Auto));
+                assert_eq!((judge(CLIENT), judge(ebgp())), (within, beyond));
+            }
+        }
+    }
+
+    #[test]
+    fn only_pools_leave_and_nothing_inside_an_own_block() {
+        let policy = Policy {
+            rule: ExportRule {
+                pools: vec![
+                    PoolRule { prefix: "172.16.128.0/17".parse().unwrap(), export: false },
+                    PoolRule { prefix: "172.16.0.0/16".parse().unwrap(), export: true },
+                ],
+                transit: false,
+            },
+            own: vec!["172.16.36.192/26".parse().unwrap()],
+        };
+        for (prefix, expected) in [
+            ("172.16.118.64/26", Export::Sent),
+            ("172.16.118.65/32", Export::Sent),
+            ("172.16.36.193/32", Export::InsideOwnBlock),
+            ("172.16.200.0/26", Export::PoolNotExported),
+            ("10.0.0.0/8", Export::NoTransit),
+            ("0.0.0.0/0", Export::NoTransit),
+        ] {
+            assert_eq!(policy.judge(prefix.parse().unwrap()), expected, "{prefix}");
+        }
+        let plain = Policy { rule: ExportRule { transit: true, pools: Vec::new() }, own: Vec::new() };
+        assert_eq!(plain.judge("10.0.0.0/8".parse().unwrap()), Export::Sent);
+    }
+
+    #[test]
+    fn the_next_hop_is_kept_within_the_as_and_self_beyond_unless_the_mode_says_otherwise() {
+        let (kept, own): (IpAddr, IpAddr) = ("10.9.9.9".parse().unwrap(), "10.0.0.1".parse().unwrap());
+        for (kind, mode, expected) in [
+            (CLIENT, NextHopMode::Auto, kept),
+            (ebgp(), NextHopMode::Auto, own),
+            (CLIENT, NextHopMode::Self_, own),
+            (ebgp(), NextHopMode::Keep, kept),
+        ] {
+            let out = outgoing(&path(&[], 0).attributes, from(CLIENT), &key(kind, mode)).unwrap();
+            assert_eq!(out.next_hop, expected);
+            let out = outgoing(&path(&[], OWN).attributes, None, &key(kind, mode)).unwrap();
+            assert_eq!(out.next_hop, own);
+        }
+        let mut nowhere = key(ebgp(), NextHopMode::Auto);
+        nowhere.self_next_hop = None;
+        assert_eq!(verdict(&path(&[], 0), from(CLIENT), Export::Sent, &nowhere), Export::NoNextHop);
+    }
+}

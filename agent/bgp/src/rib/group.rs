@@ -1,0 +1,459 @@
+//! An update group: the peers to which the same bytes go. It keeps eight octets for each route (what was decided
+//! for these peers, and where the route's latest entry in the log is) and a log of route numbers. A peer is a
+//! cursor into the log. Only a route's latest entry counts, so a peer that lags finds the newest state once,
+//! however often the route changed; a batch is encoded once, for whoever stands at the same place.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    export::{GroupKey, Source, outgoing},
+    table::{PeerSlot, RouteId, Table},
+};
+use crate::{
+    attr::{Attributes, encode::encode},
+    message::update::{Nlri, write_announcements, write_withdrawals},
+    view::Export,
+};
+
+/// Nobody: [`OutState::source`] of a route that was never announced.
+const NOBODY: PeerSlot = PeerSlot::MAX - 1;
+/// So many routes go into one batch.
+const BATCH_ROUTES: usize = 32 * 1024;
+/// Encoded batches are kept for members that come to the same place later, up to so many octets.
+const KEPT_OCTETS: usize = 1 << 20;
+
+/// What a group keeps of a route.
+#[derive(Clone, Copy, Debug)]
+struct OutState {
+    /// The low bits of the place of the latest log entry.
+    latest: u32,
+    /// From whom the route came that was announced last.
+    source: PeerSlot,
+    /// `None`: not looked at yet, and nothing sent to anybody.
+    export: Option<Export>,
+    /// The source of what is announced now may hold an earlier announcement of ours, made for a route of
+    /// somebody else, and must be told that it is gone.
+    displaced: bool,
+}
+
+const UNSEEN: OutState = OutState { latest: 0, source: NOBODY, export: None, displaced: false };
+
+/// For whom a part of a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    All,
+    /// Not for the peer from which these routes came.
+    AllBut(PeerSlot),
+    Only(PeerSlot),
+}
+
+impl Audience {
+    pub fn includes(self, peer: PeerSlot) -> bool {
+        match self {
+            Audience::All => true,
+            Audience::AllBut(other) => other != peer,
+            Audience::Only(one) => one == peer,
+        }
+    }
+}
+
+/// Whole messages, in parts by audience.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub octets: Bytes,
+    /// Where each part ends.
+    pub parts: Vec<(usize, Audience)>,
+    /// The place in the log after what is in here.
+    pub to: u64,
+}
+
+#[derive(Debug)]
+pub struct Group {
+    pub key: GroupKey,
+    state: Vec<OutState>,
+    log: VecDeque<RouteId>,
+    /// The place of the log's first entry.
+    base: u64,
+    /// Where each member stands, and how many stand where.
+    members: BTreeMap<PeerSlot, u64>,
+    cursors: BTreeMap<u64, usize>,
+    kept: BTreeMap<u64, Arc<Batch>>,
+    kept_octets: usize,
+    /// Routes announced, in all and by source.
+    announced: u64,
+    announced_from: HashMap<PeerSlot, u64>,
+}
+
+impl Group {
+    pub fn new(key: GroupKey) -> Group {
+        Group {
+            key,
+            state: Vec::new(),
+            log: VecDeque::new(),
+            base: 0,
+            members: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            kept_octets: 0,
+            announced: 0,
+            announced_from: HashMap::new(),
+        }
+    }
+
+    pub fn end(&self) -> u64 {
+        self.base + self.log.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = PeerSlot> {
+        self.members.keys().copied()
+    }
+
+    /// Where a member stands; the end for who is none.
+    pub fn cursor(&self, peer: PeerSlot) -> u64 {
+        self.members.get(&peer).copied().unwrap_or_else(|| self.end())
+    }
+
+    /// The peer stands at `cursor` from now on.
+    pub fn move_to(&mut self, peer: PeerSlot, cursor: u64) {
+        *self.cursors.entry(cursor).or_default() += 1;
+        if let Some(before) = self.members.insert(peer, cursor) {
+            self.vacate(before);
+        }
+    }
+
+    pub fn leave(&mut self, peer: PeerSlot) {
+        if let Some(before) = self.members.remove(&peer) {
+            self.vacate(before);
+        }
+    }
+
+    fn vacate(&mut self, cursor: u64) {
+        if let Some(count) = self.cursors.get_mut(&cursor) {
+            *count -= 1;
+            if *count == 0 {
+                self.cursors.remove(&cursor);
+                self.trim();
+            }
+        }
+    }
+
+    /// Drops what every member has passed.
+    fn trim(&mut self) {
+        let first = self.cursors.keys().next().copied().unwrap_or_else(|| self.end());
+        let passed = first.saturating_sub(self.base) as usize;
+        self.log.drain(..passed.min(self.log.len()));
+        self.base = self.base.max(first);
+        while let Some(entry) = self.kept.first_entry()
+            && entry.get().to <= first
+        {
+            self.kept_octets -= entry.remove().octets.len();
+        }
+        if self.log.is_empty() && self.log.capacity() > 4 * BATCH_ROUTES {
+            self.log = VecDeque::new();
+        }
+    }
+
+    pub fn export(&self, id: RouteId) -> Option<Export> {
+        self.state.get(id as usize)?.export
+    }
+
+    /// Is the route's latest state still ahead of a member that stands at `cursor`?
+    pub fn is_ahead(&self, id: RouteId, cursor: u64) -> bool {
+        let Some(state) = self.state.get(id as usize) else { return false };
+        let place = state.latest.wrapping_sub(self.base as u32) as usize;
+        self.log.get(place) == Some(&id) && self.base + place as u64 >= cursor
+    }
+
+    /// Does any member have yet to pass the route's latest state?
+    pub fn refers_to(&self, id: RouteId) -> bool {
+        self.is_ahead(id, self.base)
+    }
+
+    /// The route's number is free.
+    pub fn forget(&mut self, id: RouteId) {
+        if let Some(state) = self.state.get_mut(id as usize) {
+            *state = UNSEEN;
+        }
+    }
+
+    /// Routes announced to a member: all but its own.
+    pub fn announced_to(&self, peer: PeerSlot) -> u64 {
+        self.announced - self.announced_from.get(&peer).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, id: RouteId, export: Export, source: PeerSlot) -> bool {
+        let at = id as usize;
+        if self.state.len() <= at {
+            self.state.resize(at + 1, UNSEEN);
+        }
+        // Just made to reach it.
+        let state = &mut self.state[at];
+        let was_sent = state.export == Some(Export::Sent);
+        if was_sent {
+            self.announced -= 1;
+            if let Some(count) = self.announced_from.get_mut(&state.source) {
+                *count -= 1;
+            }
+        }
+        state.export = Some(export);
+        if export == Export::Sent {
+            if state.source != source {
+                state.displaced = state.source != NOBODY;
+                state.source = source;
+            }
+            self.announced += 1;
+            *self.announced_from.entry(source).or_default() += 1;
+        }
+        was_sent
+    }
+
+    /// The best path of a route is another, or none any more. True if the members have to be told.
+    pub fn record(&mut self, id: RouteId, export: Export, source: PeerSlot, routes: usize) -> bool {
+        let was_sent = self.set(id, export, source);
+        if !was_sent && export != Export::Sent {
+            return false;
+        }
+        self.append(id, routes);
+        true
+    }
+
+    /// The rules changed and the best path did not: tells only what flips.
+    pub fn rejudge(&mut self, id: RouteId, export: Export, source: PeerSlot, routes: usize) -> bool {
+        match self.export(id) {
+            None => false,
+            Some(before) => {
+                self.set(id, export, source);
+                let flips = (before == Export::Sent) != (export == Export::Sent);
+                if flips {
+                    self.append(id, routes);
+                }
+                flips
+            }
+        }
+    }
+
+    /// A member's first table reaches a route that nobody has looked at.
+    pub fn see(&mut self, id: RouteId, export: impl FnOnce() -> (Export, PeerSlot)) {
+        if self.export(id).is_none() {
+            let (export, source) = export();
+            self.set(id, export, source);
+        }
+    }
+
+    fn append(&mut self, id: RouteId, routes: usize) {
+        // Of more entries than this at least half are dead.
+        if self.log.len() > 2 * routes + 1024 {
+            self.compact();
+        }
+        let place = self.end();
+        // `set` made room.
+        self.state[id as usize].latest = place as u32;
+        self.log.push_back(id);
+    }
+
+    /// Drops dead entries for the sake of a member that lags. Places change, but never to one used before.
+    fn compact(&mut self) {
+        let old_base = self.base;
+        let new_base = self.end();
+        let mut moved: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut cursors = self.cursors.keys().copied().peekable();
+        let mut alive = VecDeque::new();
+        for (offset, id) in std::mem::take(&mut self.log).into_iter().enumerate() {
+            let place = old_base + offset as u64;
+            while let Some(cursor) = cursors.next_if(|&cursor| cursor <= place) {
+                moved.insert(cursor, new_base + alive.len() as u64);
+            }
+            // What is logged has state.
+            let state = &mut self.state[id as usize];
+            if state.latest == place as u32 {
+                state.latest = (new_base + alive.len() as u64) as u32;
+                alive.push_back(id);
+            }
+        }
+        for cursor in cursors {
+            moved.insert(cursor, new_base + alive.len() as u64);
+        }
+        self.log = alive;
+        self.base = new_base;
+        self.cursors.clear();
+        for cursor in self.members.values_mut() {
+            // Every member's place is among the keys that were just moved.
+            *cursor = moved.get(cursor).copied().unwrap_or(new_base);
+            *self.cursors.entry(*cursor).or_default() += 1;
+        }
+        self.kept.clear();
+        self.kept_octets = 0;
+    }
+
+    /// What comes after `cursor`, encoded; from the kept batches if somebody was here before.
+    pub fn batch_after<P: Nlri>(
+        &mut self,
+        cursor: u64,
+        table: &Table<P>,
+        source: impl Fn(PeerSlot) -> Option<Source>,
+    ) -> Arc<Batch> {
+        if let Some(batch) = self.kept.get(&cursor) {
+            return batch.clone();
+        }
+        let mut ids = Vec::new();
+        let mut place = cursor;
+        let start = cursor.saturating_sub(self.base) as usize;
+        for &id in self.log.iter().skip(start) {
+            if ids.len() == BATCH_ROUTES {
+                break;
+            }
+            // What is logged has state.
+            if self.state[id as usize].latest == place as u32 {
+                ids.push(id);
+            }
+            place += 1;
+        }
+        let mut batch = self.encode(&ids, Vec::new(), table, source);
+        batch.to = place;
+        let batch = Arc::new(batch);
+        self.kept_octets += batch.octets.len();
+        self.kept.insert(cursor, batch.clone());
+        while self.kept_octets > KEPT_OCTETS
+            && let Some((_, oldest)) = self.kept.pop_first()
+        {
+            self.kept_octets -= oldest.octets.len();
+        }
+        batch
+    }
+
+    /// The present state of these routes: announcements by attribute set, withdrawals for what is not announced,
+    /// and for `gone`.
+    pub fn encode<P: Nlri>(
+        &mut self,
+        ids: &[RouteId],
+        gone: Vec<P>,
+        table: &Table<P>,
+        source: impl Fn(PeerSlot) -> Option<Source>,
+    ) -> Batch {
+        let mut sorted = Sorted { withdrawn: gone, ..Sorted::default() };
+        for &id in ids {
+            let Some(route) = table.get(id) else { continue };
+            let state = self.state.get(id as usize).copied().unwrap_or(UNSEEN);
+            match (state.export, route.best()) {
+                (Some(Export::Sent), Some(best)) => {
+                    sorted.announce(id, route.prefix, &best.attributes, best.peer, state.displaced);
+                }
+                _ => sorted.withdrawn.push(route.prefix),
+            }
+        }
+
+        let mut out = BytesMut::new();
+        let mut parts = Vec::new();
+        write_withdrawals(&mut out, &sorted.withdrawn);
+        close_part(&mut parts, out.len(), Audience::All);
+        let mut attributes = BytesMut::new();
+        let mut too_long = Vec::new();
+        for bucket in sorted.buckets() {
+            let written =
+                outgoing(bucket.attributes, source(bucket.source), &self.key).and_then(|outgoing| {
+                    attributes.clear();
+                    encode(&mut attributes, bucket.attributes, &outgoing);
+                    write_announcements(&mut out, &bucket.prefixes, &attributes, outgoing.next_hop)
+                });
+            if written.is_some() {
+                close_part(&mut parts, out.len(), Audience::AllBut(bucket.source));
+                if bucket.displaced {
+                    write_withdrawals(&mut out, &bucket.prefixes);
+                    close_part(&mut parts, out.len(), Audience::Only(bucket.source));
+                }
+            } else {
+                // Behaviour 51.
+                write_withdrawals(&mut out, &bucket.prefixes);
+                close_part(&mut parts, out.len(), Audience::All);
+                too_long.extend(bucket.ids);
+            }
+        }
+        for id in too_long {
+            self.set(id, Export::TooLong, NOBODY);
+        }
+        Batch { octets: out.freeze(), parts, to: 0 }
+    }
+}
+
+/// Ends a part at `end`; joins it to the one before if that has the same audience.
+fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience) {
+    match parts.last_mut() {
+        Some((last, same)) if *same == audience => *last = end,
+        Some((last, _)) if *last == end => {}
+        None if end == 0 => {}
+        _ => parts.push((end, audience)),
+    }
+}
+
+/// Routes sorted by what goes into one UPDATE.
+struct Sorted<'a, P> {
+    withdrawn: Vec<P>,
+    keys: Vec<(&'a Arc<Attributes>, PeerSlot, bool)>,
+    index: HashMap<(usize, PeerSlot, bool), u32>,
+    announced: Vec<(u32, RouteId, P)>,
+}
+
+struct Bucket<'a, P> {
+    attributes: &'a Attributes,
+    source: PeerSlot,
+    displaced: bool,
+    ids: Vec<RouteId>,
+    prefixes: Vec<P>,
+}
+
+impl<P> Default for Sorted<'_, P> {
+    fn default() -> Self {
+        Sorted { withdrawn: Vec::new(), keys: Vec::new(), index: HashMap::new(), announced: Vec::new() }
+    }
+}
+
+impl<'a, P: Nlri> Sorted<'a, P> {
+    fn announce(
+        &mut self,
+        id: RouteId,
+        prefix: P,
+        attributes: &'a Arc<Attributes>,
+        source: PeerSlot,
+        displaced: bool,
+    ) {
+        let last = self.announced.last().map(|&(bucket, ..)| bucket);
+        let same = last.filter(|&bucket| {
+            // Numbers of buckets are indices of `keys`.
+            let (held, from, flag) = self.keys[bucket as usize];
+            Arc::ptr_eq(held, attributes) && from == source && flag == displaced
+        });
+        let bucket = same.unwrap_or_else(|| {
+            let key = (Arc::as_ptr(attributes) as usize, source, displaced);
+            *self.index.entry(key).or_insert_with(|| {
+                self.keys.push((attributes, source, displaced));
+                (self.keys.len() - 1) as u32
+            })
+        });
+        self.announced.push((bucket, id, prefix));
+    }
+
+    /// In the order in which the sets first appeared; routes of a set in their order.
+    fn buckets(mut self) -> impl Iterator<Item = Bucket<'a, P>> {
+        self.announced.sort_by_key(|&(bucket, ..)| bucket);
+        let mut rest = self.announced.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let (bucket, id, prefix) = rest.next()?;
+            let (attributes, source, displaced) = self.keys[bucket as usize];
+            let (mut ids, mut prefixes) = (vec![id], vec![prefix]);
+            while let Some((_, id, prefix)) = rest.next_if(|&(next, ..)| next == bucket) {
+                ids.push(id);
+                prefixes.push(prefix);
+            }
+            Some(Bucket { attributes, source, displaced, ids, prefixes })
+        })
+    }
+}

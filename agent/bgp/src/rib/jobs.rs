@@ -1,0 +1,174 @@
+//! Work on many routes, in pieces, so that no event keeps a keepalive waiting. A job walks the tables by route
+//! number; what changes behind its back while it is under way has been settled with the new facts anyway.
+
+use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, by_family, identity};
+use crate::config::Family;
+
+/// Routes looked at in one piece.
+const PIECE: u32 = 8192;
+
+#[derive(Debug)]
+pub struct Job {
+    kind: Kind,
+    family: Family,
+    next: RouteId,
+    both: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Remove what the peer has not announced for more than `grace` generations.
+    Sweep {
+        slot: PeerSlot,
+        generation: u8,
+        grace: i8,
+    },
+    /// Choose anew where these next hops matter.
+    NextHops(Vec<NextHopId>),
+    Reselect,
+    /// Judge anew what goes where.
+    Rejudge,
+    /// After a restart's deferral.
+    FirstChoice,
+}
+
+impl Job {
+    fn over_both(kind: Kind) -> Job {
+        Job { kind, family: Family::Ipv4Unicast, next: 0, both: true }
+    }
+
+    pub fn sweep(slot: PeerSlot, family: Family, generation: u8, grace: i8) -> Job {
+        Job { kind: Kind::Sweep { slot, generation, grace }, family, next: 0, both: false }
+    }
+
+    pub fn next_hops(id: NextHopId) -> Job {
+        Job::over_both(Kind::NextHops(vec![id]))
+    }
+
+    pub fn reselect() -> Job {
+        Job::over_both(Kind::Reselect)
+    }
+
+    pub fn rejudge() -> Job {
+        Job::over_both(Kind::Rejudge)
+    }
+
+    pub fn first_choice() -> Job {
+        Job::over_both(Kind::FirstChoice)
+    }
+
+    /// The list of a job that has yet to look at its first route.
+    pub fn next_hops_not_begun(&mut self) -> Option<&mut Vec<NextHopId>> {
+        match &mut self.kind {
+            Kind::NextHops(ids) if self.next == 0 && self.family == Family::Ipv4Unicast => Some(ids),
+            _ => None,
+        }
+    }
+
+    pub fn concerns(&self, slot: PeerSlot) -> bool {
+        matches!(self.kind, Kind::Sweep { slot: of, .. } if of == slot)
+    }
+}
+
+/// What a piece of work left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worked {
+    Nothing,
+    /// More is waiting.
+    Piece,
+    /// The first choice after a restart is complete.
+    Settled,
+}
+
+impl Rib {
+    pub fn has_work(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Does a piece of the first job.
+    pub fn work(&mut self) -> Worked {
+        self.free_empty_routes();
+        let Some(mut job) = self.jobs.pop_front() else { return Worked::Nothing };
+        let end = by_family!(job.family, P => P::table(&self.tables).end());
+        let piece = job.next..end.min(job.next.saturating_add(PIECE));
+        by_family!(job.family, P => for id in piece.clone() {
+            self.work_on::<P>(&job.kind, id);
+        });
+        job.next = piece.end;
+        let over = matches!(job.kind, Kind::Sweep { slot, .. }
+            if self.peer(slot).is_none_or(|peer| peer.received[job.family.index()] == 0));
+        if job.next < end && !over {
+            self.jobs.push_front(job);
+            return Worked::Piece;
+        }
+        if job.both && job.family == Family::Ipv4Unicast {
+            job.family = Family::Ipv6Unicast;
+            job.next = 0;
+            if by_family!(job.family, P => P::table(&self.tables).end()) > 0 {
+                self.jobs.push_front(job);
+                return Worked::Piece;
+            }
+        }
+        if let Kind::FirstChoice = job.kind {
+            self.release_members();
+            return Worked::Settled;
+        }
+        if self.jobs.is_empty() { Worked::Nothing } else { Worked::Piece }
+    }
+
+    fn work_on<P: Kept>(&mut self, kind: &Kind, id: RouteId) {
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        match *kind {
+            Kind::Sweep { slot, generation, grace } => {
+                let old = |path: &super::Path| {
+                    path.peer == slot && generation.wrapping_sub(path.generation) as i8 > grace
+                };
+                if route.paths.iter().any(old) {
+                    self.remove_path::<P>(id, old);
+                }
+            }
+            Kind::NextHops(ref ids) => {
+                if route.paths.iter().any(|path| ids.contains(&path.next_hop)) {
+                    let before = identity(route);
+                    self.settle::<P>(id, before);
+                }
+            }
+            Kind::Reselect | Kind::FirstChoice => {
+                let before = identity(route);
+                self.settle::<P>(id, before);
+            }
+            Kind::Rejudge => self.judge::<P>(id, true),
+        }
+    }
+
+    /// Frees the numbers of routes that nobody refers to any more.
+    fn free_empty_routes(&mut self) {
+        for _ in 0..self.empty.len().min(PIECE as usize) {
+            let Some((family, id)) = self.empty.pop_front() else { return };
+            by_family!(family, P => {
+                let Some(route) = P::table(&self.tables).get(id) else { continue };
+                if !route.paths.is_empty() {
+                    continue;
+                }
+                if route.to_tell || self.is_referred_to(family, id) {
+                    self.empty.push_back((family, id));
+                    continue;
+                }
+                P::table_mut(&mut self.tables).remove(id);
+                for group in self.groups.iter_mut().flatten().filter(|group| group.key.family == family) {
+                    group.forget(id);
+                }
+            });
+        }
+    }
+
+    fn is_referred_to(&self, family: Family, id: RouteId) -> bool {
+        let in_group = |group: &super::Group| group.key.family == family && group.refers_to(id);
+        self.groups.iter().flatten().any(in_group)
+            || self
+                .peers
+                .iter()
+                .flatten()
+                .any(|peer| peer.members[family.index()].as_ref().is_some_and(|member| member.holds(id)))
+    }
+}

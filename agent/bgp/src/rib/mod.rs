@@ -1,0 +1,573 @@
+//! The routing information base of both families: what the peers announced, what was chosen, and what each update
+//! group is told. It knows nothing of sessions and time. Every change settles its route at once (choice,
+//! verdict per group); what concerns many routes is a [`jobs::Job`], done in pieces.
+
+pub mod export;
+pub mod group;
+pub mod intern;
+pub mod jobs;
+pub mod next_hops;
+pub mod pull;
+pub mod select;
+pub mod table;
+pub mod views;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use manx_net::{Prefix, Prefix4, Prefix6};
+
+use crate::{
+    attr::Attributes,
+    config::{Family, Originated, PeerKey},
+    event::{BestPath, NextHop, PathSource},
+    message::update::Nlri,
+    view::{Export, RefusedBy},
+};
+use export::{GroupKey, PeerKind, Policy, Source, verdict};
+use group::Group;
+use intern::{Interner, SeededHash};
+use jobs::Job;
+use next_hops::NextHops;
+use pull::Membership;
+use select::{Announcer, select};
+use table::{NO_NEXT_HOP, NextHopId, OWN, PackedStanding, Path, PeerSlot, Route, RouteId, Table};
+
+/// A family's table, found by the type of its prefixes.
+pub trait Kept: Nlri {
+    fn table(tables: &Tables) -> &Table<Self>;
+    fn table_mut(tables: &mut Tables) -> &mut Table<Self>;
+}
+
+#[derive(Debug)]
+pub struct Tables {
+    v4: Table<Prefix4>,
+    v6: Table<Prefix6>,
+}
+
+impl Kept for Prefix4 {
+    fn table(tables: &Tables) -> &Table<Prefix4> {
+        &tables.v4
+    }
+
+    fn table_mut(tables: &mut Tables) -> &mut Table<Prefix4> {
+        &mut tables.v4
+    }
+}
+
+impl Kept for Prefix6 {
+    fn table(tables: &Tables) -> &Table<Prefix6> {
+        &tables.v6
+    }
+
+    fn table_mut(tables: &mut Tables) -> &mut Table<Prefix6> {
+        &mut tables.v6
+    }
+}
+
+/// Calls a generic function for the family that a value names.
+macro_rules! by_family {
+    ($family:expr, $P:ident => $call:expr) => {
+        match $family {
+            $crate::config::Family::Ipv4Unicast => {
+                type $P = manx_net::Prefix4;
+                $call
+            }
+            $crate::config::Family::Ipv6Unicast => {
+                type $P = manx_net::Prefix6;
+                $call
+            }
+        }
+    };
+}
+pub(crate) use by_family;
+
+/// What the RIB keeps of a peer.
+#[derive(Debug)]
+pub struct RibPeer {
+    pub key: PeerKey,
+    pub kind: PeerKind,
+    pub router_id: Ipv4Addr,
+    /// By family. Paths of an earlier generation are stale.
+    generation: [u8; 2],
+    /// Paths held, by family, refused ones included.
+    received: [u64; 2],
+    refused: [u64; 2],
+    members: [Option<Membership>; 2],
+}
+
+/// What the driver is to do about a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchOrder {
+    Watch(NextHop),
+    Unwatch(NextHop),
+}
+
+#[derive(Debug)]
+pub struct Rib {
+    tables: Tables,
+    interner: Interner,
+    next_hops: NextHops,
+    peers: Vec<Option<RibPeer>>,
+    groups: Vec<Option<Group>>,
+    policy: Policy,
+    jobs: VecDeque<Job>,
+    /// Routes whose best path the driver has not been told yet.
+    to_tell: VecDeque<(Family, RouteId)>,
+    orders: VecDeque<WatchOrder>,
+    idle_next_hops: Vec<NextHopId>,
+    /// Routes that lost their last path.
+    empty: VecDeque<(Family, RouteId)>,
+    /// Groups with news for their members.
+    touched: Vec<usize>,
+    /// Nothing is chosen while the speaker restarts (RFC 4724 §4.1).
+    deferred: bool,
+    own: BTreeMap<Prefix, Arc<Attributes>>,
+}
+
+/// What decides whether a best path is another one.
+type Identity = Option<(*const Attributes, PeerSlot, NextHopId)>;
+
+fn identity<P>(route: &Route<P>) -> Identity {
+    route.best().map(|best| (Arc::as_ptr(&best.attributes), best.peer, best.next_hop))
+}
+
+impl Rib {
+    pub fn new(seed: u64, deferred: bool) -> Rib {
+        let hash = SeededHash::new(seed);
+        Rib {
+            tables: Tables { v4: Table::new(hash), v6: Table::new(hash) },
+            interner: Interner::new(hash),
+            next_hops: NextHops::default(),
+            peers: Vec::new(),
+            groups: Vec::new(),
+            policy: Policy::default(),
+            jobs: VecDeque::new(),
+            to_tell: VecDeque::new(),
+            orders: VecDeque::new(),
+            idle_next_hops: Vec::new(),
+            empty: VecDeque::new(),
+            touched: Vec::new(),
+            deferred,
+            own: BTreeMap::new(),
+        }
+    }
+
+    // Peers.
+
+    /// Takes up a peer; it keeps its number until [`Self::forget_peer`].
+    pub fn add_peer(&mut self, key: PeerKey, kind: PeerKind) -> PeerSlot {
+        let peer = RibPeer {
+            key,
+            kind,
+            router_id: Ipv4Addr::UNSPECIFIED,
+            generation: [0; 2],
+            received: [0; 2],
+            refused: [0; 2],
+            members: [None, None],
+        };
+        match self.peers.iter().position(Option::is_none) {
+            Some(free) => {
+                // `position` found it.
+                self.peers[free] = Some(peer);
+                free as PeerSlot
+            }
+            None => {
+                self.peers.push(Some(peer));
+                (self.peers.len() - 1) as PeerSlot
+            }
+        }
+    }
+
+    /// True if nothing of the peer is left, and its number may go to another. Its routes must have been flushed.
+    pub fn forget_peer(&mut self, slot: PeerSlot) -> bool {
+        let Some(peer) = self.peer(slot) else { return true };
+        let busy = self.jobs.iter().any(|job| job.concerns(slot));
+        if busy || peer.received != [0; 2] || peer.members.iter().any(Option::is_some) {
+            return false;
+        }
+        // Just found.
+        self.peers[usize::from(slot)] = None;
+        true
+    }
+
+    pub fn peer(&self, slot: PeerSlot) -> Option<&RibPeer> {
+        self.peers.get(usize::from(slot))?.as_ref()
+    }
+
+    fn peer_mut(&mut self, slot: PeerSlot) -> Option<&mut RibPeer> {
+        self.peers.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// The peer is of another kind (client or not, AS): whom its routes go to is judged anew.
+    pub fn set_kind(&mut self, slot: PeerSlot, kind: PeerKind) {
+        if let Some(peer) = self.peer_mut(slot)
+            && peer.kind != kind
+        {
+            peer.kind = kind;
+            self.jobs.push_back(Job::rejudge());
+        }
+    }
+
+    /// Known from the peer's OPEN. Stale paths of an earlier identifier are compared anew.
+    pub fn set_router_id(&mut self, slot: PeerSlot, router_id: Ipv4Addr) {
+        let Some(peer) = self.peer_mut(slot) else { return };
+        if peer.router_id != router_id {
+            peer.router_id = router_id;
+            if peer.received != [0; 2] {
+                self.jobs.push_back(Job::reselect());
+            }
+        }
+    }
+
+    /// Received and refused paths, both families.
+    pub fn counts(&self, slot: PeerSlot) -> (u64, u64) {
+        self.peer(slot).map_or((0, 0), |peer| (peer.received.iter().sum(), peer.refused.iter().sum()))
+    }
+
+    /// Makes all present paths of the peer stale.
+    pub fn make_stale(&mut self, slot: PeerSlot, family: Family) {
+        if let Some(peer) = self.peer_mut(slot) {
+            let generation = &mut peer.generation[family.index()];
+            *generation = generation.wrapping_add(1);
+        }
+    }
+
+    /// Removes the peer's stale paths that have been stale for more than `grace` generations.
+    pub fn sweep(&mut self, slot: PeerSlot, family: Family, grace: i8) {
+        let Some(peer) = self.peer(slot) else { return };
+        if peer.received[family.index()] > 0 {
+            let generation = peer.generation[family.index()];
+            self.jobs.push_back(Job::sweep(slot, family, generation, grace));
+        }
+    }
+
+    /// Removes all of the peer's present paths.
+    pub fn flush(&mut self, slot: PeerSlot, family: Family) {
+        self.make_stale(slot, family);
+        self.sweep(slot, family, 0);
+    }
+
+    // Paths.
+
+    pub fn intern(&mut self, attributes: Attributes) -> Arc<Attributes> {
+        self.interner.intern(attributes)
+    }
+
+    /// Gives back what [`Self::intern`] gave out.
+    pub fn release(&mut self, attributes: Arc<Attributes>) {
+        self.interner.release(attributes);
+    }
+
+    /// The next hop's number; the driver is asked to watch it if it is new.
+    pub fn next_hop(&mut self, next_hop: NextHop) -> NextHopId {
+        let (id, new) = self.next_hops.number(next_hop);
+        if new {
+            self.orders.push_back(WatchOrder::Watch(next_hop));
+            // Should no path come to hold it.
+            self.idle_next_hops.push(id);
+        }
+        id
+    }
+
+    /// A peer announces a prefix, in place of what it announced before.
+    pub fn announce<P: Kept>(
+        &mut self,
+        slot: PeerSlot,
+        prefix: P,
+        attributes: &Arc<Attributes>,
+        next_hop: NextHopId,
+        refused: Option<RefusedBy>,
+    ) {
+        let family = P::FAMILY.index();
+        let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
+        let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
+        let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
+        let path = Path {
+            attributes: attributes.clone(),
+            next_hop,
+            peer: slot,
+            generation: peer.generation[family],
+            standing,
+        };
+        let table = P::table_mut(&mut self.tables);
+        let id = table.insert(prefix);
+        let Some(route) = table.get_mut(id) else { return };
+        let before = identity(route);
+        let old = match route.paths.iter_mut().find(|path| path.peer == slot) {
+            Some(held) => {
+                let same_refusal = match refused {
+                    None => !held.standing.is_refused(),
+                    Some(by) => held.standing == PackedStanding::refused(by),
+                };
+                if Arc::ptr_eq(&held.attributes, attributes) && held.next_hop == next_hop && same_refusal {
+                    // Heard again: no longer stale, and nothing else is new.
+                    held.generation = path.generation;
+                    return;
+                }
+                Some(std::mem::replace(held, path))
+            }
+            None => {
+                route.paths.push(path);
+                None
+            }
+        };
+        match &old {
+            None => peer.received[family] += 1,
+            Some(old) if old.standing.is_refused() => peer.refused[family] -= 1,
+            Some(_) => {}
+        }
+        if refused.is_some() {
+            peer.refused[family] += 1;
+        }
+        self.next_hops.hold(next_hop);
+        if let Some(old) = old {
+            self.let_go(old);
+        }
+        self.settle::<P>(id, before);
+    }
+
+    /// A peer withdraws a prefix. One that it never announced is nothing (behaviour 48).
+    pub fn withdraw<P: Kept>(&mut self, slot: PeerSlot, prefix: P) {
+        if let Some(id) = P::table(&self.tables).find(prefix) {
+            self.remove_path::<P>(id, |path| path.peer == slot);
+        }
+    }
+
+    fn remove_path<P: Kept>(&mut self, id: RouteId, which: impl Fn(&Path) -> bool) {
+        let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
+        let Some(at) = route.paths.iter().position(which) else { return };
+        let before = identity(route);
+        let path = route.paths.remove(at);
+        if let Some(peer) = self.peer_mut(path.peer) {
+            peer.received[P::FAMILY.index()] -= 1;
+            if path.standing.is_refused() {
+                peer.refused[P::FAMILY.index()] -= 1;
+            }
+        }
+        self.let_go(path);
+        self.settle::<P>(id, before);
+    }
+
+    fn let_go(&mut self, path: Path) {
+        self.interner.release(path.attributes);
+        if path.next_hop != NO_NEXT_HOP {
+            self.next_hops.let_go(path.next_hop);
+            self.idle_next_hops.push(path.next_hop);
+            if self.idle_next_hops.len() > 4096 {
+                self.drop_idle_next_hops();
+            }
+        }
+    }
+
+    fn drop_idle_next_hops(&mut self) {
+        let mut idle = std::mem::take(&mut self.idle_next_hops);
+        idle.sort_unstable();
+        idle.dedup();
+        let unwatched = idle.into_iter().filter_map(|id| self.next_hops.forget_unused(id));
+        self.orders.extend(unwatched.map(WatchOrder::Unwatch));
+    }
+
+    /// Own prefixes are these from now on.
+    pub fn originate(&mut self, originated: &[Originated]) {
+        let mut wanted: BTreeMap<Prefix, &Originated> = BTreeMap::new();
+        for own in originated {
+            wanted.entry(own.prefix).or_insert(own);
+        }
+        let gone: Vec<Prefix> = self.own.keys().filter(|own| !wanted.contains_key(own)).copied().collect();
+        for prefix in gone {
+            if let Some(attributes) = self.own.remove(&prefix) {
+                by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix)
+                    && let Some(id) = P::table(&self.tables).find(prefix)
+                {
+                    self.remove_path::<P>(id, |path| path.peer == OWN);
+                });
+                self.release(attributes);
+            }
+        }
+        for (prefix, own) in wanted {
+            let attributes = self.intern(Attributes::own(&own.communities));
+            by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix) {
+                self.announce_own(prefix, &attributes);
+            });
+            if let Some(old) = self.own.insert(prefix, attributes) {
+                self.release(old);
+            }
+        }
+    }
+
+    fn announce_own<P: Kept>(&mut self, prefix: P, attributes: &Arc<Attributes>) {
+        let path = Path {
+            attributes: attributes.clone(),
+            next_hop: NO_NEXT_HOP,
+            peer: OWN,
+            generation: 0,
+            standing: PackedStanding::DEFERRED,
+        };
+        let table = P::table_mut(&mut self.tables);
+        let id = table.insert(prefix);
+        let Some(route) = table.get_mut(id) else { return };
+        let before = identity(route);
+        match route.paths.iter_mut().find(|path| path.peer == OWN) {
+            Some(held) if Arc::ptr_eq(&held.attributes, attributes) => return,
+            Some(held) => {
+                let old = std::mem::replace(held, path);
+                self.let_go(old);
+            }
+            None => route.paths.push(path),
+        }
+        self.settle::<P>(id, before);
+    }
+
+    /// What may leave. Judged anew in pieces; only what flips is sent (behaviour 56).
+    pub fn set_policy(&mut self, policy: Policy) {
+        if self.policy.rule != policy.rule || self.policy.own != policy.own {
+            self.policy = policy;
+            self.jobs.push_back(Job::rejudge());
+        }
+    }
+
+    /// The driver's word on a next hop.
+    pub fn set_next_hop(&mut self, next_hop: NextHop, metric: Option<u32>) {
+        let Some(id) = self.next_hops.set_metric(next_hop, metric) else { return };
+        match self.jobs.iter_mut().find_map(Job::next_hops_not_begun) {
+            Some(ids) => ids.push(id),
+            None => self.jobs.push_back(Job::next_hops(id)),
+        }
+        // Small tables are done at once.
+        self.work();
+    }
+
+    /// Chooses among a route's paths, and passes on what came of it.
+    fn settle<P: Kept>(&mut self, id: RouteId, before: Identity) {
+        let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
+        if self.deferred {
+            for path in route.paths.iter_mut().filter(|path| !path.standing.is_refused()) {
+                path.standing = PackedStanding::DEFERRED;
+            }
+        } else {
+            let peers = &self.peers;
+            select(&mut route.paths, &self.next_hops, |slot| announcer(peers, slot));
+        }
+        if route.paths.is_empty() {
+            self.empty.push_back((P::FAMILY, id));
+        }
+        let after = identity(route);
+        if before == after {
+            return;
+        }
+        if !route.to_tell {
+            route.to_tell = true;
+            self.to_tell.push_back((P::FAMILY, id));
+        }
+        let exported = |identity: Identity| identity.map(|(attributes, peer, _)| (attributes, peer));
+        if exported(before) != exported(after) {
+            self.judge::<P>(id, false);
+        }
+    }
+
+    /// Decides for each group whether the best path goes to it.
+    fn judge<P: Kept>(&mut self, id: RouteId, only_flips: bool) {
+        let table = P::table(&self.tables);
+        let Some(route) = table.get(id) else { return };
+        let mut policy = None;
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            let Some(group) = group.as_mut().filter(|group| group.key.family == P::FAMILY) else { continue };
+            let policy = *policy.get_or_insert_with(|| self.policy.judge(route.prefix.into()));
+            let (export, source) = judged(route, &self.peers, policy, &group.key);
+            let told = if only_flips {
+                group.rejudge(id, export, source, table.len())
+            } else {
+                group.record(id, export, source, table.len())
+            };
+            if told && !self.touched.contains(&number) {
+                self.touched.push(number);
+            }
+        }
+    }
+
+    // What the driver is told.
+
+    pub fn next_order(&mut self) -> Option<WatchOrder> {
+        if self.orders.is_empty() && !self.idle_next_hops.is_empty() {
+            self.drop_idle_next_hops();
+        }
+        self.orders.pop_front()
+    }
+
+    pub fn next_best(&mut self) -> Option<(Prefix, Option<BestPath>)> {
+        while let Some((family, id)) = self.to_tell.pop_front() {
+            let told = by_family!(family, P => {
+                let route = P::table_mut(&mut self.tables).get_mut(id);
+                route.map(|route| {
+                    route.to_tell = false;
+                    (Prefix::from(route.prefix), route.best().cloned())
+                })
+            });
+            if let Some((prefix, best)) = told {
+                return Some((prefix, best.map(|path| self.best_path(&path))));
+            }
+        }
+        None
+    }
+
+    fn best_path(&self, path: &Path) -> BestPath {
+        BestPath {
+            source: self.path_source(path.peer),
+            next_hops: self.next_hops.get(path.next_hop).into_iter().collect(),
+            local_pref: path.attributes.local_pref(),
+        }
+    }
+
+    fn path_source(&self, slot: PeerSlot) -> PathSource {
+        self.peer(slot).map_or(PathSource::Own, |peer| PathSource::Peer(peer.key))
+    }
+
+    pub fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
+    /// Ends the deferral: everything is chosen, then the members get their first tables.
+    pub fn end_deferral(&mut self) {
+        if self.deferred {
+            self.deferred = false;
+            self.jobs.push_back(Job::first_choice());
+        }
+    }
+}
+
+fn announcer(peers: &[Option<RibPeer>], slot: PeerSlot) -> Announcer {
+    match peers.get(usize::from(slot)).and_then(Option::as_ref) {
+        Some(peer) => Announcer {
+            address: peer.key.address,
+            router_id: peer.router_id,
+            ebgp: matches!(peer.kind, PeerKind::Ebgp { .. }),
+        },
+        None => Announcer {
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            router_id: Ipv4Addr::UNSPECIFIED,
+            ebgp: false,
+        },
+    }
+}
+
+fn source(peers: &[Option<RibPeer>], slot: PeerSlot) -> Option<Source> {
+    let peer = peers.get(usize::from(slot))?.as_ref()?;
+    Some(Source { kind: peer.kind, router_id: peer.router_id })
+}
+
+/// The verdict on a route for a group, and from whom the best path came.
+fn judged<P>(
+    route: &Route<P>,
+    peers: &[Option<RibPeer>],
+    policy: Export,
+    key: &GroupKey,
+) -> (Export, PeerSlot) {
+    match route.best() {
+        None => (Export::NoRoute, OWN),
+        Some(best) => (verdict(best, source(peers, best.peer), policy, key), best.peer),
+    }
+}

@@ -1,0 +1,404 @@
+//! What a peer is sent, when it asks for it: its first table, the log of its group, and the markers between.
+//! Nothing is prepared earlier, so a peer whose socket is full costs its cursor and at most one batch.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Kept, PeerSlot, Rib, RouteId, by_family,
+    export::GroupKey,
+    group::{Batch, Group},
+    judged, source,
+};
+use crate::{
+    config::Family,
+    message::{
+        length_of_first,
+        refresh::{RefreshKind, RouteRefresh},
+        update::end_of_rib,
+    },
+    view::Export,
+};
+
+/// Routes of one batch of a first table.
+const DUMP_ROUTES: u32 = 32 * 1024;
+
+/// A peer's place in a group.
+#[derive(Debug)]
+pub struct Membership {
+    pub(super) group: usize,
+    phase: Phase,
+    /// What the peer is in the middle of: the batch, and the octets of it that have been handed out.
+    current: Option<(Arc<Batch>, usize)>,
+    /// Messages to go before anything else of this family.
+    queued: VecDeque<Bytes>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The speaker is restarting and says nothing yet.
+    Held,
+    /// The table as it is, from this route on.
+    Dump { next: RouteId, held: Option<Announced>, then: Then },
+    /// The group's log.
+    Follow,
+}
+
+/// What ends a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    EndOfRib,
+    EndOfRefresh,
+    Nothing,
+}
+
+/// The routes that a peer may have been sent by the group that it was in before, a bit each.
+#[derive(Debug)]
+struct Announced(Vec<u64>);
+
+impl Announced {
+    fn contains(&self, id: RouteId) -> bool {
+        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0)
+    }
+}
+
+impl Membership {
+    /// Must the route's number not be given to another prefix, on this peer's account?
+    pub fn holds(&self, id: RouteId) -> bool {
+        match &self.phase {
+            Phase::Dump { next, held: Some(held), .. } => id >= *next && held.contains(id),
+            _ => false,
+        }
+    }
+
+    /// Has the peer's table yet to reach this route?
+    pub fn awaits(&self, id: RouteId) -> bool {
+        match self.phase {
+            Phase::Held => true,
+            Phase::Dump { next, .. } => id >= next,
+            Phase::Follow => false,
+        }
+    }
+}
+
+/// What a pull gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    pub octets: usize,
+    pub messages: u64,
+}
+
+impl Rib {
+    /// The peer belongs to the group with this key from now on. A new member gets the whole table and End-of-RIB; one
+    /// that comes from another group gets the table again, and withdrawals for what it may have and should not.
+    pub fn join(&mut self, slot: PeerSlot, key: GroupKey) {
+        let family = key.family;
+        let Some(peer) = self.peer(slot) else { return };
+        if let Some(member) = &peer.members[family.index()]
+            && let Some(Some(group)) = self.groups.get(member.group)
+        {
+            if group.key == key {
+                return;
+            }
+            let held = self.announced_before(slot, family);
+            let (interrupted, queued, current) = match self.leave(slot, family) {
+                Some(member) => {
+                    let then = match member.phase {
+                        Phase::Held => Some(None),
+                        Phase::Dump { then, .. } => Some(Some(then)),
+                        Phase::Follow => None,
+                    };
+                    (then, member.queued, member.current)
+                }
+                None => (None, VecDeque::new(), None),
+            };
+            let phase = match interrupted {
+                Some(None) => Phase::Held,
+                Some(Some(then)) => Phase::Dump { next: 0, held: Some(held), then },
+                None => Phase::Dump { next: 0, held: Some(held), then: Then::Nothing },
+            };
+            self.enter(slot, key, phase, queued, current);
+            return;
+        }
+        let phase = if self.deferred || self.jobs_hold_members() {
+            Phase::Held
+        } else {
+            Phase::Dump { next: 0, held: None, then: Then::EndOfRib }
+        };
+        self.enter(slot, key, phase, VecDeque::new(), None);
+    }
+
+    /// After a restart the first tables wait until everything is chosen.
+    fn jobs_hold_members(&self) -> bool {
+        self.peers
+            .iter()
+            .flatten()
+            .flat_map(|peer| &peer.members)
+            .flatten()
+            .any(|m| matches!(m.phase, Phase::Held))
+    }
+
+    fn enter(
+        &mut self,
+        slot: PeerSlot,
+        key: GroupKey,
+        phase: Phase,
+        queued: VecDeque<Bytes>,
+        current: Option<(Arc<Batch>, usize)>,
+    ) {
+        let family = key.family;
+        let found = self.groups.iter().position(|group| group.as_ref().is_some_and(|g| g.key == key));
+        let number = found.unwrap_or_else(|| {
+            let free = self.groups.iter().position(Option::is_none).unwrap_or_else(|| {
+                self.groups.push(None);
+                self.groups.len() - 1
+            });
+            // Just found or made.
+            self.groups[free] = Some(Group::new(key));
+            free
+        });
+        if let Some(Some(group)) = self.groups.get_mut(number) {
+            let end = group.end();
+            group.move_to(slot, end);
+        }
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.members[family.index()] = Some(Membership { group: number, phase, current, queued });
+        }
+        self.touch(number);
+    }
+
+    fn touch(&mut self, number: usize) {
+        if !self.touched.contains(&number) {
+            self.touched.push(number);
+        }
+    }
+
+    /// The peer's session is over, or goes to another group.
+    pub fn leave(&mut self, slot: PeerSlot, family: Family) -> Option<Membership> {
+        let member = self.peer_mut(slot)?.members[family.index()].take()?;
+        let group = self.groups.get_mut(member.group)?;
+        if let Some(left) = group {
+            left.leave(slot);
+            if left.is_empty() {
+                *group = None;
+            }
+        }
+        Some(member)
+    }
+
+    fn announced_before(&self, slot: PeerSlot, family: Family) -> Announced {
+        let end = by_family!(family, P => P::table(&self.tables).end());
+        let mut bits = vec![0u64; end.div_ceil(64) as usize];
+        if let Some(member) = self.peer(slot).and_then(|peer| peer.members[family.index()].as_ref())
+            && let Some(Some(group)) = self.groups.get(member.group)
+            && !matches!(member.phase, Phase::Held)
+        {
+            let cursor = group.cursor(slot);
+            for id in 0..end {
+                let sent = group.export(id) == Some(Export::Sent) || group.is_ahead(id, cursor);
+                if sent || member.holds(id) {
+                    // `bits` was made to hold `end` of them.
+                    bits[id as usize / 64] |= 1 << (id % 64);
+                }
+            }
+        }
+        Announced(bits)
+    }
+
+    /// The peer wants everything again (RFC 2918), between the marks of RFC 7313 if both sides know them.
+    pub fn replay(&mut self, slot: PeerSlot, family: Family, enhanced: bool) {
+        let Some(peer) = self.peer_mut(slot) else { return };
+        let Some(member) = &mut peer.members[family.index()] else { return };
+        match &mut member.phase {
+            // It is about to get everything anyway.
+            Phase::Held => return,
+            Phase::Dump { next, then, .. } => {
+                *next = 0;
+                if *then == Then::Nothing {
+                    *then = if enhanced { Then::EndOfRefresh } else { Then::Nothing };
+                }
+            }
+            phase @ Phase::Follow => {
+                let then = if enhanced { Then::EndOfRefresh } else { Then::Nothing };
+                *phase = Phase::Dump { next: 0, held: None, then };
+            }
+        }
+        if let Phase::Dump { then: Then::EndOfRefresh, .. } = member.phase {
+            member.queued.push_back(RouteRefresh { family, kind: RefreshKind::Begin }.encode());
+        }
+        let number = member.group;
+        self.touch(number);
+    }
+
+    /// Members that were held get their first tables.
+    pub(super) fn release_members(&mut self) {
+        for slot in 0..self.peers.len() {
+            for family in Family::ALL {
+                let Some(member) = self.peers[slot].as_mut().and_then(|p| p.members[family.index()].as_mut())
+                else {
+                    continue;
+                };
+                if matches!(member.phase, Phase::Held) {
+                    member.phase = Phase::Dump { next: 0, held: None, then: Then::EndOfRib };
+                    let number = member.group;
+                    if let Some(Some(group)) = self.groups.get_mut(number) {
+                        let end = group.end();
+                        group.move_to(slot as PeerSlot, end);
+                    }
+                    self.touch(number);
+                }
+            }
+        }
+    }
+
+    /// Peers for whom something new may be waiting.
+    pub fn take_touched(&mut self) -> Vec<PeerSlot> {
+        let touched = std::mem::take(&mut self.touched);
+        touched
+            .into_iter()
+            .filter_map(|number| self.groups.get(number)?.as_ref())
+            .flat_map(Group::members)
+            .collect()
+    }
+
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Prefixes announced to the peer, or about to be.
+    pub fn announced_count(&self, slot: PeerSlot) -> u64 {
+        let Some(peer) = self.peer(slot) else { return 0 };
+        let members = peer.members.iter().flatten();
+        members.filter_map(|member| Some(self.groups.get(member.group)?.as_ref()?.announced_to(slot))).sum()
+    }
+
+    /// Appends whole messages of this family for the peer, up to `budget` octets but at least one message.
+    pub fn pull(&mut self, slot: PeerSlot, family: Family, budget: usize, out: &mut Vec<Bytes>) -> Pulled {
+        let mut pulled = Pulled::default();
+        while pulled.octets < budget {
+            let Some(member) = self.peer_mut(slot).and_then(|peer| peer.members[family.index()].as_mut())
+            else {
+                break;
+            };
+            if let Some((batch, done)) = &mut member.current {
+                let batch = batch.clone();
+                if hand_out(&batch, done, slot, budget, out, &mut pulled) {
+                    member.current = None;
+                }
+            } else if let Some(message) = member.queued.pop_front() {
+                pulled.octets += message.len();
+                pulled.messages += 1;
+                out.push(message);
+            } else if !by_family!(family, P => self.next_batch::<P>(slot)) {
+                break;
+            }
+        }
+        pulled
+    }
+
+    /// Gets the member its next batch. False: there is nothing to send now.
+    fn next_batch<P: Kept>(&mut self, slot: PeerSlot) -> bool {
+        let family = P::FAMILY;
+        let Some(member) = self
+            .peers
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+            .and_then(|p| p.members[family.index()].take())
+        else {
+            return false;
+        };
+        let (member, more) = self.fill::<P>(slot, member);
+        if let Some(peer) = self.peer_mut(slot) {
+            peer.members[family.index()] = Some(member);
+        }
+        more
+    }
+
+    fn fill<P: Kept>(&mut self, slot: PeerSlot, mut member: Membership) -> (Membership, bool) {
+        let table = P::table(&self.tables);
+        let Some(Some(group)) = self.groups.get_mut(member.group) else { return (member, false) };
+        let peers = &self.peers;
+        let batch = match &mut member.phase {
+            Phase::Held => return (member, false),
+            Phase::Dump { next, held, .. } if *next < table.end() => {
+                let end = table.end().min(next.saturating_add(DUMP_ROUTES));
+                let key = group.key.clone();
+                let (mut ids, mut gone) = (Vec::new(), Vec::new());
+                for id in *next..end {
+                    let Some(route) = table.get(id) else { continue };
+                    group.see(id, || judged(route, peers, self.policy.judge(route.prefix.into()), &key));
+                    let from_here = route.best().is_some_and(|best| best.peer == slot);
+                    if group.export(id) == Some(Export::Sent) && !from_here {
+                        ids.push(id);
+                    } else if held.as_ref().is_some_and(|held| held.contains(id)) {
+                        gone.push(route.prefix);
+                    }
+                }
+                *next = end;
+                Arc::new(group.encode(&ids, gone, table, |slot| source(peers, slot)))
+            }
+            Phase::Dump { then, .. } => {
+                match then {
+                    Then::EndOfRib => member.queued.push_back(end_of_rib(P::FAMILY)),
+                    Then::EndOfRefresh => {
+                        let end = RouteRefresh { family: P::FAMILY, kind: RefreshKind::End };
+                        member.queued.push_back(end.encode());
+                    }
+                    Then::Nothing => {}
+                }
+                member.phase = Phase::Follow;
+                return (member, true);
+            }
+            Phase::Follow => {
+                let cursor = group.cursor(slot);
+                if cursor == group.end() {
+                    return (member, false);
+                }
+                let batch = group.batch_after(cursor, table, |slot| source(peers, slot));
+                group.move_to(slot, batch.to);
+                batch
+            }
+        };
+        member.current = Some((batch, 0));
+        (member, true)
+    }
+}
+
+/// Hands out what of the batch is for this peer, cut at messages. True when all of it is out.
+fn hand_out(
+    batch: &Batch,
+    done: &mut usize,
+    slot: PeerSlot,
+    budget: usize,
+    out: &mut Vec<Bytes>,
+    pulled: &mut Pulled,
+) -> bool {
+    for &(end, audience) in &batch.parts {
+        if *done >= end {
+            continue;
+        }
+        if !audience.includes(slot) {
+            *done = end;
+            continue;
+        }
+        let start = *done;
+        while *done < end && (pulled.octets < budget) {
+            // Parts are whole messages that we wrote.
+            let Some(length) = batch.octets.get(*done..end).and_then(length_of_first) else {
+                *done = end;
+                break;
+            };
+            *done += length;
+            pulled.octets += length;
+            pulled.messages += 1;
+        }
+        if *done > start {
+            out.push(batch.octets.slice(start..*done));
+        }
+        if *done < end {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,282 @@
+//! The choice of the best path (RFC 4271 §9.1.2.2, RFC 4456 §9). Each step strikes out what it does not prefer among
+//! those still standing, as the RFC words it; so the result depends on the set of paths and not on the order
+//! in which they came, MED included, and each path knows the step that struck it out.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{
+    next_hops::NextHops,
+    table::{OWN, PackedStanding, Path, PeerSlot},
+};
+use crate::{attr::Attributes, view::LostAt};
+
+/// What the choice must know of the peer that announced a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcer {
+    pub address: IpAddr,
+    pub router_id: Ipv4Addr,
+    pub ebgp: bool,
+}
+
+/// Sets every path's standing and puts the best one first. Refused paths keep their standing.
+pub fn select(paths: &mut [Path], next_hops: &NextHops, announcer: impl Fn(PeerSlot) -> Announcer) {
+    // Nearly every route has one path.
+    if let [only] = paths {
+        if !only.standing.is_refused() {
+            only.standing = match next_hops.metric(only.next_hop) {
+                Some(_) => PackedStanding::BEST,
+                None => PackedStanding::UNREACHABLE,
+            };
+        }
+        return;
+    }
+    for path in paths.iter_mut().filter(|path| !path.standing.is_refused()) {
+        path.standing = match next_hops.metric(path.next_hop) {
+            Some(_) => PackedStanding::BEST,
+            None => PackedStanding::UNREACHABLE,
+        };
+    }
+
+    prefer_least(paths, LostAt::Own, |path| path.peer != OWN);
+    prefer_least(paths, LostAt::LocalPref, |path| u32::MAX - path.attributes.local_pref());
+    prefer_least(paths, LostAt::AsPathLength, |path| path.attributes.as_path.length());
+    prefer_least(paths, LostAt::Origin, |path| path.attributes.origin);
+    strike_out_by_med(paths);
+    prefer_least(paths, LostAt::EbgpOverIbgp, |path| path.peer != OWN && !announcer(path.peer).ebgp);
+    // Only reachable ones are left.
+    prefer_least(paths, LostAt::IgpMetric, |path| next_hops.metric(path.next_hop).unwrap_or(u32::MAX));
+    prefer_least(paths, LostAt::RouterId, |path| {
+        // RFC 4456 §9: the originator stands in for the reflector.
+        path.attributes.originator_id.unwrap_or_else(|| {
+            if path.peer == OWN { Ipv4Addr::UNSPECIFIED } else { announcer(path.peer).router_id }
+        })
+    });
+    prefer_least(paths, LostAt::ClusterListLength, |path| path.attributes.cluster_list.len());
+    prefer_least(paths, LostAt::PeerAddress, |path| {
+        (path.peer != OWN).then(|| (announcer(path.peer).address, path.peer))
+    });
+
+    if let Some(best) = paths.iter().position(|path| path.standing == PackedStanding::BEST) {
+        paths.swap(0, best);
+    }
+}
+
+fn standing(paths: &[Path]) -> impl Iterator<Item = &Path> {
+    paths.iter().filter(|path| path.standing == PackedStanding::BEST)
+}
+
+/// Strikes out those whose key is not the least.
+fn prefer_least<K: Ord>(paths: &mut [Path], step: LostAt, key: impl Fn(&Path) -> K) {
+    let mut keys = standing(paths).map(&key);
+    let Some(first) = keys.next() else { return };
+    let Some(least) = keys.reduce(K::min).map(|least| least.min(first)) else { return };
+    for path in paths.iter_mut().filter(|path| path.standing == PackedStanding::BEST) {
+        if key(path) > least {
+            path.standing = PackedStanding::lost(step);
+        }
+    }
+}
+
+/// RFC 4271 §9.1.2.2 c: among paths through the same neighbouring AS only. No MED is 0, the best.
+fn strike_out_by_med(paths: &mut [Path]) {
+    let med = |attributes: &Attributes| attributes.med.unwrap_or(0);
+    if standing(paths).all(|path| med(&path.attributes) == 0) {
+        return;
+    }
+    for i in 0..paths.len() {
+        // `i` is an index of `paths`.
+        let (mine, neighbour) = (med(&paths[i].attributes), paths[i].attributes.as_path.neighbour());
+        let beaten = |other: &Path| {
+            let same_neighbour = other.attributes.as_path.neighbour() == neighbour;
+            // Struck out in this very step still counts: the least of each neighbour stands whatever the order.
+            let standing = matches!(other.standing, PackedStanding::BEST)
+                || other.standing == PackedStanding::lost(LostAt::Med);
+            standing && same_neighbour && med(&other.attributes) < mine
+        };
+        if paths[i].standing == PackedStanding::BEST && paths.iter().any(beaten) {
+            paths[i].standing = PackedStanding::lost(LostAt::Med);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        attr::{Origin, as_path::tests::path as as_path},
+        event::NextHop,
+        view::{RefusedBy, Standing},
+    };
+
+    /// Peers 0 to 9: addresses and identifiers 10.0.0.n and 1.1.1.n, the even ones eBGP.
+    fn announcer(slot: PeerSlot) -> Announcer {
+        let n = slot as u8;
+        Announcer {
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)),
+            router_id: Ipv4Addr::new(1, 1, 1, n),
+            ebgp: n.is_multiple_of(2),
+        }
+    }
+
+    /// Next hop n has metric 10 n; the fifth is unreachable.
+    fn next_hops() -> NextHops {
+        let mut next_hops = NextHops::default();
+        for n in 0..6 {
+            let next_hop = NextHop { address: IpAddr::V4(Ipv4Addr::new(10, 1, 0, n)), link_of: None };
+            next_hops.number(next_hop);
+            next_hops.set_metric(next_hop, (n != 5).then(|| u32::from(n) * 10));
+        }
+        next_hops
+    }
+
+    fn path(peer: PeerSlot, change: impl FnOnce(&mut Attributes)) -> Path {
+        let mut attributes = Attributes::own(&[]);
+        change(&mut attributes);
+        Path {
+            attributes: Arc::new(attributes),
+            next_hop: 1,
+            peer,
+            generation: 0,
+            standing: PackedStanding::DEFERRED,
+        }
+    }
+
+    /// Who wins, and where the others lost, by peer.
+    fn outcome(mut paths: Vec<Path>) -> Vec<(PeerSlot, Standing)> {
+        select(&mut paths, &next_hops(), announcer);
+        let mut all: Vec<_> = paths.iter().map(|p| (p.peer, p.standing.unpack())).collect();
+        if let Some(best) = all.iter().position(|(_, s)| *s == Standing::Best) {
+            assert_eq!(best, 0, "the best is first");
+        }
+        all.sort_by_key(|(peer, _)| *peer);
+        all
+    }
+
+    fn decided_at(winner: Path, loser: Path) -> LostAt {
+        let result = outcome(vec![loser.clone(), winner.clone()]);
+        assert_eq!(result, outcome(vec![winner.clone(), loser.clone()]));
+        let of = |peer| result.iter().find(|(p, _)| *p == peer).unwrap().1;
+        assert_eq!(of(winner.peer), Standing::Best);
+        match of(loser.peer) {
+            Standing::Lost(at) => at,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Behaviour 43: each step decides where those before it tie, though those after it speak for the loser.
+    #[test]
+    fn each_step_decides_in_its_turn() {
+        let id = |n| Some(Ipv4Addr::new(9, 9, 9, n));
+        let mut own = path(OWN, |_| ());
+        own.next_hop = super::super::table::NO_NEXT_HOP;
+        assert_eq!(decided_at(own, path(1, |a| a.local_pref = Some(200))), LostAt::Own);
+        assert_eq!(
+            decided_at(
+                path(3, |a| (a.local_pref, a.as_path) = (Some(101), as_path(&[1, 2]))),
+                path(1, |a| a.as_path = as_path(&[1]))
+            ),
+            LostAt::LocalPref
+        );
+        assert_eq!(
+            decided_at(
+                path(3, |a| (a.as_path, a.origin) = (as_path(&[1]), Origin::Incomplete)),
+                path(1, |a| a.as_path = as_path(&[1, 2]))
+            ),
+            LostAt::AsPathLength
+        );
+        assert_eq!(
+            decided_at(path(3, |a| a.med = Some(5)), path(1, |a| a.origin = Origin::Egp)),
+            LostAt::Origin
+        );
+        assert_eq!(decided_at(path(3, |_| ()), path(2, |a| a.med = Some(1))), LostAt::Med);
+        let mut far = path(4, |_| ());
+        far.next_hop = 4;
+        assert_eq!(decided_at(far, path(1, |_| ())), LostAt::EbgpOverIbgp);
+        let mut far = path(1, |_| ());
+        far.next_hop = 2;
+        assert_eq!(decided_at(path(3, |_| ()), far), LostAt::IgpMetric);
+        assert_eq!(
+            decided_at(
+                path(3, |a| (a.originator_id, a.cluster_list) = (id(1), [Ipv4Addr::LOCALHOST; 3].into())),
+                path(1, |a| a.originator_id = id(2))
+            ),
+            LostAt::RouterId
+        );
+        assert_eq!(
+            decided_at(
+                path(3, |a| a.originator_id = id(1)),
+                path(1, |a| (a.originator_id, a.cluster_list) = (id(1), [Ipv4Addr::LOCALHOST].into()))
+            ),
+            LostAt::ClusterListLength
+        );
+        assert_eq!(
+            decided_at(path(1, |a| a.originator_id = id(1)), path(3, |a| a.originator_id = id(1))),
+            LostAt::PeerAddress
+        );
+    }
+
+    /// Behaviour 44: the classic case in which comparing by pairs has no answer.
+    #[test]
+    fn the_classic_med_case_has_one_result_in_all_six_orders() {
+        // 1 and 3 come through AS 100; 3 has the better MED, 2's neighbour is another, and by identifier 1 < 2 < 3.
+        let paths = [
+            path(1, |a| (a.as_path, a.med) = (as_path(&[100]), Some(20))),
+            path(5, |a| (a.as_path, a.med) = (as_path(&[200]), Some(30))),
+            path(7, |a| (a.as_path, a.med) = (as_path(&[100]), Some(10))),
+        ];
+        let expected = outcome(paths.to_vec());
+        assert_eq!(
+            expected,
+            [(1, Standing::Lost(LostAt::Med)), (5, Standing::Best), (7, Standing::Lost(LostAt::RouterId))]
+        );
+        for order in [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            assert_eq!(outcome(order.map(|i: usize| paths[i].clone()).to_vec()), expected);
+        }
+    }
+
+    /// Behaviour 45.
+    #[test]
+    fn an_unreachable_next_hop_and_a_refusal_take_a_path_out() {
+        let mut unreachable = path(1, |a| a.local_pref = Some(500));
+        unreachable.next_hop = 5;
+        let mut refused = path(3, |a| a.local_pref = Some(400));
+        refused.standing = PackedStanding::refused(RefusedBy::AsLoop);
+        assert_eq!(
+            outcome(vec![unreachable.clone(), refused.clone(), path(7, |_| ())]),
+            [(1, Standing::Unreachable), (3, Standing::Refused(RefusedBy::AsLoop)), (7, Standing::Best)]
+        );
+        assert_eq!(outcome(vec![unreachable]), [(1, Standing::Unreachable)]);
+        assert_eq!(outcome(vec![refused]), [(3, Standing::Refused(RefusedBy::AsLoop))]);
+    }
+
+    fn any_path(peer: PeerSlot) -> impl Strategy<Value = Path> {
+        (99u32..102, 1u32..3, 0usize..3, 0u32..3, 0u32..6, 0u8..3, 0usize..2).prop_map(
+            move |(pref, neighbour, longer, med, next_hop, originator, clusters)| {
+                let mut path = path(peer, |a| {
+                    a.local_pref = Some(pref);
+                    a.as_path = as_path(&vec![neighbour; 1 + longer / 2]);
+                    a.med = med.checked_sub(1);
+                    a.originator_id = originator.checked_sub(1).map(|n| Ipv4Addr::new(1, 1, 1, n));
+                    a.cluster_list = vec![Ipv4Addr::LOCALHOST; clusters].into();
+                });
+                path.next_hop = next_hop;
+                path
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_arrival_changes_nothing(
+            paths in (any_path(0), any_path(1), any_path(2), any_path(3), any_path(4))
+                .prop_map(|(a, b, c, d, e)| vec![a, b, c, d, e])
+                .prop_flat_map(|paths| (Just(paths.clone()), Just(paths).prop_shuffle())),
+        ) {
+            prop_assert_eq!(outcome(paths.0), outcome(paths.1));
+        }
+    }
+}

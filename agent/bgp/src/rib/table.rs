@@ -1,0 +1,237 @@
+//! Prefixes and their paths for one family. A route has a number that stays while it lives, so that update groups
+//! can keep a few octets for each route in plain arrays; the index by prefix holds only that number.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use super::intern::SeededHash;
+use crate::{
+    attr::Attributes,
+    message::update::Nlri,
+    view::{LostAt, RefusedBy, Standing},
+};
+
+/// The number of a route in its table.
+pub type RouteId = u32;
+/// The number of a peer in the speaker.
+pub type PeerSlot = u16;
+/// The number of a next hop.
+pub type NextHopId = u32;
+
+/// Stands where a peer's number would for routes of our own.
+pub const OWN: PeerSlot = PeerSlot::MAX;
+/// Stands where a next hop's number would for paths that need none.
+pub const NO_NEXT_HOP: NextHopId = NextHopId::MAX;
+
+/// One path: sixteen octets, of which there may be millions.
+#[derive(Clone, Debug)]
+pub struct Path {
+    pub attributes: Arc<Attributes>,
+    pub next_hop: NextHopId,
+    pub peer: PeerSlot,
+    /// The peer's generation when it announced the path; if the peer's has moved on, the path is stale.
+    pub generation: u8,
+    pub standing: PackedStanding,
+}
+
+/// [`Standing`] in one octet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedStanding(u8);
+
+const LOST: [LostAt; 10] = [
+    LostAt::Own,
+    LostAt::LocalPref,
+    LostAt::AsPathLength,
+    LostAt::Origin,
+    LostAt::Med,
+    LostAt::EbgpOverIbgp,
+    LostAt::IgpMetric,
+    LostAt::RouterId,
+    LostAt::ClusterListLength,
+    LostAt::PeerAddress,
+];
+const REFUSED: [RefusedBy; 4] =
+    [RefusedBy::AsLoop, RefusedBy::OriginatorIsUs, RefusedBy::ClusterLoop, RefusedBy::InvalidNextHop];
+
+impl PackedStanding {
+    pub const BEST: PackedStanding = PackedStanding(0);
+    pub const UNREACHABLE: PackedStanding = PackedStanding(1);
+    pub const DEFERRED: PackedStanding = PackedStanding(2);
+
+    pub fn lost(at: LostAt) -> PackedStanding {
+        PackedStanding(0x40 | at as u8)
+    }
+
+    pub fn refused(by: RefusedBy) -> PackedStanding {
+        PackedStanding(0x80 | by as u8)
+    }
+
+    pub fn is_refused(self) -> bool {
+        self.0 & 0x80 != 0
+    }
+
+    pub fn unpack(self) -> Standing {
+        let index = usize::from(self.0 & 0x3f);
+        match self.0 {
+            0 => Standing::Best,
+            1 => Standing::Unreachable,
+            2 => Standing::Deferred,
+            // Both lists are in the order of their enums, and `self` was made from one of them.
+            _ if self.is_refused() => Standing::Refused(REFUSED[index]),
+            _ => Standing::Lost(LOST[index]),
+        }
+    }
+}
+
+/// A prefix with its paths. The best path, if there is one, is the first.
+#[derive(Debug)]
+pub struct Route<P> {
+    pub prefix: P,
+    pub paths: SmallVec<[Path; 1]>,
+    /// The driver has yet to be told of a new best path.
+    pub to_tell: bool,
+    /// Not a free slot.
+    pub alive: bool,
+}
+
+impl<P> Route<P> {
+    pub fn best(&self) -> Option<&Path> {
+        self.paths.first().filter(|path| path.standing == PackedStanding::BEST)
+    }
+}
+
+/// Routes lie in blocks of this many, so that a growing table never moves.
+const BLOCK: usize = 4096;
+
+#[derive(Debug)]
+pub struct Table<P> {
+    blocks: Vec<Vec<Route<P>>>,
+    index: HashTable<RouteId>,
+    free: Vec<RouteId>,
+    hash: SeededHash,
+}
+
+impl<P: Nlri> Table<P> {
+    pub fn new(hash: SeededHash) -> Table<P> {
+        Table { blocks: Vec::new(), index: HashTable::new(), free: Vec::new(), hash }
+    }
+
+    /// Numbers are below this; some of them may be free.
+    pub fn end(&self) -> RouteId {
+        let full = self.blocks.len().saturating_sub(1) * BLOCK;
+        (full + self.blocks.last().map_or(0, Vec::len)) as RouteId
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// `None` for a free slot, and beyond the end.
+    pub fn get(&self, id: RouteId) -> Option<&Route<P>> {
+        let id = id as usize;
+        self.blocks.get(id / BLOCK)?.get(id % BLOCK).filter(|route| route.alive)
+    }
+
+    pub fn get_mut(&mut self, id: RouteId) -> Option<&mut Route<P>> {
+        let id = id as usize;
+        self.blocks.get_mut(id / BLOCK)?.get_mut(id % BLOCK).filter(|route| route.alive)
+    }
+
+    pub fn find(&self, prefix: P) -> Option<RouteId> {
+        let hash = self.hash.words(prefix.words());
+        self.index.find(hash, |&id| self.get(id).is_some_and(|route| route.prefix == prefix)).copied()
+    }
+
+    /// The route's number, new if there was none.
+    pub fn insert(&mut self, prefix: P) -> RouteId {
+        if let Some(id) = self.find(prefix) {
+            return id;
+        }
+        let route = Route { prefix, paths: SmallVec::new(), to_tell: false, alive: true };
+        let id = match self.free.pop() {
+            Some(id) => {
+                let at = id as usize;
+                // A free number was given out before.
+                self.blocks[at / BLOCK][at % BLOCK] = route;
+                id
+            }
+            None => {
+                let id = self.end();
+                match self.blocks.last_mut() {
+                    Some(block) if block.len() < BLOCK => block.push(route),
+                    _ => {
+                        // A small table stays small: only full ones are followed by full-sized blocks.
+                        let room = if self.blocks.is_empty() { 16 } else { BLOCK };
+                        let mut block = Vec::with_capacity(room);
+                        block.push(route);
+                        self.blocks.push(block);
+                    }
+                }
+                id
+            }
+        };
+        let (hash, blocks) = (self.hash, &self.blocks);
+        let rehash = |&id: &RouteId| {
+            let at = id as usize;
+            // The index holds only numbers that were given out.
+            hash.words(blocks[at / BLOCK][at % BLOCK].prefix.words())
+        };
+        self.index.insert_unique(hash.words(prefix.words()), id, rehash);
+        id
+    }
+
+    /// Frees a route without paths. The caller has seen to it that nobody refers to the number any more.
+    pub fn remove(&mut self, id: RouteId) {
+        let hash = self.hash;
+        let Some(route) = self.get_mut(id) else { return };
+        debug_assert!(route.paths.is_empty());
+        route.alive = false;
+        let words = hash.words(route.prefix.words());
+        if let Ok(entry) = self.index.find_entry(words, |&held| held == id) {
+            entry.remove();
+        }
+        self.free.push(id);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (RouteId, &Route<P>)> {
+        self.blocks.iter().flatten().enumerate().filter(|(_, r)| r.alive).map(|(id, r)| (id as RouteId, r))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_net::Prefix4;
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_sixteen_octets_and_a_route_with_one_forty() {
+        assert_eq!(size_of::<Path>(), 16);
+        assert_eq!(size_of::<Route<Prefix4>>(), 40);
+    }
+
+    #[test]
+    fn numbers_stay_and_freed_ones_come_back() {
+        let mut table = Table::new(SeededHash::new(7));
+        let prefix = |n: u32| Prefix4::from_bits(n << 6, 26).unwrap();
+        let ids: Vec<RouteId> = (0..10_000).map(|n| table.insert(prefix(n))).collect();
+        assert!((0..10_000).all(|n| table.find(prefix(n)) == Some(ids[n as usize])));
+        table.remove(ids[17]);
+        assert_eq!(table.find(prefix(17)), None);
+        assert_eq!(table.insert(prefix(20_000)), ids[17]);
+        assert_eq!((table.len(), table.end()), (10_000, 10_000));
+    }
+
+    #[test]
+    fn every_standing_survives_packing() {
+        for at in LOST {
+            assert_eq!(PackedStanding::lost(at).unpack(), Standing::Lost(at));
+        }
+        for by in REFUSED {
+            assert_eq!(PackedStanding::refused(by).unpack(), Standing::Refused(by));
+        }
+        assert_eq!(PackedStanding::BEST.unpack(), Standing::Best);
+    }
+}

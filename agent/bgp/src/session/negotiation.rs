@@ -1,0 +1,229 @@
+//! What an OPEN says of us, what the peer's must say, and what both together mean (RFC 4271 §4.2 and §6.2, RFC
+//! 4724 §3, RFC 6286, RFC 6793).
+
+use std::net::Ipv4Addr;
+
+use bytes::{BufMut, BytesMut};
+use manx_net::Asn;
+
+use crate::{
+    config::{Config, Family, PeerConfig},
+    message::{
+        notification::Notification,
+        open::{Capabilities, GracefulRestartCapability, Open},
+    },
+    view::{GracefulRestartView, NegotiatedView},
+};
+
+/// Our side of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ours {
+    pub local_as: Asn,
+    pub remote_as: Asn,
+    pub router_id: Ipv4Addr,
+    pub hold_time: u16,
+    pub families: Vec<Family>,
+    /// Seconds; `None`: the capability is not announced.
+    pub restart_time: Option<u16>,
+}
+
+impl Ours {
+    /// All that an OPEN depends on: if it differs, the session must be opened anew.
+    pub fn new(config: &Config, peer: &PeerConfig) -> Ours {
+        let restart = config.graceful_restart;
+        let mut families = peer.families.clone();
+        families.sort();
+        families.dedup();
+        Ours {
+            local_as: peer.local_as.unwrap_or(config.local_as),
+            remote_as: peer.remote_as,
+            router_id: config.router_id,
+            hold_time: peer.hold_time.unwrap_or(config.hold_time).seconds(),
+            families,
+            restart_time: restart
+                .enabled
+                .then(|| peer.restart_time.unwrap_or(restart.restart_time).min(4095)),
+        }
+    }
+
+    pub fn is_ebgp(&self) -> bool {
+        self.local_as != self.remote_as
+    }
+
+    /// `restarting`: the R bit; `preserved`: the F bit.
+    pub fn open(&self, restarting: bool, preserved: bool) -> Open {
+        Open {
+            my_as: self.local_as.to_two_octets(),
+            hold_time: self.hold_time,
+            identifier: self.router_id,
+            capabilities: Capabilities {
+                families: self.families.clone(),
+                multiprotocol: true,
+                four_octet_as: Some(self.local_as.get()),
+                route_refresh: true,
+                enhanced_refresh: true,
+                graceful_restart: self.restart_time.map(|restart_time| GracefulRestartCapability {
+                    restarting,
+                    restart_time,
+                    families: self.families.iter().map(|&family| (family, preserved)).collect(),
+                }),
+            },
+        }
+    }
+
+    /// Both OPENs together, or what the peer's is answered with.
+    pub fn negotiate(&self, theirs: &Open) -> Result<Negotiated, Notification> {
+        // Behaviour 17. The data is the AS number as ours would be written, which RFC 4271 leaves open: none.
+        if theirs.as_number() != Some(self.remote_as.get()) {
+            return Err(Notification::new(2, 2, &[]));
+        }
+        if matches!(theirs.hold_time, 1 | 2) {
+            return Err(Notification::new(2, 6, &[]));
+        }
+        // Behaviour 18; RFC 6286 §2.1: within an AS identifiers are distinct, beyond it they need not be.
+        let same_id = theirs.identifier == self.router_id;
+        if theirs.identifier.is_unspecified() || (same_id && !self.is_ebgp()) {
+            return Err(Notification::new(2, 3, &[]));
+        }
+        let families: Vec<Family> =
+            self.families.iter().copied().filter(|&family| theirs.capabilities.carries(family)).collect();
+        if families.is_empty() {
+            // Behaviour 22; RFC 5492 §5: the capabilities that we miss.
+            let mut missing = BytesMut::new();
+            for family in &self.families {
+                missing.put_slice(&[1, 4]);
+                missing.put_u16(family.afi());
+                missing.put_slice(&[0, 1]);
+            }
+            return Err(Notification::new(2, 7, &missing));
+        }
+        let capabilities = &theirs.capabilities;
+        Ok(Negotiated {
+            families,
+            hold_time: self.hold_time.min(theirs.hold_time),
+            four_octet: capabilities.four_octet_as.is_some(),
+            route_refresh: capabilities.route_refresh,
+            enhanced_refresh: capabilities.enhanced_refresh,
+            restart: if self.restart_time.is_some() { capabilities.graceful_restart.clone() } else { None },
+            remote_id: theirs.identifier,
+        })
+    }
+}
+
+/// What holds for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    pub families: Vec<Family>,
+    /// Seconds; 0: neither keepalives nor expiry.
+    pub hold_time: u16,
+    pub four_octet: bool,
+    pub route_refresh: bool,
+    pub enhanced_refresh: bool,
+    /// The peer's, if both announced it.
+    pub restart: Option<GracefulRestartCapability>,
+    pub remote_id: Ipv4Addr,
+}
+
+impl Negotiated {
+    /// Seconds between keepalives: a third of the hold time, or less if configured. `None`: none are sent.
+    pub fn keepalive_time(&self, configured: Option<u16>) -> Option<u16> {
+        if self.hold_time == 0 {
+            return None;
+        }
+        let third = (self.hold_time / 3).max(1);
+        Some(configured.map_or(third, |configured| configured.clamp(1, third)))
+    }
+
+    /// Will the peer's routes of this family outlive the session? For so many seconds.
+    pub fn restart_time(&self, family: Family) -> Option<u16> {
+        let restart = self.restart.as_ref()?;
+        let included = restart.families.iter().any(|&(of, _)| of == family);
+        (included && restart.restart_time > 0).then_some(restart.restart_time)
+    }
+
+    /// Does the peer say that it still forwards for this family (the F bit)?
+    pub fn preserved(&self, family: Family) -> bool {
+        self.restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
+    }
+
+    pub fn view(&self, keepalive: Option<u16>) -> NegotiatedView {
+        NegotiatedView {
+            families: self.families.clone(),
+            hold_time: self.hold_time,
+            keepalive_time: self.keepalive_time(keepalive).unwrap_or(0),
+            four_octet_as: self.four_octet,
+            route_refresh: self.route_refresh,
+            enhanced_refresh: self.enhanced_refresh,
+            graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
+                restarting: restart.restarting,
+                restart_time: restart.restart_time,
+                preserved: restart.families.iter().filter(|(_, f)| *f).map(|&(family, _)| family).collect(),
+                families: restart.families.iter().map(|&(family, _)| family).collect(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours(local_as: u32, remote_as: u32) -> Ours {
+        let config = Config::new(Asn::new(local_as).unwrap(), Ipv4Addr::new(10, 0, 0, 1));
+        let peer = PeerConfig::new("10.0.0.2".parse().unwrap(), Asn::new(remote_as).unwrap());
+        Ours::new(&config, &peer)
+    }
+
+    fn theirs(change: impl FnOnce(&mut Open)) -> Open {
+        let mut open = ours(64512, 64512).open(false, false);
+        open.identifier = Ipv4Addr::new(10, 0, 0, 2);
+        change(&mut open);
+        open
+    }
+
+    fn refusal(ours: &Ours, theirs: &Open) -> (u8, u8) {
+        let error = ours.negotiate(theirs).unwrap_err();
+        (error.code, error.subcode)
+    }
+
+    /// Behaviours 17 and 18.
+    #[test]
+    fn a_wrong_as_and_a_wrong_identifier_are_refused() {
+        let ibgp = ours(64512, 64512);
+        assert!(ibgp.negotiate(&theirs(|_| ())).is_ok());
+        assert_eq!(refusal(&ours(64512, 64513), &theirs(|_| ())), (2, 2));
+        assert_eq!(refusal(&ibgp, &theirs(|o| o.my_as = 0)), (2, 2));
+        assert_eq!(refusal(&ibgp, &theirs(|o| o.identifier = Ipv4Addr::UNSPECIFIED)), (2, 3));
+        let same_id = |o: &mut Open| o.identifier = Ipv4Addr::new(10, 0, 0, 1);
+        assert_eq!(refusal(&ibgp, &theirs(same_id)), (2, 3));
+        assert!(ours(64513, 64512).negotiate(&theirs(same_id)).is_ok());
+        assert!(ibgp.negotiate(&theirs(|o| o.identifier = Ipv4Addr::new(224, 0, 0, 1))).is_ok());
+    }
+
+    /// Behaviour 11.
+    #[test]
+    fn the_lesser_hold_time_counts_and_1_and_2_are_refused() {
+        let ibgp = ours(64512, 64512);
+        for bad in [1, 2] {
+            assert_eq!(refusal(&ibgp, &theirs(|o| o.hold_time = bad)), (2, 6));
+        }
+        let three = ibgp.negotiate(&theirs(|o| o.hold_time = 3)).unwrap();
+        assert_eq!((three.hold_time, three.keepalive_time(None)), (3, Some(1)));
+        let none = ibgp.negotiate(&theirs(|o| o.hold_time = 0)).unwrap();
+        assert_eq!((none.hold_time, none.keepalive_time(Some(5))), (0, None));
+        let long = ibgp.negotiate(&theirs(|o| o.hold_time = 240)).unwrap();
+        assert_eq!(
+            (long.hold_time, long.keepalive_time(None), long.keepalive_time(Some(5))),
+            (90, Some(30), Some(5))
+        );
+    }
+
+    /// Behaviour 22.
+    #[test]
+    fn families_are_the_common_ones_and_without_any_there_is_no_session() {
+        let ibgp = ours(64512, 64512);
+        let v4 = ibgp.negotiate(&theirs(|o| o.capabilities.families = vec![Family::Ipv4Unicast])).unwrap();
+        assert_eq!(v4.families, [Family::Ipv4Unicast]);
+        assert_eq!(refusal(&ibgp, &theirs(|o| o.capabilities.families = vec![])), (2, 7));
+    }
+}

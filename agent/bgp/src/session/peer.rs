@@ -1,0 +1,206 @@
+//! A peer: its configuration, its connections, when to dial it, and what there is to tell of it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{connection::Connection, negotiation::Ours, timers::Jitter};
+use crate::{
+    Time,
+    config::{Dial, PeerConfig},
+    event::ConnId,
+    rib::table::PeerSlot,
+    view::{Direction, NotificationView, PeerCounters, SessionState},
+};
+
+/// A dial that has not succeeded by then is given up.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a fresh connection waits for the peer's OPEN. RFC 4271 §8.2.2 suggests four minutes; a pod network's
+/// node that has not answered in one has no daemon that reads.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// For so long after a change of the configuration a failure is taken for the other side's not having read it yet.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// The longest wait between dials.
+pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+/// The first retry comes within this.
+pub const FIRST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
+/// A peer that breaks the protocol is left alone for this long, doubling up to [`MAX_HOLD_BACK`].
+pub const HOLD_BACK: Duration = Duration::from_secs(5);
+pub const MAX_HOLD_BACK: Duration = Duration::from_secs(120);
+/// A session that lasted so long redeems earlier errors.
+pub const REDEEMED: Duration = Duration::from_secs(60);
+/// How long stale routes wait for End-of-RIB once the session is back. RFC 4724 §4.2 wants a bound and leaves it open.
+pub const STALE_AFTER_RETURN: Duration = Duration::from_secs(300);
+/// A connection that the peer opened so long after the last one was Established is no collision: the peer has lost
+/// the old one (RFC 4724 §4.2).
+pub const NO_COLLISION: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Peer {
+    pub slot: PeerSlot,
+    pub config: PeerConfig,
+    pub ours: Ours,
+    /// Dialled by us, by the peer, and which of them is Established.
+    pub outgoing: Option<ConnId>,
+    pub incoming: Option<ConnId>,
+    pub established: Option<ConnId>,
+    pub disabled: bool,
+    pub held_back: bool,
+    /// Dials in a row that came to nothing, beyond the grace.
+    pub failures: u32,
+    /// Protocol errors in a row.
+    pub errors: u32,
+    /// By family: routes are kept that the present session has not confirmed yet.
+    pub stale: [bool; 2],
+    /// By family: the present session has sent End-of-RIB.
+    pub end_of_rib: [bool; 2],
+    pub state: SessionState,
+    pub since: Time,
+    pub established_count: u64,
+    pub last_established: Option<Time>,
+    pub counters: PeerCounters,
+    pub last_error: Option<String>,
+    pub notification_sent: Option<NotificationView>,
+    pub notification_received: Option<NotificationView>,
+}
+
+impl Peer {
+    pub fn new(slot: PeerSlot, config: PeerConfig, ours: Ours, now: Time) -> Peer {
+        Peer {
+            slot,
+            config,
+            ours,
+            outgoing: None,
+            incoming: None,
+            established: None,
+            disabled: false,
+            held_back: false,
+            failures: 0,
+            errors: 0,
+            stale: [false; 2],
+            end_of_rib: [false; 2],
+            state: SessionState::Idle,
+            since: now,
+            established_count: 0,
+            last_established: None,
+            counters: PeerCounters::default(),
+            last_error: None,
+            notification_sent: None,
+            notification_received: None,
+        }
+    }
+
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> + use<> {
+        [self.established, self.outgoing, self.incoming].into_iter().flatten()
+    }
+
+    /// The connection is no longer one of the peer's.
+    pub fn forget(&mut self, conn: ConnId) {
+        for held in [&mut self.established, &mut self.outgoing, &mut self.incoming] {
+            if *held == Some(conn) {
+                *held = None;
+            }
+        }
+    }
+
+    /// As the connections and the peer's own circumstances have it.
+    pub fn state_of<'a>(&self, connection: impl Fn(ConnId) -> Option<&'a Connection>) -> SessionState {
+        let furthest = self.connections().filter_map(connection).map(Connection::state).max();
+        match furthest {
+            Some(state) => state,
+            None if self.disabled || self.held_back => SessionState::Idle,
+            None => SessionState::Active,
+        }
+    }
+
+    /// How long to wait before the next own dial; `None`: never. `fresh`: within the grace after a change of the
+    /// configuration, when failures do not count.
+    pub fn dial_delay(&self, fresh: bool, jitter: &mut Jitter) -> Option<Duration> {
+        let failures = if fresh { 0 } else { self.failures };
+        let (from, to) = match failures {
+            0 => FIRST_RETRY,
+            n => {
+                let doubled = Duration::from_millis(250).saturating_mul(1 << n.min(8));
+                let longest = doubled.min(MAX_BACK_OFF);
+                (longest * 3 / 4, longest)
+            }
+        };
+        let delay = jitter.between(from, to);
+        match self.config.dial {
+            Dial::Never => None,
+            Dial::First => Some(delay),
+            Dial::Later => Some(delay.max(Dial::PATIENCE)),
+        }
+    }
+
+    pub fn hold_back_time(&self) -> Duration {
+        HOLD_BACK.saturating_mul(1 << self.errors.saturating_sub(1).min(8)).min(MAX_HOLD_BACK)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.config.address, self.config.port)
+    }
+
+    pub fn may_connect(&self) -> bool {
+        !self.disabled && !self.held_back
+    }
+}
+
+/// Which of two connections to a peer stays (RFC 4271 §6.8): the one that the side with the higher identifier
+/// opened; with equal identifiers, which only different ASes may have, the side with the higher AS (RFC 6286
+/// §2.3).
+pub fn survivor(ours: &Ours, remote_id: std::net::Ipv4Addr) -> Direction {
+    let local = (ours.router_id.to_bits(), ours.local_as);
+    let remote = (remote_id.to_bits(), ours.remote_as);
+    if local > remote { Direction::Us } else { Direction::Peer }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use manx_net::Asn;
+
+    use super::*;
+    use crate::Config;
+
+    fn peer(dial: Dial) -> Peer {
+        let config = Config::new(Asn::CALICO_DEFAULT, Ipv4Addr::new(10, 0, 0, 1));
+        let mut peer = PeerConfig::new("10.0.0.2".parse().unwrap(), Asn::CALICO_DEFAULT);
+        peer.dial = dial;
+        let ours = Ours::new(&config, &peer);
+        Peer::new(0, peer, ours, Time::ZERO)
+    }
+
+    /// Behaviour 14.
+    #[test]
+    fn the_back_off_grows_to_its_bound_and_not_in_the_grace() {
+        let mut jitter = Jitter::new(3);
+        let mut first = peer(Dial::First);
+        let delay = first.dial_delay(false, &mut jitter).unwrap();
+        assert!((FIRST_RETRY.0..FIRST_RETRY.1).contains(&delay));
+        let mut last = Duration::ZERO;
+        for failures in 1..=7 {
+            first.failures = failures;
+            let delay = first.dial_delay(false, &mut jitter).unwrap();
+            assert!(delay > last, "{failures}: {delay:?}");
+            last = delay;
+            assert!(first.dial_delay(true, &mut jitter).unwrap() < FIRST_RETRY.1);
+        }
+        first.failures = 1000;
+        assert!(first.dial_delay(false, &mut jitter).unwrap() <= MAX_BACK_OFF);
+        assert_eq!(peer(Dial::Never).dial_delay(true, &mut jitter), None);
+        assert_eq!(peer(Dial::Later).dial_delay(true, &mut jitter), Some(Dial::PATIENCE));
+    }
+
+    /// Behaviour 1.
+    #[test]
+    fn the_higher_identifier_wins_as_a_number_and_then_the_higher_as() {
+        let mut ours = peer(Dial::First).ours;
+        assert_eq!(survivor(&ours, Ipv4Addr::new(9, 255, 255, 255)), Direction::Us);
+        assert_eq!(survivor(&ours, Ipv4Addr::new(10, 0, 0, 2)), Direction::Peer);
+        assert_eq!(survivor(&ours, Ipv4Addr::new(200, 0, 0, 1)), Direction::Peer);
+        ours.remote_as = Asn::new(1).unwrap();
+        assert_eq!(survivor(&ours, ours.router_id), Direction::Us);
+        ours.remote_as = Asn::new(65000).unwrap();
+        assert_eq!(survivor(&ours, ours.router_id), Direction::Peer);
+    }
+}

@@ -1,0 +1,253 @@
+//! Sessions that come up and go down, and graceful restart (RFC 4724) in both roles.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::Speaker;
+use crate::{
+    ConnId, PeerKey, Time,
+    config::{Config, Family},
+    message::{
+        notification::Notification,
+        refresh::{RefreshKind, RouteRefresh},
+    },
+    rib::{
+        export::{GroupKey, PeerKind},
+        table::PeerSlot,
+    },
+    session::{
+        connection::Connection,
+        peer::{Peer, REDEEMED, STALE_AFTER_RETURN},
+        timers::Timer,
+    },
+};
+
+/// Restarting: so long all peers are waited for, after that those that have a session.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Whether the peer is another AS, a client, or neither.
+pub(super) fn kind_of(peer: &Peer) -> PeerKind {
+    if peer.ours.is_ebgp() {
+        PeerKind::Ebgp { local_as: peer.ours.local_as }
+    } else {
+        PeerKind::Ibgp { client: peer.config.rr_client }
+    }
+}
+
+/// Our address of this family towards a peer to whom we are `local`.
+fn self_next_hop(config: &Config, local: Option<IpAddr>, family: Family) -> Option<IpAddr> {
+    match (family, local) {
+        (Family::Ipv4Unicast, Some(local @ IpAddr::V4(_))) => Some(local),
+        (Family::Ipv4Unicast, _) => config.next_hop_v4.map(IpAddr::V4),
+        // A link-local address means something on one link only; a global one is announced if there is one.
+        (Family::Ipv6Unicast, Some(IpAddr::V6(local))) if !local.is_unicast_link_local() => {
+            Some(IpAddr::V6(local))
+        }
+        (Family::Ipv6Unicast, local) => config.next_hop_v6.map(IpAddr::V6).or(local.filter(IpAddr::is_ipv6)),
+    }
+}
+
+impl Speaker {
+    pub(super) fn session_up(&mut self, conn: ConnId, now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let slot = connection.peer;
+        let Some(negotiated) = connection.negotiated.clone() else { return };
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        peer.established = Some(conn);
+        peer.established_count += 1;
+        peer.last_established = Some(now);
+        peer.failures = 0;
+        peer.end_of_rib = [false; 2];
+        self.rib.set_router_id(slot, negotiated.remote_id);
+        self.timers.clear(Timer::Dial(slot));
+        for family in Family::ALL {
+            let stale = self.peer_at(slot).is_some_and(|peer| peer.stale[family.index()]);
+            if !stale {
+                continue;
+            }
+            // RFC 4724 §4.2: kept only if the peer says that it still forwards.
+            if negotiated.families.contains(&family) && negotiated.preserved(family) {
+                self.timers.set(Timer::Stale(slot, family), now + STALE_AFTER_RETURN);
+            } else {
+                self.stale_over(slot, family);
+            }
+        }
+        self.join_groups(slot);
+        self.check_deferral();
+    }
+
+    /// Puts the peer into the groups that its session and configuration call for.
+    pub(super) fn join_groups(&mut self, slot: PeerSlot) {
+        let local = self.local_address(slot);
+        let Some(peer) = self.peer_at(slot) else { return };
+        let Some(negotiated) =
+            peer.established.and_then(|conn| self.connections.get(&conn)?.negotiated.as_ref())
+        else {
+            return;
+        };
+        let cluster_id = peer.config.cluster_id.or(self.config.cluster_id).unwrap_or(self.config.router_id);
+        let keys: Vec<GroupKey> = negotiated
+            .families
+            .iter()
+            .map(|&family| GroupKey {
+                family,
+                kind: kind_of(peer),
+                next_hop_mode: peer.config.next_hop,
+                self_next_hop: self_next_hop(&self.config, local, family),
+                cluster_id,
+                four_octet: negotiated.four_octet,
+            })
+            .collect();
+        for key in keys {
+            self.rib.join(slot, key);
+        }
+    }
+
+    /// `keep_routes`: the connection went without a NOTIFICATION, and what the peer asked us to keep is kept.
+    pub(super) fn session_down(&mut self, connection: &Connection, keep_routes: bool, now: Time) {
+        let slot = connection.peer;
+        let shutting_down = self.shutting_down;
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        if peer.last_established.is_some_and(|at| now.since(at) > REDEEMED) {
+            peer.errors = 0;
+        }
+        for family in Family::ALL {
+            self.rib.leave(slot, family);
+            // Our own end takes nothing from the dataplane, which goes on without us.
+            if shutting_down {
+                continue;
+            }
+            let restart_time = connection.negotiated.as_ref().and_then(|n| n.restart_time(family));
+            match restart_time {
+                Some(seconds) if keep_routes => {
+                    self.rib.make_stale(slot, family);
+                    // What had not been heard again since the loss before this one is too old.
+                    self.rib.sweep(slot, family, 1);
+                    self.set_stale(slot, family, true);
+                    self.timers
+                        .set(Timer::Stale(slot, family), now + Duration::from_secs(u64::from(seconds)));
+                }
+                _ => {
+                    self.rib.flush(slot, family);
+                    self.set_stale(slot, family, false);
+                    self.timers.clear(Timer::Stale(slot, family));
+                }
+            }
+        }
+        self.check_deferral();
+    }
+
+    fn set_stale(&mut self, slot: PeerSlot, family: Family, stale: bool) {
+        if let Some(peer) = self.peer_at_mut(slot) {
+            // An index of [_; 2] by family.
+            peer.stale[family.index()] = stale;
+        }
+    }
+
+    /// What is still stale has had its time.
+    pub(super) fn stale_over(&mut self, slot: PeerSlot, family: Family) {
+        self.timers.clear(Timer::Stale(slot, family));
+        self.set_stale(slot, family, false);
+        self.rib.sweep(slot, family, 0);
+    }
+
+    pub(super) fn end_of_rib(&mut self, slot: PeerSlot, family: Family) {
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        // An index of [_; 2] by family.
+        peer.end_of_rib[family.index()] = true;
+        if peer.stale[family.index()] {
+            self.stale_over(slot, family);
+        }
+        self.check_deferral();
+    }
+
+    pub(super) fn refresh(&mut self, conn: ConnId, body: &[u8], now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let slot = connection.peer;
+        let Some(negotiated) = &connection.negotiated else { return };
+        let refresh = match RouteRefresh::parse(body, negotiated.enhanced_refresh) {
+            Ok(Some(refresh)) if negotiated.families.contains(&refresh.family) => refresh,
+            Ok(_) => return,
+            Err(notification) => return self.fail(conn, notification, now),
+        };
+        match refresh.kind {
+            RefreshKind::Request => {
+                let enhanced = negotiated.enhanced_refresh;
+                self.rib.replay(slot, refresh.family, enhanced);
+            }
+            // RFC 7313 §4: what is not heard again until the end is gone.
+            RefreshKind::Begin => {
+                self.rib.make_stale(slot, refresh.family);
+                self.set_stale(slot, refresh.family, true);
+                self.timers.set(Timer::Stale(slot, refresh.family), now + STALE_AFTER_RETURN);
+            }
+            RefreshKind::End => {
+                if self.peer_at(slot).is_some_and(|peer| peer.stale[refresh.family.index()]) {
+                    self.stale_over(slot, refresh.family);
+                }
+            }
+        }
+    }
+
+    pub(super) fn ask_refresh(&mut self, key: PeerKey) {
+        let Some(conn) = self.by_key.get(&key).and_then(|&slot| self.peer_at(slot)?.established) else {
+            return;
+        };
+        let Some(negotiated) = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref()) else {
+            return;
+        };
+        if negotiated.route_refresh {
+            for family in negotiated.families.clone() {
+                self.send(conn, RouteRefresh { family, kind: RefreshKind::Request }.encode());
+            }
+        }
+    }
+
+    // Restarting.
+
+    pub(super) fn begin_deferral(&mut self, now: Time) {
+        let longest = Duration::from_secs(u64::from(self.config.graceful_restart.restart_time));
+        self.timers.set(Timer::Settling, now + SETTLING.min(longest));
+        self.timers.set(Timer::Deferral, now + longest);
+        self.check_deferral();
+    }
+
+    /// Ends the deferral if every peer that counts has sent all it has.
+    pub(super) fn check_deferral(&mut self) {
+        if !self.rib.is_deferred() {
+            return;
+        }
+        let complete = self.by_key.values().all(|&slot| {
+            let Some(peer) = self.peer_at(slot) else { return true };
+            let Some(conn) = peer.established else { return self.settling_over || peer.disabled };
+            let Some(negotiated) = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref()) else {
+                return true;
+            };
+            // RFC 4724 §4.1: who restarts too waits for us, and who knows nothing of it sends no marker.
+            match &negotiated.restart {
+                Some(restart) if !restart.restarting => {
+                    negotiated.families.iter().all(|family| peer.end_of_rib[family.index()])
+                }
+                _ => true,
+            }
+        });
+        if complete {
+            self.end_deferral();
+        }
+    }
+
+    pub(super) fn end_deferral(&mut self) {
+        self.timers.clear(Timer::Settling);
+        self.timers.clear(Timer::Deferral);
+        self.rib.end_deferral();
+    }
+
+    /// Sends the peer's session away for a reason of ours.
+    pub(super) fn cease(&mut self, slot: PeerSlot, subcode: u8, now: Time) -> bool {
+        let connections: Vec<ConnId> =
+            self.peer_at(slot).into_iter().flat_map(|peer| peer.connections()).collect();
+        for &conn in &connections {
+            self.close(conn, Some(&Notification::cease(subcode)), now);
+        }
+        !connections.is_empty()
+    }
+}

@@ -1,0 +1,160 @@
+//! UPDATEs into the Adj-RIB-In: what RFC 7606 leaves of them, and which of their routes are refused.
+
+use std::net::IpAddr;
+
+use manx_net::{Prefix4, Prefix6};
+
+use super::Speaker;
+use crate::{
+    ConnId, NextHop, Time,
+    attr::{
+        Attributes,
+        parse::{Outcome, Reading},
+    },
+    config::Family,
+    message::update::{Prefixes, Update},
+    rib::{
+        Kept,
+        table::{NO_NEXT_HOP, PeerSlot},
+    },
+    view::RefusedBy,
+};
+
+impl Speaker {
+    pub(super) fn update(&mut self, conn: ConnId, body: &[u8], now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let slot = connection.peer;
+        let (Some(negotiated), Some(peer)) = (&connection.negotiated, self.peer_at(slot)) else { return };
+        let reading = Reading { ebgp: peer.ours.is_ebgp(), four_octet: negotiated.four_octet };
+        let carried = Family::ALL.map(|family| negotiated.families.contains(&family));
+        // An index of [_; 2] by family.
+        let carries = |family: Family| carried[family.index()];
+        let update = match Update::parse(body, reading) {
+            Ok(update) => update,
+            Err(error) => {
+                let notification = error.notification();
+                return self.fail(conn, notification, now);
+            }
+        };
+        let withdraw = update.treat_as_withdraw();
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.counters.updates_received += 1;
+            peer.counters.treated_as_withdraw += u64::from(withdraw);
+            let discarded = update.attributes.errors.iter().filter(|(_, o)| *o == Outcome::Discard);
+            peer.counters.attributes_discarded += discarded.count() as u64;
+        }
+        if let Some(family) = update.end_of_rib {
+            if carries(family) {
+                self.end_of_rib(slot, family);
+            }
+            return;
+        }
+
+        // Behaviour 34: withdrawals first, so that a prefix in both parts ends up announced.
+        if carries(Family::Ipv4Unicast) {
+            self.withdraw_all(slot, update.withdrawn);
+        }
+        if let Some(unreach) = update.attributes.mp_unreach.filter(|unreach| carries(unreach.family)) {
+            // The parser has seen these prefixes whole.
+            match unreach.family {
+                Family::Ipv4Unicast => {
+                    Prefixes::<Prefix4>::parse(unreach.nlri)
+                        .into_iter()
+                        .for_each(|p| self.withdraw_all(slot, p));
+                }
+                Family::Ipv6Unicast => {
+                    Prefixes::<Prefix6>::parse(unreach.nlri)
+                        .into_iter()
+                        .for_each(|p| self.withdraw_all(slot, p));
+                }
+            }
+        }
+        if carries(Family::Ipv4Unicast) && !update.announced.is_empty() {
+            let next_hop = update.attributes.next_hop.filter(|_| !withdraw).map(IpAddr::V4);
+            let attributes = next_hop.and_then(|next_hop| update.attributes.attributes(next_hop));
+            self.announce_all(slot, update.announced, attributes);
+        }
+        if let Some(reach) = update.attributes.mp_reach.filter(|reach| carries(reach.family)) {
+            let attributes = if withdraw { None } else { update.attributes.attributes(reach.next_hop) };
+            match reach.family {
+                Family::Ipv4Unicast => {
+                    if let Ok(prefixes) = Prefixes::<Prefix4>::parse(reach.nlri) {
+                        self.announce_all(slot, prefixes, attributes);
+                    }
+                }
+                Family::Ipv6Unicast => {
+                    if let Ok(prefixes) = Prefixes::<Prefix6>::parse(reach.nlri) {
+                        self.announce_all(slot, prefixes, attributes);
+                    }
+                }
+            }
+        }
+    }
+
+    fn withdraw_all<P: Kept>(&mut self, slot: PeerSlot, prefixes: Prefixes<'_, P>) {
+        for prefix in prefixes {
+            self.rib.withdraw(slot, prefix);
+        }
+    }
+
+    /// Without attributes the routes are treated as withdrawn (RFC 7606 §2).
+    fn announce_all<P: Kept>(
+        &mut self,
+        slot: PeerSlot,
+        prefixes: Prefixes<'_, P>,
+        attributes: Option<Attributes>,
+    ) {
+        let Some(attributes) = attributes else { return self.withdraw_all(slot, prefixes) };
+        let refused = self.refuses(slot, &attributes);
+        let next_hop = match refused {
+            Some(_) => NO_NEXT_HOP,
+            None => {
+                let address = attributes.next_hop;
+                let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+                let link_of =
+                    if link_local { self.peer_at(slot).map(|peer| peer.config.key()) } else { None };
+                self.rib.next_hop(NextHop { address, link_of })
+            }
+        };
+        let attributes = self.rib.intern(attributes);
+        for prefix in prefixes {
+            self.rib.announce(slot, prefix, &attributes, next_hop, refused);
+        }
+        self.rib.release(attributes);
+    }
+
+    /// Behaviours 35, 40 and 47: such a route replaces what the peer announced before, and is not considered.
+    fn refuses(&self, slot: PeerSlot, attributes: &Attributes) -> Option<RefusedBy> {
+        let peer = self.peer_at(slot)?;
+        let own = [peer.ours.local_as, self.config.local_as];
+        let allowed = usize::from(peer.config.allow_local_as);
+        if own.iter().any(|&number| attributes.as_path.count(number) > allowed) {
+            return Some(RefusedBy::AsLoop);
+        }
+        if attributes.originator_id == Some(self.config.router_id) {
+            return Some(RefusedBy::OriginatorIsUs);
+        }
+        if !attributes.cluster_list.is_empty() {
+            let own = self.config.cluster_id.unwrap_or(self.config.router_id);
+            let mut ids = self.config.peers.iter().filter_map(|peer| peer.cluster_id).chain([own]);
+            if ids.any(|id| attributes.cluster_list.contains(&id)) {
+                return Some(RefusedBy::ClusterLoop);
+            }
+        }
+        (!self.is_usable(slot, attributes.next_hop)).then_some(RefusedBy::InvalidNextHop)
+    }
+
+    fn is_usable(&self, slot: PeerSlot, next_hop: IpAddr) -> bool {
+        let own = [
+            self.local_address(slot),
+            self.config.next_hop_v4.map(IpAddr::V4),
+            self.config.next_hop_v6.map(IpAddr::V6),
+        ];
+        let reserved = match next_hop {
+            // RFC 1122 §3.2.1.3: 0/8 and 240/4 name nobody either.
+            IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
+            IpAddr::V6(a) => a.is_unspecified() || a.is_loopback() || a.is_multicast(),
+        };
+        !reserved && !own.contains(&Some(next_hop))
+    }
+}

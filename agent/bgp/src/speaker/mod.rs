@@ -1,0 +1,462 @@
+//! The speaker: sessions and RIB put together behind one event loop's interface. The state machine of RFC 4271
+//! §8 is spread by subject: [`dialling`] (Connect and Active), [`handshake`] (OpenSent and OpenConfirm, collisions),
+//! [`established`] (up, down, graceful restart), [`ingest`] (UPDATE), [`reconfigure`].
+
+mod dialling;
+mod established;
+mod handshake;
+mod ingest;
+mod reconfigure;
+mod views;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Config, ConnId, Event, Output, PeerKey, Refusal, Time,
+    config::Family,
+    event::SessionEvent,
+    message::{Message, keepalive, notification::Notification},
+    rib::{Rib, WatchOrder, jobs::Worked, table::PeerSlot},
+    session::{
+        connection::{Connection, Stage},
+        peer::Peer,
+        timers::{Jitter, Timer, Timers},
+    },
+    view::{Cause, Direction, NotificationView},
+};
+
+/// See the crate's page for the way to drive it.
+#[derive(Debug)]
+pub struct Speaker {
+    config: Config,
+    rib: Rib,
+    /// By slot; a slot is empty while the RIB still cleans up after its last peer.
+    peers: Vec<Option<Peer>>,
+    by_key: BTreeMap<PeerKey, PeerSlot>,
+    leaving: Vec<PeerSlot>,
+    connections: HashMap<ConnId, Connection>,
+    next_conn: u64,
+    timers: Timers,
+    jitter: Jitter,
+    outputs: VecDeque<Output>,
+    /// Until then failures are taken for the other side's not having read its configuration yet.
+    grace_until: Time,
+    /// Restarting, and the time for peers to come up is over.
+    settling_over: bool,
+    shutting_down: bool,
+}
+
+impl Speaker {
+    /// Peers that dial first ask for their dials at once.
+    pub fn new(config: Config, now: Time) -> Speaker {
+        let restart = config.graceful_restart;
+        let deferred = restart.enabled && restart.restarting;
+        let mut speaker = Speaker {
+            rib: Rib::new(config.seed, deferred),
+            peers: Vec::new(),
+            by_key: BTreeMap::new(),
+            leaving: Vec::new(),
+            connections: HashMap::new(),
+            next_conn: 0,
+            timers: Timers::default(),
+            jitter: Jitter::new(config.seed),
+            outputs: VecDeque::new(),
+            grace_until: Time::ZERO,
+            settling_over: false,
+            shutting_down: false,
+            config: Config { peers: Vec::new(), originated: Vec::new(), ..config.clone() },
+        };
+        speaker.configure(config, now);
+        if deferred {
+            speaker.begin_deferral(now);
+        } else {
+            speaker.outputs.push_back(Output::Settled);
+        }
+        speaker
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A connection came in on the listener. On refusal close it; the speaker keeps nothing of it.
+    pub fn accept(&mut self, local: SocketAddr, remote: SocketAddr, now: Time) -> Result<ConnId, Refusal> {
+        let result = self.take_connection(local, remote, now);
+        self.after(now);
+        result
+    }
+
+    pub fn handle(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Connected { conn, local, remote } => self.connected(conn, local, remote, now),
+            Event::DialFailed { conn, error } => self.dial_failed(conn, error, now),
+            Event::Received { conn, bytes } => self.received(conn, bytes, now),
+            Event::Closed { conn, reason } => self.closed(conn, reason, now),
+            Event::NextHop { next_hop, metric } => self.rib.set_next_hop(next_hop, metric),
+            Event::Disable { peer, text } => self.disable(peer, &text, now),
+            Event::Enable { peer } => self.enable(peer, now),
+            Event::Refresh { peer } => self.ask_refresh(peer),
+            Event::Shutdown { graceful, text } => self.shut_down(graceful, &text, now),
+        }
+        self.after(now);
+    }
+
+    /// Fires the timers that are due and does one bounded piece of waiting work (withdrawing a lost peer's
+    /// routes, a changed rule's verdicts). True: more is waiting; serve the sockets and call again.
+    pub fn advance(&mut self, now: Time) -> bool {
+        while let Some(timer) = self.timers.pop_due(now) {
+            self.fire(timer, now);
+        }
+        if self.rib.work() == Worked::Settled {
+            self.outputs.push_back(Output::Settled);
+        }
+        let rib = &mut self.rib;
+        self.leaving.retain(|&slot| !rib.forget_peer(slot));
+        self.after(now);
+        self.rib.has_work()
+    }
+
+    /// When [`Self::advance`] wants to be called; [`Time::ZERO`] if work is waiting.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        if self.rib.has_work() { Some(Time::ZERO) } else { self.timers.next() }
+    }
+
+    /// The next thing for the driver to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        if let Some(order) = self.rib.next_order() {
+            return Some(match order {
+                WatchOrder::Watch(next_hop) => Output::Watch { next_hop },
+                WatchOrder::Unwatch(next_hop) => Output::Unwatch { next_hop },
+            });
+        }
+        self.rib.next_best().map(|(prefix, best)| Output::Best { prefix, best })
+    }
+
+    /// Appends whole messages for `conn` to `out`, up to about `budget` bytes but at least one message if there is
+    /// one, and returns their number of bytes. What is handed out counts as sent: write it all. Nothing is
+    /// prepared before it is asked for, so a slow peer costs no memory and gets the newest state only.
+    pub fn transmit(&mut self, conn: ConnId, budget: usize, out: &mut Vec<Bytes>, _now: Time) -> usize {
+        let Some(connection) = self.connections.get_mut(&conn) else { return 0 };
+        let (mut octets, mut messages, mut updates) = (0, 0, 0);
+        while octets < budget.max(1)
+            && let Some(message) = connection.next_output()
+        {
+            octets += message.len();
+            messages += 1;
+            out.push(message);
+        }
+        let (slot, stage) = (connection.peer, connection.stage);
+        if stage == Stage::Established {
+            for family in Family::ALL {
+                if octets < budget.max(1) {
+                    let pulled = self.rib.pull(slot, family, budget.max(1) - octets, out);
+                    octets += pulled.octets;
+                    updates += pulled.messages;
+                }
+            }
+        }
+        if octets == 0 {
+            if stage == Stage::Closing {
+                self.connections.remove(&conn);
+            } else if let Some(connection) = self.connections.get_mut(&conn) {
+                connection.asked = false;
+            }
+        }
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.counters.messages_sent += messages + updates;
+            peer.counters.updates_sent += updates;
+        }
+        octets
+    }
+
+    fn peer_at(&self, slot: PeerSlot) -> Option<&Peer> {
+        self.peers.get(usize::from(slot))?.as_ref()
+    }
+
+    fn peer_at_mut(&mut self, slot: PeerSlot) -> Option<&mut Peer> {
+        self.peers.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    fn slots(&self) -> Vec<PeerSlot> {
+        self.by_key.values().copied().collect()
+    }
+
+    fn in_grace(&self, now: Time) -> bool {
+        now < self.grace_until
+    }
+
+    /// Says whose bytes are waiting.
+    fn after(&mut self, _now: Time) {
+        if self.rib.has_touched() {
+            for slot in self.rib.take_touched() {
+                if let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) {
+                    self.ask(conn);
+                }
+            }
+        }
+    }
+
+    /// Asks the driver to call [`Self::transmit`].
+    fn ask(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn)
+            && !connection.asked
+        {
+            connection.asked = true;
+            self.outputs.push_back(Output::Transmit { conn });
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, message: Bytes) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.queue(message);
+            self.ask(conn);
+        }
+    }
+
+    /// Notes and reports the peer's state if it is another than before.
+    fn note_state(&mut self, slot: PeerSlot, cause: Cause, dialled_by: Option<Direction>, now: Time) {
+        let connections = &self.connections;
+        let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
+        let to = peer.state_of(|conn| connections.get(&conn));
+        let from = std::mem::replace(&mut peer.state, to);
+        if from != to {
+            peer.since = now;
+            let peer = peer.config.key();
+            self.outputs.push_back(Output::Session(SessionEvent {
+                at: now,
+                peer,
+                from,
+                to,
+                cause,
+                dialled_by,
+            }));
+        }
+    }
+
+    fn received(&mut self, conn: ConnId, bytes: Bytes, now: Time) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if matches!(connection.stage, Stage::Closing | Stage::Dialling) {
+            return;
+        }
+        connection.feed(bytes);
+        // Ends when the connection is gone, closing, or has no whole message left.
+        while let Some(connection) = self.connections.get_mut(&conn).filter(|c| c.stage != Stage::Closing) {
+            let slot = connection.peer;
+            match connection.next_message() {
+                Ok(None) => break,
+                Ok(Some(message)) => {
+                    connection.heard = now;
+                    if let Some(peer) = self.peer_at_mut(slot) {
+                        peer.counters.messages_received += 1;
+                    }
+                    self.message(conn, message, now);
+                }
+                Err(error) => self.fail(conn, error.notification(), now),
+            }
+        }
+    }
+
+    /// RFC 4271 §8.2.2, by state; behaviour 8 for what a state does not expect (RFC 6608).
+    fn message(&mut self, conn: ConnId, message: Message, now: Time) {
+        let Some(stage) = self.connections.get(&conn).map(|connection| connection.stage) else { return };
+        match (stage, message) {
+            (_, Message::Notification(body)) => self.notified(conn, &Notification::parse(&body), now),
+            (Stage::OpenSent, Message::Open(body)) => self.opened(conn, &body, now),
+            (Stage::OpenSent, _) => self.fail(conn, Notification::new(5, 1, &[]), now),
+            (Stage::OpenConfirm, Message::Keepalive) => self.establish(conn, now),
+            (Stage::OpenConfirm, _) => self.fail(conn, Notification::new(5, 2, &[]), now),
+            (Stage::Established, Message::Update(body)) => self.update(conn, &body, now),
+            (Stage::Established, Message::Keepalive) => {}
+            (Stage::Established, Message::RouteRefresh(body)) => self.refresh(conn, &body, now),
+            (Stage::Established, Message::Open(_)) => self.fail(conn, Notification::new(5, 3, &[]), now),
+            (Stage::Dialling | Stage::Closing, _) => {}
+        }
+    }
+
+    /// The peer broke the protocol: NOTIFICATION, and the connection goes.
+    fn fail(&mut self, conn: ConnId, notification: Notification, now: Time) {
+        let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
+        let seen = self.close(conn, Some(&notification), now);
+        self.hold_back_if_error(slot, &notification, now);
+        self.gone(slot, seen, Cause::NotificationSent(view_of(&notification, now)), now);
+    }
+
+    /// A NOTIFICATION is never answered (behaviour 9).
+    fn notified(&mut self, conn: ConnId, notification: &Notification, now: Time) {
+        let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
+        let seen = self.close(conn, None, now);
+        let view = view_of(notification, now);
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.last_error = Some(format!("Received: {}", subject(notification)));
+            peer.notification_received = Some(view.clone());
+        }
+        self.hold_back_if_error(slot, notification, now);
+        self.gone(slot, seen, Cause::NotificationReceived(view), now);
+    }
+
+    /// The peer or the network closed the connection.
+    fn closed(&mut self, conn: ConnId, reason: String, now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let slot = connection.peer;
+        match connection.stage {
+            Stage::Closing => {
+                self.connections.remove(&conn);
+            }
+            Stage::Dialling => self.dial_failed(conn, reason, now),
+            _ => {
+                if let Some(peer) = self.peer_at_mut(slot) {
+                    peer.last_error = Some(format!("Socket: {reason}"));
+                }
+                let seen = self.drop_connection(conn, true, now);
+                self.gone(slot, seen, Cause::ConnectionClosed(reason), now);
+            }
+        }
+    }
+
+    /// Closes a connection on our side, with a last word if there is one. The session's routes are flushed, for a
+    /// session that ends by NOTIFICATION restarts from nothing (RFC 4724 §4).
+    fn close(&mut self, conn: ConnId, notification: Option<&Notification>, now: Time) -> Option<Gone> {
+        let seen = self.drop_connection_keeping(conn, notification, now);
+        self.outputs.push_back(Output::Close { conn });
+        seen
+    }
+
+    fn drop_connection_keeping(
+        &mut self,
+        conn: ConnId,
+        notification: Option<&Notification>,
+        now: Time,
+    ) -> Option<Gone> {
+        let slot = self.connections.get(&conn)?.peer;
+        let mut connection = self.connections.remove(&conn)?;
+        let gone = self.detach(&connection, false, now);
+        if let Some(notification) = notification
+            && connection.stage != Stage::Dialling
+        {
+            connection.queue(notification.encode());
+            connection.stage = Stage::Closing;
+            self.connections.insert(conn, connection);
+            if let Some(peer) = self.peer_at_mut(slot) {
+                peer.notification_sent = Some(view_of(notification, now));
+                if notification.is_error() || notification.code == 4 {
+                    peer.last_error = Some(subject(notification));
+                }
+            }
+        }
+        Some(gone)
+    }
+
+    fn drop_connection(&mut self, conn: ConnId, keep_routes: bool, now: Time) -> Option<Gone> {
+        let connection = self.connections.remove(&conn)?;
+        Some(self.detach(&connection, keep_routes, now))
+    }
+
+    /// Takes a connection from its peer, timers and session included.
+    fn detach(&mut self, connection: &Connection, keep_routes: bool, now: Time) -> Gone {
+        for timer in
+            [Timer::Hold(connection.id), Timer::Keepalive(connection.id), Timer::DialTimeout(connection.id)]
+        {
+            self.timers.clear(timer);
+        }
+        let was_established = connection.stage == Stage::Established;
+        if let Some(peer) = self.peer_at_mut(connection.peer) {
+            peer.forget(connection.id);
+        }
+        if was_established {
+            self.session_down(connection, keep_routes, now);
+        }
+        Gone { direction: connection.direction, was_established }
+    }
+
+    fn fire(&mut self, timer: Timer, now: Time) {
+        match timer {
+            Timer::Hold(conn) => self.hold_timer(conn, now),
+            Timer::Keepalive(conn) => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.queue_keepalive(keepalive());
+                    self.ask(conn);
+                    self.set_keepalive(conn, now);
+                }
+            }
+            Timer::DialTimeout(conn) => {
+                self.outputs.push_back(Output::Close { conn });
+                self.dial_failed(conn, "no answer".to_owned(), now);
+            }
+            Timer::Dial(slot) => self.dial(slot, now),
+            Timer::HoldBack(slot) => {
+                if let Some(peer) = self.peer_at_mut(slot) {
+                    peer.held_back = false;
+                }
+                self.note_state(slot, Cause::BackOffOver, None, now);
+                self.dial(slot, now);
+            }
+            Timer::Stale(slot, family) => self.stale_over(slot, family),
+            Timer::Settling => {
+                self.settling_over = true;
+                self.check_deferral();
+            }
+            Timer::Deferral => self.end_deferral(),
+        }
+    }
+
+    /// Messages only note when they came; so the timer may find that it has to go on.
+    fn hold_timer(&mut self, conn: ConnId, now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let limit = hold_limit(connection);
+        let due = connection.heard + limit;
+        if due > now {
+            self.timers.set(Timer::Hold(conn), due);
+        } else {
+            self.fail(conn, Notification::hold_timer_expired(), now);
+        }
+    }
+
+    fn local_address(&self, slot: PeerSlot) -> Option<IpAddr> {
+        let conn = self.peer_at(slot)?.established?;
+        Some(self.connections.get(&conn)?.local?.ip())
+    }
+}
+
+/// What went with a connection.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    direction: Direction,
+    was_established: bool,
+}
+
+/// How long the connection may be silent.
+fn hold_limit(connection: &Connection) -> std::time::Duration {
+    match (&connection.negotiated, connection.stage) {
+        (Some(negotiated), Stage::OpenConfirm | Stage::Established) => {
+            std::time::Duration::from_secs(u64::from(negotiated.hold_time))
+        }
+        _ => crate::session::peer::OPEN_TIMEOUT,
+    }
+}
+
+fn view_of(notification: &Notification, now: Time) -> NotificationView {
+    NotificationView {
+        at: now,
+        code: notification.code,
+        subcode: notification.subcode,
+        name: notification.name(),
+        text: notification.text(),
+    }
+}
+
+/// "Bad Peer AS": the subcode's name where it has one, as BIRD prints it.
+fn subject(notification: &Notification) -> String {
+    let name = notification.name();
+    match name.split_once(" / ") {
+        Some((_, subject)) => subject.to_owned(),
+        None => name,
+    }
+}

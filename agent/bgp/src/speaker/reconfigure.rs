@@ -1,0 +1,141 @@
+//! A new configuration in place of the old one: what it means for peers that come, go or change, for own prefixes
+//! and for the export rule. What need not reset a session does not.
+
+use std::collections::BTreeMap;
+
+use super::{Speaker, established::kind_of};
+use crate::{
+    Config, PeerConfig, PeerKey, Time,
+    config::Dial,
+    message::notification::cease,
+    rib::{export::Policy, table::PeerSlot},
+    session::{
+        negotiation::Ours,
+        peer::{GRACE, Peer},
+        timers::Timer,
+    },
+    view::{Cause, SessionState},
+};
+
+impl Speaker {
+    /// Takes a new configuration in place of the old one. A peer that stays as it was keeps its session; of a changed
+    /// one, only what is in OPEN resets it ([`crate::PeerConfig`]). Removed: Cease/3. Own prefixes and the export
+    /// rule: only differences are sent.
+    pub fn configure(&mut self, config: Config, now: Time) {
+        if config == self.config && !self.by_key.is_empty() {
+            return;
+        }
+        self.grace_until = now + GRACE;
+        let mut wanted: BTreeMap<PeerKey, PeerConfig> = BTreeMap::new();
+        for peer in &config.peers {
+            wanted.entry(peer.key()).or_insert_with(|| peer.clone());
+        }
+        self.config = config;
+
+        // The rules before the routes, so that nothing goes out that must not.
+        self.rib.set_policy(Policy {
+            rule: self.config.export.clone(),
+            own: self.config.originated.iter().map(|own| own.prefix).collect(),
+        });
+        let originated = self.config.originated.clone();
+        self.rib.originate(&originated);
+
+        let gone: Vec<PeerKey> =
+            self.by_key.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        for key in gone {
+            self.remove_peer(key, now);
+        }
+        for (key, peer) in wanted {
+            match self.by_key.get(&key) {
+                Some(&slot) => self.change_peer(slot, peer, now),
+                None => self.add_peer(peer, now),
+            }
+        }
+        if self.rib.is_deferred() {
+            self.check_deferral();
+        }
+        self.after(now);
+    }
+
+    fn add_peer(&mut self, config: PeerConfig, now: Time) {
+        let ours = Ours::new(&self.config, &config);
+        let key = config.key();
+        let mut peer = Peer::new(0, config, ours, now);
+        let slot = self.rib.add_peer(key, kind_of(&peer));
+        peer.slot = slot;
+        let at = usize::from(slot);
+        if self.peers.len() <= at {
+            self.peers.resize_with(at + 1, || None);
+        }
+        // Just made to reach it.
+        self.peers[at] = Some(peer);
+        self.by_key.insert(key, slot);
+        self.start(slot, now);
+    }
+
+    fn remove_peer(&mut self, key: PeerKey, now: Time) {
+        let Some(slot) = self.by_key.remove(&key) else { return };
+        self.cease(slot, cease::DECONFIGURED, now);
+        self.report_removed(slot, now);
+        for timer in [Timer::Dial(slot), Timer::HoldBack(slot)] {
+            self.timers.clear(timer);
+        }
+        for family in crate::Family::ALL {
+            self.timers.clear(Timer::Stale(slot, family));
+            self.rib.flush(slot, family);
+        }
+        if let Some(peer) = self.peers.get_mut(usize::from(slot)) {
+            *peer = None;
+        }
+        if !self.rib.forget_peer(slot) {
+            self.leaving.push(slot);
+        }
+    }
+
+    fn report_removed(&mut self, slot: PeerSlot, now: Time) {
+        if let Some(peer) = self.peer_at_mut(slot) {
+            // Gone is a state that has no name: it is Idle for good.
+            peer.disabled = true;
+        }
+        self.note_state(slot, Cause::Removed, None, now);
+    }
+
+    fn change_peer(&mut self, slot: PeerSlot, config: PeerConfig, now: Time) {
+        let ours = Ours::new(&self.config, &config);
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
+        peer.config = config;
+        peer.ours = ours;
+        (peer.failures, peer.errors) = (0, 0);
+        let released = std::mem::take(&mut peer.held_back);
+        let kind = kind_of(peer);
+        self.timers.clear(Timer::HoldBack(slot));
+        if reopen {
+            // What was learned was learned under the old terms. The peer's routes go with the session.
+            self.cease(slot, cease::CONFIGURATION_CHANGE, now);
+            for family in crate::Family::ALL {
+                self.rib.flush(slot, family);
+                self.timers.clear(Timer::Stale(slot, family));
+            }
+            if let Some(peer) = self.peer_at_mut(slot) {
+                peer.stale = [false; 2];
+            }
+            self.timers.clear(Timer::Dial(slot));
+        }
+        self.rib.set_kind(slot, kind);
+        self.join_groups(slot);
+        let Some(peer) = self.peer_at(slot) else { return };
+        if peer.connections().next().is_none() && !peer.disabled {
+            if peer.config.dial == Dial::Never {
+                self.timers.clear(Timer::Dial(slot));
+            } else {
+                self.dial_soon(slot, now);
+            }
+            let cause = if reopen { Cause::ConfigurationChanged } else { Cause::BackOffOver };
+            if reopen || released || self.peer_at(slot).is_some_and(|peer| peer.state != SessionState::Active)
+            {
+                self.note_state(slot, cause, None, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Speakers against each other over a simulated network in virtual time ([`network`]), and one speaker against a
+//! peer that a test plays message by message ([`script`]).
+
+mod collision;
+mod export_by_group;
+mod network;
+mod reflection;
+mod restart;
+mod script;
+mod seed_story;
+mod state_machine;
+mod updates;
