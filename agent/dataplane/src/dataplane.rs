@@ -100,6 +100,17 @@ pub enum LinkChange {
     },
 }
 
+/// Why a best path is in neither sink.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritten {
+    #[error("IPPool/{pool} is encapsulated, and Manx does not encapsulate")]
+    Encapsulated { pool: String },
+    #[error("IPPool/{pool} is CrossSubnet and the next hop is behind a router; Manx does not encapsulate")]
+    BehindRouter { pool: String },
+    #[error("no next hop can be used")]
+    NoNextHop,
+}
+
 /// What one call to [`Dataplane::step`] did.
 #[derive(Debug, Default)]
 pub struct Step {
@@ -115,7 +126,6 @@ pub struct Step {
 
 #[derive(Debug)]
 pub struct Dataplane {
-    config: Config,
     requests: Requests,
     monitor: Monitor,
     view: KernelView,
@@ -125,6 +135,7 @@ pub struct Dataplane {
     pods: Pods,
     table: Table,
     fib: FibSink,
+    place: Place,
     reports: Vec<Report>,
     /// Pools that were reported since the plan changed.
     reported_pools: HashSet<String>,
@@ -157,7 +168,6 @@ impl Dataplane {
         // The sink has just read them.
         changes.own_in_doubt = false;
         Ok(Dataplane {
-            config,
             requests,
             monitor,
             view,
@@ -166,6 +176,7 @@ impl Dataplane {
             pods: Pods::default(),
             table: Table::default(),
             fib,
+            place,
             reports: Vec::new(),
             reported_pools: HashSet::new(),
             retry_reading: None,
@@ -302,9 +313,7 @@ impl Dataplane {
 
     /// What the kernel's own routes for this prefix mean to ours.
     fn foreign(&self, prefix: Prefix) -> Option<Foreign> {
-        let place =
-            Place { protocol: self.config.protocol, table: self.config.table, metric: self.config.metric };
-        let ours = place.key(prefix);
+        let ours = self.place.key(prefix);
         let consulted =
             |table| [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].contains(&table) || table == ours.table;
         let routes = self.view.routes().exact(prefix).iter().filter(|route| consulted(route.key.table));
@@ -317,20 +326,32 @@ impl Dataplane {
 
     fn report_withheld(&mut self, withheld: Vec<(Prefix, Withheld)>) {
         for (prefix, why) in withheld {
-            let (index, report): (usize, fn(String, Prefix) -> Report) = match why {
-                Withheld::PoolNever(index) => (index, |pool, _| Report::PoolNotWritten { pool }),
-                Withheld::PoolNotOnLink(index) => {
-                    (index, |pool, prefix| Report::PoolNotOnLink { pool, prefix })
+            let (pool, report) = match self.not_written(why) {
+                Some(NotWritten::Encapsulated { pool }) => (pool.clone(), Report::PoolNotWritten { pool }),
+                Some(NotWritten::BehindRouter { pool }) => {
+                    (pool.clone(), Report::PoolNotOnLink { pool, prefix })
                 }
                 // The speaker knows: it was told that the next hop cannot be reached.
-                Withheld::NoNextHop => continue,
+                Some(NotWritten::NoNextHop) | None => continue,
             };
-            if let Some(pool) = self.table.pool(index)
-                && self.reported_pools.insert(pool.name.clone())
-            {
-                self.reports.push(report(pool.name.clone(), prefix));
+            if self.reported_pools.insert(pool) {
+                self.reports.push(report);
             }
         }
+    }
+
+    fn not_written(&self, why: Withheld) -> Option<NotWritten> {
+        let pool = |index| self.table.pool(index).map(|pool| pool.name.clone());
+        Some(match why {
+            Withheld::PoolNever(index) => NotWritten::Encapsulated { pool: pool(index)? },
+            Withheld::PoolNotOnLink(index) => NotWritten::BehindRouter { pool: pool(index)? },
+            Withheld::NoNextHop => NotWritten::NoNextHop,
+        })
+    }
+
+    /// Why the best path for this prefix is in neither sink; `None` if it is, or if there is none.
+    pub fn withheld(&self, prefix: Prefix) -> Option<NotWritten> {
+        self.not_written(self.table.withheld(prefix)?)
     }
 
     /// When `step` wants to be called even if nothing happens.
@@ -348,7 +369,8 @@ impl Dataplane {
         self.fib.audit(&mut self.requests)
     }
 
-    /// What the eBPF map should hold, whole, in the order of a delta's upserts.
+    /// What the eBPF map should hold, whole, in the order of a delta's upserts. Includes paths that were set since
+    /// the last step.
     pub fn map_routes(&self) -> Vec<Route> {
         self.table.map_routes()
     }
@@ -364,7 +386,7 @@ impl Dataplane {
 
     /// The routes of our protocol as the kernel has them now, all tables, both families.
     pub fn read_back(&mut self) -> io::Result<Vec<FibRoute>> {
-        fib::read_back(&mut self.requests, self.config.protocol)
+        fib::read_back(&mut self.requests, self.place.protocol)
     }
 
     /// How far the FIB sink is with this prefix; `None` if it neither wants nor holds it.

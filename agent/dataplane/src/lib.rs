@@ -13,5 +13,5 @@ pub mod route;
 pub mod table;
 
 pub use dataplane::{
-    Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, OpenError, Report, Step, cleanup, read_back,
+    Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, NotWritten, OpenError, Report, Step, cleanup, read_back,
 };

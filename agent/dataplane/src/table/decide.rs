@@ -1,6 +1,5 @@
 //! One prefix's action for each sink, from the facts about it. The order of the questions is the rule:
-//!
-//! 1. A pod on this node: the kernel has the route already, the map takes it. It beats an own block of one address.
+//! 1. A pod on this node: the kernel has the route, the map takes it. It beats an own block of one address.
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
 //!    address that another node borrowed) is another prefix, and wins by its length.
 //! 3. A best path whose next hop can be used and whose pool allows it.
@@ -17,7 +16,7 @@ use crate::{
 
 /// Why a best path is not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withheld {
+pub(crate) enum Withheld {
     /// The pool (its place in the plan) asks for encapsulation.
     PoolNever(usize),
     /// The pool (its place in the plan) asks for encapsulation beyond a router, and the next hop is beyond one.

@@ -23,7 +23,7 @@ use crate::{
     route::Route,
 };
 use cover::Cover;
-pub use decide::Withheld;
+pub(crate) use decide::Withheld;
 use decide::decide;
 pub use delta::Delta;
 pub use inputs::{Plan, Pool, PoolWrite};
@@ -204,12 +204,19 @@ impl Table {
         changed
     }
 
-    /// What the map should hold, in the order of a delta's upserts.
+    /// What the map should hold as of the last fact, committed or not, in the order of a delta's upserts.
     pub fn map_routes(&self) -> Vec<Route> {
-        let upserts = self.entries.values().filter_map(|entry| entry.map.clone()).collect();
+        let settled = self.entries.iter().filter(|(prefix, _)| !self.dirty.contains(prefix));
+        let mut upserts: Vec<Route> = settled.filter_map(|(_, entry)| entry.map.clone()).collect();
+        upserts.extend(self.dirty.iter().filter_map(|prefix| decide(self, *prefix).map));
         let mut delta = Delta { upserts, removals: Vec::new() };
         delta.sort();
         delta.upserts
+    }
+
+    /// Why the best path for this prefix is not written, as of the last commit.
+    pub fn withheld(&self, prefix: Prefix) -> Option<Withheld> {
+        self.entries.get(&prefix).and_then(|entry| entry.withheld)
     }
 
     pub fn pool(&self, index: usize) -> Option<&Pool> {

@@ -58,6 +58,18 @@ fn each_sink_takes_what_is_its_own() {
 }
 
 #[test]
+fn the_whole_map_includes_what_was_told_since_the_last_commit() {
+    let mut table = worker();
+    table.commit();
+    table.set_path(p("172.16.118.128/26"), vec![gateway("192.168.80.125")]);
+    table.set_path(p("172.16.118.64/26"), Vec::new());
+    let whole = table.map_routes();
+    assert!(action(&whole, "172.16.118.128/26").is_some() && action(&whole, "172.16.118.64/26").is_none());
+    table.commit();
+    assert_eq!(table.map_routes(), whole);
+}
+
+#[test]
 fn a_pod_beats_an_own_block_of_one_address() {
     let mut table = worker();
     table.set_plan(Plan { pools: Vec::new(), own_blocks: vec![p("172.16.36.193/32")] });
