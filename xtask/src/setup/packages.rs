@@ -36,6 +36,11 @@ const PACKAGES: &[Package] = &[
     },
     Package { name: "iputils-ping", program: "ping", why: "the demo's and the tests' traffic" },
     Package {
+        name: "net-tools",
+        program: "netstat",
+        why: "shows connections in the demo as the article does",
+    },
+    Package {
         name: "nftables",
         program: "nft",
         why: "makes connection tracking for the tests of its detection",
