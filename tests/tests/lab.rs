@@ -1,8 +1,12 @@
 //! The lab itself: what every other scenario takes for granted.
 
 use std::{
+    fs,
+    io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, SystemTime},
 };
 
 use manx_tests::{lab::Lab, wait::eventually};
@@ -58,4 +62,70 @@ fn a_host_keeps_its_files_maps_and_name_from_the_machine_and_its_neighbours() {
     let dir = lab.dir().to_owned();
     drop((a, b, lab));
     assert!(!dir.exists());
+}
+
+/// Set in the process that is killed with a lab in its hands.
+const VICTIM: &str = "MANX_LAB_VICTIM";
+
+#[test]
+fn a_lab_is_gone_when_its_owner_is_killed_and_its_directory_when_the_next_one_comes() {
+    if std::env::var_os(VICTIM).is_some() {
+        return hold_a_lab_until_killed();
+    }
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_lab_is_gone_when_its_owner_is_killed_and_its_directory_when_the_next_one_comes"])
+        .arg("--nocapture")
+        .env(VICTIM, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let facts = lines.find_map(|line| line.unwrap().strip_prefix("lab ").map(str::to_owned)).unwrap();
+    let (dir, pids) = facts.split_once(' ').unwrap();
+    let alive = || pids.split(' ').filter(|pid| is_alive(pid)).count();
+    assert_eq!(alive(), 3, "{facts}");
+
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    eventually("its processes are gone", Duration::from_secs(5), || {
+        anyhow::ensure!(alive() == 0, "{} are left", alive());
+        Ok(())
+    })
+    .unwrap();
+    assert!(Path::new(dir).exists(), "nobody could remove it in time");
+    let long_ago = SystemTime::now() - Duration::from_secs(60);
+    fs::File::open(dir).unwrap().set_modified(long_ago).unwrap();
+    drop(Lab::new().unwrap());
+    assert!(!Path::new(dir).exists());
+}
+
+/// A process that has ended counts as gone even while its new parent has not reaped it.
+fn is_alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+}
+
+fn hold_a_lab_until_killed() {
+    let mut lab = Lab::new().unwrap();
+    let host = lab.host("kw01", Ipv4Addr::new(192, 168, 80, 124), 24).unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("1000");
+    let sleeper = host.spawn(sleep).unwrap();
+    println!("\nlab {} {} {} {}", lab.dir().display(), host.pid(), lab.switch().pid(), sleeper.id());
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn labs_stand_side_by_side_with_the_same_names_and_addresses() {
+    let labs: Vec<_> = (0..2)
+        .map(|_| {
+            let mut lab = Lab::new().unwrap();
+            let a = lab.host("kw01", Ipv4Addr::new(192, 168, 80, 124), 24).unwrap();
+            let b = lab.host("kw02", Ipv4Addr::new(192, 168, 80, 125), 24).unwrap();
+            (a, b, lab)
+        })
+        .collect();
+    labs[0].1.sh("ip link set ens33 down").unwrap();
+    assert!(!labs[0].0.output("ping -c 1 -W 1 192.168.80.125").unwrap().status.success());
+    labs[1].0.sh("ping -c 1 -W 1 192.168.80.125").unwrap();
 }

@@ -63,7 +63,8 @@ fn pins(cluster: &Cluster, host: &str) -> Result<Vec<std::path::PathBuf>> {
 
 fn programs_on(cluster: &Cluster, host: &str, interface: &str) -> Result<usize> {
     let interface = interface.to_owned();
-    let (_, programs) = cluster.node(host).host.run(move || SchedClassifier::query_tcx(&interface, TcAttachType::Ingress))?;
+    let (_, programs) =
+        cluster.node(host).host.run(move || SchedClassifier::query_tcx(&interface, TcAttachType::Ingress))?;
     Ok(programs.len())
 }
 
