@@ -2,5 +2,6 @@
 
 mod frame;
 mod namespace;
+mod tracking;
 mod vectors;
 mod world;

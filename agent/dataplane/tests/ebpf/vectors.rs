@@ -176,8 +176,8 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_pod("a gateway's link-local address is the stack's", a.pod1, a.link_local, if a.header == 20 { NoRoute } else { Scope }),
         from_pod("loopback is nobody's to forward", a.pod1, a.loopback, Scope),
         from_pod("a pod without an address yet may ask for one", a.unspecified, a.multicast, Scope),
-        from_wire("a frame for another MAC is not ours", a.remote, a.pod1, NotForUs).to_mac(STRANGER),
-        from_wire("nor is a broadcast", a.remote, a.pod1, NotForUs).to_mac(BROADCAST),
+        from_wire("a frame for another MAC is not ours", a.remote, a.pod1, NotForUs).for_mac(STRANGER),
+        from_wire("nor is a broadcast", a.remote, a.pod1, NotForUs).for_mac(BROADCAST),
         edited(from_wire("a VLAN's frame is not this interface's", a.remote, a.pod1, NotIp), |f| f.tag(7)),
         edited(from_pod("ARP, and whatever is no IP, is the stack's", a.pod1, a.pod2, NotIp), |f| f.ethertype(0x0806)),
     ]
@@ -240,12 +240,12 @@ fn in_xdp(a: &Addresses) -> Vec<Vector> {
         xdp("a pod's packet goes on to TC", a.remote, a.pod1, NotBlackholed),
         xdp("what is in no map goes on", a.remote, a.unknown, NoRoute),
         xdp("multicast goes on", a.remote, a.multicast, Scope),
-        xdp("a frame for another MAC goes on", a.remote, a.blackhole, NotForUs).to_mac(STRANGER),
-        xdp("a broadcast goes on", a.remote, a.blackhole, NotForUs).to_mac(BROADCAST),
+        xdp("a frame for another MAC goes on", a.remote, a.blackhole, NotForUs).for_mac(STRANGER),
+        xdp("a broadcast goes on", a.remote, a.blackhole, NotForUs).for_mac(BROADCAST),
         edited(xdp("a VLAN's frame goes on", a.remote, a.blackhole, NotIp), |f| f.tag(7)),
         edited(xdp("what is no IP goes on", a.remote, a.blackhole, NotIp), |f| f.ethertype(0x0806)),
         edited(xdp("a cut header goes on", a.remote, a.blackhole, Unreadable), |f| f.cut(30)),
-        vector("an uplink without a MAC in the map judges nothing", NARROW, udp(a.remote, a.blackhole), NotForUs).xdp().to_mac(UPLINK_MAC),
+        vector("an uplink without a MAC in the map judges nothing", NARROW, udp(a.remote, a.blackhole), NotForUs).xdp().for_mac(UPLINK_MAC),
     ]
 }
 

@@ -81,7 +81,7 @@ pub fn vector(says: &'static str, interface: &'static str, frame: Frame, verdict
 }
 
 impl Vector {
-    pub fn to_mac(mut self, mac: Mac) -> Vector {
+    pub fn for_mac(mut self, mac: Mac) -> Vector {
         self.frame = self.frame.macs(mac, STRANGER);
         self
     }
