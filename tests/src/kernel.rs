@@ -52,14 +52,12 @@ impl Family {
 /// A quick look at the IPv4 destinations that the main table forwards to, without a process.
 pub fn destinations4(ns: &Netns) -> Result<BTreeSet<(Ipv4Addr, u8)>> {
     let table = fs::read_to_string(ns.proc_path("net/route"))?;
-    table
-        .lines()
-        .skip(1)
-        .map(|line| destination(line).with_context(|| format!("/proc/net/route: {line}")))
-        .collect()
+    // A blackhole is there, too, with no interface.
+    let forwarded = table.lines().skip(1).filter(|line| !line.starts_with('*'));
+    forwarded.map(|line| destination(line).with_context(|| format!("/proc/net/route: {line}"))).collect()
 }
 
-/// Numbers there are in the byte order of the network, printed as if they were the machine's.
+/// Addresses are in the byte order of the network, printed as if they were the machine's.
 fn destination(line: &str) -> Option<(Ipv4Addr, u8)> {
     let mut words = line.split_whitespace();
     let address = u32::from_str_radix(words.nth(1)?, 16).ok()?;

@@ -131,21 +131,17 @@ fn a_foreign_route_is_left_alone_and_named_and_ours_follows_when_it_goes() -> Re
     for node in &cluster.nodes {
         eventually("the mesh is up", SETTLED, || story::sessions_are(node, Stage::Mesh))?;
     }
-    let failures = eventually("the holder is named", SOON, || {
-        let failures = kw01.dataplane()?.failures;
-        ensure!(failures.iter().any(|f| f.contains("172.16.118.64/26")), "{failures:?}");
-        Ok(failures)
+    let reason = eventually("the holder is named", SOON, || {
+        let row = row(kw01, "172.16.118.64/26")?.context("there is no row for it")?;
+        row.reason.clone().with_context(|| format!("no reason in {row:?}"))
     })?;
-    println!("{}", failures.join("\n"));
+    // RTPROT_STATIC, linux/rtnetlink.h.
+    ensure!(reason.contains("protocol 4"), "{reason}");
     assert_eq!(foreign(&cluster)?, before);
 
     kw01.host.sh("ip route del 172.16.118.64/26 proto static")?;
     eventually("our own route follows", SOON, || story::routes_are(kw01, Stage::Mesh))?;
-    eventually("nothing is amiss any more", SOON, || {
-        let failures = kw01.dataplane()?.failures;
-        ensure!(failures.is_empty(), "{failures:?}");
-        Ok(())
-    })?;
+    eventually("nothing is amiss any more", SOON, || story::sinks_agree(kw01))?;
     assert_eq!(foreign(&cluster)?, ["172.16.118.70"]);
     Ok(())
 }
