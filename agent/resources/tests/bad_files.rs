@@ -317,11 +317,28 @@ fn near_document() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+/// A real document with a few characters removed, replaced or put in.
+fn broken_document() -> impl Strategy<Value = String> {
+    let real = [
+        include_str!("seed/1-cluster.yaml"),
+        include_str!("seed/2.2-node.yaml"),
+        include_str!("seed/2.3-bgppeer.yaml"),
+    ];
+    let edit = (any::<prop::sample::Index>(), 0..4_usize, "[-:#&*!|>'\"%@`{}\\[\\],?~ \n\t0-9a-z\\\\]{0,3}");
+    (prop::sample::select(real.to_vec()), prop::collection::vec(edit, 1..6)).prop_map(|(text, edits)| {
+        let mut chars: Vec<char> = text.chars().collect();
+        for (at, removed, put) in edits {
+            let at = at.index(chars.len());
+            let end = (at + removed).min(chars.len());
+            chars.splice(at..end, put.chars());
+        }
+        chars.into_iter().collect()
+    })
+}
 
+proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(text in near_document()) {
+    fn no_text_makes_the_reader_panic(text in prop_oneof![near_document(), broken_document()]) {
         let parsed = parse("f", &text);
         for document in &parsed.documents {
             if let Some(body) = &document.body {
@@ -343,7 +360,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_of_a_resource_is_read_as_the_same(text in near_document()) {
+    fn what_is_printed_of_a_resource_is_read_as_the_same(
+        text in prop_oneof![near_document(), broken_document()],
+    ) {
         for document in parse("f", &text).documents {
             let printed = manx_resources::to_yaml(document.resource.document());
             let again = parse("f", &printed);
