@@ -18,7 +18,7 @@ use manx_abi::Program;
 use super::{
     Error, XdpState,
     interface::Interface,
-    pins::{Pins, remove_pin},
+    pins::{Pins, remove_link, remove_pin},
 };
 
 pub(super) struct Programs {
@@ -101,7 +101,7 @@ impl Programs {
 
     /// True if it was attached.
     pub fn detach(pins: &Pins, program: Program, ifindex: u32) -> Result<bool, Error> {
-        remove_pin(&pins.link(program, ifindex))
+        remove_link(&pins.link(program, ifindex))
     }
 }
 

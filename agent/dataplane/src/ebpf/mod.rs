@@ -6,6 +6,7 @@
 //! from one ABI's programs to the next's without a packet in between. Pinned maps of this ABI that differ (another
 //! size was configured) are made anew, and filled before a link gets the new program.
 
+mod detach;
 mod error;
 mod held;
 mod ids;

@@ -12,7 +12,7 @@ use aya::{
 use manx_abi::{ABI_VERSION, Counts, Endpoint, NextHop, Program, Route, Settings, Uplink, capacity, map};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, Options};
+use super::{Error, Options, detach};
 
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
@@ -158,6 +158,16 @@ fn link_of(name: &str) -> Option<(Program, u32)> {
     Some((program, ifindex.parse().ok()?))
 }
 
+/// Takes the program off its interface and removes the pin. True if it was there.
+pub(super) fn remove_link(path: &Path) -> Result<bool, Error> {
+    match detach::detach(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // The link of an interface that is gone has nothing to detach; the pin goes either way.
+        Ok(()) | Err(_) => {}
+    }
+    remove_pin(path)
+}
+
 pub(super) fn remove_pin(path: &Path) -> Result<bool, Error> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -189,10 +199,10 @@ pub fn cleanup(bpf_dir: &Path) -> Result<usize, Error> {
         return Err(no_bpffs(bpf_dir, io::Error::other("nothing is removed from another filesystem")));
     }
     // Links first, so that no program runs on maps that are half gone.
-    Ok(remove_tree(&bpf_dir.join("links"))? + remove_tree(bpf_dir)?)
+    Ok(remove_tree(&bpf_dir.join("links"), &remove_link)? + remove_tree(bpf_dir, &remove_pin)?)
 }
 
-fn remove_tree(dir: &Path) -> Result<usize, Error> {
+fn remove_tree(dir: &Path, remove: &dyn Fn(&Path) -> Result<bool, Error>) -> Result<usize, Error> {
     let failed = |source| Error::Pin { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -202,9 +212,9 @@ fn remove_tree(dir: &Path) -> Result<usize, Error> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         if entry.file_type().map_err(failed)?.is_dir() {
-            removed += remove_tree(&entry.path())?;
+            removed += remove_tree(&entry.path(), remove)?;
         } else {
-            removed += usize::from(remove_pin(&entry.path())?);
+            removed += usize::from(remove(&entry.path())?);
         }
     }
     fs::remove_dir(dir).map_err(failed)?;

@@ -1,7 +1,10 @@
 //! The programs and their sink on the running kernel, in namespaces of their own. Needs root.
 
+mod forwarding;
 mod frame;
+mod lifecycle;
 mod namespace;
+mod nodes;
 mod tracking;
 mod vectors;
 mod world;
