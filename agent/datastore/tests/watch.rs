@@ -178,7 +178,7 @@ async fn a_burst_of_changes_is_few_updates() {
             .unwrap();
     }
     let update = until(&mut updates, |update| update.snapshot.len() == 50).await;
-    assert!(update.revision <= 3, "{}", update.revision);
+    assert!(update.revision < 10, "{}", update.revision);
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ const API_VERSION: &str = "projectcalico.org/v3";
 /// Kubernetes' form of the same resources, as its custom resource definitions store them.
 const CRD_API_VERSION: &str = "crd.projectcalico.org/v1";
 
+/// A file with more problems than this is of another kind altogether.
+const MAX_PROBLEMS: usize = 100;
+
 /// Calico's other kinds. A file may hold them; Manx has no use for them.
 const OTHER_KINDS: &[&str] = &[
     "BGPFilter",
@@ -90,7 +93,22 @@ pub fn parse(file: &str, text: &str) -> Parsed {
         parsed.problems.append(&mut sink.problems.take());
     }
     parsed.problems.sort_by_key(|problem| problem.place);
+    shorten(file, &mut parsed.problems);
     parsed
+}
+
+/// Keeps what a person may read: of very many problems the first ones, errors before warnings.
+fn shorten(file: &str, problems: &mut Vec<Problem>) {
+    if problems.len() <= MAX_PROBLEMS {
+        return;
+    }
+    problems.sort_by_key(|problem| (!problem.is_error(), problem.place));
+    let more = problems.split_off(MAX_PROBLEMS);
+    problems.sort_by_key(|problem| problem.place);
+    let severity = if more.iter().any(Problem::is_error) { Severity::Error } else { Severity::Warning };
+    let message = format!("and {} more problems", more.len());
+    let file = file.to_owned();
+    problems.push(Problem { severity, file, place: None, subject: None, field: None, message });
 }
 
 fn read_document(file: &str, document: &tree::Document, parsed: &mut Parsed) {

@@ -282,6 +282,17 @@ fn every_field_that_calico_knows_is_known() {
 }
 
 #[test]
+fn of_very_many_problems_the_errors_are_told_first_and_the_rest_is_counted() {
+    let unknown: String = (0..200).map(|n| format!("  k{n}: 1\n")).collect();
+    let found = problems(&node(&format!("{unknown}  bgp: 7\n")));
+    assert_eq!(found.len(), 101);
+    assert!(found[99].starts_with("error f:206:8: Node \"n\": spec.bgp:"), "{}", found[99]);
+    assert_eq!(found[100], "warning f: and 101 more problems");
+    let wrong = "---\nkind: Nod\n".repeat(200);
+    assert_eq!(problems(&wrong)[100], "error f: and 300 more problems");
+}
+
+#[test]
 fn a_list_is_read_as_its_members() {
     let text = "apiVersion: projectcalico.org/v3\nkind: NodeList\nmetadata: {resourceVersion: '1'}\nitems:\n- apiVersion: projectcalico.org/v3\n  kind: Node\n  metadata: {name: a}\n- apiVersion: projectcalico.org/v3\n  kind: Node\n  metadata: {name: b}\n  spec: {bgp: x}\n";
     let parsed = parse("f", text);

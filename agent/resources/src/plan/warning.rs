@@ -6,7 +6,7 @@ use manx_net::{Asn, Prefix};
 use serde::{Serialize, Serializer};
 
 use super::{
-    NodePlan, PoolWrite,
+    NodePlan, PoolPlan, PoolWrite,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
 use crate::{Key, Kind, Object};
@@ -60,6 +60,10 @@ pub enum Warning {
         _ => "its routes are not written",
     })]
     Encapsulated { resource: Key, cidr: Prefix, mode: &'static str, write: PoolWrite },
+    #[error(
+        "{first} ({first_cidr}) and {second} ({second_cidr}) overlap; an address in both may be given to two pods"
+    )]
+    PoolsOverlap { first: Key, first_cidr: Prefix, second: Key, second_cidr: Prefix },
     #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
     WithoutEffect { resource: Key, fields: Vec<String> },
 }
@@ -86,6 +90,7 @@ pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan
     peers(cluster, own, plan, found);
     blocks(cluster, own, found);
     pools(plan, found);
+    overlaps(plan, found);
     without_effect(cluster, own, found);
 }
 
@@ -187,6 +192,22 @@ fn pools(plan: &NodePlan, found: &mut Vec<Warning>) {
         };
         let resource = Key::new(Kind::IpPool, &*pool.name);
         found.push(Warning::Encapsulated { resource, cidr: pool.cidr, mode, write: pool.write });
+    }
+}
+
+/// Pools are sorted by prefix, so that what overlaps a pool follows it at once, or follows something that does.
+fn overlaps(plan: &NodePlan, found: &mut Vec<Warning>) {
+    let mut widest: Option<&PoolPlan> = None;
+    for pool in &plan.pools {
+        match widest {
+            Some(wide) if wide.cidr.overlaps(pool.cidr) => found.push(Warning::PoolsOverlap {
+                first: Key::new(Kind::IpPool, &*wide.name),
+                first_cidr: wide.cidr,
+                second: Key::new(Kind::IpPool, &*pool.name),
+                second_cidr: pool.cidr,
+            }),
+            _ => widest = Some(pool),
+        }
     }
 }
 

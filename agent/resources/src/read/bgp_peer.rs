@@ -1,7 +1,7 @@
 //! The fields of BGPPeer, and which of them exclude one another.
 
 use crate::{
-    fields::{Fields, Form},
+    fields::Fields,
     read::value,
     spec::{BgpPeer, NextHopMode},
 };
@@ -46,7 +46,6 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
             spec.without_effect(field);
         }
     }
-    spec.accept(&[("description", Form::Text)]);
     exclusions(&mut spec);
     if let (Some(gateway), Some(peer)) = (read.reachable_by, read.peer_ip)
         && gateway.is_ipv4() != peer.addr.is_ipv4()

@@ -452,6 +452,22 @@ fn a_pool_that_wants_encapsulation_says_which_of_its_routes_are_written() {
 }
 
 #[test]
+fn pools_that_overlap_are_said() {
+    let pool = |name: &str, cidr: &str| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}\n"
+        )
+    };
+    let all = three() + &pool("x", "10.3.0.0/16") + &pool("y", "10.2.0.0/15") + &pool("z", "10.4.0.0/16");
+    assert_eq!(
+        warnings(&[&all], "a"),
+        [
+            "IPPool/y (10.2.0.0/15) and IPPool/x (10.3.0.0/16) overlap; an address in both may be given to two pods"
+        ]
+    );
+}
+
+#[test]
 fn an_unknown_node_is_an_error_that_names_the_nearest() {
     let all = three().replace("name: c,", "name: k8s-worker-01,");
     let snapshot = snapshot(&[&all]);
