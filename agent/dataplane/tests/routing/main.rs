@@ -1,6 +1,7 @@
 //! The kernel half of the dataplane against the running kernel, each test in network and mount namespaces of
 //! its own. Needs root.
 
+mod chaos;
 mod fib;
 mod lab;
 mod pods;
