@@ -19,7 +19,7 @@ use crate::{
     lab::{Lab, UPLINK},
     netns::Netns,
     plan::Plan,
-    process::Daemon,
+    process::{Daemon, tail},
     programs,
     wait::eventually,
 };
@@ -59,6 +59,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 80, 2);
 const NETWORK_LENGTH: u8 = 24;
 /// From exec to an answer on the local API; the programs have to be loaded before.
 const STARTED: Duration = Duration::from_secs(15);
+/// Lines of a log in a message about what failed.
+const LOG_SHOWN: usize = 40;
 const STOPPED: Duration = Duration::from_secs(10);
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -74,6 +76,8 @@ pub struct Node {
     pub role: &'static Role,
     speaker: Option<Speaker>,
     is_bird: bool,
+    /// What manxd is told besides the node's name, from its next start on.
+    pub flags: Vec<&'static str>,
     pub pods: Vec<Pod>,
     pub host: Host,
     logs: PathBuf,
@@ -180,25 +184,31 @@ impl Node {
             pod.set_env("PATH", SYSTEM_PATH);
             pods.push(pod);
         }
-        Ok(Node { role, speaker: None, is_bird, pods, host, logs: lab.logs() })
+        Ok(Node { role, speaker: None, is_bird, flags: Vec::new(), pods, host, logs: lab.logs() })
     }
 
     /// Starts its speaker and waits until it answers.
     pub fn start(&mut self) -> Result<()> {
         let log = self.log();
-        self.speaker = Some(if self.is_bird {
-            Speaker::Bird(Bird::start(&self.host, &self.plan()?, &log)?)
+        let started = if self.is_bird {
+            Bird::start(&self.host, &self.plan()?, &log).map(Speaker::Bird)
         } else {
-            let mut command = Command::new("manxd");
-            command.args(["--node-name", self.role.resource]);
-            let mut daemon = Daemon::start(&self.host, "manxd", command, &log)?;
-            eventually("manxd answers manxctl", STARTED, || {
-                daemon.check_running()?;
-                self.status()
-            })?;
-            Speaker::Manx(daemon)
-        });
+            self.start_manxd(&log).map(Speaker::Manx)
+        };
+        self.speaker =
+            Some(started.with_context(|| format!("{}\n{}", self.role.host, tail(&log, LOG_SHOWN)))?);
         Ok(())
+    }
+
+    fn start_manxd(&self, log: &Path) -> Result<Daemon> {
+        let mut command = Command::new("manxd");
+        command.args(["--node-name", self.role.resource]).args(&self.flags);
+        let mut daemon = Daemon::start(&self.host, "manxd", command, log)?;
+        eventually("manxd answers manxctl", STARTED, || {
+            daemon.check_running()?;
+            self.status()
+        })?;
+        Ok(daemon)
     }
 
     pub fn is_bird(&self) -> bool {

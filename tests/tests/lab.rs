@@ -109,10 +109,10 @@ fn hold_a_lab_until_killed() {
     let mut lab = Lab::new().unwrap();
     let host = lab.host("kw01", Ipv4Addr::new(192, 168, 80, 124), 24).unwrap();
     let mut sleep = Command::new("sleep");
-    sleep.arg("1000");
-    let sleeper = host.spawn(sleep).unwrap();
+    sleep.arg("60");
+    let mut sleeper = host.spawn(sleep).unwrap();
     println!("\nlab {} {} {} {}", lab.dir().display(), host.pid(), lab.switch().pid(), sleeper.id());
-    std::thread::sleep(Duration::from_secs(60));
+    sleeper.wait().unwrap();
 }
 
 #[test]

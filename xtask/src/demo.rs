@@ -49,7 +49,11 @@ pub fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let birds: Vec<&str> = args.bird.iter().map(String::as_str).collect();
     let mut cluster = screen.waiting("making hosts, a switch and pods", || Cluster::new(&birds))?;
-    walk::play(&mut screen, &mut cluster)?;
+    let played = walk::play(&mut screen, &mut cluster);
+    if played.is_err() {
+        println!();
+        screen.check("the walk comes to its end", played);
+    }
     let well = screen.summary(started.elapsed());
     if args.keep {
         keep::leave(&screen, cluster)?;
