@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::{BufMut, BytesMut};
 use manx_net::Asn;
 
-use super::{Attributes, code, flag, parse::put_attribute};
+use super::{Attributes, code, flag};
 
 /// How a route leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,4 +119,15 @@ pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) 
         // RFC 4271 §9: Partial, for we did not know what it says.
         put_attribute(out, OPTIONAL_TRANSITIVE | flag::PARTIAL, unknown.code, &unknown.value);
     }
+}
+
+/// Appends an attribute, with a two-octet length only where one does not do.
+pub fn put_attribute(out: &mut impl BufMut, flags: u8, code: u8, value: &[u8]) {
+    if value.len() > 255 {
+        out.put_slice(&[flags | flag::EXTENDED_LENGTH, code]);
+        out.put_u16(value.len() as u16);
+    } else {
+        out.put_slice(&[flags, code, value.len() as u8]);
+    }
+    out.put_slice(value);
 }

@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytes::BufMut;
 use manx_net::Asn;
 use nom::{
     IResult, Parser,
@@ -400,15 +399,4 @@ fn mp_next_hop(family: Family, wire: &[u8]) -> Option<IpAddr> {
         }
         _ => None,
     }
-}
-
-/// Appends an attribute, with a two-octet length only where one does not do.
-pub(super) fn put_attribute(out: &mut impl BufMut, flags: u8, code: u8, value: &[u8]) {
-    if value.len() > 255 {
-        out.put_slice(&[flags | flag::EXTENDED_LENGTH, code]);
-        out.put_u16(value.len() as u16);
-    } else {
-        out.put_slice(&[flags, code, value.len() as u8]);
-    }
-    out.put_slice(value);
 }

@@ -1,1 +1,403 @@
-//!
+//! UPDATEs as a peer may send them: RFC 7606 attribute by attribute, and what becomes of their routes.
+
+use super::{
+    network::prefix,
+    script::{Script, attribute, config, mandatory, raw_update, their_open, update, with},
+};
+use crate::{
+    Family,
+    attr::flag::{EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE},
+    view::{PathView, RefusedBy, SessionState, Standing},
+};
+
+const A: &str = "10.1.0.0/16";
+const IBGP: u32 = 64512;
+const EBGP: u32 = 64600;
+
+fn established(remote_as: u32) -> Script {
+    Script::established(config(remote_as))
+}
+
+/// The AS_PATH that a peer of this AS would send.
+fn good(remote_as: u32) -> Vec<Vec<u8>> {
+    if remote_as == IBGP { mandatory(&[]) } else { mandatory(&[remote_as]) }
+}
+
+fn path(script: &Script) -> Option<PathView> {
+    script.explain(A).map(|view| view.paths[0].clone())
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Kept,
+    Withdrawn,
+    Reset(u8, u8),
+}
+
+/// A good route first, then this UPDATE for it.
+fn outcome_of(remote_as: u32, update: &[u8]) -> (Seen, Script) {
+    let mut script = established(remote_as);
+    // MED tells the first announcement from the second.
+    let first = with(good(remote_as), attribute(OPTIONAL, 4, &[0, 0, 0, 77]));
+    script.give(&super::script::update(&[], &first, &[A]));
+    assert_eq!(path(&script).unwrap().standing, Standing::Best);
+    script.give(update);
+    let seen = if script.state() == SessionState::Established {
+        match path(&script) {
+            Some(path) => {
+                assert_ne!(path.attributes.med, Some(77), "the new announcement replaces the old one");
+                Seen::Kept
+            }
+            None => Seen::Withdrawn,
+        }
+    } else {
+        let (code, subcode, _) = script.notification();
+        Seen::Reset(code, subcode)
+    };
+    (seen, script)
+}
+
+fn outcome(remote_as: u32, attributes: &[Vec<u8>]) -> Seen {
+    outcome_of(remote_as, &update(&[], attributes, &[A])).0
+}
+
+/// In place of the attribute with the same code, or besides the others.
+fn replaced(remote_as: u32, bad: Vec<u8>) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = good(remote_as).into_iter().filter(|held| held[1] != bad[1]).collect();
+    all.push(bad);
+    all
+}
+
+/// Behaviours 29 to 31: the whole matrix, from iBGP and from eBGP.
+#[test]
+fn each_attribute_error_costs_what_rfc_7606_says() {
+    use Seen::{Kept, Withdrawn};
+    let (wk, opt, both) = (TRANSITIVE, OPTIONAL, OPTIONAL | TRANSITIVE);
+    for (what, bad, ibgp, ebgp) in [
+        ("ORIGIN value", attribute(wk, 1, &[3]), Withdrawn, Withdrawn),
+        ("ORIGIN length", attribute(wk, 1, &[0, 0]), Withdrawn, Withdrawn),
+        ("ORIGIN flags", attribute(opt, 1, &[0]), Withdrawn, Withdrawn),
+        ("AS_PATH segment type 0", attribute(wk, 2, &[0, 1, 0, 0, 0, 1]), Withdrawn, Withdrawn),
+        ("AS_PATH segment type 5", attribute(wk, 2, &[5, 1, 0, 0, 0, 1]), Withdrawn, Withdrawn),
+        ("AS_PATH empty segment", attribute(wk, 2, &[2, 0]), Withdrawn, Withdrawn),
+        ("AS_PATH overrun", attribute(wk, 2, &[2, 2, 0, 0, 0, 1]), Withdrawn, Withdrawn),
+        ("AS_PATH with AS 0", attribute(wk, 2, &[2, 1, 0, 0, 0, 0]), Withdrawn, Withdrawn),
+        ("NEXT_HOP length", attribute(wk, 3, &[10, 0, 0]), Withdrawn, Withdrawn),
+        ("MED length", attribute(opt, 4, &[1]), Withdrawn, Withdrawn),
+        ("LOCAL_PREF length", attribute(wk, 5, &[1]), Withdrawn, Kept),
+        ("LOCAL_PREF good", attribute(wk, 5, &[0, 0, 0, 9]), Kept, Kept),
+        ("ATOMIC_AGGREGATE length", attribute(wk, 6, &[1]), Kept, Kept),
+        ("ATOMIC_AGGREGATE flags", attribute(opt, 6, &[]), Kept, Kept),
+        ("AGGREGATOR length", attribute(both, 7, &[0; 6]), Kept, Kept),
+        ("AGGREGATOR with AS 0", attribute(both, 7, &[0, 0, 0, 0, 1, 1, 1, 1]), Kept, Kept),
+        ("AGGREGATOR flags", attribute(wk, 7, &[0, 0, 0, 1, 1, 1, 1, 1]), Kept, Kept),
+        ("COMMUNITIES empty", attribute(both, 8, &[]), Withdrawn, Withdrawn),
+        ("COMMUNITIES length", attribute(both, 8, &[0; 5]), Withdrawn, Withdrawn),
+        ("COMMUNITIES flags", attribute(opt, 8, &[0; 4]), Withdrawn, Withdrawn),
+        ("COMMUNITIES partial", attribute(both | PARTIAL, 8, &[0; 4]), Kept, Kept),
+        ("COMMUNITIES extended length", vec![both | EXTENDED_LENGTH, 8, 0, 4, 0, 0, 0, 1], Kept, Kept),
+        ("ORIGINATOR_ID length", attribute(opt, 9, &[0; 3]), Withdrawn, Kept),
+        ("CLUSTER_LIST length", attribute(opt, 10, &[0; 6]), Withdrawn, Kept),
+        ("CLUSTER_LIST empty", attribute(opt, 10, &[]), Withdrawn, Kept),
+        ("EXTENDED_COMMUNITIES length", attribute(both, 16, &[0; 9]), Withdrawn, Withdrawn),
+        ("EXTENDED_COMMUNITIES empty", attribute(both, 16, &[]), Withdrawn, Withdrawn),
+        ("AS4_PATH on a four-octet session", attribute(both, 17, &[2, 1, 0, 0, 0, 9]), Kept, Kept),
+        ("AS4_AGGREGATOR length", attribute(both, 18, &[0; 7]), Kept, Kept),
+        ("LARGE_COMMUNITIES length", attribute(both, 32, &[0; 13]), Withdrawn, Withdrawn),
+        ("LARGE_COMMUNITIES empty", attribute(both, 32, &[]), Withdrawn, Withdrawn),
+        ("unknown optional transitive", attribute(both, 99, &[1, 2, 3]), Kept, Kept),
+        ("unknown optional non-transitive", attribute(opt, 99, &[1, 2, 3]), Kept, Kept),
+        ("unknown well-known", attribute(wk, 99, &[1]), Seen::Reset(3, 2), Seen::Reset(3, 2)),
+    ] {
+        assert_eq!(outcome(IBGP, &replaced(IBGP, bad.clone())), ibgp, "{what}, iBGP");
+        assert_eq!(outcome(EBGP, &replaced(EBGP, bad)), ebgp, "{what}, eBGP");
+    }
+}
+
+/// Behaviour 30.
+#[test]
+fn what_is_discarded_is_not_there_and_the_rest_is() {
+    let mut attributes = good(EBGP);
+    attributes.extend([
+        attribute(TRANSITIVE, 5, &[0, 0, 1, 0]),
+        attribute(OPTIONAL, 9, &[1, 1, 1, 1]),
+        attribute(OPTIONAL, 10, &[1, 1, 1, 1]),
+        attribute(OPTIONAL | TRANSITIVE, 7, &[0; 3]),
+        attribute(OPTIONAL | TRANSITIVE, 8, &[0xfc, 0, 0, 100]),
+        attribute(OPTIONAL | TRANSITIVE, 99, &[7]),
+        attribute(OPTIONAL, 98, &[7]),
+    ]);
+    let (_, script) = outcome_of(EBGP, &update(&[], &attributes, &[A]));
+    let attributes = path(&script).unwrap().attributes;
+    assert_eq!(
+        (attributes.local_pref, attributes.originator_id, attributes.cluster_list.len()),
+        (None, None, 0)
+    );
+    assert_eq!((attributes.aggregator, attributes.unknown), (None, vec![99]));
+    assert_eq!(attributes.communities, ["64512:100"]);
+    assert_eq!(script.view().counters.attributes_discarded, 4);
+}
+
+/// Behaviour 24.
+#[test]
+fn an_attribute_that_overruns_its_block_costs_the_routes_only() {
+    let mut block = good(IBGP).concat();
+    block.extend([OPTIONAL, 4, 200, 0, 0]);
+    let bytes = raw_update(&[], &block, &[16, 10, 1]);
+    assert_eq!(outcome_of(IBGP, &bytes).0, Seen::Withdrawn);
+    // Fewer than three octets are left over.
+    let mut block = good(IBGP).concat();
+    block.extend([OPTIONAL, 4]);
+    assert_eq!(outcome_of(IBGP, &raw_update(&[], &block, &[16, 10, 1])).0, Seen::Withdrawn);
+}
+
+/// Behaviour 25.
+#[test]
+fn lengths_that_do_not_add_up_reset_the_session() {
+    for body in [[0, 9, 0, 0], [0, 0, 0, 9], [255, 255, 0, 0]] {
+        let mut bytes = bytes::BytesMut::new();
+        crate::message::write_message(&mut bytes, 2, |out| out.extend_from_slice(&body));
+        assert_eq!(outcome_of(IBGP, &bytes).0, Seen::Reset(3, 1));
+    }
+}
+
+/// Behaviour 26.
+#[test]
+fn a_prefix_that_is_too_long_or_cut_off_resets_the_session() {
+    let block = good(IBGP).concat();
+    for nlri in [&[33, 1, 2, 3, 4, 5][..], &[24, 10, 1], &[16, 10, 1, 32]] {
+        assert_eq!(outcome_of(IBGP, &raw_update(&[], &block, nlri)).0, Seen::Reset(3, 10), "{nlri:?}");
+        assert_eq!(outcome_of(IBGP, &raw_update(nlri, &[], &[])).0, Seen::Reset(3, 10), "{nlri:?}");
+    }
+    let reach = |nlri: &[u8]| {
+        let mut value = vec![0, 2, 1, 16];
+        value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        value.extend_from_slice(nlri);
+        with(good(IBGP), attribute(OPTIONAL, 14, &value)).concat()
+    };
+    assert_eq!(outcome_of(IBGP, &raw_update(&[], &reach(&[129]), &[])).0, Seen::Reset(3, 10));
+}
+
+/// Behaviour 27.
+#[test]
+fn the_first_of_two_counts_but_two_multiprotocol_ones_reset_the_session() {
+    let mut twice = good(IBGP);
+    twice.push(attribute(OPTIONAL, 4, &[0, 0, 0, 1]));
+    twice.push(attribute(OPTIONAL, 4, &[0, 0, 0, 2]));
+    let (seen, script) = outcome_of(IBGP, &update(&[], &twice, &[A]));
+    assert_eq!((seen, path(&script).unwrap().attributes.med), (Seen::Kept, Some(1)));
+    let unreach = attribute(OPTIONAL, 15, &[0, 2, 1]);
+    assert_eq!(outcome(IBGP, &[unreach.clone(), unreach]), Seen::Reset(3, 1));
+}
+
+/// Behaviour 28.
+#[test]
+fn a_missing_mandatory_attribute_withdraws_and_withdrawals_need_none() {
+    for missing in [1, 2, 3] {
+        let rest: Vec<_> = good(IBGP).into_iter().filter(|held| held[1] != missing).collect();
+        assert_eq!(outcome(IBGP, &rest), Seen::Withdrawn, "{missing}");
+    }
+    assert_eq!(outcome(IBGP, &[]), Seen::Withdrawn);
+    assert_eq!(outcome_of(IBGP, &update(&[A], &[], &[])).0, Seen::Withdrawn);
+    // IPv6 needs no NEXT_HOP.
+    let (seen, script) = outcome_of(IBGP, &raw_update(&[], &v6_block(), &[16, 10, 1]));
+    assert_eq!(seen, Seen::Withdrawn, "the IPv4 part lacks one");
+    assert!(script.explain("2001:db8:1::/48").is_none(), "RFC 7606 counts per UPDATE");
+    let mut script = established(IBGP);
+    script.give(&raw_update(&[], &v6_block(), &[]));
+    assert_eq!(script.explain("2001:db8:1::/48").unwrap().paths[0].standing, Standing::Best);
+}
+
+/// 2001:db8:1::/48 via 2001:db8::2, without NEXT_HOP.
+fn v6_block() -> Vec<u8> {
+    let mut value = vec![0, 2, 1, 16];
+    value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    value.extend([48, 0x20, 1, 0xd, 0xb8, 0, 1]);
+    let mut all = vec![attribute(OPTIONAL, 14, &value)];
+    all.extend(good(IBGP).into_iter().filter(|held| held[1] != 3));
+    all.concat()
+}
+
+/// Behaviour 33.
+#[test]
+fn the_order_of_attributes_changes_nothing() {
+    let mut all = good(IBGP);
+    all.push(attribute(OPTIONAL | TRANSITIVE, 99, &[1]));
+    all.push(attribute(OPTIONAL | TRANSITIVE, 120, &[2]));
+    let straight = outcome_of(IBGP, &update(&[], &all, &[A])).1;
+    all.reverse();
+    let reversed = outcome_of(IBGP, &update(&[], &all, &[A])).1;
+    assert_eq!(path(&straight), path(&reversed));
+}
+
+/// Behaviour 34.
+#[test]
+fn announced_beats_withdrawn_and_host_bits_are_masked() {
+    let (seen, _) = outcome_of(IBGP, &update(&[A], &good(IBGP), &[A]));
+    assert_eq!(seen, Seen::Kept);
+    let mut script = established(IBGP);
+    script.give(&raw_update(&[], &good(IBGP).concat(), &[12, 10, 0x1f]));
+    assert_eq!(seen_best(&script, "10.16.0.0/12"), Some(Standing::Best));
+}
+
+fn seen_best(script: &Script, prefix: &str) -> Option<Standing> {
+    Some(script.explain(prefix)?.paths[0].standing)
+}
+
+/// Behaviour 35.
+#[test]
+fn a_next_hop_that_can_be_nobodys_is_refused_and_the_session_stays() {
+    for bad in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255], [10, 0, 0, 1]] {
+        let (_, script) =
+            outcome_of(IBGP, &update(&[], &replaced(IBGP, attribute(TRANSITIVE, 3, &bad)), &[A]));
+        assert_eq!(seen_best(&script, A), Some(Standing::Refused(RefusedBy::InvalidNextHop)), "{bad:?}");
+        assert!(script.speaker.best(prefix(A)).is_none());
+    }
+}
+
+/// Behaviour 36.
+#[test]
+fn end_of_rib_is_no_error_in_either_form_once_twice_or_never() {
+    let mut script = established(IBGP);
+    for family in Family::ALL {
+        for _ in 0..2 {
+            script.give(&crate::message::update::end_of_rib(family));
+        }
+    }
+    assert_eq!(script.state(), SessionState::Established);
+    assert_eq!(script.view().counters.treated_as_withdraw, 0);
+}
+
+/// Behaviour 37.
+#[test]
+fn multiprotocol_next_hops_have_the_lengths_of_their_family() {
+    let reach = |family: [u8; 3], next_hop: &[u8], nlri: &[u8]| {
+        let mut value = family.to_vec();
+        value.push(next_hop.len() as u8);
+        value.extend_from_slice(next_hop);
+        value.push(0);
+        value.extend_from_slice(nlri);
+        let mut all = vec![attribute(OPTIONAL, 14, &value)];
+        all.extend(good(IBGP).into_iter().filter(|held| held[1] != 3));
+        raw_update(&[], &all.concat(), &[])
+    };
+    let (v6, v4, v6_nlri) = ([0, 2, 1], [0, 1, 1], [48, 0x20, 1, 0xd, 0xb8, 0, 1]);
+    let global = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    let local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+    let hop_of = |bytes: &[u8], prefix: &str| {
+        let mut script = established(IBGP);
+        script.give(bytes);
+        script.explain(prefix).map(|view| view.paths[0].next_hop.unwrap())
+    };
+    let six = "2001:db8:1::/48";
+    let plain = hop_of(&reach(v6, &global, &v6_nlri), six).unwrap();
+    assert_eq!((plain.address.to_string().as_str(), plain.link_of), ("2001:db8::2", None));
+    let both = hop_of(&reach(v6, &[global, local].concat(), &v6_nlri), six).unwrap();
+    assert_eq!(both, plain);
+    let only_local = hop_of(&reach(v6, &[[0; 16], local].concat(), &v6_nlri), six).unwrap();
+    assert_eq!(only_local.address.to_string(), "fe80::9");
+    assert!(only_local.link_of.is_some());
+    let four = hop_of(&reach(v4, &[10, 0, 0, 2], &[16, 10, 1]), A).unwrap();
+    assert_eq!(four.address.to_string(), "10.0.0.2");
+    for (family, length) in [(v6, 0), (v6, 4), (v6, 17), (v6, 24), (v4, 16), (v4, 5)] {
+        let mut script = established(IBGP);
+        script.give(&reach(family, &global.repeat(2)[..length], &[]));
+        let (code, subcode, data) = script.notification();
+        assert_eq!((code, subcode, data[1]), (3, 9, 14), "{family:?} {length}");
+    }
+}
+
+/// Behaviour 22.
+#[test]
+fn routes_of_a_family_that_was_not_negotiated_are_ignored() {
+    let mut open = their_open(&config(IBGP));
+    open.capabilities.families = vec![Family::Ipv4Unicast];
+    let mut script = Script::established_with(config(IBGP), &open);
+    script.give(&raw_update(&[], &v6_block(), &[]));
+    assert_eq!(script.state(), SessionState::Established);
+    assert!(script.explain("2001:db8:1::/48").is_none());
+    // And one that Manx has never heard of.
+    let evpn = attribute(OPTIONAL, 14, &[0, 25, 70, 4, 1, 1, 1, 1, 0, 9, 9]);
+    script.give(&update(&[], &with(good(IBGP), evpn), &[A]));
+    assert_eq!(seen_best(&script, A), Some(Standing::Best));
+}
+
+/// Behaviour 21.
+#[test]
+fn a_two_octet_peer_is_read_and_its_as4_attributes_are_merged() {
+    let mut open = their_open(&config(EBGP));
+    open.capabilities.four_octet_as = None;
+    let mut script = Script::established_with(config(EBGP), &open);
+    let attributes = |as4: &[u8], aggregator: [u8; 2]| {
+        vec![
+            attribute(TRANSITIVE, 1, &[0]),
+            attribute(TRANSITIVE, 2, &[2, 3, 0xfc, 0x58, 0x5b, 0xa0, 0x5b, 0xa0]),
+            attribute(TRANSITIVE, 3, &[10, 0, 0, 2]),
+            attribute(OPTIONAL | TRANSITIVE, 7, &[aggregator[0], aggregator[1], 9, 9, 9, 9]),
+            attribute(OPTIONAL | TRANSITIVE, 17, as4),
+            attribute(OPTIONAL | TRANSITIVE, 18, &[0, 1, 0x11, 0x70, 8, 8, 8, 8]),
+        ]
+    };
+    let as4 = [2, 2, 0, 1, 0x11, 0x70, 0, 1, 0x11, 0x71];
+    script.give(&update(&[], &attributes(&as4, [0x5b, 0xa0]), &[A]));
+    let merged = path(&script).unwrap().attributes;
+    assert_eq!(
+        (merged.as_path.as_str(), merged.aggregator.as_deref()),
+        ("64600 70000 70001", Some("70000 8.8.8.8"))
+    );
+    // An AGGREGATOR that is not AS_TRANS: both AS4 attributes say nothing.
+    script.give(&update(&[], &attributes(&as4, [0xfc, 0x58]), &[A]));
+    let plain = path(&script).unwrap().attributes;
+    assert_eq!(
+        (plain.as_path.as_str(), plain.aggregator.as_deref()),
+        ("64600 23456 23456", Some("64600 9.9.9.9"))
+    );
+}
+
+/// Behaviours 40 and 47.
+#[test]
+fn loops_are_refused_and_replace_what_was_announced_before() {
+    let own_id = attribute(OPTIONAL, 9, &[10, 0, 0, 1]);
+    let own_cluster = attribute(OPTIONAL, 10, &[[9, 9, 9, 9], [10, 0, 0, 1]].concat());
+    for (attributes, by) in [
+        (with(good(IBGP), own_id), RefusedBy::OriginatorIsUs),
+        (with(good(IBGP), own_cluster), RefusedBy::ClusterLoop),
+        (mandatory(&[1, 64512]), RefusedBy::AsLoop),
+    ] {
+        let (_, script) = outcome_of(IBGP, &update(&[], &attributes, &[A]));
+        assert_eq!(seen_best(&script, A), Some(Standing::Refused(by)));
+        assert!(script.speaker.best(prefix(A)).is_none());
+        let counters = script.view().counters;
+        assert_eq!((counters.prefixes_received, counters.prefixes_accepted), (1, 0));
+    }
+}
+
+#[test]
+fn our_as_may_stand_in_the_path_as_often_as_allowed() {
+    let mut allowing = config(EBGP);
+    allowing.peers[0].allow_local_as = 1;
+    let mut script = Script::established(allowing);
+    script.give(&update(&[], &mandatory(&[EBGP, 64512]), &[A]));
+    assert_eq!(seen_best(&script, A), Some(Standing::Best));
+    script.give(&update(&[], &mandatory(&[EBGP, 64512, 64512]), &[A]));
+    assert_eq!(seen_best(&script, A), Some(Standing::Refused(RefusedBy::AsLoop)));
+}
+
+/// Behaviour 48.
+#[test]
+fn a_withdrawal_of_nothing_is_nothing_and_all_memory_returns() {
+    let mut script = established(IBGP);
+    script.give(&update(&[A], &[], &[]));
+    assert!(script.explain(A).is_none());
+    for round in 0..3u8 {
+        let marked = with(good(IBGP), attribute(OPTIONAL, 4, &[0, 0, 0, round]));
+        script.give(&update(&[], &marked, &[A, "10.2.0.0/16"]));
+    }
+    assert_eq!(script.speaker.sizes(), (2, 1, 1));
+    script.give(&update(&[A, "10.2.0.0/16"], &[], &[]));
+    script.wait(super::network::ms(1));
+    script.speaker.advance(script.now);
+    script.drain();
+    assert_eq!(script.speaker.sizes(), (0, 0, 0));
+    assert_eq!(script.view().counters.prefixes_received, 0);
+}
