@@ -6,7 +6,9 @@ use core::{ffi::c_void, mem::zeroed};
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as Params,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, BPF_FIB_LKUP_RET_UNSUPP_LWT, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        bpf_fib_lookup as Params,
     },
     helpers::bpf_fib_lookup,
 };
@@ -62,12 +64,18 @@ pub fn is_blackhole<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, des
     ask(ctx, ifindex, source, destination).0 == BPF_FIB_LKUP_RET_BLACKHOLE
 }
 
-/// The FIB would send packets to `address` out by `ifindex`: whoever is there may use it as a source.
+/// The FIB would not send packets to `address` out by `ifindex`: whoever is there may not use it as a source. A
+/// question that it does not answer (forwarding is off there) denies nothing.
 #[inline(always)]
-pub fn leads_to<A: Addresses>(ctx: *mut c_void, ifindex: u32, address: A, peer: A) -> bool {
+pub fn leads_elsewhere<A: Addresses>(ctx: *mut c_void, ifindex: u32, address: A, peer: A) -> bool {
     let (answer, out) = ask(ctx, ifindex, peer, address);
-    let forwards = answer == BPF_FIB_LKUP_RET_SUCCESS
-        || answer == BPF_FIB_LKUP_RET_NO_NEIGH
-        || answer == BPF_FIB_LKUP_RET_FRAG_NEEDED;
-    forwards && out == ifindex
+    match answer {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => out != ifindex,
+        BPF_FIB_LKUP_RET_BLACKHOLE
+        | BPF_FIB_LKUP_RET_UNREACHABLE
+        | BPF_FIB_LKUP_RET_PROHIBIT
+        | BPF_FIB_LKUP_RET_NOT_FWDED
+        | BPF_FIB_LKUP_RET_UNSUPP_LWT => true,
+        _ => false,
+    }
 }

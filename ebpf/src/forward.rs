@@ -157,10 +157,10 @@ fn pod_source<A: Address + Addresses>(
     {
         return Ok(source);
     }
-    if !check || fib::leads_to(ctx.as_ptr(), frame.ifindex, header.source, header.destination) {
-        return Err(Verdict::SourceUnknown);
+    if check && fib::leads_elsewhere(ctx.as_ptr(), frame.ifindex, header.source, header.destination) {
+        return Err(Verdict::Spoofed);
     }
-    Err(Verdict::Spoofed)
+    Err(Verdict::SourceUnknown)
 }
 
 /// From the wire only what another node's pod may send; what claims to be ours is the stack's to judge (rp_filter).

@@ -19,6 +19,8 @@ pub(super) struct Held {
     entries: BTreeMap<Prefix, abi::Route>,
     next_hops: Ids<NextHopSlot>,
     endpoints: Ids<EndpointSlot>,
+    /// Routes to pods as they are desired: what is known of an interface may not allow the map to hold the MAC.
+    pods: BTreeMap<Prefix, Route>,
     unwritten: BTreeMap<Prefix, Unwritten>,
 }
 
@@ -56,12 +58,17 @@ impl Held {
                 _ => {}
             }
         }
-        Ok(Held {
+        let mut held = Held {
             entries,
             next_hops: Ids::adopt(abi::capacity::NEXTHOPS as u32, &maps.next_hops()?, &via, now),
             endpoints: Ids::adopt(abi::capacity::ENDPOINTS as u32, &maps.endpoints()?, &local, now),
+            pods: BTreeMap::new(),
             unwritten: BTreeMap::new(),
-        })
+        };
+        let to_pods = held.entries.iter().filter(|(_, entry)| entry.action == abi::Action::Local);
+        held.pods =
+            to_pods.filter_map(|(prefix, entry)| Some((*prefix, held.decode(*prefix, *entry)?))).collect();
+        Ok(held)
     }
 
     /// Entries of the IPv4 and of the IPv6 map.
@@ -86,11 +93,11 @@ impl Held {
         self.entries.iter().filter_map(|(prefix, entry)| self.decode(*prefix, *entry)).collect()
     }
 
-    /// Routes to pods behind an interface.
+    /// Routes to pods behind an interface, as they are desired.
     pub fn routes_to(&self, ifindex: u32) -> Vec<Route> {
         let is_there =
-            |route: &Route| matches!(route.action, Action::Local { ifindex: i, .. } if i == ifindex);
-        self.routes().into_iter().filter(is_there).collect()
+            |route: &&Route| matches!(route.action, Action::Local { ifindex: i, .. } if i == ifindex);
+        self.pods.values().filter(is_there).cloned().collect()
     }
 
     /// Longest prefixes first, then what is removed, shortest first. `interface` tells what is known of a pod's.
@@ -111,6 +118,7 @@ impl Held {
         removals.sort_by_key(|prefix| prefix.len());
         let mut room = false;
         for prefix in removals {
+            self.pods.remove(&prefix);
             room |= self.unwritten.remove(&prefix).is_some();
             if let Some(entry) = self.entries.get(&prefix).copied() {
                 maps.remove_route(prefix)?;
@@ -148,6 +156,11 @@ impl Held {
         interface: &mut dyn FnMut(u32) -> Option<Interface>,
     ) -> bool {
         let prefix = route.prefix;
+        if matches!(route.action, Action::Local { .. }) {
+            self.pods.insert(prefix, route.clone());
+        } else {
+            self.pods.remove(&prefix);
+        }
         self.unwritten.remove(&prefix);
         let hides_refused = |(other, unwritten): (&Prefix, &Unwritten)| {
             unwritten.refusal.is_some() && *other != prefix && prefix.covers(*other)

@@ -137,7 +137,7 @@ fn transfer(from: &crate::namespace::Namespace, to: &crate::namespace::Namespace
         stream.read_to_end(&mut received).unwrap();
         received
     });
-    let pattern = || (0..SIZE).map(|at| (at * 31 >> 3) as u8).collect::<Vec<u8>>();
+    let pattern = || (0..SIZE).map(|at| ((at * 31) >> 3) as u8).collect::<Vec<u8>>();
     from.run(move || {
         let mut stream = TcpStream::connect((address, port)).unwrap();
         stream.write_all(&pattern()).unwrap();

@@ -22,6 +22,7 @@ pub struct Frame {
     length: Option<u16>,
     checksum: Option<u16>,
     ihl: Option<u8>,
+    identification: u16,
     fragment: u16,
     options: Vec<u8>,
     payload: usize,
@@ -45,6 +46,7 @@ pub fn udp(from: &str, to: &str) -> Frame {
         length: None,
         checksum: None,
         ihl: None,
+        identification: 0x1234,
         fragment: 0x4000,
         options: Vec::new(),
         payload: 64,
@@ -105,6 +107,16 @@ impl Frame {
 
     pub fn ihl(mut self, words: u8) -> Frame {
         self.ihl = Some(words);
+        self
+    }
+
+    /// The identification that gives an IPv4 header this checksum.
+    pub fn identified_by_checksum(mut self, checksum: u16) -> Frame {
+        let sums_up = |id: &u16| {
+            let bytes = Frame { identification: *id, ..self.clone() }.bytes();
+            bytes[24..26] == checksum.to_be_bytes()
+        };
+        self.identification = (0..=u16::MAX).find(sums_up).expect("every checksum but one can be had");
         self
     }
 
@@ -172,7 +184,7 @@ impl Frame {
         let first = self.version.unwrap_or(4) << 4 | self.ihl.unwrap_or(words as u8);
         let mut header = vec![first, self.traffic_class];
         header.extend(length.to_be_bytes());
-        header.extend([0x12, 0x34]);
+        header.extend(self.identification.to_be_bytes());
         header.extend(self.fragment.to_be_bytes());
         header.extend([self.hops, self.protocol, 0, 0]);
         header.extend(from.octets());

@@ -151,6 +151,29 @@ fn an_interface_with_the_number_of_one_that_is_gone_gets_a_program_of_its_own() 
 }
 
 #[test]
+fn a_pods_mac_is_held_as_soon_as_its_interface_allows_a_redirect() {
+    let (node, pod) = (Namespace::new(), Namespace::new());
+    let to = pod.id();
+    node.run(move || {
+        let (mut sink, _) = EbpfSink::open(&Options::default()).unwrap();
+        let mac = Some(manx_dataplane::route::Mac([0x0a, 0, 0, 0, 0, 7]));
+        let route = action("172.16.36.193/32", Action::Local { ifindex: 77, mac });
+        let without = action("172.16.36.193/32", Action::Local { ifindex: 77, mac: None });
+        sink.apply(std::slice::from_ref(&route), &[]).unwrap();
+        assert_eq!(sink.dump().unwrap(), [without.clone()], "there is no such interface");
+        ip("link add name veth7 index 77 type veth peer name veth8");
+        sink.attach_pod(77).unwrap();
+        assert_eq!(sink.dump().unwrap(), [without], "the kernel drops what is redirected within a namespace");
+        ip(&format!("link set veth8 netns {to}"));
+        sink.attach_pod(77).unwrap();
+        assert_eq!(sink.dump().unwrap(), [route.clone()]);
+        ip("link set veth7 address 02:00:00:00:00:99");
+        sink.attach_pod(77).unwrap();
+        assert_eq!(sink.dump().unwrap(), [route]);
+    });
+}
+
+#[test]
 fn an_uplink_without_native_xdp_does_with_tc_and_says_why() {
     let node = Namespace::new();
     node.run(|| {

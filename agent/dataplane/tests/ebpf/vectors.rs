@@ -17,7 +17,13 @@ struct Addresses {
     pod1: &'static str,
     pod2: &'static str,
     without_mac: &'static str,
+    /// Its interface was gone before the agent heard of it.
     gone: &'static str,
+    /// Its interface went later.
+    went: &'static str,
+    /// A number that no agent of this ABI writes; a next hop of nobody.
+    undefined: &'static str,
+    unnamed: &'static str,
     /// In the own block; the kernel knows it behind POD2, the agent does not.
     unheard_of: &'static str,
     /// In the own block, nobody's.
@@ -46,6 +52,9 @@ const V4: Addresses = Addresses {
     pod2: "172.16.36.194",
     without_mac: "172.16.36.195",
     gone: "172.16.36.196",
+    went: "172.16.36.197",
+    undefined: "172.16.127.1",
+    unnamed: "172.16.127.2",
     unheard_of: "172.16.36.200",
     nobody: "172.16.36.201",
     remote: "172.16.118.66",
@@ -70,6 +79,9 @@ const V6: Addresses = Addresses {
     pod2: "fd00:36::194",
     without_mac: "fd00:36::195",
     gone: "fd00:36::196",
+    went: "fd00:36::197",
+    undefined: "fd00:127::1",
+    unnamed: "fd00:127::2",
     unheard_of: "fd00:36::200",
     nobody: "fd00:36::201",
     remote: "fd00:118::66",
@@ -166,6 +178,10 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         edited(from_pod("several in one that the kernel cannot measure are the stack's", a.pod1, a.remote, Unreadable), |f| f.payload(2800)).when(Condition::Gso(1000)),
         from_pod("a pod whose MAC is not known is the stack's to ask for", a.pod1, a.without_mac, NoMac),
         from_pod("a pod whose interface is gone is the stack's", a.pod1, a.gone, NoMac),
+        from_pod("one that went since the agent wrote it too", a.pod1, a.went, InterfaceGone),
+        from_wire("from the wire as well", a.remote, a.went, InterfaceGone),
+        from_pod("an entry that no agent of this ABI wrote is left to the stack", a.pod1, a.undefined, BadEntry),
+        from_pod("a next hop that nobody wrote too", a.pod1, a.unnamed, BadEntry),
         from_pod("so is an uplink that is gone", a.pod1, a.lost_uplink, InterfaceGone),
         from_pod("a pod's packet to itself is the stack's", a.pod1, a.pod1, SameInterface),
         from_pod("what would go back where it came from is the stack's", a.pod1, a.back_to_pod1, SameInterface),
@@ -188,6 +204,8 @@ fn of_ipv4() -> Vec<Vector> {
     let a = &V4;
     vec![
         from_pod("IPv4 goes by an IPv4 next hop as well as by an IPv6 one", a.pod1, "172.16.119.1", RedirectedNeigh).onward(),
+        edited(from_pod("a checksum that overflows is carried over", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xff12)).into_pod(POD2_MAC, HOST2),
+        edited(from_pod("of the two zeros the kernel's is sent", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xfeff)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("a first fragment is carried", a.pod1, a.pod2, RedirectedPeer), |f| f.fragment(0x2000)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("a later fragment is carried", a.pod1, a.pod2, RedirectedPeer), |f| f.fragment(0x00b9)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("options are the stack's", a.pod1, a.pod2, Options), |f| f.options(&[7, 3, 4, 0])),
@@ -207,6 +225,7 @@ fn of_ipv4() -> Vec<Vector> {
 fn of_ipv6() -> Vec<Vector> {
     let a = &V6;
     let mut all = vec![
+        from_pod("no IPv6 packet goes by an IPv4 next hop", a.pod1, "fd00:127::3", NextHopFamily),
         from_pod("a neighbour solicitation is the stack's", a.pod1, "ff02::1:ff00:194", Scope),
         from_pod("so is one by a link-local address", a.link_local, a.pod2, Scope),
         from_pod("and duplicate address detection", "::", "ff02::1:ff00:193", Scope),

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::{LpmTrie, Map, MapData, lpm_trie::Key},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
-use manx_abi::{Program, VERDICTS, Verdict, map};
+use manx_abi::{Action::Via, Program, VERDICTS, Verdict, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, OBJECT, Options},
     route::{self, Action, BlackholeKind, NextHop, Route},
@@ -22,6 +23,8 @@ use crate::{
 pub const POD1: &str = "cali1";
 pub const POD2: &str = "cali2";
 pub const POD_WITHOUT_MAC: &str = "cali3";
+/// Taken away when everything has been written.
+pub const POD_THAT_WENT: &str = "cali4";
 pub const UPLINK: &str = "ens33";
 /// Its MTU is 1400.
 pub const NARROW: &str = "ens34";
@@ -124,9 +127,12 @@ pub struct World {
 /// Runs a table in a fresh world; all vectors that fail are named.
 pub fn check(vectors: fn() -> Vec<Vector>) {
     let (node, pods, wire) = (Namespace::new(), Namespace::new(), Namespace::new());
-    for (name, host, pod) in
-        [(POD1, HOST1, POD1_MAC), (POD2, HOST2, POD2_MAC), (POD_WITHOUT_MAC, HOST2, POD2_MAC)]
-    {
+    for (name, host, pod) in [
+        (POD1, HOST1, POD1_MAC),
+        (POD2, HOST2, POD2_MAC),
+        (POD_WITHOUT_MAC, HOST2, POD2_MAC),
+        (POD_THAT_WENT, HOST2, POD2_MAC),
+    ] {
         node.veth(name, &pods, &format!("{name}-pod"));
         node.ip(&format!("link set {name} address {}", text(host)));
         pods.ip(&format!("link set {name}-pod address {}", text(pod)));
@@ -180,6 +186,7 @@ impl World {
                 "fd00:36::196/128",
                 Action::Local { ifindex: GONE, mac: Some(route::Mac(POD2_MAC)) },
             ),
+            ("172.16.36.197/32", "fd00:36::197/128", pod(POD_THAT_WENT, Some(POD2_MAC))),
             ("172.16.118.64/26", "fd00:118::/64", via("fd00:80::125", index(UPLINK))),
             ("172.16.120.0/26", "fd00:120::/64", via("fd00:81::1", index(NARROW))),
             ("172.16.122.0/26", "fd00:122::/64", Action::Unreachable),
@@ -206,6 +213,8 @@ impl World {
         }
         let applied = sink.apply(&all, &[]).unwrap();
         assert_eq!((applied.written, applied.refused.len()), (all.len(), 0));
+        ip(&format!("link del {POD_THAT_WENT}"));
+        foreign_entries(&options);
         sink.attach_uplink(index(UPLINK)).unwrap();
         sink.set_fast_path(true).unwrap();
         World { _around: around, sink, programs: programs(&options) }
@@ -269,6 +278,29 @@ impl World {
         let length = result.data_size_out as usize;
         (result.return_value as i32, out[..length].to_vec())
     }
+}
+
+/// What no agent of this ABI writes: an action that is not defined, a next hop that was never written, and an IPv6
+/// route by an IPv4 next hop.
+fn foreign_entries(options: &Options) {
+    let open = |name| {
+        let path = options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION)).join(name);
+        Map::LpmTrie(MapData::from_pin(path).unwrap())
+    };
+    let mut routes4: LpmTrie<_, [u8; 4], [u8; 12]> = open(map::ROUTES4).try_into().unwrap();
+    let mut routes6: LpmTrie<_, [u8; 16], [u8; 12]> = open(map::ROUTES6).try_into().unwrap();
+    let value = |action: u32, target: u32| -> [u8; 12] {
+        let words = [action, target, 1].map(u32::to_ne_bytes);
+        words.concat().try_into().unwrap()
+    };
+    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    routes4.insert(&Key::new(32, [172, 16, 127, 1]), value(77, 1), 0).unwrap();
+    routes6.insert(&Key::new(128, v6("fd00:127::1")), value(77, 1), 0).unwrap();
+    let unnamed = value(Via as u32, (manx_abi::capacity::NEXTHOPS - 1) as u32);
+    routes4.insert(&Key::new(32, [172, 16, 127, 2]), unnamed, 0).unwrap();
+    routes6.insert(&Key::new(128, v6("fd00:127::2")), unnamed, 0).unwrap();
+    let by_ipv4 = routes4.get(&Key::new(32, [172, 16, 119, 1]), 0).unwrap();
+    routes6.insert(&Key::new(128, v6("fd00:127::3")), by_ipv4, 0).unwrap();
 }
 
 /// Programs of our own on the sink's maps.
