@@ -21,7 +21,7 @@ fn dump(
     request.header.address_family = family;
     narrow(&mut request);
     requests.dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
-        RouteNetlinkMessage::NewRoute(message) => parse::route(message).filter(&keep),
+        RouteNetlinkMessage::NewRoute(message) => parse::dumped_route(message, family).filter(&keep),
         _ => None,
     })
 }

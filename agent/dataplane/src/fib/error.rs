@@ -8,7 +8,7 @@ use serde::Serialize;
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum FibError {
     /// Written again as soon as that route goes.
-    #[error("a route of protocol {protocol} holds this prefix in table {table} with the same metric")]
+    #[error("a route of protocol {} holds this prefix in table {table} with the same metric", name(*protocol))]
     Foreign { protocol: u8, table: u32 },
     #[error("the kernel does not take {gateway} for a neighbour: {text}")]
     Gateway { gateway: IpAddr, text: String },
@@ -22,4 +22,37 @@ pub enum FibError {
     Memory,
     #[error("the kernel refused it: {text}")]
     Refused { errno: i32, text: String },
+}
+
+/// The names that `ip route` prints for protocols without a file of one's own.
+fn name(protocol: u8) -> String {
+    let known = match protocol {
+        1 => "redirect",
+        2 => "kernel",
+        3 => "boot",
+        4 => "static",
+        9 => "ra",
+        11 => "zebra",
+        12 => "bird",
+        16 => "dhcp",
+        186 => "bgp",
+        187 => "isis",
+        188 => "ospf",
+        _ => return protocol.to_string(),
+    };
+    format!("{protocol} ({known})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_holder_is_named_as_ip_route_names_it() {
+        let error = FibError::Foreign { protocol: 12, table: 254 };
+        assert_eq!(
+            error.to_string(),
+            "a route of protocol 12 (bird) holds this prefix in table 254 with the same metric"
+        );
+    }
 }

@@ -53,6 +53,11 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
     <[u8; 6]>::try_from(bytes).ok().map(Mac)
 }
 
+/// A route of a dump that asked for `family`: a kernel without IPv6 answers a question for it with IPv4 routes.
+pub(crate) fn dumped_route(message: RouteMessage, family: AddressFamily) -> Option<KernelRoute> {
+    (message.header.address_family == family).then(|| route(message)).flatten()
+}
+
 pub(crate) fn route(message: RouteMessage) -> Option<KernelRoute> {
     let header = message.header;
     // Cloned entries are the cache of path MTUs and redirects, not routes.

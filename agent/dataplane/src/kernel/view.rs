@@ -98,7 +98,7 @@ impl Snapshot {
             request.header.address_family = family;
             let found = requests.dump(RouteNetlinkMessage::GetRoute(request), |message| match message {
                 RouteNetlinkMessage::NewRoute(message) => {
-                    parse::route(message).filter(|route| route.protocol != protocol)
+                    parse::dumped_route(message, family).filter(|route| route.protocol != protocol)
                 }
                 _ => None,
             })?;

@@ -1,7 +1,8 @@
 //! One prefix's action for each sink, from the facts about it. The order of the questions is the rule:
-//! 1. A pod on this node: the kernel has the route, the map takes it. It beats an own block of one address.
+//! 1. A pod on this node: the kernel has the route, the map takes it.
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
-//!    address that another node borrowed) is another prefix, and wins by its length.
+//!    address that another node borrowed) is another prefix, and wins by its length. A block of one address is no
+//!    blackhole: it would stand in the place of its pod's route, and keep it out while nobody is there to yield.
 //! 3. A best path whose next hop can be used and whose pool allows it.
 //! 4. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
 //! 5. A pool's own prefix: the map passes, and knows that its addresses are pods'.
@@ -33,7 +34,7 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
         let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
         return Entry { fib: None, map: route(local), withheld: None };
     }
-    let (ours, withheld) = if table.blocks.contains(&prefix) {
+    let (ours, withheld) = if table.blocks.contains(&prefix) && !prefix.is_host() {
         (Some(Action::Blackhole(BlackholeKind::Own)), None)
     } else if let Some(gateways) = table.paths.get(&prefix) {
         match via(table, prefix, gateways) {

@@ -26,6 +26,6 @@ pub struct Pool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub pools: Vec<Pool>,
-    /// The blocks that this node owns: blackholes, in which the pods are holes.
+    /// The blocks that this node owns: blackholes, in which the pods are holes. Blocks of one address are none.
     pub own_blocks: Vec<Prefix>,
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     resolve::Unreachable,
-    route::{Action, BlackholeKind, Mac, NextHop},
+    route::{Action, Mac, NextHop},
 };
 
 fn p(text: &str) -> Prefix {
@@ -70,11 +70,15 @@ fn the_whole_map_includes_what_was_told_since_the_last_commit() {
 }
 
 #[test]
-fn a_pod_beats_an_own_block_of_one_address() {
+fn an_own_block_of_one_address_leaves_its_place_to_a_pod_here_or_elsewhere() {
     let mut table = worker();
-    table.set_plan(Plan { pools: Vec::new(), own_blocks: vec![p("172.16.36.193/32")] });
+    table.set_plan(Plan { pools: Vec::new(), own_blocks: vec![p("172.16.36.193/32"), p("fd10::1/128")] });
     let changed = table.commit();
-    assert_eq!(action(&changed.fib.upserts, "172.16.36.193/32"), Some(Action::Blackhole(BlackholeKind::Own)));
+    assert_eq!(action(&changed.fib.upserts, "172.16.36.193/32"), None);
+    assert_eq!(action(&changed.fib.upserts, "fd10::1/128"), None);
+    table.set_path(p("172.16.36.193/32"), vec![gateway("192.168.80.125")]);
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, "172.16.36.193/32"), Some(Action::Via(_))));
     table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: Some(Mac([2; 6])) }));
     let changed = table.commit();
     assert_eq!(changed.fib.removals, [p("172.16.36.193/32")]);
