@@ -7,12 +7,14 @@
 //! 4. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
 //! 5. A pool's own prefix: the map passes, and knows that its addresses are pods'.
 
+use std::sync::Arc;
+
 use manx_net::Prefix;
 
 use super::{Entry, PoolWrite, Table};
 use crate::{
-    resolve::Resolution,
-    route::{Action, BlackholeKind, NextHop, Route},
+    resolve::{Gateway, Resolution},
+    route::{Action, BlackholeKind, NextHop},
 };
 
 /// Why a best path is not written.
@@ -28,11 +30,9 @@ pub(crate) enum Withheld {
 
 pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
     let in_pool = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix.covers(prefix));
-    let route = |action: Action| Some(Route { prefix, action, in_pool });
-
     if let Some(pod) = table.pods.get(&prefix) {
         let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
-        return Entry { fib: None, map: route(local), withheld: None };
+        return Entry { fib: None, map: Some(Arc::new(local)), in_pool, withheld: None };
     }
     let (ours, withheld) = if table.blocks.contains(&prefix) && !prefix.is_host() {
         (Some(Action::Blackhole(BlackholeKind::Own)), None)
@@ -44,18 +44,19 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
     } else {
         (None, None)
     };
+    let ours = ours.map(Arc::new);
     let foreign = table.foreign.get(&prefix).filter(|_| table.cover.covers(prefix));
     let pool_itself = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix == prefix);
     let map = match (&ours, foreign) {
-        (Some(_), Some(foreign)) if foreign.wins => Some(Action::Pass),
+        (Some(_), Some(foreign)) if foreign.wins => Some(Arc::new(Action::Pass)),
         (Some(action), _) => Some(action.clone()),
-        (None, Some(_)) => Some(Action::Pass),
-        (None, None) => pool_itself.then_some(Action::Pass),
+        (None, Some(_)) => Some(Arc::new(Action::Pass)),
+        (None, None) => pool_itself.then(|| Arc::new(Action::Pass)),
     };
-    Entry { fib: ours.and_then(route), map: map.and_then(route), withheld }
+    Entry { fib: ours, map, in_pool, withheld }
 }
 
-fn via(table: &Table, prefix: Prefix, gateways: &[crate::resolve::Gateway]) -> Result<Action, Withheld> {
+fn via(table: &Table, prefix: Prefix, gateways: &[Gateway]) -> Result<Action, Withheld> {
     let pool = table
         .plan
         .pools

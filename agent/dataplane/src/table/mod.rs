@@ -12,6 +12,7 @@ mod inputs;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    sync::Arc,
 };
 
 use manx_net::Prefix;
@@ -20,7 +21,7 @@ use crate::{
     kernel::within,
     pods::Pod,
     resolve::{Gateway, Resolution},
-    route::Route,
+    route::{Action, Route},
 };
 use cover::Cover;
 pub(crate) use decide::Withheld;
@@ -35,17 +36,31 @@ pub(crate) struct Foreign {
     pub wins: bool,
 }
 
-/// What one prefix is to each sink.
+/// What one prefix is to each sink. Mostly the same, and then one copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
-    fib: Option<Route>,
-    map: Option<Route>,
+    fib: Option<Arc<Action>>,
+    map: Option<Arc<Action>>,
+    in_pool: bool,
     withheld: Option<Withheld>,
 }
 
 impl Entry {
     fn is_nothing(&self) -> bool {
         self.fib.is_none() && self.map.is_none() && self.withheld.is_none()
+    }
+
+    fn route(&self, prefix: Prefix, action: &Option<Arc<Action>>) -> Option<Route> {
+        let action = Action::clone(action.as_ref()?);
+        Some(Route { prefix, action, in_pool: self.in_pool })
+    }
+
+    fn fib_route(&self, prefix: Prefix) -> Option<Route> {
+        self.route(prefix, &self.fib)
+    }
+
+    fn map_route(&self, prefix: Prefix) -> Option<Route> {
+        self.route(prefix, &self.map)
     }
 }
 
@@ -186,17 +201,17 @@ impl Table {
         let pools_changed = mem::take(&mut self.pools_changed);
         for prefix in mem::take(&mut self.dirty) {
             let now = decide(self, prefix);
-            let before = if now.is_nothing() {
-                self.entries.remove(&prefix)
-            } else {
-                self.entries.insert(prefix, now.clone())
+            let before = self.entries.remove(&prefix).unwrap_or_default();
+            if now != before {
+                difference(prefix, before.fib_route(prefix), now.fib_route(prefix), &mut changed.fib);
+                difference(prefix, before.map_route(prefix), now.map_route(prefix), &mut changed.map);
             }
-            .unwrap_or_default();
-            difference(prefix, before.fib, now.fib, &mut changed.fib);
-            difference(prefix, before.map, now.map, &mut changed.map);
             if let Some(withheld) = now.withheld.filter(|_| pools_changed || now.withheld != before.withheld)
             {
                 changed.withheld.push((prefix, withheld));
+            }
+            if !now.is_nothing() {
+                self.entries.insert(prefix, now);
             }
         }
         changed.fib.sort();
@@ -207,8 +222,9 @@ impl Table {
     /// What the map should hold as of the last fact, committed or not, in the order of a delta's upserts.
     pub fn map_routes(&self) -> Vec<Route> {
         let settled = self.entries.iter().filter(|(prefix, _)| !self.dirty.contains(prefix));
-        let mut upserts: Vec<Route> = settled.filter_map(|(_, entry)| entry.map.clone()).collect();
-        upserts.extend(self.dirty.iter().filter_map(|prefix| decide(self, *prefix).map));
+        let mut upserts: Vec<Route> =
+            settled.filter_map(|(prefix, entry)| entry.map_route(*prefix)).collect();
+        upserts.extend(self.dirty.iter().filter_map(|prefix| decide(self, *prefix).map_route(*prefix)));
         let mut delta = Delta { upserts, removals: Vec::new() };
         delta.sort();
         delta.upserts
