@@ -42,7 +42,8 @@ impl Bird {
         write_config(host, plan)?;
         host.sh("mkdir -p /run/bird")?;
         let mut command = Command::new("bird");
-        command.args(["-f", "-c", CONFIG]);
+        // With -R, as Calico starts it: it restarts gracefully (RFC 4724) if its neighbours remember it.
+        command.args(["-R", "-f", "-c", CONFIG]);
         let mut daemon = Daemon::start(host, "bird", command, log)?;
         eventually("BIRD answers birdc", STARTED, || {
             daemon.check_running()?;

@@ -31,6 +31,8 @@ pub struct End<'a> {
 #[derive(Debug)]
 pub struct Flow {
     stop: Arc<AtomicBool>,
+    /// Nothing is on its way any more.
+    over: Arc<AtomicBool>,
     sender: Option<JoinHandle<Report>>,
     echo: Option<JoinHandle<()>>,
     name: String,
@@ -77,10 +79,10 @@ impl Flow {
         let there = open(to).with_context(|| name.clone())?;
         let here = open(from).with_context(|| name.clone())?;
         let target = there.local_addr()?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let echo = {
-            let stop = Arc::clone(&stop);
-            thread::Builder::new().name("echo".into()).spawn(move || echo(&there, &stop))?
+            let over = Arc::clone(&over);
+            thread::Builder::new().name("echo".into()).spawn(move || echo(&there, &over))?
         };
         let sender = {
             let (stop, name) = (Arc::clone(&stop), name.clone());
@@ -88,7 +90,7 @@ impl Flow {
                 .name("sender".into())
                 .spawn(move || send(&here, target, interval, &stop, name))?
         };
-        Ok(Flow { stop, sender: Some(sender), echo: Some(echo), name })
+        Ok(Flow { stop, over, sender: Some(sender), echo: Some(echo), name })
     }
 
     /// Stops sending, waits for what is still on its way, and counts.
@@ -97,15 +99,23 @@ impl Flow {
         let sender = self.sender.take().context("a flow is stopped once")?;
         sender.join().map_err(|_| anyhow::anyhow!("{}: its sender panicked", self.name))
     }
+
+    /// Stops several flows at once.
+    pub fn stop_all(flows: Vec<Flow>) -> Result<Vec<Report>> {
+        for flow in &flows {
+            flow.stop.store(true, Ordering::Relaxed);
+        }
+        flows.into_iter().map(Flow::stop).collect()
+    }
 }
 
 impl Drop for Flow {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.sender.take().map(|s| thread::spawn(move || drop(s.join()))), self.echo.take()] {
-            // A panic there has been seen by whoever stopped the flow.
-            let _ = thread.map(JoinHandle::join);
-        }
+        // A panic of the sender has been seen by whoever stopped the flow.
+        let _ = self.sender.take().map(JoinHandle::join);
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.echo.take().map(JoinHandle::join);
     }
 }
 
@@ -114,17 +124,12 @@ fn open(end: End<'_>) -> Result<UdpSocket> {
     end.ns.run(move || UdpSocket::bind(address)).with_context(|| format!("a socket at {address}"))
 }
 
-/// Answers until nobody sends any more: the sender's last datagrams come after the stop.
-fn echo(socket: &UdpSocket, stop: &AtomicBool) {
+fn echo(socket: &UdpSocket, over: &AtomicBool) {
     let mut buffer = [0; 64];
-    let mut stopped_at: Option<Instant> = None;
     if socket.set_read_timeout(Some(ECHO_PAUSE)).is_err() {
         return;
     }
-    while stopped_at.is_none_or(|at| at.elapsed() < LINGER) {
-        if stop.load(Ordering::Relaxed) {
-            stopped_at.get_or_insert_with(Instant::now);
-        }
+    while !over.load(Ordering::Relaxed) {
         // An answer that cannot be sent is a loss, and the sender counts it.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let _ = socket.send_to(&buffer[..length], from);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use manx_tests::{lab::Lab, wait::eventually};
+use manx_tests::{lab::Lab, wait::eventually, watch::RouteWatch};
 
 #[test]
 fn pods_of_two_hosts_reach_each_other_when_the_hosts_have_routes_and_not_before() {
@@ -128,4 +128,22 @@ fn labs_stand_side_by_side_with_the_same_names_and_addresses() {
     labs[0].1.sh("ip link set ens33 down").unwrap();
     assert!(!labs[0].0.output("ping -c 1 -W 1 192.168.80.125").unwrap().status.success());
     labs[1].0.sh("ping -c 1 -W 1 192.168.80.125").unwrap();
+}
+
+#[test]
+fn a_watch_over_routes_sees_what_was_deleted_and_of_which_protocol() {
+    let mut lab = Lab::new().unwrap();
+    let host = lab.host("kw01", Ipv4Addr::new(192, 168, 80, 124), 24).unwrap();
+    let watch = RouteWatch::start(&host, lab.logs().join("routes")).unwrap();
+    host.sh("ip route add 172.16.118.64/26 via 192.168.80.125 proto 77").unwrap();
+    host.sh("ip route replace 172.16.118.64/26 via 192.168.80.126 proto 77").unwrap();
+    host.sh("ip route add blackhole 172.16.36.192/26 proto 99").unwrap();
+    host.sh("ip route del blackhole 172.16.36.192/26 proto 99").unwrap();
+    host.sh("ip route del 172.16.118.64/26 proto 77").unwrap();
+    eventually("the deletion is written down", Duration::from_secs(5), || {
+        let deleted = watch.deleted("manx")?;
+        anyhow::ensure!(deleted.len() == 1 && deleted[0].contains("172.16.118.64/26"), "{deleted:?}");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -13,6 +13,7 @@ use manx_tests::{
 
 const SETTLED: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(5);
 
 fn mesh() -> Result<Cluster> {
     let mut cluster = Cluster::new(&[])?;
@@ -143,5 +144,61 @@ fn a_foreign_route_is_left_alone_and_named_and_ours_follows_when_it_goes() -> Re
     eventually("our own route follows", SOON, || story::routes_are(kw01, Stage::Mesh))?;
     eventually("nothing is amiss any more", SOON, || story::sinks_agree(kw01))?;
     assert_eq!(foreign(&cluster)?, ["172.16.118.70"]);
+    Ok(())
+}
+
+/// A line of /proc/PID/status.
+fn proc_status(pid: u32, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key}"))?;
+    line.split_whitespace().nth(1).context("no number")?.parse().context("no number")
+}
+
+fn switches(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("status"))?;
+        for line in text.lines().filter(|line| line.contains("ctxt_switches")) {
+            sum += line.split_whitespace().nth(1).context("no number")?.parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+#[test]
+fn an_idle_daemon_is_small_and_wakes_for_nothing_but_its_timers() -> Result<()> {
+    let cluster = mesh()?;
+    for node in &cluster.nodes {
+        let pid = node.daemon()?.pid();
+        // The neighbour entries of the mesh's first seconds grow old, and the kernel says so.
+        std::thread::sleep(Duration::from_secs(2));
+        let before = switches(pid)?;
+        std::thread::sleep(IDLE);
+        let woken = switches(pid)? - before;
+        let resident = proc_status(pid, "VmRSS:")?;
+        println!("{}: {resident} KiB resident, {woken} switches in {IDLE:?}", node.role.host);
+        ensure!(resident < 20 << 10, "{}: {resident} KiB resident", node.role.host);
+        ensure!(woken < 25, "{}: {woken} switches in {IDLE:?}", node.role.host);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_route_that_somebody_deletes_comes_back() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    kw01.host.sh("ip route del 172.16.118.64/26 proto manx")?;
+    kw01.host.sh("ip route del blackhole 172.16.36.192/26 proto manx")?;
+    eventually("both are back", SOON, || story::routes_are(kw01, Stage::Mesh))?;
+    let repairs = kw01.dataplane()?.repairs;
+    ensure!(repairs >= 2, "{repairs} repairs counted");
+    Ok(())
+}
+
+#[test]
+fn the_local_socket_is_for_root_and_its_group() -> Result<()> {
+    let cluster = mesh()?;
+    let mode = cluster.node("kw01").host.sh("stat --format=%a:%F /run/manx/manx.sock")?;
+    assert_eq!(mode.trim(), "660:socket");
     Ok(())
 }

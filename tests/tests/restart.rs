@@ -7,12 +7,14 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use manx_tests::{
     cluster::Cluster,
     story::{Stage, routes_are, settled},
-    traffic::{End, Flow, Report},
+    traffic::{End, Flow},
     wait::{eventually, throughout},
     watch::{RouteWatch, Traces},
 };
 
 const SETTLED: Duration = Duration::from_secs(20);
+/// BIRD waits up to 30 s after an error.
+const WITH_BIRD: Duration = Duration::from_secs(90);
 /// 200 datagrams a second.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -20,6 +22,16 @@ fn mesh() -> Result<Cluster> {
     let mut cluster = Cluster::new(&[])?;
     cluster.start()?;
     settled(&cluster, Stage::Mesh, SETTLED)?;
+    Ok(cluster)
+}
+
+fn reflected(birds: &[&str]) -> Result<Cluster> {
+    let mut cluster = Cluster::new(birds)?;
+    for document in ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"] {
+        cluster.apply(document)?;
+    }
+    cluster.start()?;
+    settled(&cluster, Stage::Reflector, WITH_BIRD)?;
     Ok(cluster)
 }
 
@@ -40,7 +52,7 @@ fn watches(cluster: &Cluster) -> Result<Vec<RouteWatch>> {
 }
 
 fn nothing_lost(flows: Vec<Flow>) -> Result<()> {
-    let reports: Vec<Report> = flows.into_iter().map(Flow::stop).collect::<Result<_>>()?;
+    let reports = Flow::stop_all(flows)?;
     for report in &reports {
         println!("{report}");
     }
@@ -101,24 +113,35 @@ fn a_killed_daemon_is_missed_by_no_packet_and_comes_back_by_graceful_restart() -
     Ok(())
 }
 
-#[test]
-fn a_reflector_killed_under_traffic_loses_no_packet_either() -> Result<()> {
-    let mut cluster = mesh()?;
-    for document in ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"] {
-        cluster.apply(document)?;
-    }
-    settled(&cluster, Stage::Reflector, SETTLED)?;
+/// Kills the speaker of `host` under traffic through reflected routes, and starts it again.
+fn killed_under_traffic(birds: &[&str], host: &str) -> Result<()> {
+    let mut cluster = reflected(birds)?;
     let watches = watches(&cluster)?;
     let flows = flows(&cluster)?;
-    cluster.node_mut("km01").kill()?;
-    throughout("the workers keep the routes", Duration::from_secs(1), || {
-        cluster.workers().try_for_each(|n| routes_are(n, Stage::Reflector))
+    cluster.node_mut(host).kill()?;
+    throughout("everybody keeps the routes", Duration::from_secs(1), || {
+        cluster.nodes.iter().try_for_each(|n| routes_are(n, Stage::Reflector))
     })?;
-    cluster.node_mut("km01").start()?;
-    settled(&cluster, Stage::Reflector, SETTLED)?;
+    cluster.node_mut(host).start()?;
+    settled(&cluster, Stage::Reflector, WITH_BIRD)?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(flows)?;
     no_route_was_deleted(&watches)
+}
+
+#[test]
+fn a_reflector_killed_under_traffic_loses_no_packet() -> Result<()> {
+    killed_under_traffic(&[], "km01")
+}
+
+#[test]
+fn a_bird_reflector_keeps_the_routes_of_a_killed_manx_worker() -> Result<()> {
+    killed_under_traffic(&["km01"], "kw02")
+}
+
+#[test]
+fn manx_workers_keep_the_routes_of_a_killed_bird_reflector() -> Result<()> {
+    killed_under_traffic(&["km01"], "km01")
 }
 
 #[test]
