@@ -24,11 +24,18 @@ use manx_datastore::Datastore;
 #[command(name = "manxctl", version, disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
     /// Where the resources live
-    #[arg(long, global = true, env = "MANX_DATASTORE", value_name = "URL", default_value = "dir:/etc/manx")]
+    #[arg(
+        long,
+        global = true,
+        env = "MANX_DATASTORE",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "dir:/etc/manx"
+    )]
     datastore: String,
 
     /// The socket of this node's manxd
-    #[arg(long, global = true, env = "MANX_SOCKET", value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
+    #[arg(long, global = true, env = "MANX_SOCKET", hide_env_values = true, value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
     socket: PathBuf,
 
     #[command(subcommand)]

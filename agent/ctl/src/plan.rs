@@ -10,7 +10,7 @@ use crate::{input::Input, output, table};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The name of the node's Node resource
-    #[arg(long, env = "MANX_NODE_NAME", value_name = "NAME")]
+    #[arg(long, env = "MANX_NODE_NAME", hide_env_values = true, value_name = "NAME")]
     node: String,
 
     /// A file, a directory of files, or - for standard input, instead of the datastore; may be given several times

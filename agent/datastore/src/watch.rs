@@ -1,5 +1,6 @@
 //! Watching a directory by inotify. Whatever happens in it only says "look again"; what has changed is found by
-//! reading. A burst of events is one reading, and a file that is being written is read when it is closed.
+//! reading. A burst of events is one reading, and a file that is being written is read when it is closed. On a
+//! network's file system the kernel tells only of what this machine changes.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -8,6 +8,7 @@ use std::{
 
 use manx_datastore::{Datastore, Manifest, WriteError};
 use manx_resources::parse;
+use proptest::prelude::*;
 
 fn node(name: &str, address: &str) -> String {
     format!(
@@ -168,4 +169,61 @@ fn writers_take_turns_and_none_loses_what_another_wrote() {
         assert!(text.contains(&format!("10.1.0.{}/24", n + 1)), "{text}");
     }
     assert_eq!(names(dir.path()), ["all.yaml"]);
+}
+
+/// A document in one of the forms that people write.
+fn styled(style: usize, name: &str, address: &str) -> String {
+    match style {
+        0 => node(name, address),
+        1 => node(name, address).replace("spec:", "# inside\nspec: # here too"),
+        2 => format!(
+            "{{\"apiVersion\": \"projectcalico.org/v3\", \"kind\": \"Node\",\n \"metadata\": {{\"name\": \"{name}\"}},\n\
+             \"spec\": {{\"bgp\": {{\"ipv4Address\": \"{address}/24\"}}}}}}\n"
+        ),
+        3 => node(name, address).lines().map(|line| format!("  {line}\n")).collect(),
+        4 => node(name, address).replace('\n', "\r\n"),
+        5 => node(name, address)
+            .replace("metadata:\n", "metadata:\n  annotations:\n    text: |\n      one\n\n      two\n"),
+        _ => node(name, address) + "  orchRefs:\n  - nodeName: x\n    orchestrator: |\n      k8s\n",
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_stands_around_a_document_stays_byte_for_byte(
+        parts in prop::collection::vec((0..5_usize, 0..7_usize, 0..5_usize), 1..5),
+        which in any::<prop::sample::Index>(),
+        style in 0..7_usize,
+        first_has_separator: bool,
+    ) {
+        let before = ["", "# before\n", "\n\n", "# a\n\n# b: c\n", "\t\n"];
+        let after = ["", "# after\n", "\n# x\n\n", "...\n# after the end\n", "...\n"];
+        let which = which.index(parts.len());
+        let text = |replaced: Option<&str>| {
+            let mut text = String::new();
+            for (index, (lead, style, tail)) in parts.iter().enumerate() {
+                if index > 0 || first_has_separator {
+                    text.push_str("---\n");
+                }
+                text.push_str(before[*lead]);
+                match replaced {
+                    Some(body) if index == which => text.push_str(body),
+                    _ => text.push_str(&styled(*style, &format!("n{index}"), "10.0.0.1")),
+                }
+                text.push_str(after[*tail]);
+            }
+            text
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("all.yaml");
+        let old = text(None);
+        // What is no valid file is another test's matter.
+        prop_assume!(parse("x", &old).problems.is_empty() && parse("x", &old).documents.len() == parts.len());
+        fs::write(&path, &old).unwrap();
+        let new = styled(style, &format!("n{which}"), "10.0.0.99");
+        apply(dir.path(), &new).unwrap();
+        prop_assert_eq!(fs::read_to_string(&path).unwrap(), text(Some(&new)));
+    }
 }

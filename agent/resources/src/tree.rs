@@ -8,8 +8,8 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 
 /// No resource nests deeper than a dozen levels. The bound keeps every recursion over a tree within the stack.
 const MAX_DEPTH: usize = 64;
-/// What all aliases of one text may expand to, in nodes: "billion laughs" ends here.
-const MAX_ALIAS_NODES: usize = 100_000;
+/// How many nodes of one text may be kept for aliases and come from aliases: "billion laughs" ends here.
+const MAX_REPEATED: usize = 100_000;
 
 /// Line and column, both from 1, the column in characters.
 pub(crate) type Place = (usize, usize);
@@ -82,13 +82,13 @@ pub(crate) fn parse(text: &str) -> (Vec<Document>, Option<Fault>) {
         };
         match event {
             Event::DocumentStart(_) => {
-                loader = Loader { alias_nodes: loader.alias_nodes, ..Loader::default() };
+                loader = Loader { repeated: loader.repeated, ..Loader::default() };
                 began = span.end;
             }
             Event::DocumentEnd => {
                 if let Some(root) = loader.root.take() {
                     let end = loader.last.unwrap_or(began);
-                    let body = lines.body(text, root.place, place(end));
+                    let body = lines.body(text, root.place, place(end), loader.keeps_blanks);
                     documents.push(Document { root, body, faults: std::mem::take(&mut loader.faults) });
                 }
             }
@@ -125,10 +125,12 @@ struct Loader {
     open: Vec<Frame>,
     root: Option<Tree>,
     anchors: BTreeMap<usize, Tree>,
-    alias_nodes: usize,
+    repeated: usize,
     faults: Vec<Fault>,
     /// The end of the last thing that was written out.
     last: Option<Marker>,
+    /// That thing is a block scalar whose last blank lines are part of it (`|+`).
+    keeps_blanks: bool,
 }
 
 impl Loader {
@@ -137,6 +139,8 @@ impl Loader {
         let at = place(span.start);
         if !span.is_empty() {
             self.last = Some(span.end);
+            self.keeps_blanks = matches!(&event, Event::Scalar(text, ScalarStyle::Literal | ScalarStyle::Folded, ..)
+                if text.ends_with("\n\n") || *text == "\n");
         }
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -145,29 +149,29 @@ impl Loader {
                     None => style == ScalarStyle::Plain,
                 };
                 let value = Value::Scalar(Scalar { text: text.into_owned(), plain });
-                self.complete(Tree { place: at, value, size: 1, depth: 1 }, anchor)
+                self.complete(Tree { place: at, value, size: 1, depth: 1 }, anchor)?;
             }
             Event::SequenceStart(anchor, tag) => {
                 self.collection_tag(tag.as_deref(), "seq", at);
-                self.push(Frame::Sequence { place: at, anchor, items: Vec::new() }, at)
+                self.push(Frame::Sequence { place: at, anchor, items: Vec::new() }, at)?;
             }
             Event::MappingStart(anchor, tag) => {
                 self.collection_tag(tag.as_deref(), "map", at);
                 let (entries, lines) = (Vec::new(), BTreeMap::new());
-                self.push(Frame::Mapping { place: at, anchor, entries, lines, key: Key::Wanted }, at)
+                self.push(Frame::Mapping { place: at, anchor, entries, lines, key: Key::Wanted }, at)?;
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Frame::Sequence { place, anchor, items }) => {
                     let size = 1 + items.iter().map(|item| item.size).sum::<usize>();
                     let depth = 1 + items.iter().map(|item| item.depth).max().unwrap_or(0);
-                    self.complete(Tree { place, value: Value::Sequence(items), size, depth }, anchor)
+                    self.complete(Tree { place, value: Value::Sequence(items), size, depth }, anchor)?;
                 }
                 Some(Frame::Mapping { place, anchor, entries, .. }) => {
                     let size = 1 + entries.iter().map(|entry| entry.value.size).sum::<usize>();
                     let depth = 1 + entries.iter().map(|entry| entry.value.depth).max().unwrap_or(0);
-                    self.complete(Tree { place, value: Value::Mapping(entries), size, depth }, anchor)
+                    self.complete(Tree { place, value: Value::Mapping(entries), size, depth }, anchor)?;
                 }
-                None => Ok(()),
+                None => {}
             },
             Event::Alias(anchor) => {
                 let Some(tree) = self.anchors.get(&anchor) else {
@@ -177,26 +181,21 @@ impl Loader {
                             .to_owned(),
                     });
                 };
-                self.alias_nodes += tree.size;
-                if self.alias_nodes > MAX_ALIAS_NODES {
-                    return Err(Fault {
-                        place: at,
-                        message: format!("the aliases (*) expand to more than {MAX_ALIAS_NODES} nodes"),
-                    });
-                }
                 if self.open.len() + tree.depth > MAX_DEPTH {
                     return Err(too_deep(at));
                 }
                 let mut tree = tree.clone();
+                self.spend(tree.size, at)?;
                 tree.place = at;
-                self.complete(tree, 0)
+                self.complete(tree, 0)?;
             }
             Event::Nothing
             | Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(_)
-            | Event::DocumentEnd => Ok(()),
+            | Event::DocumentEnd => {}
         }
+        Ok(())
     }
 
     fn push(&mut self, frame: Frame, at: Place) -> Result<(), Fault> {
@@ -210,6 +209,7 @@ impl Loader {
     /// Puts a finished node where it belongs.
     fn complete(&mut self, tree: Tree, anchor: usize) -> Result<(), Fault> {
         if anchor > 0 {
+            self.spend(tree.size, tree.place)?;
             self.anchors.insert(anchor, tree.clone());
         }
         match self.open.last_mut() {
@@ -224,6 +224,16 @@ impl Loader {
             }
         }
         Ok(())
+    }
+
+    /// Counts nodes that exist twice.
+    fn spend(&mut self, nodes: usize, at: Place) -> Result<(), Fault> {
+        self.repeated += nodes;
+        if self.repeated <= MAX_REPEATED {
+            return Ok(());
+        }
+        let message = format!("the anchors (&) and aliases (*) repeat more than {MAX_REPEATED} nodes");
+        Err(Fault { place: at, message })
     }
 
     /// Whether the tag makes the scalar plain or text; None: the style decides.
@@ -403,14 +413,22 @@ impl Lines {
     }
 
     /// From `first` (from the line's beginning, if only blanks stand before it) to the end of the line of `last`.
-    fn body(&self, text: &str, first: Place, last: Place) -> Range<usize> {
+    fn body(&self, text: &str, first: Place, last: Place, keeps_blanks: bool) -> Range<usize> {
         let line = self.start(text, first.0);
         let rest = text.get(line..).unwrap_or("");
         let before: usize = rest.chars().take(first.1 - 1).map(char::len_utf8).sum();
         let blank = rest.get(..before).is_some_and(|before| before.trim().is_empty());
         let start = if blank { line } else { line + before };
         // A block scalar ends at the beginning of the line after it.
-        let end_line = if last.1 == 1 && last.0 > first.0 { last.0 } else { last.0 + 1 };
+        let mut end_line = if last.1 == 1 && last.0 > first.0 { last.0 } else { last.0 + 1 };
+        // Its scanner takes the blank lines after a block scalar for a part of it.
+        while !keeps_blanks && end_line > first.0 + 1 {
+            let last_line = text.get(self.start(text, end_line - 1)..self.start(text, end_line));
+            if !last_line.is_some_and(|line| line.trim().is_empty()) {
+                break;
+            }
+            end_line -= 1;
+        }
         let end = self.start(text, end_line).max(start);
         start + self.skipped..end + self.skipped
     }
@@ -489,7 +507,15 @@ mod tests {
             let last = format!("*a{}", n - 1);
             bomb.push_str(&format!("a{n}: &a{n} [{}]\n", vec![last; 10].join(",")));
         }
-        assert_eq!(faults(&bomb), ["5:38: the aliases (*) expand to more than 100000 nodes"]);
+        assert_eq!(faults(&bomb), ["5:34: the anchors (&) and aliases (*) repeat more than 100000 nodes"]);
+    }
+
+    #[test]
+    fn anchors_inside_anchors_are_bounded_too() {
+        let text = format!("{}[{}]{}", "&a [".repeat(50), "x,".repeat(5000), "]".repeat(50));
+        assert_eq!(faults(&text)[0].split_once(": ").unwrap().1, {
+            "the anchors (&) and aliases (*) repeat more than 100000 nodes"
+        });
     }
 
     #[test]
@@ -513,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_documents_body_leaves_out_separators_and_comments_around_it() {
-        let text = "# head\n---\n# first\na: 1 # one\nb: |\n  x\n  y\n# after\n---\n{c: 2}\n...\n# tail\n--- {d: 3}\n";
+        let text = "# head\n---\n# first\na: 1 # one\nb: |\n  x\n  y\n\n# after\n---\n{c: 2}\n...\n# tail\n--- {d: 3}\n";
         let (documents, fault) = parse(text);
         assert_eq!(fault, None);
         let bodies: Vec<_> = documents.iter().map(|document| &text[document.body.clone()]).collect();
