@@ -1,5 +1,5 @@
 //! What the kernel has: links, foreign routes and neighbours ([`KernelView`]), kept current by netlink's
-//! multicast groups ([`monitor`]). Our own routes are not kept here; their changes are passed on to the FIB
+//! multicast groups (`monitor`). Our own routes are not kept here; their changes are passed on to the FIB
 //! sink, which knows what it wrote.
 
 pub(crate) mod monitor;

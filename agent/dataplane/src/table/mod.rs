@@ -1,5 +1,5 @@
 //! The desired table: best paths, own blocks, pools, pods and what the kernel knows better, made into one
-//! action per prefix. Which sink takes which action is decided here ([`decide`]) and nowhere else.
+//! action per prefix. Which sink takes which action is decided here (`decide`) and nowhere else.
 //!
 //! The table is pure: it is told facts, recomputes the prefixes that they touch, and says what changed. What it
 //! holds after any sequence of facts is what it would hold if it had been told the last of them at once.
