@@ -5,9 +5,9 @@ use std::{fs, net::IpAddr, time::Duration};
 use anyhow::{Context, Result, ensure};
 use manx_api::RouteRow;
 use manx_tests::{
-    cluster::{Cluster, Node},
+    cluster::{CLUSTER, Cluster, Node},
     kernel::{Family, routes},
-    story::{self, Stage, counted, ping, settled},
+    story::{self, Stage, Way, counted, ping, settled},
     wait::{eventually, throughout},
 };
 
@@ -181,6 +181,33 @@ fn an_idle_daemon_is_small_and_wakes_for_nothing_but_its_timers() -> Result<()> 
         ensure!(woken < 25, "{}: {woken} switches in {IDLE:?}", node.role.host);
     }
     Ok(())
+}
+
+/// Gives the cluster's pool this `ipipMode`, in its file.
+fn set_ipip_mode(cluster: &Cluster, from: &str, to: &str) -> Result<()> {
+    let file = cluster.lab.store().join(CLUSTER);
+    let text = fs::read_to_string(&file)?;
+    let changed = text.replace(&format!("ipipMode: {from}"), &format!("ipipMode: {to}"));
+    ensure!(changed != text, "{text}");
+    Ok(fs::write(&file, changed)?)
+}
+
+#[test]
+fn routes_of_an_encapsulated_pool_are_written_only_where_the_packet_would_go_plain() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    set_ipip_mode(&cluster, "Never", "Always")?;
+    eventually("what would have to be encapsulated is not written", SOON, || {
+        let found = story::written(kw01)?;
+        ensure!(!found.iter().any(|(_, way)| matches!(way, Way::Via(_))), "{found:?}");
+        let warnings = kw01.status()?.warnings;
+        ensure!(warnings.iter().any(|w| w.contains("default-ipv4-ippool")), "{warnings:?}");
+        Ok(())
+    })?;
+    story::sessions_are(kw01, Stage::Mesh)?;
+
+    set_ipip_mode(&cluster, "Always", "CrossSubnet")?;
+    eventually("next hops on the same network are written", SOON, || story::routes_are(kw01, Stage::Mesh))
 }
 
 #[test]

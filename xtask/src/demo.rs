@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::cluster::Cluster;
-use nix::unistd::Uid;
+use nix::{
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::Uid,
+};
 
 use crate::{build_ebpf, progress, tree};
 use screen::Screen;
@@ -43,6 +46,9 @@ pub fn run(args: Args) -> Result<()> {
         Uid::effective().is_root(),
         "the demo makes network namespaces: run it as root, such as by: sudo -E env \"PATH=$PATH\" cargo xtask demo"
     );
+    // Whoever stops reading has seen enough: end as other programs do, and the lab with us.
+    // SAFETY: the default disposition runs no code of ours, and nothing else here handles SIGPIPE.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
     let mut screen = Screen::new(args.no_color);
     screen.title("Manx: three nodes, from full mesh to route reflector");
     prepare()?;

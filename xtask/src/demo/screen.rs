@@ -49,8 +49,8 @@ impl Screen {
         println!("{}", self.paint(BOLD, text));
     }
 
-    pub fn section(&self, number: &str, text: &str) {
-        let heading = format!("── {number}  {text} ");
+    pub fn section(&self, heading: &str) {
+        let heading = format!("── {heading} ");
         let rule = "─".repeat(WIDTH.saturating_sub(heading.chars().count()));
         println!("\n{}", self.paint(CYAN, &format!("{heading}{rule}")));
     }

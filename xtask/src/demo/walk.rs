@@ -40,7 +40,7 @@ pub fn play(screen: &mut Screen, cluster: &mut Cluster) -> Result<()> {
 }
 
 fn mesh(screen: &mut Screen, cluster: &mut Cluster) -> Result<()> {
-    screen.section("1", "Full mesh");
+    screen.section("1  Full mesh");
     screen.say("Every node has a session with every other: Calico's default, and Manx's.");
     screen.waiting("starting the speakers", || cluster.start())?;
     let settled = settle(screen, cluster, Stage::Mesh);
@@ -55,7 +55,7 @@ fn mesh(screen: &mut Screen, cluster: &mut Cluster) -> Result<()> {
 }
 
 fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
-    screen.section("2.1", "The mesh is switched off");
+    screen.section("2.1  The mesh is switched off");
     screen.say(
         "The article's first document: nodeToNodeMeshEnabled: false, asNumber: 61234. Nothing replaces the mesh yet.",
     );
@@ -77,7 +77,7 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 }
 
 fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
-    screen.section("2.2", "km01 becomes a route reflector");
+    screen.section("2.2  km01 becomes a route reflector");
     screen.say("The second document gives km01 a cluster id. Nobody peers with it yet, so nothing changes.");
     apply(screen, cluster, "2.2-node.yaml")?;
     let node = cluster.node("km01");
@@ -96,7 +96,7 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 }
 
 fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
-    screen.section("2.3", "Every other node peers with km01");
+    screen.section("2.3  Every other node peers with km01");
     screen.say("The third document is one global BGPPeer, 192.168.80.121. km01's side of it is implied.");
     let file = "2.3-bgppeer.yaml";
     screen.prompt("km01", &apply_line(file));
@@ -139,7 +139,7 @@ fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 }
 
 fn routes_incomplete(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
-    screen.section("3.1", "Why have the workers no route to km01?");
+    screen.section("3.1  Why have the workers no route to km01?");
     for host in ["km01", "kw01", "kw02"] {
         show(screen, cluster, host, &["ip route"])?;
     }
@@ -177,7 +177,7 @@ fn routes_incomplete(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 }
 
 fn what_a_peer_means(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
-    screen.section("3.2", "Who is the server, if every peer has port 179?");
+    screen.section("3.2  Who is the server, if every peer has port 179?");
     show_connections(screen, cluster, "km01")?;
     screen.say(
         "Port 179 only says who answered the call. BGP has no server: of two peers either may dial, and Manx lets the \
@@ -222,7 +222,7 @@ fn the_map(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     let Some(node) = cluster.workers().find(|n| !n.is_bird()) else {
         return Ok(());
     };
-    screen.section("", "The same routes, as the programs see them");
+    screen.section("The same routes, as the programs see them");
     let status = node.dataplane()?;
     let pin =
         status.maps.iter().find(|m| m.name == "ROUTES4").context("manxd has no map ROUTES4")?.pin.clone();
