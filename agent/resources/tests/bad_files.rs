@@ -166,7 +166,7 @@ fn what_excludes_one_another_in_a_peer_is_told_in_calicos_words() {
     expect(
         &peer("  node: a\n"),
         &[
-            "error f:6:3: BGPPeer \"p\": spec: names no peer; set peerIP, peerSelector or localWorkloadSelector",
+            "warning f:6:3: BGPPeer \"p\": spec.peerIP: is missing; without peerIP or peerSelector this object makes no peer",
         ],
     );
     expect(
@@ -219,18 +219,45 @@ fn only_the_default_configuration_may_say_what_concerns_the_cluster() {
 }
 
 #[test]
+fn there_are_no_settings_of_a_mesh_that_is_off() {
+    expect(
+        &config("default", "  nodeToNodeMeshEnabled: false\n  nodeMeshMaxRestartTime: 2m\n"),
+        &[
+            "error f:7:27: BGPConfiguration \"default\": spec.nodeMeshMaxRestartTime: nodeMeshMaxRestartTime cannot be \
+             set when nodeToNodeMeshEnabled is false",
+        ],
+    );
+}
+
+#[test]
+fn a_local_workload_peer_has_no_other_remote() {
+    expect(
+        &peer("  localWorkloadSelector: all()\n  peerIP: 192.0.2.1\n"),
+        &[
+            "error f:6:26: BGPPeer \"p\": spec.localWorkloadSelector: asNumber is required when localWorkloadSelector is set",
+            "error f:7:11: BGPPeer \"p\": spec.peerIP: peerIP must be empty when localWorkloadSelector is set",
+        ],
+    );
+}
+
+#[test]
+fn a_disabled_pool_may_be_smaller_than_a_block() {
+    expect(&pool("  cidr: 10.0.0.0/27\n  disabled: true\n"), &[]);
+}
+
+#[test]
 fn a_pool_must_make_sense_as_a_whole() {
     expect(
         &pool("  cidr: 10.0.0.0/27\n  ipipMode: Always\n  vxlanMode: Always\n"),
         &[
-            "error f:6:9: IPPool \"i\": spec.cidr: IP pool size is too small for use with block size 26: 10.0.0.0/27 holds no block",
+            "error f:6:9: IPPool \"i\": spec.cidr: IP pool size is too small: 10.0.0.0/27 holds no block of size 26; it must be equal to or greater than the block size",
             "error f:8:14: IPPool \"i\": spec.vxlanMode: ipipMode and vxlanMode cannot both be enabled on the same IP pool",
         ],
     );
     expect(
         &pool("  cidr: 2001:db8::/64\n  ipipMode: Always\n  blockSize: 26\n"),
         &[
-            "error f:7:13: IPPool \"i\": spec.ipipMode: IP-in-IP is for IPv4 pools; use vxlanMode or Never",
+            "error f:7:13: IPPool \"i\": spec.ipipMode: IPIP is not supported on IPv6 pools; use vxlanMode, or Never",
             "error f:8:14: IPPool \"i\": spec.blockSize: the block size of an IPv6 pool is 116 to 128, not 26",
         ],
     );
@@ -241,7 +268,7 @@ fn a_pool_must_make_sense_as_a_whole() {
         &[
             "error f:6:9: IPPool \"i\": spec.cidr: 169.254.0.0/16 is link-local; pods cannot be reached by such addresses",
             "error f:7:16: IPPool \"i\": spec.allowedUses: \"Lunch\" is not one of Workload, Tunnel, LoadBalancer",
-            "error f:7:16: IPPool \"i\": spec.allowedUses: LoadBalancer cannot be combined with Workload or Tunnel",
+            "error f:7:16: IPPool \"i\": spec.allowedUses: LoadBalancer cannot be combined with Workload or Tunnel allowed uses",
             "error f:8:17: IPPool \"i\": spec.nodeSelector: \"global()\" is not a selector: character 1: global() has a meaning \
          only in a namespaceSelector",
         ],

@@ -66,7 +66,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, name: &str) -> Option<BgpConfi
     } else if read.node_to_node_mesh_enabled == Some(false) {
         for field in ["nodeMeshPassword", "nodeMeshMaxRestartTime"] {
             if spec.is_set(field) {
-                spec.refuse(field, "cannot be set while nodeToNodeMeshEnabled is false; there is no mesh");
+                spec.refuse(field, format!("{field} cannot be set when nodeToNodeMeshEnabled is false"));
             }
         }
     }

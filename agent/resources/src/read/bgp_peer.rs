@@ -63,11 +63,11 @@ fn exclusions(spec: &mut Fields<'_, '_>) {
         ("peerSelector", "peerIP", "peerIP and peerSelector cannot both be set"),
         ("asNumber", "peerSelector", "asNumber must be empty when peerSelector is set"),
         ("keepOriginalNextHop", "nextHopMode", "nextHopMode and keepOriginalNextHop cannot both be set"),
-        ("localWorkloadSelector", "peerIP", "localWorkloadSelector and peerIP cannot both be set"),
+        ("peerIP", "localWorkloadSelector", "peerIP must be empty when localWorkloadSelector is set"),
         (
-            "localWorkloadSelector",
             "peerSelector",
-            "localWorkloadSelector and peerSelector cannot both be set",
+            "localWorkloadSelector",
+            "peerSelector must be empty when localWorkloadSelector is set",
         ),
     ];
     for (field, other, message) in both {
@@ -86,6 +86,7 @@ fn exclusions(spec: &mut Fields<'_, '_>) {
     }
     let remotes = ["peerIP", "peerSelector", "localWorkloadSelector"];
     if !remotes.iter().any(|field| spec.is_set(field)) {
-        spec.refuse_all("names no peer; set peerIP, peerSelector or localWorkloadSelector");
+        // Calico takes it, and makes nothing of it.
+        spec.warn("peerIP", "is missing; without peerIP or peerSelector this object makes no peer");
     }
 }

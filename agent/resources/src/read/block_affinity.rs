@@ -36,8 +36,8 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BlockAffinity> {
         "false" => Ok(false),
         _ => Err("is neither true nor false"),
     });
-    // A virtual affinity belongs to no node: load balancer addresses, whose node is the word "virtual".
-    let kind = spec.choice("type", &[("host", true), ("virtual", false)]);
+    // A virtual affinity belongs to no node: it is for the addresses of load balancers.
+    let host = spec.text("type") != Some("virtual");
     spec.accept(&[("claimTime", Form::Any)]);
     spec.finish();
     Some(BlockAffinity {
@@ -45,6 +45,6 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BlockAffinity> {
         node: node?,
         cidr: cidr?,
         deleted: deleted.unwrap_or(false),
-        host: kind.unwrap_or(true),
+        host,
     })
 }

@@ -47,31 +47,34 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<IpPool> {
     if ipip_mode != Encapsulation::Never && vxlan_mode != Encapsulation::Never {
         spec.refuse("vxlanMode", "ipipMode and vxlanMode cannot both be enabled on the same IP pool");
     }
-    let pool = cidr.map(|cidr| {
-        let block_size = check_cidr(&spec, cidr, block_size, ipip_mode);
-        IpPool {
-            cidr,
-            ipip_mode,
-            vxlan_mode,
-            nat_outgoing,
-            disabled,
-            disable_bgp_export,
-            block_size,
-            node_selector,
-            allowed_uses,
-            assignment_mode: mode.unwrap_or_default(),
-        }
+    let encapsulated = ipip_mode != Encapsulation::Never || vxlan_mode != Encapsulation::Never;
+    if encapsulated && allowed_uses.contains(&AllowedUse::LoadBalancer) {
+        spec.refuse("allowedUses", "LoadBalancer IP pool cannot have IPIP or VXLAN enabled");
+    }
+    let pool = cidr.map(|cidr| IpPool {
+        cidr,
+        ipip_mode,
+        vxlan_mode,
+        nat_outgoing,
+        disabled,
+        disable_bgp_export,
+        block_size: block_size.filter(|len| *len > 0).unwrap_or(if cidr.is_v4() { 26 } else { 122 }),
+        node_selector,
+        allowed_uses,
+        assignment_mode: mode.unwrap_or_default(),
     });
+    if let Some(pool) = &pool {
+        check_cidr(&spec, pool);
+    }
     spec.finish();
     pool
 }
 
-/// What depends on the pool's family. Returns the block size.
-fn check_cidr(spec: &Fields<'_, '_>, cidr: Prefix, block_size: Option<u8>, ipip: Encapsulation) -> u8 {
-    let (family, default, range) =
-        if cidr.is_v4() { ("IPv4", 26, 20..=32) } else { ("IPv6", 122, 116..=128) };
-    if !cidr.is_v4() && ipip != Encapsulation::Never {
-        spec.refuse("ipipMode", "IP-in-IP is for IPv4 pools; use vxlanMode or Never");
+/// What depends on the pool's family and size.
+fn check_cidr(spec: &Fields<'_, '_>, pool: &IpPool) {
+    let (cidr, size) = (pool.cidr, pool.block_size);
+    if !cidr.is_v4() && pool.ipip_mode != Encapsulation::Never {
+        spec.refuse("ipipMode", "IPIP is not supported on IPv6 pools; use vxlanMode, or Never");
     }
     let link_local = match cidr {
         Prefix::V4(cidr) => cidr.addr().is_link_local(),
@@ -80,18 +83,20 @@ fn check_cidr(spec: &Fields<'_, '_>, cidr: Prefix, block_size: Option<u8>, ipip:
     if link_local {
         spec.refuse("cidr", format!("{cidr} is link-local; pods cannot be reached by such addresses"));
     }
-    let size = block_size.filter(|size| *size > 0).unwrap_or(default);
+    let (family, range) = if cidr.is_v4() { ("IPv4", 20..=32) } else { ("IPv6", 116..=128) };
     if !range.contains(&size) {
         let (from, to) = range.into_inner();
         spec.refuse("blockSize", format!("the block size of an {family} pool is {from} to {to}, not {size}"));
-    } else if size < cidr.len() {
-        let field = if block_size.is_some() { "blockSize" } else { "cidr" };
+    } else if size < cidr.len() && !pool.disabled {
+        let field = if spec.is_set("blockSize") { "blockSize" } else { "cidr" };
         spec.refuse(
             field,
-            format!("IP pool size is too small for use with block size {size}: {cidr} holds no block"),
+            format!(
+                "IP pool size is too small: {cidr} holds no block of size {size}; it must be equal to or \
+                     greater than the block size"
+            ),
         );
     }
-    size
 }
 
 fn allowed_uses(spec: &mut Fields<'_, '_>) -> Vec<AllowedUse> {
@@ -111,7 +116,7 @@ fn allowed_uses(spec: &mut Fields<'_, '_>) -> Vec<AllowedUse> {
         }
     }
     if uses.contains(&AllowedUse::LoadBalancer) && uses.iter().any(|used| *used != AllowedUse::LoadBalancer) {
-        spec.refuse("allowedUses", "LoadBalancer cannot be combined with Workload or Tunnel");
+        spec.refuse("allowedUses", "LoadBalancer cannot be combined with Workload or Tunnel allowed uses");
     }
     if uses.is_empty() {
         uses = vec![AllowedUse::Workload, AllowedUse::Tunnel];
