@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 
 use crate::{
-    kernel::{Changes, KernelView, Role, RouteKind, TABLE_LOCAL},
+    kernel::{Changes, KernelView, Role, RouteKind, TABLE_DEFAULT, TABLE_MAIN},
     netlink::Requests,
     route::Mac,
 };
@@ -56,7 +56,9 @@ fn interface(prefix: Prefix, view: &KernelView) -> Option<u32> {
     view.routes()
         .exact(prefix)
         .iter()
-        .filter(|route| route.key.table != TABLE_LOCAL && route.kind == RouteKind::Unicast)
+        // What another table says holds only for those whom a policy rule sends there.
+        .filter(|route| [TABLE_MAIN, TABLE_DEFAULT].contains(&route.key.table))
+        .filter(|route| route.kind == RouteKind::Unicast)
         .filter_map(|route| match route.legs.as_slice() {
             [leg] if leg.gateway.is_none() => {
                 let link = view.link(leg.ifindex)?;

@@ -10,7 +10,8 @@ mod delta;
 mod inputs;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     sync::Arc,
 };
@@ -87,6 +88,8 @@ pub(crate) struct Table {
     cover: Cover,
     entries: BTreeMap<Prefix, Entry>,
     dirty: BTreeSet<Prefix>,
+    /// Gateways that are reached in another way now; a link takes many of them along.
+    moved: HashSet<Gateway>,
     /// The places of pools in the plan mean something else now: say again what is withheld.
     pools_changed: bool,
 }
@@ -160,8 +163,7 @@ impl Table {
         };
         // With many gateways most of them are told before their first path and after their last.
         if changed && self.uses.contains_key(&gateway) {
-            let through = self.paths.iter().filter(|(_, gateways)| gateways.contains(&gateway));
-            self.dirty.extend(through.map(|(prefix, _)| *prefix));
+            self.moved.insert(gateway);
         }
     }
 
@@ -195,11 +197,25 @@ impl Table {
         }
     }
 
+    /// The prefixes that the facts since the last commit touch.
+    fn touched(&self) -> Cow<'_, BTreeSet<Prefix>> {
+        if self.moved.is_empty() {
+            return Cow::Borrowed(&self.dirty);
+        }
+        let mut touched = self.dirty.clone();
+        let moved = |gateways: &[Gateway]| gateways.iter().any(|gateway| self.moved.contains(gateway));
+        touched.extend(self.paths.iter().filter(|(_, gateways)| moved(gateways)).map(|(prefix, _)| *prefix));
+        Cow::Owned(touched)
+    }
+
     /// Recomputes what the facts since the last call touch.
     pub fn commit(&mut self) -> Changed {
         let mut changed = Changed::default();
         let pools_changed = mem::take(&mut self.pools_changed);
-        for prefix in mem::take(&mut self.dirty) {
+        let touched = self.touched().into_owned();
+        self.dirty.clear();
+        self.moved.clear();
+        for prefix in touched {
             let now = decide(self, prefix);
             let before = self.entries.remove(&prefix).unwrap_or_default();
             if now != before {
@@ -221,10 +237,11 @@ impl Table {
 
     /// What the map should hold as of the last fact, committed or not, in the order of a delta's upserts.
     pub fn map_routes(&self) -> Vec<Route> {
-        let settled = self.entries.iter().filter(|(prefix, _)| !self.dirty.contains(prefix));
+        let touched = self.touched();
+        let settled = self.entries.iter().filter(|(prefix, _)| !touched.contains(prefix));
         let mut upserts: Vec<Route> =
             settled.filter_map(|(prefix, entry)| entry.map_route(*prefix)).collect();
-        upserts.extend(self.dirty.iter().filter_map(|prefix| decide(self, *prefix).map_route(*prefix)));
+        upserts.extend(touched.iter().filter_map(|prefix| decide(self, *prefix).map_route(*prefix)));
         let mut delta = Delta { upserts, removals: Vec::new() };
         delta.sort();
         delta.upserts

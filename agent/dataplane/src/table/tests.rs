@@ -1,4 +1,4 @@
-use std::{collections::HashSet, net::IpAddr};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
@@ -251,10 +251,12 @@ proptest! {
         let mut fib = BTreeMap::new();
         let mut map = BTreeMap::new();
         for fact in &facts {
+            let whole = incremental.map_routes();
             if let Fact::Commit = fact {
                 let changed = incremental.commit();
                 apply(&mut fib, changed.fib);
                 apply(&mut map, changed.map);
+                prop_assert_eq!(&whole, &incremental.map_routes(), "what was foretold came");
             } else {
                 tell(&mut incremental, fact);
             }

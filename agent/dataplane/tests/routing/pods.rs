@@ -118,6 +118,34 @@ fn a_pod_that_moves_to_another_interface_is_followed() {
 }
 
 #[test]
+fn a_host_route_in_another_table_or_to_another_interface_is_no_pod() {
+    isolated(|| async {
+        uplink();
+        pod("web", "172.16.36.193");
+        ip("route add 172.16.36.194/32 dev caliweb scope link table 100");
+        ip("route add 172.16.36.195/32 dev ens33 scope link");
+        ip("route add 172.16.36.196/32 via 192.168.80.125 dev ens33");
+        let mut dataplane = open();
+        settle(&mut dataplane).await;
+        let found: Vec<_> = dataplane.map_routes().into_iter().map(|route| route.prefix).collect();
+        assert_eq!(found, [p("172.16.36.193/32")]);
+        // A link becomes a pod's by its name, whenever it gets it.
+        ip("link set caliweb down");
+        ip("link set caliweb name web0");
+        ip("link set web0 up");
+        ip("route add 172.16.36.193/32 dev web0 scope link");
+        settle(&mut dataplane).await;
+        assert_eq!(dataplane.map_routes(), []);
+        ip("link set web0 down");
+        ip("link set web0 name caliweb");
+        ip("link set caliweb up");
+        ip("route add 172.16.36.193/32 dev caliweb scope link");
+        settle(&mut dataplane).await;
+        assert!(local(&dataplane.map_routes(), "172.16.36.193/32").is_some());
+    });
+}
+
+#[test]
 fn a_pod_beats_a_peers_route_for_its_address_in_both_sinks() {
     isolated(|| async {
         uplink();
