@@ -2,7 +2,10 @@
 //! the built-in export policy. Peers for which all of it comes out the same, bytes included, share an update
 //! group.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use manx_net::{Asn, Prefix};
 
@@ -42,17 +45,28 @@ pub struct Source {
 }
 
 /// The built-in policy, ready to be asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    pub rule: ExportRule,
-    /// The prefixes that we originate.
-    pub own: Vec<Prefix>,
+    rule: ExportRule,
+    /// The prefixes that we originate, of which there may be thousands, and their lengths.
+    own: HashSet<Prefix>,
+    own_lengths: BTreeSet<u8>,
 }
 
 impl Policy {
+    pub fn new(rule: ExportRule, own: impl IntoIterator<Item = Prefix>) -> Policy {
+        let own: HashSet<Prefix> = own.into_iter().collect();
+        Policy { rule, own_lengths: own.iter().map(|own| own.len()).collect(), own }
+    }
+
+    fn is_inside_own(&self, prefix: Prefix) -> bool {
+        let mut lengths = self.own_lengths.range(..=prefix.len());
+        lengths.any(|&len| Prefix::new(prefix.addr(), len).is_some_and(|around| self.own.contains(&around)))
+    }
+
     /// [`Export::Sent`], or what forbids it, for a route learned from a peer.
     pub fn judge(&self, prefix: Prefix) -> Export {
-        if self.own.iter().any(|own| own.covers(prefix)) {
+        if self.is_inside_own(prefix) {
             return Export::InsideOwnBlock;
         }
         match self.rule.pools.iter().find(|pool| pool.prefix.covers(prefix)) {
@@ -200,16 +214,12 @@ mod tests {
 
     #[test]
     fn only_pools_leave_and_nothing_inside_an_own_block() {
-        let policy = Policy {
-            rule: ExportRule {
-                pools: vec![
-                    PoolRule { prefix: "172.16.128.0/17".parse().unwrap(), export: false },
-                    PoolRule { prefix: "172.16.0.0/16".parse().unwrap(), export: true },
-                ],
-                transit: false,
-            },
-            own: vec!["172.16.36.192/26".parse().unwrap()],
-        };
+        let pools = vec![
+            PoolRule { prefix: "172.16.128.0/17".parse().unwrap(), export: false },
+            PoolRule { prefix: "172.16.0.0/16".parse().unwrap(), export: true },
+        ];
+        let own = ["172.16.36.192/26".parse().unwrap()];
+        let policy = Policy::new(ExportRule { pools, transit: false }, own);
         for (prefix, expected) in [
             ("172.16.118.64/26", Export::Sent),
             ("172.16.118.65/32", Export::Sent),
@@ -220,7 +230,7 @@ mod tests {
         ] {
             assert_eq!(policy.judge(prefix.parse().unwrap()), expected, "{prefix}");
         }
-        let plain = Policy { rule: ExportRule { transit: true, pools: Vec::new() }, own: Vec::new() };
+        let plain = Policy::new(ExportRule { transit: true, pools: Vec::new() }, []);
         assert_eq!(plain.judge("10.0.0.0/8".parse().unwrap()), Export::Sent);
     }
 

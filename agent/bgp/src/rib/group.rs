@@ -70,6 +70,8 @@ pub struct Batch {
     pub parts: Vec<(usize, Audience)>,
     /// The place in the log after what is in here.
     pub to: u64,
+    /// [`Group::superseded`] when it was encoded.
+    superseded: u64,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,8 @@ pub struct Group {
     cursors: BTreeMap<u64, usize>,
     kept: BTreeMap<u64, Arc<Batch>>,
     kept_octets: usize,
+    /// How often an entry was outdated that some member had yet to pass.
+    superseded: u64,
     /// Routes announced, in all and by source.
     announced: u64,
     announced_from: HashMap<PeerSlot, u64>,
@@ -100,6 +104,7 @@ impl Group {
             cursors: BTreeMap::new(),
             kept: BTreeMap::new(),
             kept_octets: 0,
+            superseded: 0,
             announced: 0,
             announced_from: HashMap::new(),
         }
@@ -254,6 +259,7 @@ impl Group {
         if self.log.len() > 2 * routes + 1024 {
             self.compact();
         }
+        self.superseded += u64::from(self.refers_to(id));
         let place = self.end();
         // `set` made room.
         self.state[id as usize].latest = place as u32;
@@ -301,7 +307,8 @@ impl Group {
         table: &Table<P>,
         source: impl Fn(PeerSlot) -> Option<Source>,
     ) -> Arc<Batch> {
-        if let Some(batch) = self.kept.get(&cursor) {
+        // A batch that tells of what has changed since would make a member that lags live through history.
+        if let Some(batch) = self.kept.get(&cursor).filter(|batch| batch.superseded == self.superseded) {
             return batch.clone();
         }
         let mut ids = Vec::new();
@@ -318,10 +325,12 @@ impl Group {
             place += 1;
         }
         let mut batch = self.encode(&ids, Vec::new(), table, source);
-        batch.to = place;
+        (batch.to, batch.superseded) = (place, self.superseded);
         let batch = Arc::new(batch);
         self.kept_octets += batch.octets.len();
-        self.kept.insert(cursor, batch.clone());
+        if let Some(outdated) = self.kept.insert(cursor, batch.clone()) {
+            self.kept_octets -= outdated.octets.len();
+        }
         while self.kept_octets > KEPT_OCTETS
             && let Some((_, oldest)) = self.kept.pop_first()
         {
@@ -380,7 +389,7 @@ impl Group {
         for id in too_long {
             self.set(id, Export::TooLong, NOBODY);
         }
-        Batch { octets: out.freeze(), parts, to: 0 }
+        Batch { octets: out.freeze(), parts, to: 0, superseded: 0 }
     }
 }
 

@@ -70,25 +70,15 @@ impl Job {
     }
 }
 
-/// What a piece of work left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worked {
-    Nothing,
-    /// More is waiting.
-    Piece,
-    /// The first choice after a restart is complete.
-    Settled,
-}
-
 impl Rib {
     pub fn has_work(&self) -> bool {
         !self.jobs.is_empty()
     }
 
     /// Does a piece of the first job.
-    pub fn work(&mut self) -> Worked {
+    pub fn work(&mut self) {
         self.free_empty_routes();
-        let Some(mut job) = self.jobs.pop_front() else { return Worked::Nothing };
+        let Some(mut job) = self.jobs.pop_front() else { return };
         let end = by_family!(job.family, P => P::table(&self.tables).end());
         let piece = job.next..end.min(job.next.saturating_add(PIECE));
         by_family!(job.family, P => for id in piece.clone() {
@@ -99,21 +89,20 @@ impl Rib {
             if self.peer(slot).is_none_or(|peer| peer.received[job.family.index()] == 0));
         if job.next < end && !over {
             self.jobs.push_front(job);
-            return Worked::Piece;
+            return;
         }
         if job.both && job.family == Family::Ipv4Unicast {
             job.family = Family::Ipv6Unicast;
             job.next = 0;
             if by_family!(job.family, P => P::table(&self.tables).end()) > 0 {
                 self.jobs.push_front(job);
-                return Worked::Piece;
+                return;
             }
         }
         if let Kind::FirstChoice = job.kind {
             self.release_members();
-            return Worked::Settled;
+            self.settled = true;
         }
-        if self.jobs.is_empty() { Worked::Nothing } else { Worked::Piece }
     }
 
     fn work_on<P: Kept>(&mut self, kind: &Kind, id: RouteId) {

@@ -125,6 +125,8 @@ pub struct Rib {
     touched: Vec<usize>,
     /// Nothing is chosen while the speaker restarts (RFC 4724 §4.1).
     deferred: bool,
+    /// The first choice is complete, and nobody has asked yet.
+    settled: bool,
     own: BTreeMap<Prefix, Arc<Attributes>>,
 }
 
@@ -152,6 +154,7 @@ impl Rib {
             empty: VecDeque::new(),
             touched: Vec::new(),
             deferred,
+            settled: !deferred,
             own: BTreeMap::new(),
         }
     }
@@ -424,7 +427,7 @@ impl Rib {
 
     /// What may leave. Judged anew in pieces; only what flips is sent (behaviour 56).
     pub fn set_policy(&mut self, policy: Policy) {
-        if self.policy.rule != policy.rule || self.policy.own != policy.own {
+        if self.policy != policy {
             self.policy = policy;
             self.jobs.push_back(Job::rejudge());
         }
@@ -528,6 +531,11 @@ impl Rib {
 
     pub fn is_deferred(&self) -> bool {
         self.deferred
+    }
+
+    /// True once, when the first choice is complete.
+    pub fn take_settled(&mut self) -> bool {
+        std::mem::take(&mut self.settled)
     }
 
     /// Ends the deferral: everything is chosen, then the members get their first tables.

@@ -21,7 +21,7 @@ use crate::{
     config::Family,
     event::SessionEvent,
     message::{Message, keepalive, notification::Notification},
-    rib::{Rib, WatchOrder, jobs::Worked, table::PeerSlot},
+    rib::{Rib, WatchOrder, table::PeerSlot},
     session::{
         connection::{Connection, Stage},
         peer::Peer,
@@ -74,8 +74,6 @@ impl Speaker {
         speaker.configure(config, now);
         if deferred {
             speaker.begin_deferral(now);
-        } else {
-            speaker.outputs.push_back(Output::Settled);
         }
         speaker
     }
@@ -112,9 +110,7 @@ impl Speaker {
         while let Some(timer) = self.timers.pop_due(now) {
             self.fire(timer, now);
         }
-        if self.rib.work() == Worked::Settled {
-            self.outputs.push_back(Output::Settled);
-        }
+        self.rib.work();
         let rib = &mut self.rib;
         self.leaving.retain(|&slot| !rib.forget_peer(slot));
         self.after(now);
@@ -137,7 +133,11 @@ impl Speaker {
                 WatchOrder::Unwatch(next_hop) => Output::Unwatch { next_hop },
             });
         }
-        self.rib.next_best().map(|(prefix, best)| Output::Best { prefix, best })
+        if let Some((prefix, best)) = self.rib.next_best() {
+            return Some(Output::Best { prefix, best });
+        }
+        // After the best paths that it is about.
+        self.rib.take_settled().then_some(Output::Settled)
     }
 
     /// Appends whole messages for `conn` to `out`, up to about `budget` bytes but at least one message if there is

@@ -33,10 +33,8 @@ impl Speaker {
         self.config = config;
 
         // The rules before the routes, so that nothing goes out that must not.
-        self.rib.set_policy(Policy {
-            rule: self.config.export.clone(),
-            own: self.config.originated.iter().map(|own| own.prefix).collect(),
-        });
+        let own = self.config.originated.iter().map(|own| own.prefix);
+        self.rib.set_policy(Policy::new(self.config.export.clone(), own));
         let originated = self.config.originated.clone();
         self.rib.originate(&originated);
 

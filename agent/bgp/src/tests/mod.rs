@@ -2,8 +2,10 @@
 //! peer that a test plays message by message ([`script`]).
 
 mod collision;
+mod export_by_group;
 mod network;
 mod reflection;
+mod restart;
 mod script;
 mod seed_story;
 mod state_machine;

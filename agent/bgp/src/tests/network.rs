@@ -313,8 +313,7 @@ impl Network {
     /// Does what the node's speaker wants.
     fn drive(&mut self, node: usize) {
         let now = self.now;
-        loop {
-            let Some(output) = self.speaker(node).poll_output() else { break };
+        while let Some(output) = self.speaker(node).poll_output() {
             match output {
                 Output::Dial { conn, from, to, .. } => {
                     self.ports += 1;

@@ -108,9 +108,10 @@ impl Script {
                     _ => {}
                 }
             }
-            if !(self.speaker.next_wakeup() == Some(Time::ZERO) && (self.speaker.advance(self.now) || true)) {
+            if self.speaker.next_wakeup() != Some(Time::ZERO) {
                 break;
             }
+            self.speaker.advance(self.now);
         }
     }
 

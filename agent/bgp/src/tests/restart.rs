@@ -1,0 +1,296 @@
+//! Graceful restart (RFC 4724): as the peer that helps, and as the one that restarts.
+
+use std::{collections::HashMap, net::Ipv4Addr};
+
+use super::{
+    network::{Network, asn, ip, ms, peer, prefix, secs},
+    script::{Script, config, mandatory, their_open, update},
+};
+use crate::{
+    Config, Dial, Event, ExportRule, Family, Originated,
+    message::{Message, keepalive, notification::Notification, open::Open, update::end_of_rib},
+    view::{SessionState, Standing},
+};
+
+const A: &str = "10.1.0.0/16";
+const B: &str = "10.2.0.0/16";
+
+fn lost(script: &mut Script) {
+    let conn = script.conn;
+    script.speaker.handle(Event::Closed { conn, reason: "Connection reset by peer".into() }, script.now);
+    script.drain();
+}
+
+fn back(script: &mut Script, open: &Open) {
+    script.conn = script.accept();
+    script.give(&open.encode());
+    script.give(&keepalive());
+    assert_eq!(script.state(), SessionState::Established);
+}
+
+/// With A and B announced, and the session then lost.
+fn helper() -> (Script, Open) {
+    let open = their_open(&config(64512));
+    let mut script = Script::established(config(64512));
+    script.give(&update(&[], &mandatory(&[]), &[A, B]));
+    lost(&mut script);
+    (script, open)
+}
+
+/// Whether the path is stale; `None`: it is gone.
+fn stale(script: &Script, prefix: &str) -> Option<bool> {
+    let path = script.explain(prefix)?.paths[0].clone();
+    assert_eq!(path.standing, Standing::Best, "behaviour 46: stale is still eligible");
+    Some(path.stale)
+}
+
+/// Behaviour 57.
+#[test]
+fn routes_outlive_the_session_until_the_peer_is_back_and_has_sent_end_of_rib() {
+    let (mut script, open) = helper();
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(true), Some(true)));
+    assert_eq!(script.view().stale_until, Some(script.now + secs(120)));
+    script.wait(secs(100));
+    back(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(false), Some(true)));
+    script.give(&end_of_rib(Family::Ipv6Unicast));
+    assert_eq!(stale(&script, B), Some(true), "that was the other family's marker");
+    script.give(&end_of_rib(Family::Ipv4Unicast));
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(false), None));
+    assert_eq!(script.view().stale_until, None);
+}
+
+/// Behaviour 57.
+#[test]
+fn a_peer_that_does_not_come_back_in_its_time_loses_its_routes() {
+    let (mut script, _) = helper();
+    script.wait(ms(119_900));
+    assert_eq!(stale(&script, A), Some(true));
+    script.wait(ms(200));
+    assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+}
+
+#[test]
+fn a_peer_that_never_sends_end_of_rib_loses_what_it_did_not_repeat_after_a_while() {
+    let (mut script, open) = helper();
+    back(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    for _ in 0..5 {
+        script.wait(secs(60));
+        script.give(&keepalive());
+    }
+    script.wait(secs(1));
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(false), None));
+}
+
+/// Behaviour 57: the F bit, and a family that is no longer in the capability.
+#[test]
+fn a_peer_that_did_not_preserve_its_forwarding_state_loses_its_routes_at_once() {
+    for change in [
+        |open: &mut Open| {
+            open.capabilities.graceful_restart.as_mut().unwrap().families[0].1 = false;
+        },
+        |open: &mut Open| {
+            open.capabilities.graceful_restart.as_mut().unwrap().families.remove(0);
+        },
+        |open: &mut Open| open.capabilities.graceful_restart = None,
+    ] {
+        let (mut script, mut open) = helper();
+        change(&mut open);
+        back(&mut script, &open);
+        assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+    }
+}
+
+/// Behaviour 57: a second restart while the first is not over.
+#[test]
+fn what_was_stale_before_a_second_loss_is_gone_and_the_rest_stays() {
+    let (mut script, open) = helper();
+    back(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    lost(&mut script);
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(true), None));
+    back(&mut script, &open);
+    script.give(&end_of_rib(Family::Ipv4Unicast));
+    assert_eq!(stale(&script, A), None);
+}
+
+/// Behaviour 57.
+#[test]
+fn a_notification_from_either_side_flushes() {
+    let open = their_open(&config(64512));
+    for ours in [true, false] {
+        let mut script = Script::established_with(config(64512), &open);
+        script.give(&update(&[], &mandatory(&[]), &[A, B]));
+        if ours {
+            script.wait(secs(91));
+        } else {
+            script.give(&Notification::cease(4).encode());
+        }
+        assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+    }
+}
+
+#[test]
+fn without_the_capability_on_both_sides_nothing_is_kept() {
+    let mut off = config(64512);
+    off.graceful_restart.enabled = false;
+    let mut bare = their_open(&config(64512));
+    bare.capabilities.graceful_restart = None;
+    for (config, open) in [(off, their_open(&config(64512))), (config(64512), bare)] {
+        let mut script = Script::established_with(config, &open);
+        script.give(&update(&[], &mandatory(&[]), &[A]));
+        lost(&mut script);
+        assert_eq!(stale(&script, A), None);
+    }
+}
+
+fn restarting() -> Config {
+    let mut config = config(64512);
+    config.graceful_restart.restarting = true;
+    config.originated.push(Originated { prefix: prefix("10.9.0.0/16"), communities: vec![] });
+    config
+}
+
+fn updates(messages: Vec<Message>) -> usize {
+    messages.into_iter().filter(|message| matches!(message, Message::Update(_))).count()
+}
+
+/// Behaviour 58.
+#[test]
+fn a_restarting_speaker_says_so_and_sends_and_chooses_nothing_before_end_of_rib() {
+    let mut script = Script::connected(restarting());
+    let Some(Message::Open(body)) = script.take().pop() else { panic!("no OPEN") };
+    let said = Open::parse(&body).unwrap().capabilities.graceful_restart.unwrap();
+    assert!(said.restarting && said.families.iter().all(|(_, preserved)| *preserved));
+
+    script.give(&their_open(&config(64512)).encode());
+    script.give(&keepalive());
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.give(&end_of_rib(Family::Ipv6Unicast));
+    assert_eq!(updates(script.take()), 0);
+    assert_eq!(script.explain(A).unwrap().paths[0].standing, Standing::Deferred);
+    assert!(script.speaker.best(prefix(A)).is_none());
+
+    script.give(&end_of_rib(Family::Ipv4Unicast));
+    assert_eq!(script.explain(A).unwrap().paths[0].standing, Standing::Best);
+    // The own prefix, and the two markers.
+    assert_eq!(updates(script.take()), 3);
+}
+
+/// Behaviour 58: the bounds of the waiting.
+#[test]
+fn the_deferral_ends_when_those_who_are_up_have_spoken_or_time_is_up() {
+    // Nobody comes: after the settling time.
+    let mut script = Script::connected(restarting());
+    script.wait(secs(9));
+    assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Deferred);
+    script.wait(secs(2));
+    assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Best);
+
+    // One comes and never finishes: after the restart time.
+    let mut script = Script::established(restarting());
+    for _ in 0..11 {
+        script.wait(secs(10));
+        script.give(&keepalive());
+        assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Deferred);
+    }
+    script.wait(secs(15));
+    assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Best);
+
+    // Both restart: they do not wait for each other.
+    let mut open = their_open(&config(64512));
+    open.capabilities.graceful_restart.as_mut().unwrap().restarting = true;
+    let script = Script::established_with(restarting(), &open);
+    assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Best);
+
+    // No peers at all: at once.
+    let mut alone = restarting();
+    alone.peers.clear();
+    let mut speaker = crate::Speaker::new(alone, crate::Time::from_nanos(5));
+    while speaker.advance(crate::Time::from_nanos(5)) {}
+    assert!(std::iter::from_fn(|| speaker.poll_output()).any(|output| output == crate::Output::Settled));
+}
+
+fn cluster(network: &mut Network, restarting: Option<usize>) -> Vec<Config> {
+    let address = |node: usize| format!("10.0.0.{}", node + 1);
+    let configs: Vec<Config> = (0..3)
+        .map(|node| {
+            let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, node as u8 + 1));
+            let others: Vec<usize> = if node == 0 { vec![1, 2] } else { vec![0] };
+            for other in others {
+                let mut peer = peer(&address(other), 64512);
+                peer.rr_client = node == 0;
+                peer.dial = if node > other { Dial::First } else { Dial::Later };
+                config.peers.push(peer);
+            }
+            config
+                .originated
+                .push(Originated { prefix: prefix(&format!("172.16.{node}.0/26")), communities: vec![] });
+            config.export = ExportRule { pools: vec![], transit: true };
+            config.graceful_restart.restarting = restarting == Some(node);
+            config
+        })
+        .collect();
+    if network.nodes.is_empty() {
+        (0..3).for_each(|node| assert_eq!(network.add(&address(node)), node));
+    }
+    configs
+}
+
+/// A reflector is killed and comes back: nobody loses a best path for an instant.
+#[test]
+fn nobody_loses_a_route_when_a_reflector_restarts() {
+    for seed in 0..20 {
+        let mut network = Network::new(seed);
+        for (node, config) in cluster(&mut network, None).into_iter().enumerate() {
+            network.start(node, config);
+        }
+        network.run(secs(3));
+        let before: HashMap<usize, _> = (0..3).map(|node| (node, network.nodes[node].best.clone())).collect();
+        assert!(before.values().all(|best| best.len() == 3));
+        network.kill(0, true);
+        network.nodes[0].best.clear();
+        network.run(secs(seed));
+        for node in [1, 2] {
+            assert_eq!(network.nodes[node].best, before[&node], "while it is away");
+            network.nodes[node].learned.clear();
+        }
+        let config = cluster(&mut network, Some(0)).remove(0);
+        network.nodes[0].watched.clear();
+        network.start(0, config);
+        for _ in 0..12_000 {
+            if network.nodes[0].settled {
+                break;
+            }
+            network.run(ms(1));
+            for node in [1, 2] {
+                assert_eq!(network.nodes[node].best, before[&node], "while it comes back");
+            }
+        }
+        assert!(network.nodes[0].settled);
+        network.run(secs(20));
+        for (node, expected) in &before {
+            assert_eq!(network.nodes[*node].best, *expected, "afterwards");
+        }
+        assert!(
+            !network.nodes[1].speaker.as_ref().unwrap().routes(None, 9).iter().any(|route| route.best.stale)
+        );
+    }
+}
+
+/// The machine dies without a word: the hold timer finds out, and the routes go.
+#[test]
+fn a_dead_machine_is_noticed_within_the_hold_time_and_its_routes_go() {
+    let mut network = Network::new(1);
+    for (node, config) in cluster(&mut network, None).into_iter().enumerate() {
+        network.start(node, config);
+    }
+    network.run(secs(3));
+    network.kill(1, false);
+    network.run(secs(60));
+    assert_eq!(network.next_hop(2, "172.16.1.0/26"), Some(ip("10.0.0.2")));
+    network.run(secs(31));
+    assert_eq!(network.next_hop(2, "172.16.1.0/26"), None);
+}
