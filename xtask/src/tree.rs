@@ -1,12 +1,14 @@
 //! Where things are in this repository.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The repository's root. xtask is run from the checkout that it was built in.
+/// The repository's root. `cargo run` says at run time where it is: what is compiled in is wrong when the folder has
+/// moved since.
 pub fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     // `xtask/` stands in the root, so there is a parent.
-    manifest.parent().unwrap_or(manifest).to_owned()
+    manifest.parent().unwrap_or(&manifest).to_owned()
 }
 
 /// What setup brings. Nothing outside of it changes but the system's packages.

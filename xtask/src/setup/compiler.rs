@@ -19,6 +19,8 @@ use crate::{progress, tree};
 
 /// Pinned, so that two machines build the same object. Its LLVM has to be one that bpf-linker knows.
 const NIGHTLY: &str = "nightly-2026-05-20";
+/// What bpf-linker can be built against.
+const LINKABLE_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 const RUSTUP_SERVER: &str = "static.rust-lang.org:443";
 const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
 
@@ -265,7 +267,12 @@ fn package_names() -> Result<Vec<String>> {
             || libraries.contains(&name.as_str())
     };
     let mut names: Vec<String> = packages::closure("rustc-web")?.into_iter().filter(wanted).collect();
-    ensure!(names.iter().any(|name| name.starts_with("libllvm")), "rustc-web's LLVM is not in apt's lists");
+    let llvm = names.iter().find_map(|name| name.strip_prefix("libllvm")?.parse().ok());
+    ensure!(
+        llvm.is_some_and(|major| LINKABLE_LLVM.contains(&major)),
+        "the rustc-web in apt's lists has LLVM {}, bpf-linker knows {LINKABLE_LLVM:?}",
+        llvm.map_or("unknown".into(), |major| major.to_string())
+    );
     names.extend(["rustc-web", "rust-web-src"].map(str::to_owned));
     names.sort();
     names.dedup();

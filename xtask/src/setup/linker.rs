@@ -41,25 +41,19 @@ pub fn bring(_: &Args) -> Result<()> {
     for name in ["libLLVM.so".as_ref(), library.file_name().context("the library has a name")?] {
         std::os::unix::fs::symlink(&library, lib.join(name))?;
     }
+    // Relative to the program; the one that its build adds is absolute.
+    let mut flags = "-Clink-arg=-Wl,-rpath,$ORIGIN/../llvm/lib".to_owned();
+    for dir in compiler.library_dirs().unwrap_or_default() {
+        // So that the system's linker finds what libLLVM itself needs.
+        flags += &format!(" -Clink-arg=-Wl,-rpath-link,{}", dir.display());
+    }
     let mut command = Command::new(tree::cargo());
     command
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--no-default-features"])
         .args(["--features", &format!("llvm-{}", compiler.llvm_major()?), "--root"])
         .arg(tree::tools())
         .env("LLVM_PREFIX", &prefix)
-        .env("RUSTFLAGS", "-Clink-arg=-Wl,-rpath,$ORIGIN/../llvm/lib")
+        .env("RUSTFLAGS", flags)
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    if let Some(dirs) = compiler.library_dirs() {
-        // So that the system's linker finds what libLLVM itself needs.
-        for dir in &dirs {
-            command.env(
-                "RUSTFLAGS",
-                format!(
-                    "-Clink-arg=-Wl,-rpath,$ORIGIN/../llvm/lib -Clink-arg=-Wl,-rpath-link,{}",
-                    dir.display()
-                ),
-            );
-        }
-    }
     progress::run("building bpf-linker", &mut command)
 }

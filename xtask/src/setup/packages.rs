@@ -74,12 +74,17 @@ pub fn bring(_: &Args) -> Result<()> {
     let install = || {
         let mut command = Command::new("apt-get");
         command.args(["install", "--yes", "--no-install-recommends"]).args(&names);
-        // bird2 would start a daemon on this machine; the lab runs its own.
-        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
         progress::run("apt-get install", &mut command)
     };
     // Old lists name versions that the mirror has dropped.
-    install().or_else(|_| update_lists().and_then(|()| install()))
+    install().or_else(|_| update_lists().and_then(|()| install()))?;
+    if names.contains(&"bird2") && on_path("systemctl") {
+        // Its package starts a daemon. The lab runs its own, and this machine shall not route because somebody ran
+        // its tests. Where systemd does not run there is nothing to stop.
+        let _ = Command::new("systemctl").args(["disable", "--now", "bird.service"]).output();
+    }
+    Ok(())
 }
 
 pub fn has_apt() -> bool {

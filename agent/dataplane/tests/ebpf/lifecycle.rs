@@ -160,13 +160,13 @@ fn a_pods_mac_is_held_as_soon_as_its_interface_allows_a_redirect() {
         let route = action("172.16.36.193/32", Action::Local { ifindex: 77, mac });
         let without = action("172.16.36.193/32", Action::Local { ifindex: 77, mac: None });
         sink.apply(std::slice::from_ref(&route), &[]).unwrap();
-        assert_eq!(sink.dump().unwrap(), [without.clone()], "there is no such interface");
+        assert_eq!(sink.dump().unwrap(), std::slice::from_ref(&without), "there is no such interface");
         ip("link add name veth7 index 77 type veth peer name veth8");
         sink.attach_pod(77).unwrap();
         assert_eq!(sink.dump().unwrap(), [without], "the kernel drops what is redirected within a namespace");
         ip(&format!("link set veth8 netns {to}"));
         sink.attach_pod(77).unwrap();
-        assert_eq!(sink.dump().unwrap(), [route.clone()]);
+        assert_eq!(sink.dump().unwrap(), std::slice::from_ref(&route));
         ip("link set veth7 address 02:00:00:00:00:99");
         sink.attach_pod(77).unwrap();
         assert_eq!(sink.dump().unwrap(), [route]);
