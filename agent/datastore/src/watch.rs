@@ -170,17 +170,19 @@ impl Eyes {
     /// True if something is watched now that was not before.
     fn arm(&mut self) -> bool {
         let mut armed: HashMap<WatchDescriptor, Watched> = HashMap::new();
-        self.blind = false;
+        let was_blind = std::mem::take(&mut self.blind);
         for (path, watched) in watch_points(&self.reader) {
-            let mask = WatchMask::CREATE
-                | WatchMask::MODIFY
-                | WatchMask::CLOSE_WRITE
-                | WatchMask::ATTRIB
+            let names = WatchMask::CREATE
                 | WatchMask::MOVE
                 | WatchMask::DELETE
                 | WatchMask::DELETE_SELF
                 | WatchMask::MOVE_SELF
                 | WatchMask::ONLYDIR;
+            let mask = match watched {
+                Watched::Inside => names | WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB,
+                // Adds, since the same directory may be watched for what is in it.
+                Watched::Name(_) => names | WatchMask::MASK_ADD,
+            };
             // The same directory gives the same descriptor again.
             match self.watches.add(&path, mask) {
                 Ok(descriptor) => {
@@ -190,9 +192,14 @@ impl Eyes {
                         *known = watched;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                // The way there may be closed to us; then only a swap of the directory itself is missed.
+                Err(error) if matches!(watched, Watched::Name(_)) => {
+                    debug!(path = %path.display(), %error, "cannot be watched");
+                }
                 Err(error) => {
-                    if !self.blind {
+                    if !was_blind {
                         warn!(path = %path.display(), %error, "cannot be watched; looking every second instead");
                     }
                     self.blind = true;

@@ -1,6 +1,6 @@
 //! Calico's resources (`projectcalico.org/v3`) as Manx understands them: read from YAML or JSON text with the
 //! place of every field, validated, kept in a consistent [`Snapshot`], and turned into what one node has to do
-//! by [`plan`], a pure function. No I/O, no clock, no async: where resources live and when they change is
+//! by [`plan()`], a pure function. No I/O, no clock, no async: where resources live and when they change is
 //! `manx-datastore`'s business, and what a plan does to the network is `manxd`'s.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What one node has to do, given all resources: its peers, pools and own blocks. [`plan`] is a pure function of
+//! What one node has to do, given all resources: its peers, pools and own blocks. [`plan()`] is a pure function of
 //! a snapshot and a node's name; equal snapshots give equal plans, byte for byte. How the peers come about is in
 //! `derive`. The JSON form of [`NodePlan`] is an interface: camelCase, every key present, absent is null.
 
