@@ -61,8 +61,11 @@ fn ensure_with(compiler: &Compiler) -> Result<bool> {
     let stamp = object.with_extension("stamp");
     let wanted = fingerprint(&sources, compiler)?;
     if object.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        // The agent's build compares times: a checkout may have made unchanged sources newer.
-        fs::File::options().append(true).open(&object)?.set_modified(SystemTime::now())?;
+        // The agent's build compares times, and a checkout may have made unchanged sources newer. Touched only then:
+        // whatever embeds the object is compiled again.
+        if newest(&sources)? > fs::metadata(&object)?.modified()? {
+            fs::File::options().append(true).open(&object)?.set_modified(SystemTime::now())?;
+        }
         return Ok(false);
     }
     let bytes = build(compiler, &sources, &tree::root().join("target/ebpf-build"))?;
@@ -200,6 +203,14 @@ fn fingerprint(sources: &Path, compiler: &Compiler) -> Result<String> {
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?.hash(&mut hasher);
     }
     Ok(format!("{:016x}\n", hasher.finish()))
+}
+
+fn newest(sources: &Path) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for (_, path) in files(sources)? {
+        newest = newest.max(fs::metadata(&path)?.modified()?);
+    }
+    Ok(newest)
 }
 
 /// Every file below `dir` but build output, by its path from there, sorted.

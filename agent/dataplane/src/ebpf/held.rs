@@ -100,6 +100,19 @@ impl Held {
         self.pods.values().filter(is_there).cloned().collect()
     }
 
+    /// A desired route as its entry should read now.
+    pub fn expected(&self, route: &Route, interface: Option<&Interface>) -> Route {
+        let mut expected = held_as(route);
+        if self.unwritten.contains_key(&route.prefix) {
+            expected.action = Action::Pass;
+        }
+        if let Action::Local { ifindex, mac } = &mut expected.action {
+            let slot = abi::Endpoint::from_bytes(endpoint(*ifindex, *mac, interface));
+            *mac = mac.filter(|_| slot.pod_mac != [0; 6]);
+        }
+        expected
+    }
+
     /// Longest prefixes first, then what is removed, shortest first. `interface` tells what is known of a pod's.
     pub fn apply<'a>(
         &mut self,
@@ -248,7 +261,7 @@ impl Held {
                 None => entry(abi::Action::Pass, 0),
             },
             Action::Local { ifindex, mac } => {
-                let slot = endpoint(ifindex, mac, interface(ifindex));
+                let slot = endpoint(ifindex, mac, interface(ifindex).as_ref());
                 entry(abi::Action::Local, self.endpoint_id(maps, slot, now)?)
             }
             Action::Blackhole(BlackholeKind::Own) => entry(abi::Action::BlackholeOwn, 0),
@@ -325,7 +338,7 @@ fn next_hop(hop: &NextHop) -> NextHopSlot {
 
 /// Without a MAC the programs take the source as the pod's and leave what goes there to the stack: so it is where
 /// the pod's MAC is not known, where the interface is gone, and where a redirect would drop.
-fn endpoint(ifindex: u32, mac: Option<Mac>, interface: Option<Interface>) -> EndpointSlot {
+fn endpoint(ifindex: u32, mac: Option<Mac>, interface: Option<&Interface>) -> EndpointSlot {
     let macs = interface.filter(|found| found.leads_elsewhere).and_then(|found| Some((mac?, found.mac?)));
     let (Mac(pod_mac), Mac(host_mac)) = macs.unwrap_or((Mac([0; 6]), Mac([0; 6])));
     abi::Endpoint { ifindex, pod_mac, host_mac }.to_bytes()

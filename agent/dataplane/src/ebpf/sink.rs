@@ -18,7 +18,7 @@ use super::{
     maps::{Maps, errno},
     pins::{Pins, layouts},
 };
-use crate::route::{Mac, Route};
+use crate::route::{Action, Mac, Route};
 
 /// TCX: links on the TC hooks, and their update in one step.
 const OLDEST_KERNEL: (u32, u32) = (6, 6);
@@ -174,10 +174,21 @@ impl EbpfSink {
         self.apply(desired, &removals)
     }
 
-    /// What the kernel's maps hold, read back. Compare with [`super::held_as`], except that a pod's MAC is not held
-    /// where its interface is gone or no veth into another namespace.
+    /// What the kernel's maps hold, read back. Compare with [`Self::expected`].
     pub fn dump(&self) -> Result<Vec<Route>, Error> {
         Ok(Held::read(&self.maps, Instant::now())?.routes())
+    }
+
+    /// A desired route as [`Self::dump`] should show it: as [`super::held_as`] says; without a pod's MAC where its
+    /// interface is gone or no veth into another namespace; and `Pass` where it, or a more specific route, could
+    /// not be written (then the next [`Self::apply`] that makes room writes it). A refused route without an older
+    /// entry is not in the dump at all.
+    pub fn expected(&self, route: &Route) -> Route {
+        let interface = match route.action {
+            Action::Local { ifindex, .. } => self.interfaces.get(&ifindex),
+            _ => None,
+        };
+        self.held.expected(route, interface)
     }
 
     /// Redirect, or leave everything to the stack, from the next packet on. Off when the maps are new; else as the

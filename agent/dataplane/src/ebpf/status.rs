@@ -19,7 +19,8 @@ pub struct Opened {
 pub struct Applied {
     pub written: usize,
     pub removed: usize,
-    /// Routes that the map could not take. Their packets are the stack's, which has the routes.
+    /// Every route that the maps do not hold after this call because they could not take it, be it of this call or
+    /// of an earlier one. Their packets are the stack's, which has the routes.
     pub refused: Vec<Refused>,
 }
 

@@ -163,6 +163,7 @@ fn a_pods_mac_is_held_as_soon_as_its_interface_allows_a_redirect() {
         assert_eq!(sink.dump().unwrap(), std::slice::from_ref(&without), "there is no such interface");
         ip("link add name veth7 index 77 type veth peer name veth8");
         sink.attach_pod(77).unwrap();
+        assert_eq!(sink.expected(&route), without);
         assert_eq!(sink.dump().unwrap(), [without], "the kernel drops what is redirected within a namespace");
         ip(&format!("link set veth8 netns {to}"));
         sink.attach_pod(77).unwrap();
@@ -319,6 +320,7 @@ fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
         assert_eq!((applied.refused[0].prefix, &applied.refused[0].reason), (late.prefix, &Refusal::MapFull));
         // Or its packets would go to 192.168.80.1.
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()), "{:?}", held(&sink));
+        assert_eq!(sink.expected(&wide).action, Action::Pass);
         // The same where the shorter one comes again meanwhile.
         sink.apply(std::slice::from_ref(&wide), &[]).unwrap();
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()));
