@@ -261,11 +261,12 @@ impl Dataplane {
             self.changes.own_in_doubt = true;
             self.retry_reading = Some(now + RESYNC_RETRY);
         }
+        self.changes.own_in_doubt |= self.fib.take_doubt();
         self.pods.probe(&mut self.requests, now);
 
         self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
         step.reports = mem::take(&mut self.reports);
-        step.more = self.retry_reading.is_none() && self.fib.has_work();
+        step.more = self.retry_reading.is_none() && (self.fib.has_work() || self.changes.own_in_doubt);
         step
     }
 
@@ -294,10 +295,12 @@ impl Dataplane {
 
         let topology = !changes.links.is_empty() || !changes.gone.is_empty() || !changes.routes.is_empty();
         if topology {
-            for (gateway, resolution, reported) in self.resolver.refresh(&self.view) {
-                self.table.set_resolution(gateway, Some(resolution.clone()));
-                if reported {
-                    step.next_hops.push((gateway, resolution));
+            for moved in self.resolver.refresh(&self.view) {
+                if moved.used {
+                    self.table.set_resolution(moved.gateway, Some(moved.resolution.clone()));
+                }
+                if moved.reported {
+                    step.next_hops.push((moved.gateway, moved.resolution));
                 }
             }
         }

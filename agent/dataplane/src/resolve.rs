@@ -155,17 +155,29 @@ impl Resolver {
         }
     }
 
-    /// Resolves everything anew. Returns what changed, and whether the speaker asked for it.
-    pub fn refresh(&mut self, view: &KernelView) -> Vec<(Gateway, Resolution, bool)> {
-        let mut changed = Vec::new();
+    /// Resolves everything anew. Returns what changed.
+    pub fn refresh(&mut self, view: &KernelView) -> Vec<Moved> {
+        let mut moved = Vec::new();
         for (gateway, watched) in &mut self.gateways {
-            let now = resolve(*gateway, view);
-            if now != watched.resolution {
-                watched.resolution = now.clone();
-                changed.push((*gateway, now, watched.reported));
+            let resolution = resolve(*gateway, view);
+            if resolution != watched.resolution {
+                watched.resolution = resolution.clone();
+                let (used, reported) = (watched.paths > 0, watched.reported);
+                moved.push(Moved { gateway: *gateway, resolution, used, reported });
             }
         }
-        changed.sort_unstable_by_key(|(gateway, ..)| *gateway);
-        changed
+        moved.sort_unstable_by_key(|moved| moved.gateway);
+        moved
     }
+}
+
+/// A next hop that is reached in another way than before, or no more, or again.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub gateway: Gateway,
+    pub resolution: Resolution,
+    /// Paths lead there.
+    pub used: bool,
+    /// The speaker asked to be told.
+    pub reported: bool,
 }

@@ -120,6 +120,8 @@ pub(crate) struct FibSink {
     to_remove: BTreeSet<(u8, Prefix)>,
     failing: BTreeSet<Prefix>,
     learned: bool,
+    /// A refused write may have changed something: compare with the kernel.
+    in_doubt: bool,
     specs: HashSet<Arc<Spec>>,
     events: Vec<Event>,
     repaired: u64,
@@ -137,6 +139,7 @@ impl FibSink {
             to_remove: BTreeSet::new(),
             failing: BTreeSet::new(),
             learned: false,
+            in_doubt: false,
             specs: HashSet::new(),
             events: Vec::new(),
             repaired: 0,
@@ -299,6 +302,11 @@ impl FibSink {
         }
         self.schedule(prefix);
         differs
+    }
+
+    /// True once after a write whose outcome only an audit can tell.
+    pub fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.in_doubt)
     }
 
     pub fn take_events(&mut self) -> Vec<Event> {

@@ -115,3 +115,30 @@ fn a_vanished_interface_fails_its_route_only() {
         assert_eq!(sink.state(other), Some(FibState::Failed(FibError::Interface)));
     });
 }
+
+#[test]
+fn a_refused_ipv6_multipath_route_is_looked_after() {
+    isolated(|requests, stale| {
+        ip("addr add fd80::1/64 dev e0 nodad");
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        let prefix: Prefix = "fd10::/64".parse().unwrap();
+        let ifindex = nix::net::if_::if_nametoindex("e0").unwrap();
+        let hop = |gateway: &str, ifindex| NextHop { gateway: gateway.parse().unwrap(), ifindex };
+        let route = |hops: Vec<NextHop>| Delta {
+            upserts: vec![Route { prefix, action: Action::Via(hops), in_pool: false }],
+            removals: Vec::new(),
+        };
+        sink.want(route(vec![hop("fd80::2", ifindex), hop("fd80::3", ifindex)]));
+        step(&mut sink, requests, stale);
+        assert!(!sink.take_doubt());
+        sink.want(route(vec![hop("fd80::2", ifindex), hop("fd80::3", 4711)]));
+        step(&mut sink, requests, stale);
+        assert_eq!(sink.state(prefix), Some(FibState::Failed(FibError::Interface)));
+        assert!(sink.take_doubt());
+        sink.audit(requests).unwrap();
+        sink.want(route(vec![hop("fd80::4", ifindex)]));
+        step(&mut sink, requests, stale);
+        assert_eq!(sink.state(prefix), Some(FibState::Installed));
+        assert!(sink.audit(requests).unwrap().is_clean());
+    });
+}

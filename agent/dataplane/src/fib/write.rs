@@ -131,7 +131,11 @@ impl FibSink {
                     self.failing.remove(prefix);
                     self.schedule(*prefix);
                 }
-                Err(refusal) => refused.push((position, refusal)),
+                Err(refusal) => {
+                    // IPv6 replaces leg by leg: a refusal half-way leaves neither the old route nor the new one.
+                    self.in_doubt |= !prefix.is_v4() && matches!(&**spec, Spec::Via(hops) if hops.len() > 1);
+                    refused.push((position, refusal));
+                }
             }
         }
         Ok(refused)
@@ -154,7 +158,11 @@ impl FibSink {
             match holders.get(&self.place.key(*prefix)) {
                 Some(route) if route.protocol == self.place.protocol => {
                     let held = self.held(route);
-                    self.found(*prefix, held, 0);
+                    // What we thought: then the refusal has another reason, and trying at once would go on for ever.
+                    if !self.found(*prefix, held, 0) {
+                        let text = nix::errno::Errno::EEXIST.desc().to_owned();
+                        self.failed(*prefix, FibError::Refused { errno: libc::EEXIST, text }, now);
+                    }
                 }
                 Some(route) => {
                     let error = FibError::Foreign { protocol: route.protocol, table: route.key.table };
