@@ -50,8 +50,8 @@ pub enum Output {
     /// until `transmit` has returned 0.
     Transmit { conn: ConnId },
     /// Send what [`crate::Speaker::transmit`] still gives for this connection (a last NOTIFICATION), shut down
-    /// the sending side, and close; for a dial under way: give up. The speaker has forgotten it once
-    /// `transmit` returned 0; no [`Event::Closed`] is needed.
+    /// the sending side, and close (after a few seconds even if the peer does not read); for a dial under way: give
+    /// up. The speaker has forgotten it once `transmit` returned 0; no [`Event::Closed`] is needed.
     Close { conn: ConnId },
     /// The best path for a prefix changed. `None`: there is no path any more. Newest state only.
     Best { prefix: Prefix, best: Option<BestPath> },

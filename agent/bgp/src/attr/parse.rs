@@ -138,9 +138,10 @@ impl Parsed<'_> {
 
     /// The set for routes with this next hop. `None` if a mandatory one is missing.
     pub fn attributes(&self, next_hop: IpAddr) -> Option<Attributes> {
-        // RFC 6793 §4.2.3: an AGGREGATOR that is not AS_TRANS shows that somebody on the way knew no
-        // AS4_AGGREGATOR, and then neither AS4 attribute says anything.
-        let as4_counts = self.aggregator.is_none_or(|(number, _)| number == Asn::TRANS);
+        // RFC 6793 §4.2.3: beside an AS4_AGGREGATOR, an AGGREGATOR that is not AS_TRANS was set by somebody on the way
+        // who knew neither of the AS4 attributes, and then they say nothing.
+        let set_since = self.aggregator.is_some_and(|(number, _)| number != Asn::TRANS);
+        let as4_counts = !(set_since && self.as4_aggregator.is_some());
         let as_path = self.as_path.as_ref()?;
         let as_path = match &self.as4_path {
             Some(as4) if as4_counts => as_path.merged(as4),

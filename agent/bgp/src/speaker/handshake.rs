@@ -38,10 +38,7 @@ impl Speaker {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.stage = Stage::OpenConfirm;
         let direction = connection.direction;
-        let limit = hold_limit(connection);
-        if limit.is_zero() {
-            self.timers.clear(Timer::Hold(conn));
-        } else {
+        if let Some(limit) = hold_limit(connection) {
             self.timers.set(Timer::Hold(conn), now + limit);
         }
         self.send(conn, keepalive());
@@ -99,6 +96,10 @@ impl Speaker {
     pub(super) fn establish(&mut self, conn: ConnId, now: Time) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.stage = Stage::Established;
+        match hold_limit(connection) {
+            Some(limit) => self.timers.set(Timer::Hold(conn), now + limit),
+            None => self.timers.clear(Timer::Hold(conn)),
+        }
         let (slot, direction) = (connection.peer, connection.direction);
         let Some(peer) = self.peer_at_mut(slot) else { return };
         let others: Vec<ConnId> = peer.connections().filter(|&other| other != conn).collect();

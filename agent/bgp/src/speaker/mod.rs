@@ -12,6 +12,7 @@ mod views;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use crate::{
     rib::{Rib, WatchOrder, table::PeerSlot},
     session::{
         connection::{Connection, Stage},
-        peer::Peer,
+        peer::{OPEN_TIMEOUT, Peer},
         timers::{Jitter, Timer, Timers},
     },
     view::{Cause, Direction, NotificationView},
@@ -410,7 +411,7 @@ impl Speaker {
     /// Messages only note when they came; so the timer may find that it has to go on.
     fn hold_timer(&mut self, conn: ConnId, now: Time) {
         let Some(connection) = self.connections.get(&conn) else { return };
-        let limit = hold_limit(connection);
+        let Some(limit) = hold_limit(connection) else { return };
         let due = connection.heard + limit;
         if due > now {
             self.timers.set(Timer::Hold(conn), due);
@@ -432,13 +433,15 @@ struct Gone {
     was_established: bool,
 }
 
-/// How long the connection may be silent.
-fn hold_limit(connection: &Connection) -> std::time::Duration {
-    match (&connection.negotiated, connection.stage) {
-        (Some(negotiated), Stage::OpenConfirm | Stage::Established) => {
-            std::time::Duration::from_secs(u64::from(negotiated.hold_time))
+/// How long the connection may be silent; `None`: for ever, once a session with hold time 0 is up.
+fn hold_limit(connection: &Connection) -> Option<Duration> {
+    let negotiated = connection.negotiated.as_ref().map(|negotiated| u64::from(negotiated.hold_time));
+    match (connection.stage, negotiated) {
+        (Stage::Established, Some(0)) => None,
+        (Stage::OpenConfirm | Stage::Established, Some(seconds)) if seconds > 0 => {
+            Some(Duration::from_secs(seconds))
         }
-        _ => crate::session::peer::OPEN_TIMEOUT,
+        _ => Some(OPEN_TIMEOUT),
     }
 }
 

@@ -102,12 +102,16 @@ impl Speaker {
         let ours = Ours::new(&self.config, &config);
         let Some(peer) = self.peer_at_mut(slot) else { return };
         let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
+        let other_side_dials = peer.config.dial != config.dial;
         peer.config = config;
         peer.ours = ours;
         (peer.failures, peer.errors) = (0, 0);
         let released = std::mem::take(&mut peer.held_back);
         let kind = kind_of(peer);
         self.timers.clear(Timer::HoldBack(slot));
+        if other_side_dials {
+            self.timers.clear(Timer::Dial(slot));
+        }
         if reopen {
             // What was learned was learned under the old terms. The peer's routes go with the session.
             self.cease(slot, cease::CONFIGURATION_CHANGE, now);

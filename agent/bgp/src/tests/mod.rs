@@ -1,7 +1,9 @@
 //! Speakers against each other over a simulated network in virtual time ([`network`]), and one speaker against a
 //! peer that a test plays message by message ([`script`]).
 
+mod any_bytes;
 mod collision;
+mod convergence;
 mod export_by_group;
 mod network;
 mod reflection;

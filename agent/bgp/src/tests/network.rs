@@ -63,6 +63,8 @@ struct Tcp {
     /// Dialler and listener.
     ends: [(usize, ConnId); 2],
     open: bool,
+    /// Something was lost in a cut: nothing after it can arrive.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -261,7 +263,11 @@ impl Network {
                 let accepted = speaker.accept(to, from, now);
                 let tcp = self.tcp.len();
                 let theirs = accepted.unwrap_or(ConnId(u64::MAX));
-                self.tcp.push(Tcp { ends: [(node, conn), (target, theirs)], open: accepted.is_ok() });
+                self.tcp.push(Tcp {
+                    ends: [(node, conn), (target, theirs)],
+                    open: accepted.is_ok(),
+                    broken: false,
+                });
                 self.soon(Happening::Connected { tcp, local: from, remote: to, refused: accepted.is_err() });
                 if accepted.is_ok() {
                     self.nodes[target].sockets.insert(theirs, tcp);
@@ -374,7 +380,8 @@ impl Network {
         let Some(&tcp) = self.nodes[node].sockets.get(&conn) else { return };
         let ends = self.tcp[tcp].ends;
         let side = usize::from(ends[0] == (node, conn));
-        if self.is_cut(self.nodes[ends[0].0].address, self.nodes[ends[1].0].address) {
+        self.tcp[tcp].broken |= self.is_cut(self.nodes[ends[0].0].address, self.nodes[ends[1].0].address);
+        if self.tcp[tcp].broken {
             return;
         }
         let whole: Vec<u8> = out.concat();

@@ -101,6 +101,10 @@ fn bytes_read_before_the_timer_is_judged_keep_the_session() {
 fn with_hold_time_zero_nothing_is_sent_and_nothing_expires() {
     let mut zero = config(64512);
     zero.hold_time = HoldTime::new(0).unwrap();
+    let mut unfinished = Script::connected(zero.clone());
+    unfinished.give(&their_open(&zero).encode());
+    unfinished.wait(secs(61));
+    assert_eq!(unfinished.state(), SessionState::Active, "before it is up there is a limit");
     let mut script = Script::established(zero);
     script.take();
     script.wait(secs(100_000));
