@@ -1,6 +1,6 @@
 //! A node in its daily life: files with mistakes, pods that come and go, routes of others.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{fs, net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use manx_api::RouteRow;
@@ -168,12 +168,13 @@ fn switches(pid: u32) -> Result<u64> {
 #[test]
 fn an_idle_daemon_is_small_and_wakes_for_nothing_but_its_timers() -> Result<()> {
     let cluster = mesh()?;
-    for node in &cluster.nodes {
+    // The neighbour entries of the mesh's first seconds grow old, and the kernel says so.
+    thread::sleep(Duration::from_secs(2));
+    let before: Vec<u64> =
+        cluster.nodes.iter().map(|n| switches(n.daemon()?.pid())).collect::<Result<_>>()?;
+    thread::sleep(IDLE);
+    for (node, before) in cluster.nodes.iter().zip(before) {
         let pid = node.daemon()?.pid();
-        // The neighbour entries of the mesh's first seconds grow old, and the kernel says so.
-        std::thread::sleep(Duration::from_secs(2));
-        let before = switches(pid)?;
-        std::thread::sleep(IDLE);
         let woken = switches(pid)? - before;
         let resident = proc_status(pid, "VmRSS:")?;
         println!("{}: {resident} KiB resident, {woken} switches in {IDLE:?}", node.role.host);
