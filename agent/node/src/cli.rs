@@ -47,6 +47,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_POD_INTERFACE_PREFIX", value_name = "TEXT", default_value = "cali")]
     pub pod_interface_prefix: String,
 
+    /// off: speak BGP only, write no routes and load no programs; for a reflector that carries no pods
+    #[arg(long, env = "MANX_DATAPLANE", value_enum, default_value_t = DataplaneMode::On)]
+    pub dataplane: DataplaneMode,
+
     /// Whether the eBPF programs forward: auto leaves it to the kernel where netfilter tracks connections
     #[arg(long, env = "MANX_FAST_PATH", value_enum, default_value_t = FastPathMode::Auto)]
     pub fast_path: FastPathMode,
@@ -91,6 +95,14 @@ pub struct Places {
 pub struct CleanupArgs {
     #[command(flatten)]
     pub places: Places,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DataplaneMode {
+    /// Routes go into the kernel's FIB and the eBPF maps
+    On,
+    /// Next hops are looked up in the kernel's routes, and nothing is written
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -37,33 +37,35 @@ pub struct Attached {
 }
 
 impl FastPath {
-    /// Loads the programs. Call it before threads start: the loader needs much memory for a moment.
-    pub fn open(mode: FastPathMode, bpf_dir: &Path) -> FastPath {
-        let mut ready = true;
-        let sink = EbpfSink::open(&Options { bpf_dir: bpf_dir.to_owned(), ..Options::default() });
-        let sink = match sink {
-            Ok((sink, opened)) => {
-                for difference in &opened.replaced {
-                    tracing::warn!("a pinned map has another layout and is made anew: {difference}");
-                }
-                // Programs of another version forward by maps of their own: they go on until ours are filled.
-                ready = opened.adopted || sink.status().is_ok_and(|status| status.attachments.is_empty());
-                Ok(sink)
-            }
-            Err(error) => {
-                tracing::warn!("{error}");
-                Err(error.to_string())
-            }
-        };
+    /// Without programs, for good.
+    pub fn absent(mode: FastPathMode, reason: String) -> FastPath {
         FastPath {
             mode,
-            sink,
-            ready,
+            sink: Err(reason),
+            ready: true,
             on: false,
             reason: String::from("not decided yet"),
             links: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
+    }
+
+    /// Loads the programs. Call it before threads start: the loader needs much memory for a moment.
+    pub fn open(mode: FastPathMode, bpf_dir: &Path) -> FastPath {
+        let sink = EbpfSink::open(&Options { bpf_dir: bpf_dir.to_owned(), ..Options::default() });
+        let (sink, opened) = match sink {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!("{error}");
+                return FastPath::absent(mode, error.to_string());
+            }
+        };
+        for difference in &opened.replaced {
+            tracing::warn!("a pinned map has another layout and is made anew: {difference}");
+        }
+        // Programs of another version forward by maps of their own: they go on until ours are filled.
+        let ready = opened.adopted || sink.status().is_ok_and(|status| status.attachments.is_empty());
+        FastPath { sink: Ok(sink), ready, ..FastPath::absent(mode, String::new()) }
     }
 
     /// Looks at what netfilter does now and switches. Cheap; call it every few seconds.

@@ -33,7 +33,7 @@ use tokio::{
 use self::{fast_path::FastPath, sockets::Sockets};
 use crate::{
     api::{self, Question},
-    cli::RunArgs,
+    cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
 };
@@ -79,7 +79,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let datastore = Datastore::open(&args.datastore)?;
     // Before the runtime, and before anything else takes memory.
-    let fast_path = FastPath::open(args.fast_path, &args.places.bpf_dir);
+    let fast_path = match args.dataplane {
+        DataplaneMode::On => FastPath::open(args.fast_path, &args.places.bpf_dir),
+        DataplaneMode::Off => {
+            FastPath::absent(args.fast_path, String::from("switched off by --dataplane off"))
+        }
+    };
     crate::memory::trim();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
@@ -91,7 +96,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             pod_prefix: args.pod_interface_prefix.clone(),
             receive_buffer: EVENT_BUFFER,
         })?;
-        let restarting = dataplane.fib_status().stale > 0;
+        let restarting = args.dataplane == DataplaneMode::On && dataplane.fib_status().stale > 0;
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in)?;
         let updates = datastore.watch()?;
@@ -275,13 +280,19 @@ impl Daemon {
         );
         let now = self.clock.now();
         let config = wiring::speaker_config(&plan, self.restarting, self.seed);
-        self.dataplane.configure(wiring::route_plan(&plan));
+        if self.writes() {
+            self.dataplane.configure(wiring::route_plan(&plan));
+        }
         self.plan = Some(plan);
         self.listen();
         match &mut self.speaker {
             Some(speaker) => speaker.configure(config, now),
             None => self.speaker = Some(Speaker::new(config, now)),
         }
+    }
+
+    fn writes(&self) -> bool {
+        self.args.dataplane == DataplaneMode::On
     }
 
     fn listen(&mut self) {
@@ -347,6 +358,7 @@ impl Daemon {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
                 Output::Transmit { conn } => self.sockets.transmit(conn, speaker, now),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
+                Output::Best { .. } if self.args.dataplane == DataplaneMode::Off => {}
                 Output::Best { prefix, best } => {
                     let gateways = match best {
                         // Own blocks are in the table by the plan.
@@ -359,6 +371,9 @@ impl Daemon {
                 }
                 Output::Settled => {
                     self.settled = true;
+                    if self.args.dataplane == DataplaneMode::Off {
+                        continue;
+                    }
                     self.dataplane.finish_startup();
                     let desired = self.dataplane.map_routes();
                     let links: Vec<_> = self.dataplane.links().cloned().collect();
@@ -405,6 +420,9 @@ impl Daemon {
 
     /// Compares what was written with what is there; only what differs is said.
     fn audit(&mut self) {
+        if !self.writes() {
+            return;
+        }
         match self.dataplane.audit() {
             Ok(report) if report.is_clean() => {
                 tracing::debug!(checked = report.checked, "audit found nothing")
