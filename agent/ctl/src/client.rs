@@ -17,10 +17,8 @@ const LARGEST_ANSWER: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody serves the socket: the daemon does not run, or runs with another `--api-socket`.
-    #[error(
-        "Manx process is not running.\nNobody answers at {socket}: {source}. Start manxd, or name its socket with --socket."
-    )]
-    NotRunning { socket: String, source: io::Error },
+    #[error("nobody answers at {socket} ({reason}); start manxd, or name its socket with --socket")]
+    NotRunning { socket: String, reason: String },
     #[error("may not open {socket}: be root or of the socket's group")]
     Denied { socket: String },
     #[error("manxd at {socket} did not answer within {} s: is it stopped?", DEADLINE.as_secs())]
@@ -64,7 +62,7 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
     };
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
-        _ => AskError::NotRunning { socket: name.clone(), source },
+        _ => AskError::NotRunning { socket: name.clone(), reason: words(&source) },
     })?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| transport(e.into()))?;
@@ -88,4 +86,10 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
             Err(error) => Err(transport(error.into())),
         },
     }
+}
+
+/// The kernel's words without the number that Rust appends.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }

@@ -6,7 +6,10 @@ use std::{fmt::Write, path::Path, process::ExitCode};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use manx_api::{NodeStatus, PeerStatus, SessionState, path};
 
-use crate::{client, output, table};
+use crate::{
+    client::{self, AskError},
+    output, table,
+};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -16,7 +19,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
-    let status: NodeStatus = client::ask(socket, path::STATUS)?;
+    let status: NodeStatus = match client::ask(socket, path::STATUS) {
+        Err(error @ AskError::NotRunning { .. }) => {
+            output::print("Manx process is not running.\n")?;
+            return Err(error.into());
+        }
+        answer => answer?,
+    };
     if args.output.is_some() {
         output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
     } else {
