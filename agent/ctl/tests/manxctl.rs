@@ -378,6 +378,6 @@ fn without_a_daemon_its_questions_end_in_an_error() {
         let mut args = args.to_vec();
         args.extend(["--socket", "nobody.sock"]);
         let stderr = lab.fails(1, &args);
-        assert!(stderr.starts_with("error: Manx process is not running."), "{stderr}");
+        assert!(stderr.starts_with("error: nobody answers at nobody.sock (No such file"), "{stderr}");
     }
 }
