@@ -104,18 +104,22 @@ pub struct Session {
 impl Cluster {
     /// Hosts, pods and resources as the article finds them; nobody speaks BGP yet. `birds` are hosts by name.
     pub fn new(birds: &[&str]) -> Result<Cluster> {
+        Cluster::with_programs(birds, &programs::directory()?)
+    }
+
+    /// The same with `manxd` and `manxctl` of this directory.
+    pub fn with_programs(birds: &[&str], programs: &Path) -> Result<Cluster> {
         for name in birds {
             if !ROLES.iter().any(|role| role.host == *name) {
                 bail!("there is no host {name}: km01, kw01 or kw02");
             }
         }
-        let programs = programs::directory()?;
         let mut lab = Lab::new()?;
         fs::copy(programs::workspace().join(SEED).join(CLUSTER), lab.store().join(CLUSTER))?;
         lab.gateway(GATEWAY, NETWORK_LENGTH)?;
         let mut nodes = Vec::new();
         for role in &ROLES {
-            nodes.push(Node::new(&mut lab, role, &programs, birds.contains(&role.host))?);
+            nodes.push(Node::new(&mut lab, role, programs, birds.contains(&role.host))?);
         }
         Ok(Cluster { nodes, lab })
     }

@@ -138,9 +138,9 @@ fn dual_stack(text: &str) -> String {
     text
 }
 
-#[test]
-fn ipv6_pods_talk_over_ipv6_sessions_through_the_programs() -> Result<()> {
-    let mut cluster = Cluster::new(&[])?;
+/// IPv6 pods on both workers reach each other by what IPv6 sessions brought; kw01 runs Manx.
+fn ipv6_pods_talk(birds: &[&str]) -> Result<()> {
+    let mut cluster = Cluster::new(birds)?;
     let file = cluster.lab.store().join(CLUSTER);
     fs::write(&file, dual_stack(&fs::read_to_string(&file)?))?;
     for (host, last) in [("km01", "121"), ("kw01", "124"), ("kw02", "125")] {
@@ -173,6 +173,16 @@ fn ipv6_pods_talk_over_ipv6_sessions_through_the_programs() -> Result<()> {
     let after = redirected(kw01)?;
     ensure!(after.0 - before.0 >= 5 && after.1 - before.1 >= 5, "{before:?} then {after:?}");
     transfer(&a, &b, b.address()).map(drop)
+}
+
+#[test]
+fn ipv6_pods_talk_over_ipv6_sessions_through_the_programs() -> Result<()> {
+    ipv6_pods_talk(&[])
+}
+
+#[test]
+fn ipv6_pods_of_a_manx_and_a_bird_node_talk_over_ipv6_sessions() -> Result<()> {
+    ipv6_pods_talk(&["kw02"])
 }
 
 #[test]

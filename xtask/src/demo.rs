@@ -54,7 +54,9 @@ pub fn run(args: Args) -> Result<()> {
     prepare()?;
     let started = Instant::now();
     let birds: Vec<&str> = args.bird.iter().map(String::as_str).collect();
-    let mut cluster = screen.waiting("making hosts, a switch and pods", || Cluster::new(&birds))?;
+    let programs = tree::programs();
+    let mut cluster =
+        screen.waiting("making hosts, a switch and pods", || Cluster::with_programs(&birds, &programs))?;
     let played = walk::play(&mut screen, &mut cluster);
     if played.is_err() {
         println!();
@@ -75,5 +77,6 @@ fn prepare() -> Result<()> {
     build_ebpf::ensure()?;
     let mut cargo = Command::new(tree::cargo());
     cargo.current_dir(tree::root()).args(["build", "--package", "manxd", "--package", "manxctl"]);
+    cargo.env("CARGO_TARGET_DIR", tree::target());
     progress::run("building manxd and manxctl", &mut cargo).context("the demo runs them")
 }

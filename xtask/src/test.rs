@@ -71,7 +71,7 @@ fn tests(args: &Args, started: Instant) -> Result<()> {
     nextest
         .args(["nextest", "run", "--workspace", "--run-ignored", "all"])
         .args(&args.only)
-        .env("MANX_BIN_DIR", tree::root().join("target/debug"));
+        .env(manx_tests::programs::BIN_DIR, tree::programs());
     if args.full {
         nextest.env("MANX_RUNS", FULL_RUNS);
     }
@@ -101,7 +101,7 @@ fn cargo() -> Command {
     let mut path = vec![tree::tools().join("bin")];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let mut command = Command::new(tree::cargo());
-    command.current_dir(tree::root());
+    command.current_dir(tree::root()).env("CARGO_TARGET_DIR", tree::target());
     if let Ok(path) = env::join_paths(path) {
         command.env("PATH", path);
     }

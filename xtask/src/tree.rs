@@ -26,6 +26,16 @@ pub fn ebpf_object() -> PathBuf {
     root().join("target/ebpf/manx-ebpf.o")
 }
 
+/// Where our own calls of cargo put what they build, whatever the environment says.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// The programs that they build.
+pub fn programs() -> PathBuf {
+    target().join("debug")
+}
+
 /// The cargo that runs us.
 pub fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)

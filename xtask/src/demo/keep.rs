@@ -20,7 +20,7 @@ pub fn leave(screen: &Screen, cluster: Cluster) -> Result<()> {
     keeper.args(["demo", "--hold"]).arg(&dir);
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
     let mut lines = Vec::new();
-    let programs = tree::root().join("target/debug");
+    let programs = tree::programs();
     for node in &cluster.nodes {
         lines.push(format!(
             "{:<14}  nsenter -t {} -n -m -u env PATH={}:$PATH bash",

@@ -91,6 +91,11 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     show_status(screen, cluster, "km01")?;
     let mut checks = settle(screen, cluster, Stage::Off);
     checks.insert(0, ("km01's cluster id is 224.0.0.1".to_owned(), chosen));
+    let (from, to) = *story::pods_across(cluster).first().context("there are pods")?;
+    let silent = screen.waiting("a ping that nobody answers", || story::ping(from, to.address()).is_err());
+    checks.push(("the pods are still cut off from each other".to_owned(), {
+        if silent { Ok(()) } else { Err(anyhow::anyhow!("a ping was answered")) }
+    }));
     report(screen, checks);
     Ok(())
 }
