@@ -75,7 +75,7 @@ impl Lab {
 }
 
 fn seed(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/tests/seed").join(name).display().to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/seed").join(name).display().to_string()
 }
 
 fn cluster() -> Lab {

@@ -44,9 +44,9 @@ fn pool(spec: &str) -> String {
 fn the_seeds_documents_have_no_fault() {
     for text in [
         include_str!("seed/1-cluster.yaml"),
-        include_str!("seed/2.1-bgpconfiguration.yaml"),
-        include_str!("seed/2.2-node.yaml"),
-        include_str!("seed/2.3-bgppeer.yaml"),
+        include_str!("../../../examples/seed/2.1-bgpconfiguration.yaml"),
+        include_str!("../../../examples/seed/2.2-node.yaml"),
+        include_str!("../../../examples/seed/2.3-bgppeer.yaml"),
     ] {
         expect(text, &[]);
     }
@@ -359,8 +359,8 @@ fn near_document() -> impl Strategy<Value = String> {
 fn broken_document() -> impl Strategy<Value = String> {
     let real = [
         include_str!("seed/1-cluster.yaml"),
-        include_str!("seed/2.2-node.yaml"),
-        include_str!("seed/2.3-bgppeer.yaml"),
+        include_str!("../../../examples/seed/2.2-node.yaml"),
+        include_str!("../../../examples/seed/2.3-bgppeer.yaml"),
     ];
     let edit = (any::<prop::sample::Index>(), 0..4_usize, "[-:#&*!|>'\"%@`{}\\[\\],?~ \n\t0-9a-z\\\\]{0,3}");
     (prop::sample::select(real.to_vec()), prop::collection::vec(edit, 1..6)).prop_map(|(text, edits)| {

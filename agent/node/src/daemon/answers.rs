@@ -220,6 +220,9 @@ impl Daemon {
         if let Some(reason) = self.fast_path.refused().get(&prefix) {
             return Some(reason.clone());
         }
+        if let Some(why) = self.dataplane.withheld(prefix) {
+            return Some(why.to_string());
+        }
         match self.dataplane.fib_state(prefix)? {
             FibState::Stale => Some("left by an earlier run, not learned again yet".into()),
             FibState::Pending => Some("waiting to be written".into()),

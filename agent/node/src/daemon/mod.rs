@@ -44,6 +44,8 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
 const EVENT_BUFFER: usize = 8 << 20;
+/// Log lines about single routes that one turn of the loop may write.
+const REPORTS_AT_ONCE: usize = 20;
 /// Events that are taken in before timers are judged, so that a keepalive that has arrived counts before the
 /// hold timer does.
 const EVENTS_AT_ONCE: usize = 64;
@@ -211,9 +213,7 @@ impl Daemon {
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
         }
-        for report in step.reports {
-            log_report(&report);
-        }
+        log_reports(&step.reports);
         self.drain_outputs();
         more | step.more
     }
@@ -502,6 +502,16 @@ fn notification(way: &str, n: &view::NotificationView) -> String {
     match &n.text {
         Some(text) => format!("NOTIFICATION {way}: {} ({text})", n.name),
         None => format!("NOTIFICATION {way}: {}", n.name),
+    }
+}
+
+/// A flushed table is one story, not ten thousand.
+fn log_reports(reports: &[Report]) {
+    for report in reports.iter().take(REPORTS_AT_ONCE) {
+        log_report(report);
+    }
+    if let Some(rest) = reports.len().checked_sub(REPORTS_AT_ONCE).filter(|rest| *rest > 0) {
+        tracing::warn!("{rest} more of these; `manxctl routes` shows what is not as it should be");
     }
 }
 

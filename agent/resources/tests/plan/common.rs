@@ -4,9 +4,9 @@
 use manx_resources::{NodePlan, PeerPlan, Snapshot, collect, plan};
 
 pub const CLUSTER: &str = include_str!("../seed/1-cluster.yaml");
-pub const MESH_OFF: &str = include_str!("../seed/2.1-bgpconfiguration.yaml");
-pub const REFLECTOR: &str = include_str!("../seed/2.2-node.yaml");
-pub const PEER: &str = include_str!("../seed/2.3-bgppeer.yaml");
+pub const MESH_OFF: &str = include_str!("../../../../examples/seed/2.1-bgpconfiguration.yaml");
+pub const REFLECTOR: &str = include_str!("../../../../examples/seed/2.2-node.yaml");
+pub const PEER: &str = include_str!("../../../../examples/seed/2.3-bgppeer.yaml");
 
 /// A snapshot of texts without any problem; a later text replaces what an earlier one says of a resource, as
 /// `manxctl apply` does.
