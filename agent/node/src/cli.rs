@@ -70,7 +70,7 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// error, warn, info, debug or trace, or directives such as info,manx_bgp=debug
+    /// error, warn, info, debug or trace, or directives such as warn,manxd=debug
     #[arg(long, env = "MANX_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 }

@@ -9,7 +9,7 @@ use crate::cli::LogFormat;
 
 pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(level).with_context(|| {
-        format!("--log-level \"{level}\": write error, warn, info, debug or trace, or directives such as info,manx_bgp=debug")
+        format!("--log-level \"{level}\": write error, warn, info, debug or trace, or directives such as warn,manxd=debug")
     })?;
     let lines = fmt().with_env_filter(filter).with_writer(stderr);
     let started = match format {
