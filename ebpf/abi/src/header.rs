@@ -96,7 +96,8 @@ pub const fn is_routable4(address: [u8; 4]) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
-/// Neither multicast, link-local, unspecified, loopback nor IPv4-mapped (`::/96` and `::ffff:0:0/96`).
+/// Neither multicast nor link-local, and nothing in `::/64`, where the unspecified, the loopback and the IPv4-mapped
+/// addresses lie.
 #[inline(always)]
 pub const fn is_routable6(address: [u8; 16]) -> bool {
     let [high, low, ..] = address;

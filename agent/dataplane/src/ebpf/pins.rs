@@ -43,7 +43,10 @@ impl Pins {
             mount().map_err(|source| no_bpffs(root, source))?;
         }
         for dir in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&dir).map_err(|source| Error::Pin { path: dir, source })?;
+            fs::create_dir_all(&dir).map_err(|source| match source.kind() {
+                io::ErrorKind::PermissionDenied => Error::NotPermitted { source },
+                _ => Error::Pin { path: dir, source },
+            })?;
         }
         Ok(pins)
     }

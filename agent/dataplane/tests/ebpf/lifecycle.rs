@@ -118,11 +118,8 @@ fn a_program_that_somebody_detached_is_attached_again() {
     let (kw01, kw02) = pair();
     let mut sink = kw01.sink(&kw02);
     kw01.namespace.run(move || {
-        std::fs::remove_file(format!(
-            "{PINS}/links/pod_tc-{}",
-            nix::net::if_::if_nametoindex("cali1").unwrap()
-        ))
-        .unwrap();
+        let index = nix::net::if_::if_nametoindex("cali1").unwrap();
+        run("bpftool", &format!("link detach pinned {PINS}/links/pod_tc-{index}"));
         assert_eq!(attached().len(), 1);
         attach(&mut sink, &["cali1"]);
         assert_eq!(attached().len(), 2);
