@@ -154,7 +154,7 @@ pub struct PeerCounters {
     pub prefixes_received: u64,
     /// Of these, not refused.
     pub prefixes_accepted: u64,
-    /// Announced to the peer now.
+    /// Announced to the peer, or about to be.
     pub prefixes_sent: u64,
     pub messages_received: u64,
     pub messages_sent: u64,
@@ -300,4 +300,22 @@ pub enum Export {
     NoNextHop,
     /// Its attributes do not fit into one message.
     TooLong,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_json_are_camel_case() {
+        fn json(value: &impl Serialize) -> String {
+            serde_json::to_string(value).unwrap()
+        }
+        assert_eq!(json(&Standing::Lost(LostAt::EbgpOverIbgp)), r#"{"lost":"ebgpOverIbgp"}"#);
+        assert_eq!(json(&Standing::Best), r#""best""#);
+        assert_eq!(json(&Export::InsideOwnBlock), r#""insideOwnBlock""#);
+        assert_eq!(json(&Cause::DialFailed("no".into())), r#"{"dialFailed":"no"}"#);
+        assert_eq!(json(&SessionState::OpenConfirm), r#""OpenConfirm""#);
+        assert!(json(&PeerCounters::default()).contains(r#""prefixesReceived":0"#));
+    }
 }

@@ -133,6 +133,24 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
     Some(Outgoing { next_hop, four_octet: key.four_octet, kind })
 }
 
+/// Do both sets, from one source, leave as the same bytes (behaviour 48)?
+pub fn leaves_alike(a: &Attributes, b: &Attributes, source: Option<Source>, key: &GroupKey) -> bool {
+    let outside = |x: &Attributes| outgoing(x, source, key);
+    let inside = |x: &Attributes| (x.med, x.local_pref(), x.originator_id);
+    let ebgp = matches!(key.kind, PeerKind::Ebgp { .. });
+    outside(a) == outside(b)
+        && a.origin == b.origin
+        && a.as_path == b.as_path
+        && a.atomic_aggregate == b.atomic_aggregate
+        && a.aggregator == b.aggregator
+        && a.communities == b.communities
+        && a.extended == b.extended
+        && a.large == b.large
+        && a.unknown == b.unknown
+        && (ebgp || (inside(a) == inside(b) && a.cluster_list == b.cluster_list))
+        && (source.is_some() || a.med == b.med)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -466,3 +466,57 @@ impl<'a, P: Nlri> Sorted<'a, P> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{
+        config::{Family, NextHopMode},
+        rib::export::PeerKind,
+    };
+
+    fn group() -> Group {
+        Group::new(GroupKey {
+            family: Family::Ipv4Unicast,
+            kind: PeerKind::Ibgp { client: true },
+            next_hop_mode: NextHopMode::Auto,
+            self_next_hop: None,
+            cluster_id: Ipv4Addr::LOCALHOST,
+            four_octet: true,
+        })
+    }
+
+    /// Behaviour 53.
+    #[test]
+    fn a_member_that_lags_keeps_at_most_a_few_entries_for_each_route() {
+        let mut group = group();
+        group.move_to(1, 0);
+        for n in 0..100_000 {
+            group.record(n % 10, Export::Sent, 7, 10);
+            assert!(group.log.len() <= 2 * 10 + 1025, "{}", group.log.len());
+        }
+        assert!((0..10).all(|id| group.is_ahead(id, group.cursor(1))));
+        group.move_to(1, group.end());
+        assert!(group.log.is_empty() && !group.refers_to(3));
+        assert_eq!((group.announced_to(1), group.announced_to(7)), (10, 0));
+    }
+
+    /// Whoever stood between live entries still does after the log has been cleared of dead ones.
+    #[test]
+    fn members_keep_their_places_when_the_log_is_compacted() {
+        let mut group = group();
+        group.move_to(1, 0);
+        group.record(100, Export::Sent, 7, 10);
+        group.record(101, Export::Sent, 7, 10);
+        group.move_to(2, group.end());
+        for _ in 0..5000 {
+            group.record(5, Export::Sent, 7, 10);
+        }
+        for (peer, expected) in [(1, [true, true, true]), (2, [false, false, true])] {
+            let cursor = group.cursor(peer);
+            assert_eq!([100, 101, 5].map(|id| group.is_ahead(id, cursor)), expected, "{peer}");
+        }
+    }
+}

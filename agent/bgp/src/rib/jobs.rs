@@ -1,7 +1,7 @@
 //! Work on many routes, in pieces, so that no event keeps a keepalive waiting. A job walks the tables by route
 //! number; what changes behind its back while it is under way has been settled with the new facts anyway.
 
-use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, by_family, identity};
+use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, Why, by_family, identity};
 use crate::config::Family;
 
 /// Routes looked at in one piece.
@@ -119,14 +119,14 @@ impl Rib {
             Kind::NextHops(ref ids) => {
                 if route.paths.iter().any(|path| ids.contains(&path.next_hop)) {
                     let before = identity(route);
-                    self.settle::<P>(id, before);
+                    self.settle::<P>(id, before, None);
                 }
             }
             Kind::Reselect | Kind::FirstChoice => {
                 let before = identity(route);
-                self.settle::<P>(id, before);
+                self.settle::<P>(id, before, None);
             }
-            Kind::Rejudge => self.judge::<P>(id, true),
+            Kind::Rejudge => self.judge::<P>(id, Why::Rules),
         }
     }
 

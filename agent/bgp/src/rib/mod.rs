@@ -27,7 +27,7 @@ use crate::{
     message::update::Nlri,
     view::{Export, RefusedBy},
 };
-use export::{GroupKey, PeerKind, Policy, Source, verdict};
+use export::{GroupKey, PeerKind, Policy, Source, leaves_alike, verdict};
 use group::Group;
 use intern::{Interner, SeededHash};
 use jobs::Job;
@@ -128,6 +128,15 @@ pub struct Rib {
     /// The first choice is complete, and nobody has asked yet.
     settled: bool,
     own: BTreeMap<Prefix, Arc<Attributes>>,
+}
+
+/// Why a route is judged.
+#[derive(Clone, Copy, Debug)]
+enum Why<'a> {
+    /// Its best path is another. If one peer put it in the place of its earlier one: that one's attributes.
+    Best { replaced: Option<&'a Attributes> },
+    /// The rules are others; only what flips is told.
+    Rules,
 }
 
 /// What decides whether a best path is another one.
@@ -327,10 +336,10 @@ impl Rib {
             peer.refused[family] += 1;
         }
         self.next_hops.hold(next_hop);
+        self.settle::<P>(id, before, old.as_ref());
         if let Some(old) = old {
             self.let_go(old);
         }
-        self.settle::<P>(id, before);
     }
 
     /// A peer withdraws a prefix. One that it never announced is nothing (behaviour 48).
@@ -352,7 +361,7 @@ impl Rib {
             }
         }
         self.let_go(path);
-        self.settle::<P>(id, before);
+        self.settle::<P>(id, before, None);
     }
 
     fn let_go(&mut self, path: Path) {
@@ -414,15 +423,18 @@ impl Rib {
         let id = table.insert(prefix);
         let Some(route) = table.get_mut(id) else { return };
         let before = identity(route);
-        match route.paths.iter_mut().find(|path| path.peer == OWN) {
+        let old = match route.paths.iter_mut().find(|path| path.peer == OWN) {
             Some(held) if Arc::ptr_eq(&held.attributes, attributes) => return,
-            Some(held) => {
-                let old = std::mem::replace(held, path);
-                self.let_go(old);
+            Some(held) => Some(std::mem::replace(held, path)),
+            None => {
+                route.paths.push(path);
+                None
             }
-            None => route.paths.push(path),
+        };
+        self.settle::<P>(id, before, old.as_ref());
+        if let Some(old) = old {
+            self.let_go(old);
         }
-        self.settle::<P>(id, before);
     }
 
     /// What may leave. Judged anew in pieces; only what flips is sent (behaviour 56).
@@ -444,8 +456,9 @@ impl Rib {
         self.work();
     }
 
-    /// Chooses among a route's paths, and passes on what came of it.
-    fn settle<P: Kept>(&mut self, id: RouteId, before: Identity) {
+    /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path in whose place its peer has
+    /// put another.
+    fn settle<P: Kept>(&mut self, id: RouteId, before: Identity, replaced: Option<&Path>) {
         let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
         if self.deferred {
             for path in route.paths.iter_mut().filter(|path| !path.standing.is_refused()) {
@@ -468,23 +481,38 @@ impl Rib {
         }
         let exported = |identity: Identity| identity.map(|(attributes, peer, _)| (attributes, peer));
         if exported(before) != exported(after) {
-            self.judge::<P>(id, false);
+            let of_best = |path: &&Path| {
+                let held = (Arc::as_ptr(&path.attributes), path.peer);
+                exported(before) == Some(held) && exported(after).is_some_and(|(_, peer)| peer == path.peer)
+            };
+            self.judge::<P>(
+                id,
+                Why::Best { replaced: replaced.filter(of_best).map(|path| &*path.attributes) },
+            );
         }
     }
 
     /// Decides for each group whether the best path goes to it.
-    fn judge<P: Kept>(&mut self, id: RouteId, only_flips: bool) {
+    fn judge<P: Kept>(&mut self, id: RouteId, why: Why<'_>) {
         let table = P::table(&self.tables);
         let Some(route) = table.get(id) else { return };
         let mut policy = None;
         for (number, group) in self.groups.iter_mut().enumerate() {
             let Some(group) = group.as_mut().filter(|group| group.key.family == P::FAMILY) else { continue };
             let policy = *policy.get_or_insert_with(|| self.policy.judge(route.prefix.into()));
-            let (export, source) = judged(route, &self.peers, policy, &group.key);
-            let told = if only_flips {
-                group.rejudge(id, export, source, table.len())
-            } else {
-                group.record(id, export, source, table.len())
+            let (export, slot) = judged(route, &self.peers, policy, &group.key);
+            let told = match why {
+                Why::Rules => group.rejudge(id, export, slot, table.len()),
+                Why::Best { replaced: Some(old) }
+                    if export == Export::Sent
+                        && group.export(id) == Some(Export::Sent)
+                        && route.best().is_some_and(|best| {
+                            leaves_alike(old, &best.attributes, source(&self.peers, slot), &group.key)
+                        }) =>
+                {
+                    false
+                }
+                Why::Best { .. } => group.record(id, export, slot, table.len()),
             };
             if told && !self.touched.contains(&number) {
                 self.touched.push(number);

@@ -86,12 +86,10 @@ fn strike_out_by_med(paths: &mut [Path]) {
     for i in 0..paths.len() {
         // `i` is an index of `paths`.
         let (mine, neighbour) = (med(&paths[i].attributes), paths[i].attributes.as_path.neighbour());
+        // The least of each neighbour is never struck out, and so it is always there to beat the others.
         let beaten = |other: &Path| {
             let same_neighbour = other.attributes.as_path.neighbour() == neighbour;
-            // Struck out in this very step still counts: the least of each neighbour stands whatever the order.
-            let standing = matches!(other.standing, PackedStanding::BEST)
-                || other.standing == PackedStanding::lost(LostAt::Med);
-            standing && same_neighbour && med(&other.attributes) < mine
+            other.standing == PackedStanding::BEST && same_neighbour && med(&other.attributes) < mine
         };
         if paths[i].standing == PackedStanding::BEST && paths.iter().any(beaten) {
             paths[i].standing = PackedStanding::lost(LostAt::Med);

@@ -50,6 +50,8 @@ pub struct Peer {
     pub errors: u32,
     /// By family: routes are kept that the present session has not confirmed yet.
     pub stale: [bool; 2],
+    /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale.
+    pub refreshing: [bool; 2],
     /// By family: the present session has sent End-of-RIB.
     pub end_of_rib: [bool; 2],
     pub state: SessionState,
@@ -76,6 +78,7 @@ impl Peer {
             failures: 0,
             errors: 0,
             stale: [false; 2],
+            refreshing: [false; 2],
             end_of_rib: [false; 2],
             state: SessionState::Idle,
             since: now,

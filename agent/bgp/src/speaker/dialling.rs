@@ -172,16 +172,15 @@ impl Speaker {
             return;
         }
         let Some(peer) = self.peer_at_mut(slot) else { return };
+        // Nonsense on one connection is no reason to give up another that is in order.
+        if peer.connections().next().is_some() {
+            return;
+        }
         peer.errors = peer.errors.saturating_add(1);
         peer.held_back = true;
         let until = now + peer.hold_back_time();
         self.timers.clear(Timer::Dial(slot));
         self.timers.set(Timer::HoldBack(slot), until);
-        // The other connections come to nothing as well.
-        let rest: Vec<ConnId> = self.peer_at(slot).into_iter().flat_map(|peer| peer.connections()).collect();
-        for conn in rest {
-            self.close(conn, Some(&Notification::cease(cease::COLLISION)), now);
-        }
     }
 
     pub(super) fn disable(&mut self, key: PeerKey, text: &str, now: Time) {

@@ -57,6 +57,7 @@ impl Speaker {
         peer.last_established = Some(now);
         peer.failures = 0;
         peer.end_of_rib = [false; 2];
+        peer.refreshing = [false; 2];
         self.rib.set_router_id(slot, negotiated.remote_id);
         self.timers.clear(Timer::Dial(slot));
         for family in Family::ALL {
@@ -120,8 +121,10 @@ impl Speaker {
             match restart_time {
                 Some(seconds) if keep_routes => {
                     self.rib.make_stale(slot, family);
-                    // What had not been heard again since the loss before this one is too old.
-                    self.rib.sweep(slot, family, 1);
+                    // What had not been heard again since the loss before this one is too old; what a refresh had yet
+                    // to repeat is not.
+                    let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family.index()]);
+                    self.rib.sweep(slot, family, if refreshing { i8::MAX } else { 1 });
                     self.set_stale(slot, family, true);
                     self.timers
                         .set(Timer::Stale(slot, family), now + Duration::from_secs(u64::from(seconds)));
@@ -143,10 +146,18 @@ impl Speaker {
         }
     }
 
+    fn set_refreshing(&mut self, slot: PeerSlot, family: Family, refreshing: bool) {
+        if let Some(peer) = self.peer_at_mut(slot) {
+            // An index of [_; 2] by family.
+            peer.refreshing[family.index()] = refreshing;
+        }
+    }
+
     /// What is still stale has had its time.
     pub(super) fn stale_over(&mut self, slot: PeerSlot, family: Family) {
         self.timers.clear(Timer::Stale(slot, family));
         self.set_stale(slot, family, false);
+        self.set_refreshing(slot, family, false);
         self.rib.sweep(slot, family, 0);
     }
 
@@ -174,14 +185,22 @@ impl Speaker {
                 let enhanced = negotiated.enhanced_refresh;
                 self.rib.replay(slot, refresh.family, enhanced);
             }
-            // RFC 7313 §4: what is not heard again until the end is gone.
+            // RFC 7313 §4: what is not heard again until the end is gone. Before the End-of-RIB of a restart the
+            // mark is ignored: that marker will say the same.
             RefreshKind::Begin => {
+                let restarting = |peer: &Peer| {
+                    peer.stale[refresh.family.index()] && !peer.refreshing[refresh.family.index()]
+                };
+                if self.peer_at(slot).is_none_or(restarting) {
+                    return;
+                }
                 self.rib.make_stale(slot, refresh.family);
                 self.set_stale(slot, refresh.family, true);
+                self.set_refreshing(slot, refresh.family, true);
                 self.timers.set(Timer::Stale(slot, refresh.family), now + STALE_AFTER_RETURN);
             }
             RefreshKind::End => {
-                if self.peer_at(slot).is_some_and(|peer| peer.stale[refresh.family.index()]) {
+                if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family.index()]) {
                     self.stale_over(slot, refresh.family);
                 }
             }

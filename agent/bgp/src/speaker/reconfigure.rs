@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Speaker, established::kind_of};
 use crate::{
     Config, PeerConfig, PeerKey, Time,
-    config::Dial,
+    config::{Dial, ExportRule},
     message::notification::cease,
     rib::{export::Policy, table::PeerSlot},
     session::{
@@ -25,7 +25,7 @@ impl Speaker {
         if config == self.config && !self.by_key.is_empty() {
             return;
         }
-        self.grace_until = now + GRACE;
+        let same_peering = !self.by_key.is_empty() && peering_of(&config) == peering_of(&self.config);
         let mut wanted: BTreeMap<PeerKey, PeerConfig> = BTreeMap::new();
         for peer in &config.peers {
             wanted.entry(peer.key()).or_insert_with(|| peer.clone());
@@ -38,6 +38,11 @@ impl Speaker {
         let originated = self.config.originated.clone();
         self.rib.originate(&originated);
 
+        // New blocks come and go all the time; they are no reason to dial the dead anew.
+        if same_peering {
+            return self.after(now);
+        }
+        self.grace_until = now + GRACE;
         let gone: Vec<PeerKey> =
             self.by_key.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         for key in gone {
@@ -140,4 +145,9 @@ impl Speaker {
             }
         }
     }
+}
+
+/// All but what is originated and what may be passed on.
+fn peering_of(config: &Config) -> Config {
+    Config { originated: Vec::new(), export: ExportRule::default(), ..config.clone() }
 }

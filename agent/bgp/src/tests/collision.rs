@@ -7,7 +7,7 @@ use super::{
     script::{Script, config, their_open},
 };
 use crate::{
-    Config, Dial,
+    Config, Dial, Event,
     message::keepalive,
     view::{Cause, Direction, SessionState},
 };
@@ -119,9 +119,43 @@ fn an_accepted_connection_stops_the_dial_that_was_due() {
     let mut later = config(64512);
     later.peers[0].dial = Dial::Later;
     let mut script = Script::connected(later);
+    assert_eq!(script.view().next_dial, None);
     script.wait(secs(10));
     assert!(script.dials.is_empty());
     script.give(&their_open(&config(64512)).encode());
     script.give(&keepalive());
     assert_eq!(script.state(), SessionState::Established);
+}
+
+/// Behaviour 1: the first OPEN tells the peer's identifier, and that decides about the connection whose OPEN is still
+/// to come as well.
+#[test]
+fn the_first_open_decides_whichever_connection_it_comes_on() {
+    for (remote, ours_stays) in [([9, 0, 0, 1], true), ([11, 0, 0, 1], false)] {
+        for on_ours in [true, false] {
+            let mut dialling = config(64512);
+            dialling.peers[0].dial = Dial::First;
+            let mut script = Script::connected(dialling);
+            let theirs = script.conn;
+            // Accepting has left the dial of the beginning alone.
+            let ours = script.dials[0];
+            let local = std::net::SocketAddr::new("10.0.0.1".parse().unwrap(), 5);
+            let there = std::net::SocketAddr::new("10.0.0.2".parse().unwrap(), 179);
+            script.speaker.handle(Event::Connected { conn: ours, local, remote: there }, script.now);
+            script.drain();
+            assert!(script.closed.is_empty());
+            let mut open = their_open(&config(64512));
+            open.identifier = remote.into();
+            script.give_on(if on_ours { ours } else { theirs }, &open.encode());
+            let (kept, lost) = if ours_stays { (ours, theirs) } else { (theirs, ours) };
+            assert_eq!(script.closed, [lost], "{remote:?}, {on_ours}");
+            let (code, subcode, _) = script.notification_on(lost);
+            assert_eq!((code, subcode), (6, 7));
+            if on_ours != ours_stays {
+                script.give_on(kept, &open.encode());
+            }
+            script.give_on(kept, &keepalive());
+            assert_eq!(script.state(), SessionState::Established);
+        }
+    }
 }

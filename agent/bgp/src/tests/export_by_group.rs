@@ -275,6 +275,30 @@ fn a_peer_whose_own_route_becomes_the_best_is_told_that_the_other_is_gone() {
     assert_eq!(sync(&mut star, &mut states), [0, 0, 0]);
 }
 
+/// Behaviours 38 and 42: what a peer was about to be told when it moved to another group is not forgotten.
+#[test]
+fn a_withdrawal_that_waits_survives_the_change_of_the_group() {
+    let pref = |n: u8| with(mandatory(&[]), attribute(TRANSITIVE, 5, &[0, 0, 0, n]));
+    for gone in [false, true] {
+        let mut star = Star::new(3, false);
+        let mut state = BTreeMap::new();
+        star.give(0, update(&[], &pref(100), &["10.1.0.0/16", "10.2.0.0/16"]));
+        apply(&mut state, &star.take(1, usize::MAX));
+        assert_eq!(state.len(), 2);
+        if gone {
+            star.give(0, update(&["10.1.0.0/16"], &[], &[]));
+        } else {
+            star.give(1, update(&[], &pref(200), &["10.1.0.0/16"]));
+        }
+        let mut config = star.speaker.config().clone();
+        config.peers[1].rr_client = false;
+        star.speaker.configure(config, star.now);
+        star.drain();
+        apply(&mut state, &star.take(1, usize::MAX));
+        assert_eq!(state.keys().copied().collect::<Vec<_>>(), [prefix("10.2.0.0/16")]);
+    }
+}
+
 /// Behaviour 48.
 #[test]
 fn the_same_announcement_again_sends_nothing() {
@@ -283,6 +307,21 @@ fn the_same_announcement_again_sends_nothing() {
     assert_eq!(star.take(1, usize::MAX).len(), 1);
     star.give(0, update(&[], &marked(1), &["10.1.0.0/16"]));
     assert_eq!(star.take(1, usize::MAX), []);
+}
+
+/// Behaviour 48: what stays within the AS changes nothing for those outside.
+#[test]
+fn a_change_that_leaves_the_same_bytes_sends_nothing() {
+    let mut star = Star::new(2, true);
+    let med = |n: u8| with(mandatory(&[64600]), attribute(OPTIONAL, 4, &[0, 0, 0, n]));
+    star.give(0, update(&[], &med(1), &["10.1.0.0/16"]));
+    assert_eq!(star.take(1, usize::MAX).len(), 1);
+    star.give(0, update(&[], &med(2), &["10.1.0.0/16"]));
+    assert_eq!(star.take(1, usize::MAX), []);
+    assert_eq!(star.speaker.best(prefix("10.1.0.0/16")).unwrap().best.attributes.med, Some(2));
+    let longer = mandatory(&[64600, 7]);
+    star.give(0, update(&[], &longer, &["10.1.0.0/16"]));
+    assert_eq!(star.take(1, usize::MAX).len(), 1);
 }
 
 /// Behaviours 21, 32 and 49, as bytes.

@@ -179,3 +179,41 @@ fn a_change_of_the_as_everywhere_brings_the_mesh_back_within_a_second() {
         }
     }
 }
+
+/// The grace leaves nothing behind: what failed in it does not count when it is over.
+#[test]
+fn failures_in_the_grace_do_not_slow_the_dials_after_it() {
+    let mut network = Network::new(1);
+    network.add(NODES[0]);
+    network.add(NODES[1]);
+    network.start(1, plan(1, 64512, &[0], 1));
+    network.run(ms(10_100));
+    network.start(0, {
+        let mut plan = plan(0, 64512, &[1], 1);
+        plan.peers[0].dial = Dial::Never;
+        plan
+    });
+    let took = network.run_until(secs(5), |n| n.established(0, NODES[1]));
+    assert!(took < ms(800), "{took:?}");
+}
+
+/// Who listens first waits five seconds in all, however often the plan changes meanwhile.
+#[test]
+fn changes_of_the_plan_do_not_put_off_the_dial_of_the_later_side() {
+    let mut network = Network::new(1);
+    network.add(NODES[0]);
+    network.add(NODES[1]);
+    let mut changing = plan(0, 64512, &[1], 1);
+    network.start(0, changing.clone());
+    let mut silent = plan(1, 64512, &[0], 1);
+    silent.peers[0].dial = Dial::Never;
+    network.start(1, silent);
+    for n in 0..4 {
+        network.run(secs(1));
+        changing.peers[0].allow_local_as = n;
+        changing.peers[0].rr_client = n % 2 == 0;
+        network.configure(0, changing.clone());
+    }
+    let took = network.run_until(secs(5), |n| n.established(0, NODES[1]));
+    assert!(took < ms(1100), "{took:?}");
+}

@@ -353,3 +353,71 @@ fn events_for_connections_that_are_gone_are_ignored() {
     }
     assert_eq!(script.state(), SessionState::Active);
 }
+
+/// Nonsense on a second connection is no reason to give up the session.
+#[test]
+fn garbage_beside_a_session_costs_only_its_own_connection() {
+    let mut script = Script::established(config(64512));
+    let second = script.accept();
+    script.give_on(second, &[0; 19]);
+    assert_eq!(script.notification_on(second).0, 1);
+    assert_eq!(script.state(), SessionState::Established);
+    assert_eq!(script.closed, [second]);
+}
+
+/// A refresh that a loss interrupts: what it had yet to repeat is kept as everything else is.
+#[test]
+fn a_session_lost_in_the_middle_of_a_refresh_keeps_all_its_routes() {
+    let open = their_open(&config(64512));
+    let mut script = Script::established(config(64512));
+    script.give(&update(&[], &mandatory(&[]), &["10.1.0.0/16", "10.2.0.0/16"]));
+    let begin = RouteRefresh { family: crate::Family::Ipv4Unicast, kind: RefreshKind::Begin };
+    script.give(&begin.encode());
+    script.give(&update(&[], &mandatory(&[]), &["10.2.0.0/16"]));
+    let conn = script.conn;
+    script.speaker.handle(Event::Closed { conn, reason: "reset".into() }, script.now);
+    script.drain();
+    for prefix in ["10.1.0.0/16", "10.2.0.0/16"] {
+        assert!(script.explain(prefix).unwrap().paths[0].stale);
+    }
+    script.conn = script.accept();
+    script.give(&open.encode());
+    script.give(&keepalive());
+    // A mark before End-of-RIB says nothing (RFC 7313 §4).
+    script.give(&begin.encode());
+    script.give(&RouteRefresh { kind: RefreshKind::End, ..begin }.encode());
+    assert!(script.explain("10.1.0.0/16").is_some());
+    script.give(&crate::message::update::end_of_rib(crate::Family::Ipv4Unicast));
+    assert!(script.explain("10.1.0.0/16").is_none());
+}
+
+/// Own prefixes come and go with every pod block; that is no reason to dial the dead anew.
+#[test]
+fn a_change_of_own_prefixes_leaves_the_back_off_alone() {
+    let mut first = config(64512);
+    first.peers[0].dial = Dial::First;
+    let mut now = Time::from_nanos(0);
+    let mut speaker = Speaker::new(first.clone(), now);
+    while now < Time::ZERO + secs(300) {
+        while let Some(output) = speaker.poll_output() {
+            if let Output::Dial { conn, .. } = output {
+                speaker.handle(Event::DialFailed { conn, error: "Connection refused".into() }, now);
+            }
+        }
+        now = speaker.next_wakeup().unwrap();
+        speaker.advance(now);
+    }
+    while let Some(output) = speaker.poll_output() {
+        if let Output::Dial { conn, .. } = output {
+            speaker.handle(Event::DialFailed { conn, error: "Connection refused".into() }, now);
+        }
+    }
+    let next = speaker.peers()[0].next_dial.unwrap();
+    assert!(next.since(now) > secs(20));
+    first.originated.push(Originated { prefix: prefix("10.9.0.0/16"), communities: vec![] });
+    speaker.configure(first.clone(), now);
+    assert_eq!(speaker.peers()[0].next_dial, Some(next));
+    first.peers[0].rr_client = true;
+    speaker.configure(first, now);
+    assert!(speaker.peers()[0].next_dial.unwrap().since(now) < ms(201));
+}
