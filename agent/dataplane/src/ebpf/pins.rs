@@ -41,6 +41,10 @@ impl Pins {
                 return Err(no_bpffs(root, io::Error::other("another filesystem")));
             }
             mount().map_err(|source| no_bpffs(root, source))?;
+            tracing::info!(
+                "mounted a BPF filesystem at {MOUNT_POINT}, where none was; what is pinned there lasts as long as \
+                 this process's mount namespace"
+            );
         }
         for dir in [pins.maps(), pins.links()] {
             fs::create_dir_all(&dir).map_err(|source| match source.kind() {
