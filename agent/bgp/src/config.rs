@@ -108,8 +108,9 @@ impl fmt::Display for PeerKey {
     }
 }
 
-/// One peer. What resets a session when it changes: `remote_as`, `local_as`, `local_address`, `families`, and
-/// the times (they are in OPEN). The rest takes effect on the running session.
+/// One peer. What resets a session when it changes: `remote_as`, `local_as`, `local_address`, `families`,
+/// `hold_time` and `restart_time`, since OPEN says them, or the defaults in [`Config`] that stand for them. The rest
+/// takes effect on the running session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     pub address: IpAddr,
@@ -167,7 +168,9 @@ impl PeerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Dial {
-    /// At once, and again after 50 to 200 ms, growing to 30 s while it fails.
+    /// At once, and again after 50 to 200 ms. While it fails, half a second, a second, and so on up to 30 s; but
+    /// within 10 s of a change of the peering every retry comes after 50 to 200 ms, for the other side may not have
+    /// read it yet.
     First,
     /// Listens; dials after 5 s without a connection.
     Later,

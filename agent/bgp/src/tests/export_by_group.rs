@@ -279,7 +279,7 @@ fn a_peer_whose_own_route_becomes_the_best_is_told_that_the_other_is_gone() {
 #[test]
 fn a_withdrawal_that_waits_survives_the_change_of_the_group() {
     let pref = |n: u8| with(mandatory(&[]), attribute(TRANSITIVE, 5, &[0, 0, 0, n]));
-    for gone in [false, true] {
+    for (gone, other_mode) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut star = Star::new(3, false);
         let mut state = BTreeMap::new();
         star.give(0, update(&[], &pref(100), &["10.1.0.0/16", "10.2.0.0/16"]));
@@ -291,7 +291,11 @@ fn a_withdrawal_that_waits_survives_the_change_of_the_group() {
             star.give(1, update(&[], &pref(200), &["10.1.0.0/16"]));
         }
         let mut config = star.speaker.config().clone();
-        config.peers[1].rr_client = false;
+        if other_mode {
+            config.peers[1].next_hop = crate::NextHopMode::Self_;
+        } else {
+            config.peers[1].rr_client = false;
+        }
         star.speaker.configure(config, star.now);
         star.drain();
         apply(&mut state, &star.take(1, usize::MAX));

@@ -187,14 +187,15 @@ fn failures_in_the_grace_do_not_slow_the_dials_after_it() {
     network.add(NODES[0]);
     network.add(NODES[1]);
     network.start(1, plan(1, 64512, &[0], 1));
-    network.run(ms(10_100));
+    // Once more than the grace allows.
+    network.run(ms(10_300));
     network.start(0, {
         let mut plan = plan(0, 64512, &[1], 1);
         plan.peers[0].dial = Dial::Never;
         plan
     });
     let took = network.run_until(secs(5), |n| n.established(0, NODES[1]));
-    assert!(took < ms(800), "{took:?}");
+    assert!(took < secs(1), "{took:?}");
 }
 
 /// Who listens first waits five seconds in all, however often the plan changes meanwhile.
