@@ -112,7 +112,7 @@ pub fn endpoint(id: u32) -> Option<Endpoint> {
 pub fn uplink_mac(ifindex: u32) -> Option<[u8; 6]> {
     // SAFETY: an entry that is removed meanwhile stays readable until this program has ended (RCU); one that is
     // replaced is another interface's, and then this MAC decides nothing but "not for us".
-    unsafe { UPLINKS.get(&ifindex) }.map(|uplink| uplink.mac)
+    unsafe { UPLINKS.get(ifindex) }.map(|uplink| uplink.mac)
 }
 
 #[inline(always)]
