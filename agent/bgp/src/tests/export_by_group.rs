@@ -296,6 +296,10 @@ fn a_withdrawal_that_waits_survives_the_change_of_the_group() {
         } else {
             config.peers[1].rr_client = false;
         }
+        star.speaker.configure(config.clone(), star.now);
+        star.drain();
+        // And once more, before it has taken anything.
+        config.peers[1].cluster_id = Some(Ipv4Addr::new(244, 0, 0, 9));
         star.speaker.configure(config, star.now);
         star.drain();
         apply(&mut state, &star.take(1, usize::MAX));

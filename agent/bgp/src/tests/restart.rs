@@ -77,6 +77,7 @@ fn a_peer_that_never_sends_end_of_rib_loses_what_it_did_not_repeat_after_a_while
     back(&mut script, &open);
     script.give(&update(&[], &mandatory(&[]), &[A]));
     for _ in 0..5 {
+        assert_eq!(stale(&script, B), Some(true), "longer than the restart time, now that the peer is there");
         script.wait(secs(60));
         script.give(&keepalive());
     }

@@ -335,6 +335,22 @@ fn routes_not_heard_again_between_the_marks_are_gone() {
 }
 
 #[test]
+fn the_counters_count_what_passed() {
+    let mut own = config(64512);
+    own.originated.push(Originated { prefix: prefix("10.9.0.0/16"), communities: vec![] });
+    let mut script = Script::connected(own.clone());
+    script.give(&their_open(&own).encode());
+    script.give(&keepalive());
+    script.give(&update(&[], &mandatory(&[]), &["10.1.0.0/16", "10.2.0.0/16"]));
+    script.take();
+    let counters = script.view().counters;
+    // OPEN, KEEPALIVE, UPDATE; and OPEN, KEEPALIVE, UPDATE and two markers.
+    assert_eq!((counters.messages_received, counters.updates_received), (3, 1));
+    assert_eq!((counters.messages_sent, counters.updates_sent), (5, 3));
+    assert_eq!((counters.prefixes_received, counters.prefixes_accepted, counters.prefixes_sent), (2, 2, 1));
+}
+
+#[test]
 fn events_for_connections_that_are_gone_are_ignored() {
     let mut script = Script::established(config(64512));
     let conn = script.conn;
