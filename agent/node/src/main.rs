@@ -1,6 +1,6 @@
 //! `manxd`, the node daemon: sockets, timers and the local API around the speaker and the dataplane, which do
 //! the work. This is the only room that knows both.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod api;
 mod cleanup;
@@ -9,7 +9,6 @@ mod clock;
 mod connection;
 mod daemon;
 mod logging;
-mod memory;
 mod process;
 
 use std::process::ExitCode;

@@ -8,7 +8,6 @@ use std::{
 use manx_api as api;
 use manx_bgp::{PathSource, PeerKey, view};
 use manx_dataplane::{
-    ebpf::held_as,
     fib::{FibRoute, FibState},
     kernel::{Leg, Role, RouteKind},
     route::{Action, BlackholeKind, Route},
@@ -189,7 +188,11 @@ impl Daemon {
                 let wanted = wanted.get(&prefix);
                 let fib = fib.get(&prefix);
                 let map = map.get(&prefix);
-                let map_agrees = self.fast_path.sink().is_none() || wanted.map(held_as).as_ref() == map;
+                let refused = self.fast_path.refused().contains_key(&prefix);
+                let map_agrees = self
+                    .fast_path
+                    .sink()
+                    .is_none_or(|sink| !refused && wanted.map(|route| sink.expected(route)).as_ref() == map);
                 let fib_agrees = match self.dataplane.fib_state(prefix) {
                     None => fib.is_none(),
                     Some(FibState::Installed) => fib.is_some(),

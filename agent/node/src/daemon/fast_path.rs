@@ -6,13 +6,16 @@ use std::{collections::BTreeMap, path::Path};
 
 use manx_dataplane::{
     LinkChange,
-    ebpf::{Applied, EbpfSink, Error, Options, XdpState, held_as, netfilter, netfilter::Tracking},
+    ebpf::{Applied, EbpfSink, Error, Options, XdpState, netfilter, netfilter::Tracking},
     kernel::{Link, Role},
     route::Route,
     table::Delta,
 };
 
 use crate::cli::FastPathMode;
+
+/// Log lines about routes that the maps refused, for one change.
+const REFUSALS_AT_ONCE: usize = 10;
 
 #[derive(Debug)]
 pub struct FastPath {
@@ -115,12 +118,6 @@ impl FastPath {
         if delta.is_empty() {
             return;
         }
-        for prefix in &delta.removals {
-            self.refused.remove(prefix);
-        }
-        for route in &delta.upserts {
-            self.refused.remove(&route.prefix);
-        }
         if let Ok(sink) = &mut self.sink {
             let outcome = sink.apply(&delta.upserts, &delta.removals);
             self.take(outcome);
@@ -130,7 +127,6 @@ impl FastPath {
     /// All is learned: the maps are to hold these routes and no others, and the programs may run.
     pub fn settle(&mut self, desired: &[Route], links: &[Link]) {
         if let Ok(sink) = &mut self.sink {
-            self.refused.clear();
             let outcome = sink.reconcile(desired);
             self.take(outcome);
         }
@@ -148,10 +144,11 @@ impl FastPath {
             Ok(held) => held,
             Err(error) => return tracing::warn!("audit: {error}"),
         };
+        // Not the table's word but the sink's: what a full map had to give up is not missing.
         let mut wanted: BTreeMap<_, _> = desired
             .iter()
             .filter(|route| !self.refused.contains_key(&route.prefix))
-            .map(|route| (route.prefix, held_as(route)))
+            .map(|route| (route.prefix, sink.expected(route)))
             .collect();
         let unwanted: Vec<_> = held
             .iter()
@@ -191,11 +188,23 @@ impl FastPath {
     fn take(&mut self, outcome: Result<Applied, Error>) {
         match outcome {
             Ok(applied) => {
-                for refused in applied.refused {
-                    let reason = refused.reason.to_string();
-                    tracing::warn!(prefix = %refused.prefix, "not in the eBPF map, the kernel forwards it: {reason}");
-                    self.refused.insert(refused.prefix, reason);
+                let refused: BTreeMap<_, _> = applied
+                    .refused
+                    .into_iter()
+                    .map(|route| (route.prefix, route.reason.to_string()))
+                    .collect();
+                let mut news = refused.iter().filter(|(prefix, _)| !self.refused.contains_key(prefix));
+                for (prefix, reason) in news.by_ref().take(REFUSALS_AT_ONCE) {
+                    tracing::warn!(%prefix, "not in the eBPF map, the kernel forwards it: {reason}");
                 }
+                let rest = news.count();
+                if rest > 0 {
+                    tracing::warn!("{rest} more routes are not in the eBPF map; `manxctl routes` names them");
+                }
+                if refused.is_empty() && !self.refused.is_empty() {
+                    tracing::info!("all routes are in the eBPF map again");
+                }
+                self.refused = refused;
             }
             Err(error) => tracing::error!("writing the eBPF maps failed: {error}"),
         }

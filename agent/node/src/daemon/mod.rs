@@ -87,7 +87,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             FastPath::absent(args.fast_path, String::from("switched off by --dataplane off"))
         }
     };
-    crate::memory::trim();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let dataplane = Dataplane::open(manx_dataplane::Config {
