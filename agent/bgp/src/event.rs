@@ -58,7 +58,7 @@ pub enum Output {
     /// The first complete set of best paths has been put out: at once, or after a restart when the peers have sent
     /// theirs. Forwarding state of an earlier process that no best path claims may go now.
     Settled,
-    /// A session changed its state.
+    /// A session changed its state. For the state as it is now ask [`crate::Speaker::peers`].
     Session(SessionEvent),
     /// Resolve this next hop and report with [`Event::NextHop`], now and at each change.
     Watch { next_hop: NextHop },
@@ -108,7 +108,8 @@ pub struct BestPath {
     pub local_pref: u32,
 }
 
-/// A step of a session's history.
+/// A step of a session's history. Dials that fail again with the same error are told once, so `from` need not be
+/// the `to` of the step before.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionEvent {

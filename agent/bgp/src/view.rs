@@ -102,6 +102,8 @@ pub struct PeerView {
     pub state: SessionState,
     /// Since when it is in this state.
     pub since: Time,
+    /// Since when there is a session, or since when there is none: the retries in between do not count.
+    pub session_since: Time,
     /// How often it has become Established.
     pub established_count: u64,
     pub last_established: Option<Time>,

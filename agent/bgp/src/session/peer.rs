@@ -8,7 +8,7 @@ use crate::{
     config::{Dial, PeerConfig},
     event::ConnId,
     rib::table::PeerSlot,
-    view::{Direction, NotificationView, PeerCounters, SessionState},
+    view::{Cause, Direction, NotificationView, PeerCounters, SessionState},
 };
 
 /// A dial that has not succeeded by then is given up.
@@ -56,6 +56,10 @@ pub struct Peer {
     pub end_of_rib: [bool; 2],
     pub state: SessionState,
     pub since: Time,
+    /// Since when there is a session, or since when there is none.
+    pub session_since: Time,
+    /// The failure to dial that was reported last, if nothing else has happened since.
+    unreachable: Option<String>,
     pub established_count: u64,
     pub last_established: Option<Time>,
     pub counters: PeerCounters,
@@ -82,6 +86,8 @@ impl Peer {
             end_of_rib: [false; 2],
             state: SessionState::Idle,
             since: now,
+            session_since: now,
+            unreachable: None,
             established_count: 0,
             last_established: None,
             counters: PeerCounters::default(),
@@ -111,6 +117,23 @@ impl Peer {
             Some(state) => state,
             None if self.disabled || self.held_back => SessionState::Idle,
             None => SessionState::Active,
+        }
+    }
+
+    /// Is a change of state with this cause worth telling? A peer that cannot be reached is dialled again and again;
+    /// that is told once, and again when the error is another.
+    pub fn is_news(&mut self, cause: &Cause) -> bool {
+        match cause {
+            Cause::Dialling => self.unreachable.is_none(),
+            Cause::DialFailed(error) if self.unreachable.as_ref() == Some(error) => false,
+            Cause::DialFailed(error) => {
+                self.unreachable = Some(error.clone());
+                true
+            }
+            _ => {
+                self.unreachable = None;
+                true
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
         peer::{OPEN_TIMEOUT, Peer},
         timers::{Jitter, Timer, Timers},
     },
-    view::{Cause, Direction, NotificationView},
+    view::{Cause, Direction, NotificationView, SessionState},
 };
 
 /// See the crate's page for the way to drive it.
@@ -228,8 +228,14 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
         let to = peer.state_of(|conn| connections.get(&conn));
         let from = std::mem::replace(&mut peer.state, to);
-        if from != to {
-            peer.since = now;
+        if from == to {
+            return;
+        }
+        peer.since = now;
+        if (from == SessionState::Established) != (to == SessionState::Established) {
+            peer.session_since = now;
+        }
+        if peer.is_news(&cause) {
             let peer = peer.config.key();
             self.outputs.push_back(Output::Session(SessionEvent {
                 at: now,

@@ -37,6 +37,7 @@ impl Speaker {
             dial: peer.config.dial,
             state: peer.state,
             since: peer.since,
+            session_since: peer.session_since,
             established_count: peer.established_count,
             last_established: peer.last_established,
             dialled_by: connection.map(|connection| connection.direction),

@@ -334,6 +334,35 @@ fn routes_not_heard_again_between_the_marks_are_gone() {
     assert!(!script.explain("10.2.0.0/16").unwrap().paths[0].stale);
 }
 
+/// A peer that is away fills no history, and how long it has been away is known.
+#[test]
+fn dials_that_fail_the_same_way_are_told_once() {
+    let mut first = config(64512);
+    first.peers[0].dial = Dial::First;
+    let start = Time::from_nanos(7);
+    let mut now = start;
+    let mut speaker = Speaker::new(first, now);
+    let mut told = Vec::new();
+    while now < start + secs(100) {
+        while let Some(output) = speaker.poll_output() {
+            match output {
+                Output::Dial { conn, .. } => {
+                    let error =
+                        if now < start + secs(50) { "Connection refused" } else { "No route to host" };
+                    speaker.handle(Event::DialFailed { conn, error: error.into() }, now);
+                }
+                Output::Session(event) => told.push(event.cause),
+                _ => {}
+            }
+        }
+        now = speaker.next_wakeup().unwrap();
+        speaker.advance(now);
+    }
+    let failed = |error: &str| Cause::DialFailed(error.into());
+    assert_eq!(told, [Cause::Dialling, failed("Connection refused"), failed("No route to host")]);
+    assert_eq!(speaker.peers()[0].session_since, start);
+}
+
 #[test]
 fn the_counters_count_what_passed() {
     let mut own = config(64512);

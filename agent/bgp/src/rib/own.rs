@@ -1,0 +1,71 @@
+//! Routes of our own, which stand in the table beside what peers announce and win against it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use manx_net::Prefix;
+
+use super::{
+    Kept, Rib, by_family, identity,
+    table::{NO_NEXT_HOP, OWN, PackedStanding, Path},
+};
+use crate::{
+    attr::Attributes,
+    config::{Family, Originated},
+    message::update::Nlri,
+};
+
+impl Rib {
+    /// Own prefixes are these from now on.
+    pub fn originate(&mut self, originated: &[Originated]) {
+        let mut wanted: BTreeMap<Prefix, &Originated> = BTreeMap::new();
+        for own in originated {
+            wanted.entry(own.prefix).or_insert(own);
+        }
+        let gone: Vec<Prefix> = self.own.keys().filter(|own| !wanted.contains_key(own)).copied().collect();
+        for prefix in gone {
+            if let Some(attributes) = self.own.remove(&prefix) {
+                by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix)
+                    && let Some(id) = P::table(&self.tables).find(prefix)
+                {
+                    self.remove_path::<P>(id, |path| path.peer == OWN);
+                });
+                self.release(attributes);
+            }
+        }
+        for (prefix, own) in wanted {
+            let attributes = self.intern(Attributes::own(&own.communities));
+            by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix) {
+                self.announce_own(prefix, &attributes);
+            });
+            if let Some(old) = self.own.insert(prefix, attributes) {
+                self.release(old);
+            }
+        }
+    }
+
+    fn announce_own<P: Kept>(&mut self, prefix: P, attributes: &Arc<Attributes>) {
+        let path = Path {
+            attributes: attributes.clone(),
+            next_hop: NO_NEXT_HOP,
+            peer: OWN,
+            generation: 0,
+            standing: PackedStanding::DEFERRED,
+        };
+        let table = P::table_mut(&mut self.tables);
+        let id = table.insert(prefix);
+        let Some(route) = table.get_mut(id) else { return };
+        let before = identity(route);
+        let old = match route.paths.iter_mut().find(|path| path.peer == OWN) {
+            Some(held) if Arc::ptr_eq(&held.attributes, attributes) => return,
+            Some(held) => Some(std::mem::replace(held, path)),
+            None => {
+                route.paths.push(path);
+                None
+            }
+        };
+        self.settle::<P>(id, before, old.as_ref());
+        if let Some(old) = old {
+            self.let_go(old);
+        }
+    }
+}
