@@ -97,8 +97,11 @@ impl Peer {
         }
     }
 
+    /// Each once; a session may stand beside a newer connection of the peer.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + use<> {
-        [self.established, self.outgoing, self.incoming].into_iter().flatten()
+        let established = self.established;
+        let others = [self.outgoing, self.incoming].into_iter().flatten();
+        established.into_iter().chain(others.filter(move |&other| established != Some(other)))
     }
 
     /// The connection is no longer one of the peer's.

@@ -331,23 +331,16 @@ impl Speaker {
     /// Closes a connection on our side, with a last word if there is one. The session's routes are flushed, for a
     /// session that ends by NOTIFICATION restarts from nothing (RFC 4724 §4).
     fn close(&mut self, conn: ConnId, notification: Option<&Notification>, now: Time) -> Option<Gone> {
-        let seen = self.drop_connection_keeping(conn, notification, now);
-        self.outputs.push_back(Output::Close { conn });
-        seen
-    }
-
-    fn drop_connection_keeping(
-        &mut self,
-        conn: ConnId,
-        notification: Option<&Notification>,
-        now: Time,
-    ) -> Option<Gone> {
-        let slot = self.connections.get(&conn)?.peer;
+        // One that is closing has had its last word.
+        if self.connections.get(&conn)?.stage == Stage::Closing {
+            return None;
+        }
         let mut connection = self.connections.remove(&conn)?;
         let gone = self.detach(&connection, false, now);
         if let Some(notification) = notification
             && connection.stage != Stage::Dialling
         {
+            let slot = connection.peer;
             connection.queue(notification.encode());
             connection.stage = Stage::Closing;
             self.connections.insert(conn, connection);
@@ -358,6 +351,7 @@ impl Speaker {
                 }
             }
         }
+        self.outputs.push_back(Output::Close { conn });
         Some(gone)
     }
 

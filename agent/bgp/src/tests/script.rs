@@ -147,8 +147,12 @@ impl Script {
     }
 
     pub fn notification_on(&mut self, conn: ConnId) -> (u8, u8, Vec<u8>) {
-        assert!(self.closed.contains(&conn), "not closed");
-        match self.take_on(conn).pop() {
+        let closed = self.closed.iter().filter(|&&closed| closed == conn).count();
+        assert_eq!(closed, 1, "closed once");
+        let mut messages = self.take_on(conn);
+        let last_words = messages.iter().filter(|message| matches!(message, Message::Notification(_)));
+        assert_eq!(last_words.count(), 1);
+        match messages.pop() {
             Some(Message::Notification(body)) => {
                 let Notification { code, subcode, data } = Notification::parse(&body);
                 (code, subcode, data.to_vec())
