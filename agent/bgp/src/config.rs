@@ -4,6 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::{Index, IndexMut},
     time::Duration,
 };
 
@@ -227,11 +228,41 @@ impl Family {
             _ => None,
         }
     }
+}
 
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Family::Ipv4Unicast => 0,
-            Family::Ipv6Unicast => 1,
+/// One of something for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PerFamily<T> {
+    ipv4: T,
+    ipv6: T,
+}
+
+impl<T> PerFamily<T> {
+    pub(crate) fn from_fn(of: impl Fn(Family) -> T) -> PerFamily<T> {
+        PerFamily { ipv4: of(Family::Ipv4Unicast), ipv6: of(Family::Ipv6Unicast) }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        [&self.ipv4, &self.ipv6].into_iter()
+    }
+}
+
+impl<T> Index<Family> for PerFamily<T> {
+    type Output = T;
+
+    fn index(&self, family: Family) -> &T {
+        match family {
+            Family::Ipv4Unicast => &self.ipv4,
+            Family::Ipv6Unicast => &self.ipv6,
+        }
+    }
+}
+
+impl<T> IndexMut<Family> for PerFamily<T> {
+    fn index_mut(&mut self, family: Family) -> &mut T {
+        match family {
+            Family::Ipv4Unicast => &mut self.ipv4,
+            Family::Ipv6Unicast => &mut self.ipv6,
         }
     }
 }

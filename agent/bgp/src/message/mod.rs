@@ -57,11 +57,11 @@ impl FramingError {
 /// it is there, so that no length makes us wait for more than [`MAX_LEN`] octets.
 pub fn next_message(buffer: &mut BytesMut) -> Result<Option<Message>, FramingError> {
     let Some(header) = buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
-    if header[..16] != MARKER {
+    let [marker @ .., a, b, kind] = *header;
+    if marker != MARKER {
         return Err(FramingError::NotSynchronized);
     }
-    let length = u16::from_be_bytes([header[16], header[17]]);
-    let kind = header[18];
+    let length = u16::from_be_bytes([a, b]);
     let size = usize::from(length);
     if !(HEADER_LEN..=MAX_LEN).contains(&size) {
         return Err(FramingError::BadLength(length));
@@ -114,8 +114,8 @@ pub fn keepalive() -> Bytes {
 
 /// The length of the message that `bytes` begins with, which we wrote ourselves.
 pub fn length_of_first(bytes: &[u8]) -> Option<usize> {
-    let header = bytes.first_chunk::<HEADER_LEN>()?;
-    Some(usize::from(u16::from_be_bytes([header[16], header[17]])))
+    let [.., a, b, _] = *bytes.first_chunk::<HEADER_LEN>()?;
+    Some(usize::from(u16::from_be_bytes([a, b])))
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl Rib {
         });
         job.next = piece.end;
         let over = matches!(job.kind, Kind::Sweep { slot, .. }
-            if self.peer(slot).is_none_or(|peer| peer.received[job.family.index()] == 0));
+            if self.peer(slot).is_none_or(|peer| peer.received[job.family] == 0));
         if job.next < end && !over {
             self.jobs.push_front(job);
             return;
@@ -158,6 +158,6 @@ impl Rib {
                 .peers
                 .iter()
                 .flatten()
-                .any(|peer| peer.members[family.index()].as_ref().is_some_and(|member| member.holds(id)))
+                .any(|peer| peer.members[family].as_ref().is_some_and(|member| member.holds(id)))
     }
 }

@@ -23,7 +23,7 @@ use manx_net::{Prefix, Prefix4, Prefix6};
 
 use crate::{
     attr::Attributes,
-    config::{Family, PeerKey},
+    config::{Family, PeerKey, PerFamily},
     event::{BestPath, NextHop, PathSource},
     message::update::Nlri,
     view::{Export, RefusedBy},
@@ -93,11 +93,11 @@ pub struct RibPeer {
     pub kind: PeerKind,
     pub router_id: Ipv4Addr,
     /// By family. Paths of an earlier generation are stale.
-    generation: [u8; 2],
+    generation: PerFamily<u8>,
     /// Paths held, by family, refused ones included.
-    received: [u64; 2],
-    refused: [u64; 2],
-    members: [Option<Membership>; 2],
+    received: PerFamily<u64>,
+    refused: PerFamily<u64>,
+    members: PerFamily<Option<Membership>>,
 }
 
 /// What the driver is to do about a next hop.
@@ -177,10 +177,10 @@ impl Rib {
             key,
             kind,
             router_id: Ipv4Addr::UNSPECIFIED,
-            generation: [0; 2],
-            received: [0; 2],
-            refused: [0; 2],
-            members: [None, None],
+            generation: PerFamily::default(),
+            received: PerFamily::default(),
+            refused: PerFamily::default(),
+            members: PerFamily::default(),
         };
         match self.peers.iter().position(Option::is_none) {
             Some(free) => {
@@ -199,7 +199,7 @@ impl Rib {
     pub fn forget_peer(&mut self, slot: PeerSlot) -> bool {
         let Some(peer) = self.peer(slot) else { return true };
         let busy = self.jobs.iter().any(|job| job.concerns(slot));
-        if busy || peer.received != [0; 2] || peer.members.iter().any(Option::is_some) {
+        if busy || peer.received != PerFamily::default() || peer.members.iter().any(Option::is_some) {
             return false;
         }
         // Just found.
@@ -230,7 +230,7 @@ impl Rib {
         let Some(peer) = self.peer_mut(slot) else { return };
         if peer.router_id != router_id {
             peer.router_id = router_id;
-            if peer.received != [0; 2] {
+            if peer.received != PerFamily::default() {
                 self.jobs.push_back(Job::reselect());
             }
         }
@@ -244,7 +244,7 @@ impl Rib {
     /// Makes all present paths of the peer stale.
     pub fn make_stale(&mut self, slot: PeerSlot, family: Family) {
         if let Some(peer) = self.peer_mut(slot) {
-            let generation = &mut peer.generation[family.index()];
+            let generation = &mut peer.generation[family];
             *generation = generation.wrapping_add(1);
         }
     }
@@ -252,8 +252,8 @@ impl Rib {
     /// Removes the peer's stale paths that have been stale for more than `grace` generations.
     pub fn sweep(&mut self, slot: PeerSlot, family: Family, grace: i8) {
         let Some(peer) = self.peer(slot) else { return };
-        if peer.received[family.index()] > 0 {
-            let generation = peer.generation[family.index()];
+        if peer.received[family] > 0 {
+            let generation = peer.generation[family];
             self.jobs.push_back(Job::sweep(slot, family, generation, grace));
         }
     }
@@ -295,7 +295,7 @@ impl Rib {
         next_hop: NextHopId,
         refused: Option<RefusedBy>,
     ) {
-        let family = P::FAMILY.index();
+        let family = P::FAMILY;
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
         let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
         let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
@@ -356,9 +356,9 @@ impl Rib {
         let before = identity(route);
         let path = route.paths.remove(at);
         if let Some(peer) = self.peer_mut(path.peer) {
-            peer.received[P::FAMILY.index()] -= 1;
+            peer.received[P::FAMILY] -= 1;
             if path.standing.is_refused() {
-                peer.refused[P::FAMILY.index()] -= 1;
+                peer.refused[P::FAMILY] -= 1;
             }
         }
         self.let_go(path);

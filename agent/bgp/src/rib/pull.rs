@@ -95,7 +95,7 @@ impl Rib {
     pub fn join(&mut self, slot: PeerSlot, key: GroupKey) {
         let family = key.family;
         let Some(peer) = self.peer(slot) else { return };
-        if let Some(member) = &peer.members[family.index()]
+        if let Some(member) = &peer.members[family]
             && let Some(Some(group)) = self.groups.get(member.group)
         {
             if group.key == key {
@@ -134,7 +134,7 @@ impl Rib {
         self.peers
             .iter()
             .flatten()
-            .flat_map(|peer| &peer.members)
+            .flat_map(|peer| peer.members.iter())
             .flatten()
             .any(|m| matches!(m.phase, Phase::Held))
     }
@@ -163,7 +163,7 @@ impl Rib {
             group.move_to(slot, end);
         }
         if let Some(peer) = self.peer_mut(slot) {
-            peer.members[family.index()] = Some(Membership { group: number, phase, current, queued });
+            peer.members[family] = Some(Membership { group: number, phase, current, queued });
         }
         self.touch(number);
     }
@@ -176,7 +176,7 @@ impl Rib {
 
     /// The peer's session is over, or goes to another group.
     pub fn leave(&mut self, slot: PeerSlot, family: Family) -> Option<Membership> {
-        let member = self.peer_mut(slot)?.members[family.index()].take()?;
+        let member = self.peer_mut(slot)?.members[family].take()?;
         let group = self.groups.get_mut(member.group)?;
         if let Some(left) = group {
             left.leave(slot);
@@ -190,7 +190,7 @@ impl Rib {
     fn announced_before(&self, slot: PeerSlot, family: Family) -> Announced {
         let end = by_family!(family, P => P::table(&self.tables).end());
         let mut bits = vec![0u64; end.div_ceil(64) as usize];
-        if let Some(member) = self.peer(slot).and_then(|peer| peer.members[family.index()].as_ref())
+        if let Some(member) = self.peer(slot).and_then(|peer| peer.members[family].as_ref())
             && let Some(Some(group)) = self.groups.get(member.group)
             && !matches!(member.phase, Phase::Held)
         {
@@ -209,7 +209,7 @@ impl Rib {
     /// The peer wants everything again (RFC 2918), between the marks of RFC 7313 if both sides know them.
     pub fn replay(&mut self, slot: PeerSlot, family: Family, enhanced: bool) {
         let Some(peer) = self.peer_mut(slot) else { return };
-        let Some(member) = &mut peer.members[family.index()] else { return };
+        let Some(member) = &mut peer.members[family] else { return };
         match &mut member.phase {
             // It is about to get everything anyway.
             Phase::Held => return,
@@ -235,8 +235,7 @@ impl Rib {
     pub(super) fn release_members(&mut self) {
         for slot in 0..self.peers.len() {
             for family in Family::ALL {
-                let Some(member) = self.peers[slot].as_mut().and_then(|p| p.members[family.index()].as_mut())
-                else {
+                let Some(member) = self.peers[slot].as_mut().and_then(|p| p.members[family].as_mut()) else {
                     continue;
                 };
                 if matches!(member.phase, Phase::Held) {
@@ -277,8 +276,7 @@ impl Rib {
     pub fn pull(&mut self, slot: PeerSlot, family: Family, budget: usize, out: &mut Vec<Bytes>) -> Pulled {
         let mut pulled = Pulled::default();
         while pulled.octets < budget {
-            let Some(member) = self.peer_mut(slot).and_then(|peer| peer.members[family.index()].as_mut())
-            else {
+            let Some(member) = self.peer_mut(slot).and_then(|peer| peer.members[family].as_mut()) else {
                 break;
             };
             if let Some((batch, done)) = &mut member.current {
@@ -304,13 +302,13 @@ impl Rib {
             .peers
             .get_mut(usize::from(slot))
             .and_then(Option::as_mut)
-            .and_then(|p| p.members[family.index()].take())
+            .and_then(|p| p.members[family].take())
         else {
             return false;
         };
         let (member, more) = self.fill::<P>(slot, member);
         if let Some(peer) = self.peer_mut(slot) {
-            peer.members[family.index()] = Some(member);
+            peer.members[family] = Some(member);
         }
         more
     }

@@ -16,7 +16,7 @@ use crate::{
 
 impl Rib {
     fn path_view(&self, family: Family, path: &Path) -> PathView {
-        let generation = self.peer(path.peer).map(|peer| peer.generation[family.index()]);
+        let generation = self.peer(path.peer).map(|peer| peer.generation[family]);
         PathView {
             source: self.path_source(path.peer),
             standing: path.standing.unpack(),
@@ -71,7 +71,7 @@ impl Rib {
         if best.peer == slot {
             return Export::FromThisPeer;
         }
-        let member = self.peer(slot).and_then(|peer| peer.members[family.index()].as_ref());
+        let member = self.peer(slot).and_then(|peer| peer.members[family].as_ref());
         let Some((member, Some(group))) =
             member.and_then(|member| Some((member, self.groups.get(member.group)?.as_ref())))
         else {

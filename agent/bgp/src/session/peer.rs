@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{connection::Connection, negotiation::Ours, timers::Jitter};
 use crate::{
     Time,
-    config::{Dial, PeerConfig},
+    config::{Dial, PeerConfig, PerFamily},
     event::ConnId,
     rib::table::PeerSlot,
     view::{Cause, Direction, NotificationView, PeerCounters, SessionState},
@@ -49,11 +49,11 @@ pub struct Peer {
     /// Protocol errors in a row.
     pub errors: u32,
     /// By family: routes are kept that the present session has not confirmed yet.
-    pub stale: [bool; 2],
+    pub stale: PerFamily<bool>,
     /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale.
-    pub refreshing: [bool; 2],
+    pub refreshing: PerFamily<bool>,
     /// By family: the present session has sent End-of-RIB.
-    pub end_of_rib: [bool; 2],
+    pub end_of_rib: PerFamily<bool>,
     pub state: SessionState,
     pub since: Time,
     /// Since when there is a session, or since when there is none.
@@ -81,9 +81,9 @@ impl Peer {
             held_back: false,
             failures: 0,
             errors: 0,
-            stale: [false; 2],
-            refreshing: [false; 2],
-            end_of_rib: [false; 2],
+            stale: PerFamily::default(),
+            refreshing: PerFamily::default(),
+            end_of_rib: PerFamily::default(),
             state: SessionState::Idle,
             since: now,
             session_since: now,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::Speaker;
 use crate::{
     ConnId, PeerKey, Time,
-    config::{Config, Family},
+    config::{Config, Family, PerFamily},
     message::{
         notification::Notification,
         refresh::{RefreshKind, RouteRefresh},
@@ -56,12 +56,12 @@ impl Speaker {
         peer.established_count += 1;
         peer.last_established = Some(now);
         peer.failures = 0;
-        peer.end_of_rib = [false; 2];
-        peer.refreshing = [false; 2];
+        peer.end_of_rib = PerFamily::default();
+        peer.refreshing = PerFamily::default();
         self.rib.set_router_id(slot, negotiated.remote_id);
         self.timers.clear(Timer::Dial(slot));
         for family in Family::ALL {
-            let stale = self.peer_at(slot).is_some_and(|peer| peer.stale[family.index()]);
+            let stale = self.peer_at(slot).is_some_and(|peer| peer.stale[family]);
             if !stale {
                 continue;
             }
@@ -123,7 +123,7 @@ impl Speaker {
                     self.rib.make_stale(slot, family);
                     // What had not been heard again since the loss before this one is too old; what a refresh had yet
                     // to repeat is not.
-                    let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family.index()]);
+                    let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family]);
                     self.rib.sweep(slot, family, if refreshing { i8::MAX } else { 1 });
                     self.set_stale(slot, family, true);
                     self.timers
@@ -141,15 +141,13 @@ impl Speaker {
 
     fn set_stale(&mut self, slot: PeerSlot, family: Family, stale: bool) {
         if let Some(peer) = self.peer_at_mut(slot) {
-            // An index of [_; 2] by family.
-            peer.stale[family.index()] = stale;
+            peer.stale[family] = stale;
         }
     }
 
     fn set_refreshing(&mut self, slot: PeerSlot, family: Family, refreshing: bool) {
         if let Some(peer) = self.peer_at_mut(slot) {
-            // An index of [_; 2] by family.
-            peer.refreshing[family.index()] = refreshing;
+            peer.refreshing[family] = refreshing;
         }
     }
 
@@ -163,9 +161,8 @@ impl Speaker {
 
     pub(super) fn end_of_rib(&mut self, slot: PeerSlot, family: Family) {
         let Some(peer) = self.peer_at_mut(slot) else { return };
-        // An index of [_; 2] by family.
-        peer.end_of_rib[family.index()] = true;
-        if peer.stale[family.index()] {
+        peer.end_of_rib[family] = true;
+        if peer.stale[family] {
             self.stale_over(slot, family);
         }
         self.check_deferral();
@@ -188,9 +185,7 @@ impl Speaker {
             // RFC 7313 §4: what is not heard again until the end is gone. Before the End-of-RIB of a restart the
             // mark is ignored: that marker will say the same.
             RefreshKind::Begin => {
-                let restarting = |peer: &Peer| {
-                    peer.stale[refresh.family.index()] && !peer.refreshing[refresh.family.index()]
-                };
+                let restarting = |peer: &Peer| peer.stale[refresh.family] && !peer.refreshing[refresh.family];
                 if self.peer_at(slot).is_none_or(restarting) {
                     return;
                 }
@@ -200,7 +195,7 @@ impl Speaker {
                 self.timers.set(Timer::Stale(slot, refresh.family), now + STALE_AFTER_RETURN);
             }
             RefreshKind::End => {
-                if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family.index()]) {
+                if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family]) {
                     self.stale_over(slot, refresh.family);
                 }
             }
@@ -244,7 +239,7 @@ impl Speaker {
             // RFC 4724 §4.1: who restarts too waits for us, and who knows nothing of it sends no marker.
             match &negotiated.restart {
                 Some(restart) if !restart.restarting => {
-                    negotiated.families.iter().all(|family| peer.end_of_rib[family.index()])
+                    negotiated.families.iter().all(|&family| peer.end_of_rib[family])
                 }
                 _ => true,
             }

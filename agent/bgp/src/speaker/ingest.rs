@@ -11,7 +11,7 @@ use crate::{
         Attributes,
         parse::{Outcome, Reading},
     },
-    config::Family,
+    config::{Family, PerFamily},
     message::update::{Prefixes, Update},
     rib::{
         Kept,
@@ -26,9 +26,8 @@ impl Speaker {
         let slot = connection.peer;
         let (Some(negotiated), Some(peer)) = (&connection.negotiated, self.peer_at(slot)) else { return };
         let reading = Reading { ebgp: peer.ours.is_ebgp(), four_octet: negotiated.four_octet };
-        let carried = Family::ALL.map(|family| negotiated.families.contains(&family));
-        // An index of [_; 2] by family.
-        let carries = |family: Family| carried[family.index()];
+        let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
+        let carries = |family: Family| carried[family];
         let update = match Update::parse(body, reading) {
             Ok(update) => update,
             Err(error) => {

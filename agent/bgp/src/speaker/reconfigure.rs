@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Speaker, established::kind_of};
 use crate::{
     Config, PeerConfig, PeerKey, Time,
-    config::{Dial, ExportRule},
+    config::{Dial, ExportRule, PerFamily},
     message::notification::cease,
     rib::{export::Policy, table::PeerSlot},
     session::{
@@ -125,7 +125,7 @@ impl Speaker {
                 self.timers.clear(Timer::Stale(slot, family));
             }
             if let Some(peer) = self.peer_at_mut(slot) {
-                peer.stale = [false; 2];
+                peer.stale = PerFamily::default();
             }
             self.timers.clear(Timer::Dial(slot));
         }
