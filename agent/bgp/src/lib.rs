@@ -9,6 +9,10 @@
 //!    [`Speaker::transmit`] until it returns 0;
 //! 4. if [`Speaker::next_wakeup`] is due (or is [`Time::ZERO`], which is: work is waiting), call
 //!    [`Speaker::advance`] after the sockets have been read, then start over; else sleep until then.
+//!
+//! Inside, bytes go one way: `message` and `attr` (the wire, with RFC 7606's outcomes as types), `session` (one
+//! peer and its connections), `rib` (paths, the choice, update groups), and `speaker`, which puts them together.
+//! What the RFCs leave open, and what was chosen, stands where it is decided.
 #![forbid(unsafe_code)]
 
 mod attr;
