@@ -36,6 +36,22 @@ pub enum Way {
 
 const REFLECTOR: &str = "km01";
 
+/// A stage is reached within this where Manx speaks: many times what it takes, for machines with much else to do.
+pub const SETTLED: Duration = Duration::from_secs(20);
+/// BIRD waits 2 s before it dials, 5 s between attempts, and up to 30 s after an error.
+pub const SETTLED_WITH_BIRD: Duration = Duration::from_secs(90);
+
+/// The article's documents in its order.
+pub const DOCUMENTS: [&str; 3] = ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"];
+
+/// The cluster with Manx on every node, in full mesh.
+pub fn mesh() -> Result<Cluster> {
+    let mut cluster = Cluster::new(&[])?;
+    cluster.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    Ok(cluster)
+}
+
 impl Stage {
     /// The peers that a node must have, by address.
     pub fn peers(self, role: &Role) -> Vec<(IpAddr, PeerKind)> {
@@ -174,7 +190,7 @@ pub fn pods_across(cluster: &Cluster) -> Vec<(&crate::host::Pod, &crate::host::P
 /// which `manxctl apply` is started. Gives what it printed, too.
 pub fn apply_the_reflector(cluster: &Cluster, limit: Duration) -> Result<(String, Duration)> {
     let started = Instant::now();
-    let said = cluster.apply("2.3-bgppeer.yaml")?;
+    let said = cluster.apply(DOCUMENTS[2])?;
     loop {
         if workers_know_each_other(cluster)? {
             return Ok((said, started.elapsed()));

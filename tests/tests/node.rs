@@ -7,20 +7,12 @@ use manx_api::RouteRow;
 use manx_tests::{
     cluster::{CLUSTER, Cluster, Node},
     kernel::{Family, routes},
-    story::{self, Stage, Way, counted, ping, settled},
+    story::{self, SETTLED, Stage, Way, counted, mesh, ping, settled},
     wait::{eventually, throughout},
 };
 
-const SETTLED: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(5);
-
-fn mesh() -> Result<Cluster> {
-    let mut cluster = Cluster::new(&[])?;
-    cluster.start()?;
-    settled(&cluster, Stage::Mesh, SETTLED)?;
-    Ok(cluster)
-}
 
 fn row(node: &Node, prefix: &str) -> Result<Option<RouteRow>> {
     let prefix = prefix.parse().map_err(|e| anyhow::anyhow!("{prefix}: {e}"))?;

@@ -13,22 +13,14 @@ use manx_tests::{
     cluster::{CLUSTER, Cluster, Node},
     host::Pod,
     kernel::{Family, routes},
-    story::{self, Stage, counted, ping, settled},
+    story::{self, SETTLED, Stage, counted, mesh, ping, settled},
     wait::eventually,
 };
 
-const SETTLED: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(5);
 const TRANSFER: usize = 32 << 20;
 /// A transfer whose checksums are wrong stalls; one that is right takes far less.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(20);
-
-fn mesh() -> Result<Cluster> {
-    let mut cluster = Cluster::new(&[])?;
-    cluster.start()?;
-    settled(&cluster, Stage::Mesh, SETTLED)?;
-    Ok(cluster)
-}
 
 /// A byte of a stream by its place, so that what is lost, doubled or moved is seen.
 fn byte(place: usize) -> u8 {

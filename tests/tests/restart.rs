@@ -6,32 +6,22 @@ use anyhow::{Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use manx_tests::{
     cluster::Cluster,
-    story::{Stage, routes_are, settled},
+    story::{DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage, mesh, routes_are, settled},
     traffic::{End, Flow},
     wait::{eventually, throughout},
     watch::{RouteWatch, Traces},
 };
 
-const SETTLED: Duration = Duration::from_secs(20);
-/// BIRD waits up to 30 s after an error.
-const WITH_BIRD: Duration = Duration::from_secs(90);
 /// 200 datagrams a second.
 const PACE: Duration = Duration::from_millis(5);
 
-fn mesh() -> Result<Cluster> {
-    let mut cluster = Cluster::new(&[])?;
-    cluster.start()?;
-    settled(&cluster, Stage::Mesh, SETTLED)?;
-    Ok(cluster)
-}
-
 fn reflected(birds: &[&str]) -> Result<Cluster> {
     let mut cluster = Cluster::new(birds)?;
-    for document in ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"] {
+    for document in DOCUMENTS {
         cluster.apply(document)?;
     }
     cluster.start()?;
-    settled(&cluster, Stage::Reflector, WITH_BIRD)?;
+    settled(&cluster, Stage::Reflector, SETTLED_WITH_BIRD)?;
     Ok(cluster)
 }
 
@@ -125,7 +115,7 @@ fn killed_under_traffic(birds: &[&str], host: &str) -> Result<()> {
         cluster.nodes.iter().try_for_each(|n| routes_are(n, Stage::Reflector))
     })?;
     cluster.node_mut(host).start()?;
-    settled(&cluster, Stage::Reflector, WITH_BIRD)?;
+    settled(&cluster, Stage::Reflector, SETTLED_WITH_BIRD)?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(flows)?;
     no_route_was_deleted(&watches)

@@ -6,13 +6,12 @@ use std::{thread, time::Duration};
 use anyhow::{Result, ensure};
 use manx_tests::{
     cluster::Cluster,
-    story::{self, Stage, apply_the_reflector, ping, pods_across, settled},
+    story::{
+        self, DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage, apply_the_reflector, ping, pods_across, settled,
+    },
     wait::{eventually, throughout},
 };
 
-/// BIRD waits 2 s before it dials, 5 s between attempts, and up to 30 s after an error.
-const WITH_BIRD: Duration = Duration::from_secs(90);
-const WITH_MANX: Duration = Duration::from_secs(20);
 /// Longer than the 5 s after which the side that listens dials, too.
 const LONGER_THAN_A_LATE_DIAL: Duration = Duration::from_secs(7);
 
@@ -35,11 +34,11 @@ fn walk(birds: &[&str], limit: Duration) -> Result<Cluster> {
     settled(&cluster, Stage::Mesh, limit)?;
     pods_reach_each_other(&cluster)?;
 
-    cluster.apply("2.1-bgpconfiguration.yaml")?;
+    cluster.apply(DOCUMENTS[0])?;
     settled(&cluster, Stage::Off, limit)?;
     pods_are_cut_off(&cluster)?;
 
-    cluster.apply("2.2-node.yaml")?;
+    cluster.apply(DOCUMENTS[1])?;
     thread::sleep(Duration::from_millis(500));
     settled(&cluster, Stage::Off, limit)?;
 
@@ -67,21 +66,21 @@ fn established_once(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn the_articles_walk_ends_in_its_tables_and_each_session_comes_up_once() -> Result<()> {
-    let cluster = walk(&[], WITH_MANX)?;
+    let cluster = walk(&[], SETTLED)?;
     established_once(&cluster)
 }
 
 #[test]
 fn bird_as_the_reflector_serves_manx_workers() -> Result<()> {
-    walk(&["km01"], WITH_BIRD).map(drop)
+    walk(&["km01"], SETTLED_WITH_BIRD).map(drop)
 }
 
 #[test]
 fn bird_as_a_worker_is_served_by_a_manx_reflector() -> Result<()> {
-    walk(&["kw02"], WITH_BIRD).map(drop)
+    walk(&["kw02"], SETTLED_WITH_BIRD).map(drop)
 }
 
 #[test]
 fn the_lab_tells_the_same_story_with_bird_alone() -> Result<()> {
-    walk(&["km01", "kw01", "kw02"], WITH_BIRD).map(drop)
+    walk(&["km01", "kw01", "kw02"], SETTLED_WITH_BIRD).map(drop)
 }

@@ -1,15 +1,13 @@
 //! How long the article's third document takes, again and again: from `manxctl apply` until both workers have each
 //! other's block. Printed always; `cargo xtask test --full` runs it twenty times.
 
-use std::{env, fs, time::Duration};
+use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::{
     cluster::Cluster,
-    story::{Stage, apply_the_reflector, settled},
+    story::{DOCUMENTS, SETTLED, Stage, apply_the_reflector, mesh, settled},
 };
-
-const SETTLED: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Result<()> {
@@ -17,11 +15,9 @@ fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Re
         Ok(text) => text.parse().context("MANX_RUNS is a number")?,
         Err(_) => 5,
     };
-    let mut cluster = Cluster::new(&[])?;
-    cluster.start()?;
-    settled(&cluster, Stage::Mesh, SETTLED)?;
-    cluster.apply("2.1-bgpconfiguration.yaml")?;
-    cluster.apply("2.2-node.yaml")?;
+    let cluster = mesh()?;
+    cluster.apply(DOCUMENTS[0])?;
+    cluster.apply(DOCUMENTS[1])?;
     settled(&cluster, Stage::Off, SETTLED)?;
     let files = |cluster: &Cluster| -> Result<Vec<_>> {
         let entries = fs::read_dir(cluster.lab.store())?.map(|e| Ok(e?.path()));

@@ -7,16 +7,12 @@ use anyhow::{Context, Result, ensure};
 use manx_api::Dialler;
 use manx_tests::{
     cluster::{Cluster, Node, apply_line},
-    host::Pod,
-    story::{self, Stage},
+    story::{self, DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage},
     wait::eventually,
 };
 
 use super::screen::Screen;
 
-/// Manx needs well under a second; BIRD waits 2 s before it dials and up to 30 s after an error.
-const SETTLED: Duration = Duration::from_secs(20);
-const SETTLED_WITH_BIRD: Duration = Duration::from_secs(90);
 const FAST: Duration = Duration::from_secs(1);
 const PINGS: u64 = 5;
 
@@ -59,7 +55,7 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.say(
         "The article's first document: nodeToNodeMeshEnabled: false, asNumber: 61234. Nothing replaces the mesh yet.",
     );
-    apply(screen, cluster, "2.1-bgpconfiguration.yaml")?;
+    apply(screen, cluster, DOCUMENTS[0])?;
     let settled = settle(screen, cluster, Stage::Off);
     show_status(screen, cluster, "km01")?;
     show_connections(screen, cluster, "km01")?;
@@ -68,18 +64,17 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 
     let (from, to) = *story::pods_across(cluster).first().context("there are pods")?;
     let line = format!("ping -n -c 2 -i 0.2 -W 1 {}", to.address());
-    let ping = screen.run(&place(from), from, &line)?;
+    let ping = screen.run(from.name(), from, &line)?;
     println!();
-    screen.check("the pods are cut off from each other, as in the article", {
-        if ping.status.success() { Err(anyhow::anyhow!("a ping was answered")) } else { Ok(()) }
-    });
+    let silent = must(!ping.status.success(), "a ping was answered");
+    screen.check("the pods are cut off from each other, as in the article", silent);
     Ok(())
 }
 
 fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.section("2.2  km01 becomes a route reflector");
     screen.say("The second document gives km01 a cluster id. Nobody peers with it yet, so nothing changes.");
-    apply(screen, cluster, "2.2-node.yaml")?;
+    apply(screen, cluster, DOCUMENTS[1])?;
     let node = cluster.node("km01");
     let chosen = screen.waiting("km01 reads its cluster id", || {
         eventually("km01's plan has the cluster id", SETTLED, || {
@@ -93,9 +88,8 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     checks.insert(0, ("km01's cluster id is 224.0.0.1".to_owned(), chosen));
     let (from, to) = *story::pods_across(cluster).first().context("there are pods")?;
     let silent = screen.waiting("a ping that nobody answers", || story::ping(from, to.address()).is_err());
-    checks.push(("the pods are still cut off from each other".to_owned(), {
-        if silent { Ok(()) } else { Err(anyhow::anyhow!("a ping was answered")) }
-    }));
+    checks
+        .push(("the pods are still cut off from each other".to_owned(), must(silent, "a ping was answered")));
     report(screen, checks);
     Ok(())
 }
@@ -103,7 +97,7 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
 fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.section("2.3  Every other node peers with km01");
     screen.say("The third document is one global BGPPeer, 192.168.80.121. km01's side of it is implied.");
-    let file = "2.3-bgppeer.yaml";
+    let file = DOCUMENTS[2];
     screen.prompt("km01", &apply_line(file));
     let limit = limit(cluster);
     let applied =
@@ -205,10 +199,9 @@ fn what_a_peer_means(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     }
     screen.lines(&lines);
     println!();
-    screen.check("both workers are km01's route reflector clients", {
-        let count = clients.peers.iter().filter(|p| p.rr_client).count();
-        if count == 2 { Ok(()) } else { Err(anyhow::anyhow!("{count} are")) }
-    });
+    let count = clients.peers.iter().filter(|p| p.rr_client).count();
+    screen
+        .check("both workers are km01's route reflector clients", must(count == 2, &format!("{count} are")));
     for worker in cluster.workers().filter(|w| !w.is_bird() && !reflector.is_bird()) {
         let what = format!("{} dialled, its address being the greater string", worker.role.host);
         screen.check(
@@ -271,6 +264,11 @@ fn limit(cluster: &Cluster) -> Duration {
 }
 
 type Checks = Vec<(String, Result<()>)>;
+
+fn must(holds: bool, otherwise: &str) -> Result<()> {
+    ensure!(holds, "{otherwise}");
+    Ok(())
+}
 
 /// Waits for everything that must be true of every node in this stage.
 fn settle(screen: &Screen, cluster: &Cluster, stage: Stage) -> Checks {
@@ -354,10 +352,6 @@ fn show_connections(screen: &Screen, cluster: &Cluster, host: &str) -> Result<()
     show(screen, cluster, host, &[&format!("netstat -ntap | grep {}", cluster.node(host).program())])
 }
 
-fn place(pod: &Pod) -> String {
-    pod.name().to_owned()
-}
-
 /// Pings between all pods of different workers, shown once, and proof that the programs carried them.
 fn pods_talk(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     let pairs = story::pods_across(cluster);
@@ -369,16 +363,14 @@ fn pods_talk(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     let (from, to) = *pairs.first().context("there are pods")?;
     let before = carried(cluster)?;
     let line = format!("ping -n -c {PINGS} -i 0.2 {}", to.address());
-    let ping = screen.run(&place(from), from, &line)?;
+    let ping = screen.run(from.name(), from, &line)?;
     let after = carried(cluster)?;
     for node in cluster.workers().filter(|n| !n.is_bird()) {
         show(screen, cluster, node.role.host, &["manxctl dataplane counters"])?;
     }
     println!();
     screen.check(&format!("all {} pairs of pods on different workers reach each other", pairs.len()), all);
-    screen.check("no ping was lost", {
-        if ping.stdout.contains(" 0% packet loss") { Ok(()) } else { Err(anyhow::anyhow!("see above")) }
-    });
+    screen.check("no ping was lost", must(ping.stdout.contains(" 0% packet loss"), "see above"));
     for (b, a) in before.iter().zip(&after) {
         let (out, into) = (a.out - b.out, a.into - b.into);
         screen.check(
@@ -386,11 +378,7 @@ fn pods_talk(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
                 "{}: eBPF carried {out} packets from pods to the wire and {into} from the wire into pods",
                 a.host
             ),
-            if out >= PINGS && into >= PINGS {
-                Ok(())
-            } else {
-                Err(anyhow::anyhow!("{PINGS} of each were sent"))
-            },
+            must(out >= PINGS && into >= PINGS, &format!("{PINGS} of each were sent")),
         );
     }
     Ok(())
