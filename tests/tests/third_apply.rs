@@ -7,7 +7,14 @@ use anyhow::{Context, Result, ensure};
 use manx_tests::{
     cluster::Cluster,
     story::{DOCUMENTS, SETTLED, Stage, apply_the_reflector, mesh, settled},
+    wait::eventually,
 };
+
+/// Of each daemon, how many.
+fn open_descriptors(cluster: &Cluster) -> Result<Vec<usize>> {
+    let count = |pid: u32| Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count());
+    cluster.nodes.iter().map(|node| count(node.daemon()?.pid())).collect()
+}
 
 #[test]
 fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Result<()> {
@@ -24,6 +31,7 @@ fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Re
         entries.collect::<Result<Vec<_>>>()
     };
     let without = files(&cluster)?;
+    let descriptors = open_descriptors(&cluster)?;
     let mut millis = Vec::new();
     for run in 1..=runs {
         let (_, took) = apply_the_reflector(&cluster, SETTLED).with_context(|| format!("run {run}"))?;
@@ -39,6 +47,11 @@ fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Re
         added.iter().try_for_each(fs::remove_file)?;
         settled(&cluster, Stage::Off, SETTLED)?;
     }
+    eventually("nothing is left open by sessions that are gone", SETTLED, || {
+        let now = open_descriptors(&cluster)?;
+        ensure!(now == descriptors, "{descriptors:?} open descriptors at first, {now:?} now");
+        Ok(())
+    })?;
     millis.sort_unstable();
     let middle = millis.get(millis.len() / 2).context("no run at all")?;
     println!("third apply, ms, {runs} runs: {millis:?}; median {middle}, longest {:?}", millis.last());

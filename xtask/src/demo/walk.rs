@@ -150,7 +150,9 @@ fn routes_incomplete(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.say(
         "Because there is nothing to have a route to: km01 owns no block, so it has nothing to advertise, and it is \
          reached at its own address on the switch. A block would come with its first pod. What it reflects keeps the \
-         next hop of the worker that it comes from, so that packets go from worker to worker and not through km01.",
+         next hop of the worker that it comes from, so that packets go from worker to worker and not through km01. With \
+         these routes on both workers their pods reach each other, as 2.3 has shown: what still kept the article's pods \
+         apart is not in its tables.",
     );
     println!();
     screen.check(
