@@ -192,7 +192,12 @@ impl<P: Nlri> Table<P> {
         if let Ok(entry) = self.index.find_entry(words, |&held| held == id) {
             entry.remove();
         }
-        self.free.push(id);
+        if self.index.is_empty() {
+            // The memory of a large table that is gone; nobody refers to any number now.
+            *self = Table::new(hash);
+        } else {
+            self.free.push(id);
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (RouteId, &Route<P>)> {
@@ -222,6 +227,8 @@ mod tests {
         assert_eq!(table.find(prefix(17)), None);
         assert_eq!(table.insert(prefix(20_000)), ids[17]);
         assert_eq!((table.len(), table.end()), (10_000, 10_000));
+        ids.iter().for_each(|&id| table.remove(id));
+        assert_eq!((table.len(), table.end(), table.blocks.capacity()), (0, 0, 0));
     }
 
     #[test]
