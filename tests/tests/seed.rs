@@ -1,7 +1,10 @@
 //! The article, end to end: full mesh, the mesh off, km01 a reflector; with Manx everywhere, with BIRD 2 as the
 //! reflector, as a worker, and everywhere.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use manx_tests::{
@@ -11,9 +14,12 @@ use manx_tests::{
     },
     wait::{eventually, throughout},
 };
+use nix::sys::signal::Signal;
 
 /// Longer than the 5 s after which the side that listens dials, too.
 const LONGER_THAN_A_LATE_DIAL: Duration = Duration::from_secs(7);
+/// Shorter than that, and longer than the first retries.
+const LATE: Duration = Duration::from_millis(1500);
 
 fn pods_reach_each_other(cluster: &Cluster) -> Result<()> {
     for (from, to) in pods_across(cluster) {
@@ -68,6 +74,39 @@ fn established_once(cluster: &Cluster) -> Result<()> {
 fn the_articles_walk_ends_in_its_tables_and_each_session_comes_up_once() -> Result<()> {
     let cluster = walk(&[], SETTLED)?;
     established_once(&cluster)
+}
+
+/// Applies the third document while one node's daemon is paused, as if it had heard of it that much later.
+fn one_node_reads_the_change_late(host: &str) -> Result<()> {
+    let cluster = story::mesh()?;
+    cluster.apply(DOCUMENTS[0])?;
+    cluster.apply(DOCUMENTS[1])?;
+    settled(&cluster, Stage::Off, SETTLED)?;
+    let daemon = cluster.node(host).daemon()?;
+    daemon.signal(Signal::SIGSTOP)?;
+    cluster.apply(DOCUMENTS[2])?;
+    thread::sleep(LATE);
+    daemon.signal(Signal::SIGCONT)?;
+    let woken = Instant::now();
+    settled(&cluster, Stage::Reflector, SETTLED)?;
+    println!("{host} was {LATE:?} late; all was settled {} ms after it woke", woken.elapsed().as_millis());
+    for node in &cluster.nodes {
+        for session in node.sessions()? {
+            ensure!(session.times_established == Some(1), "{}: {session:?}", node.role.host);
+        }
+    }
+    ensure!(woken.elapsed() < Duration::from_secs(5), "that took {:?}", woken.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_reflector_that_reads_the_change_late_is_waited_for_without_a_flap() -> Result<()> {
+    one_node_reads_the_change_late("km01")
+}
+
+#[test]
+fn a_worker_that_reads_the_change_late_is_waited_for_without_a_flap() -> Result<()> {
+    one_node_reads_the_change_late("kw02")
 }
 
 #[test]
