@@ -102,6 +102,7 @@ fn rows(kind: Kind, resources: &[Resource], snapshot: &Snapshot, wide: bool) -> 
     let headings: &[&str] = match (kind, wide) {
         (Kind::BgpConfiguration, _) => &["NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
         (Kind::BgpPeer, _) => &["NAME", "PEERIP", "NODE", "ASN"],
+        (Kind::BgpFilter, _) => &["NAME", "NUMEXPORTV4", "NUMIMPORTV4", "NUMEXPORTV6", "NUMIMPORTV6"],
         (Kind::Node, false) => &["NAME"],
         (Kind::Node, true) => &["NAME", "ASN", "IPV4", "IPV6"],
         (Kind::IpPool, false) => &["NAME", "CIDR", "SELECTOR"],
@@ -145,6 +146,11 @@ fn row(resource: &Resource, snapshot: &Snapshot, wide: bool) -> Vec<String> {
             };
             let asn = spec.as_number.map_or(0, Asn::get);
             vec![name, field(resource, "peerIP").unwrap_or_default(), node, asn.to_string()]
+        }
+        Resource::BgpFilter(object) => {
+            let spec = &object.spec;
+            let lists = [&spec.export_v4, &spec.import_v4, &spec.export_v6, &spec.import_v6];
+            std::iter::once(name).chain(lists.map(|rules| rules.len().to_string())).collect()
         }
         Resource::Node(_) if !wide => vec![name],
         Resource::Node(object) => {

@@ -204,6 +204,42 @@ impl<'t, 's> Fields<'t, 's> {
         items.into_iter().filter_map(|(path, tree)| self.text_of(tree, &path)).collect()
     }
 
+    /// A list of values, each as in [`Self::parse`]; an empty text is no value here.
+    pub(crate) fn parse_each<T, E: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let mut values = Vec::new();
+        for (path, tree) in self.items(name) {
+            let parsed = match &tree.value {
+                Value::Scalar(scalar) => parse(&scalar.text).map_err(|error| error.to_string()),
+                _ => Err(format!("{} stands where one value must", tree.describe())),
+            };
+            match parsed {
+                Ok(value) => values.push(value),
+                Err(message) => self.sink.note(Severity::Error, tree.place, &path, message),
+            }
+        }
+        values
+    }
+
+    /// A list of mappings.
+    pub(crate) fn objects(&mut self, name: &'static str) -> Vec<Fields<'t, 's>> {
+        let sink = self.sink;
+        let items = self.items(name);
+        items.into_iter().filter_map(|(path, tree)| Fields::of(tree, &path, sink)).collect()
+    }
+
+    /// How many members the list has; 0 for what is no list.
+    pub(crate) fn length_of(&self, name: &str) -> usize {
+        let entry = self.entries.iter().find(|entry| entry.key == name);
+        entry.map_or(0, |entry| match &entry.value.value {
+            Value::Sequence(items) => items.len(),
+            _ => 0,
+        })
+    }
+
     /// The members of a list, each with its path.
     fn items(&mut self, name: &'static str) -> Vec<(String, &'t Tree)> {
         let Some(tree) = self.tree(name) else { return Vec::new() };

@@ -9,20 +9,28 @@ use serde::{Serialize, Serializer};
 pub enum Kind {
     BgpConfiguration,
     BgpPeer,
+    BgpFilter,
     Node,
     IpPool,
     BlockAffinity,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] =
-        [Kind::BgpConfiguration, Kind::BgpPeer, Kind::Node, Kind::IpPool, Kind::BlockAffinity];
+    pub const ALL: [Kind; 6] = [
+        Kind::BgpConfiguration,
+        Kind::BgpPeer,
+        Kind::BgpFilter,
+        Kind::Node,
+        Kind::IpPool,
+        Kind::BlockAffinity,
+    ];
 
     /// The name in a document's `kind:` field.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::BgpConfiguration => "BGPConfiguration",
             Kind::BgpPeer => "BGPPeer",
+            Kind::BgpFilter => "BGPFilter",
             Kind::Node => "Node",
             Kind::IpPool => "IPPool",
             Kind::BlockAffinity => "BlockAffinity",
@@ -34,6 +42,7 @@ impl Kind {
         match self {
             Kind::BgpConfiguration => &["bgpconfiguration", "bgpconfigurations", "bgpconfig", "bgpconfigs"],
             Kind::BgpPeer => &["bgppeer", "bgppeers", "bgpp", "bgpps", "bp", "bps"],
+            Kind::BgpFilter => &["bgpfilter", "bgpfilters", "bgpf", "bgpfs", "bf", "bfs"],
             Kind::Node => &["node", "nodes", "no", "nos"],
             Kind::IpPool => &["ippool", "ippools", "ipp", "ipps", "pool", "pools"],
             Kind::BlockAffinity => &["blockaffinity", "blockaffinities", "affinity", "affinities"],

@@ -6,15 +6,19 @@ mod cluster;
 mod derive;
 mod warning;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
 use crate::{
-    Key, Snapshot,
+    Key, Object, Snapshot,
     nearest::nearest,
-    spec::{AffinityState, AllowedUse, BlockAffinity, Encapsulation, Interface, IpPool},
+    spec::{self, AffinityState, AllowedUse, BlockAffinity, Encapsulation, Interface, IpPool},
 };
 use cluster::{Cluster, cluster_id};
 
@@ -44,6 +48,10 @@ pub struct NodePlan {
     /// The node's own addresses. Not part of the JSON form: its peers' `sourceAddress` is.
     #[serde(skip)]
     pub address: OwnAddress,
+    /// The BGPFilters that the peers name, as far as they exist. Not part of the JSON form: the peers' `filters`
+    /// name them.
+    #[serde(skip)]
+    pub filters: BTreeMap<String, Arc<Object<spec::BgpFilter>>>,
 }
 
 /// The addresses of a node, each with the length of its link's prefix.
@@ -82,7 +90,7 @@ pub struct PeerPlan {
     pub keepalive_time: Option<u32>,
     /// How often our own AS may stand in a path that the peer sends.
     pub allow_local_as: u32,
-    /// The names of BGPFilter resources, in order.
+    /// The names of BGPFilter resources, in order; one that does not exist is skipped.
     pub filters: Vec<String>,
     /// The rule that made this peer. `BGPConfiguration/default` for a mesh peer, also where that object does not
     /// exist: the mesh is its default.
@@ -176,6 +184,8 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     let mut pools: Vec<PoolPlan> =
         snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
     pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
+    let named = peers.iter().flat_map(|peer| &peer.filters);
+    let filters = named.filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone()))).collect();
     let mut plan = NodePlan {
         node: node.to_owned(),
         as_number: cluster.as_number_of(own),
@@ -187,6 +197,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         pools,
         warnings: Vec::new(),
         address,
+        filters,
     };
     warning::look_over(&cluster, own, &plan, &mut warnings);
     warnings.sort();

@@ -2,6 +2,7 @@
 //! what is wrong with any of it. One kind's fields are read by the module named after it.
 
 mod bgp_configuration;
+mod bgp_filter;
 mod bgp_peer;
 mod block_affinity;
 mod ip_pool;
@@ -26,7 +27,6 @@ const MAX_PROBLEMS: usize = 100;
 
 /// Calico's other kinds. A file may hold them; Manx has no use for them.
 const OTHER_KINDS: &[&str] = &[
-    "BGPFilter",
     "CalicoNodeStatus",
     "ClusterInformation",
     "ExternalNetwork",
@@ -202,6 +202,7 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
     match kind {
         Kind::BgpConfiguration => object!(BgpConfiguration, bgp_configuration::read(&mut fields, name)),
         Kind::BgpPeer => object!(BgpPeer, bgp_peer::read(&mut fields)),
+        Kind::BgpFilter => object!(BgpFilter, bgp_filter::read(&mut fields)),
         Kind::Node => object!(Node, node::read(&mut fields)),
         Kind::IpPool => object!(IpPool, ip_pool::read(&mut fields)),
         Kind::BlockAffinity => object!(BlockAffinity, block_affinity::read(&mut fields)),

@@ -14,7 +14,7 @@ pub struct Metadata {
 }
 
 /// A validated object of one kind, with the document that it was read from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object<S> {
     pub metadata: Metadata,
     pub spec: S,
@@ -35,6 +35,7 @@ impl<S> Object<S> {
 pub enum Resource {
     BgpConfiguration(Arc<Object<spec::BgpConfiguration>>),
     BgpPeer(Arc<Object<spec::BgpPeer>>),
+    BgpFilter(Arc<Object<spec::BgpFilter>>),
     Node(Arc<Object<spec::Node>>),
     IpPool(Arc<Object<spec::IpPool>>),
     BlockAffinity(Arc<Object<spec::BlockAffinity>>),
@@ -45,6 +46,7 @@ impl Resource {
         match self {
             Resource::BgpConfiguration(_) => Kind::BgpConfiguration,
             Resource::BgpPeer(_) => Kind::BgpPeer,
+            Resource::BgpFilter(_) => Kind::BgpFilter,
             Resource::Node(_) => Kind::Node,
             Resource::IpPool(_) => Kind::IpPool,
             Resource::BlockAffinity(_) => Kind::BlockAffinity,
@@ -55,6 +57,7 @@ impl Resource {
         match self {
             Resource::BgpConfiguration(object) => &object.metadata,
             Resource::BgpPeer(object) => &object.metadata,
+            Resource::BgpFilter(object) => &object.metadata,
             Resource::Node(object) => &object.metadata,
             Resource::IpPool(object) => &object.metadata,
             Resource::BlockAffinity(object) => &object.metadata,
@@ -74,6 +77,7 @@ impl Resource {
         match self {
             Resource::BgpConfiguration(object) => &object.document,
             Resource::BgpPeer(object) => &object.document,
+            Resource::BgpFilter(object) => &object.document,
             Resource::Node(object) => &object.document,
             Resource::IpPool(object) => &object.document,
             Resource::BlockAffinity(object) => &object.document,
@@ -88,6 +92,7 @@ type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
 pub struct Snapshot {
     bgp_configurations: ByName<spec::BgpConfiguration>,
     bgp_peers: ByName<spec::BgpPeer>,
+    bgp_filters: ByName<spec::BgpFilter>,
     nodes: ByName<spec::Node>,
     ip_pools: ByName<spec::IpPool>,
     block_affinities: ByName<spec::BlockAffinity>,
@@ -100,6 +105,7 @@ impl Snapshot {
         match resource {
             Resource::BgpConfiguration(object) => drop(self.bgp_configurations.insert(name, object)),
             Resource::BgpPeer(object) => drop(self.bgp_peers.insert(name, object)),
+            Resource::BgpFilter(object) => drop(self.bgp_filters.insert(name, object)),
             Resource::Node(object) => drop(self.nodes.insert(name, object)),
             Resource::IpPool(object) => drop(self.ip_pools.insert(name, object)),
             Resource::BlockAffinity(object) => drop(self.block_affinities.insert(name, object)),
@@ -111,6 +117,7 @@ impl Snapshot {
         match key.kind {
             Kind::BgpConfiguration => self.bgp_configurations.remove(&key.name).is_some(),
             Kind::BgpPeer => self.bgp_peers.remove(&key.name).is_some(),
+            Kind::BgpFilter => self.bgp_filters.remove(&key.name).is_some(),
             Kind::Node => self.nodes.remove(&key.name).is_some(),
             Kind::IpPool => self.ip_pools.remove(&key.name).is_some(),
             Kind::BlockAffinity => self.block_affinities.remove(&key.name).is_some(),
@@ -124,6 +131,7 @@ impl Snapshot {
                 self.bgp_configurations.get(name).cloned().map(Resource::BgpConfiguration)
             }
             Kind::BgpPeer => self.bgp_peers.get(name).cloned().map(Resource::BgpPeer),
+            Kind::BgpFilter => self.bgp_filters.get(name).cloned().map(Resource::BgpFilter),
             Kind::Node => self.nodes.get(name).cloned().map(Resource::Node),
             Kind::IpPool => self.ip_pools.get(name).cloned().map(Resource::IpPool),
             Kind::BlockAffinity => self.block_affinities.get(name).cloned().map(Resource::BlockAffinity),
@@ -137,6 +145,7 @@ impl Snapshot {
                 self.bgp_configurations.values().cloned().map(Resource::BgpConfiguration).collect()
             }
             Kind::BgpPeer => self.bgp_peers.values().cloned().map(Resource::BgpPeer).collect(),
+            Kind::BgpFilter => self.bgp_filters.values().cloned().map(Resource::BgpFilter).collect(),
             Kind::Node => self.nodes.values().cloned().map(Resource::Node).collect(),
             Kind::IpPool => self.ip_pools.values().cloned().map(Resource::IpPool).collect(),
             Kind::BlockAffinity => {
@@ -165,6 +174,10 @@ impl Snapshot {
         self.bgp_peers.values().map(Arc::as_ref)
     }
 
+    pub fn bgp_filter(&self, name: &str) -> Option<&Arc<Object<spec::BgpFilter>>> {
+        self.bgp_filters.get(name)
+    }
+
     pub fn ip_pools(&self) -> impl Iterator<Item = &Object<spec::IpPool>> {
         self.ip_pools.values().map(Arc::as_ref)
     }
@@ -176,6 +189,7 @@ impl Snapshot {
     pub fn len(&self) -> usize {
         self.bgp_configurations.len()
             + self.bgp_peers.len()
+            + self.bgp_filters.len()
             + self.nodes.len()
             + self.ip_pools.len()
             + self.block_affinities.len()

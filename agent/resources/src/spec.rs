@@ -1,5 +1,7 @@
-//! The specs of the five kinds, after validation. A field is here if something in Manx acts on it or prints
+//! The specs of the kinds, after validation. A field is here if something in Manx acts on it or prints
 //! it; every other field that Calico knows is accepted by the reader and stays in the object's document.
+
+mod filter;
 
 use std::{
     fmt,
@@ -10,6 +12,9 @@ use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
 use crate::selector::Selector;
+pub use filter::{
+    BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
+};
 
 /// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

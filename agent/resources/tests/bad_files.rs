@@ -103,7 +103,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: p}\n",
         &[
             "error f:1:13: ConfigMap \"p\": apiVersion: \"v1\" is not known; write projectcalico.org/v3",
-            "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, Node, \
+            "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, BGPFilter, Node, \
              IPPool, BlockAffinity",
         ],
     );
@@ -111,7 +111,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         "x: 1\n",
         &[
             "error f:1:1: apiVersion: is missing; write projectcalico.org/v3",
-            "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, Node, IPPool, BlockAffinity",
+            "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, BGPFilter, Node, IPPool, BlockAffinity",
         ],
     );
     expect("- 1\n", &["error f:1:1: a list stands where a mapping must; write fields below it"]);

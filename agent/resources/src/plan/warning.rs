@@ -51,6 +51,8 @@ pub enum Warning {
     NoOwnAddress { resource: Key, address: IpAddr },
     #[error("{resource} is for Node/{node}, which does not exist")]
     UnknownNode { resource: Key, node: String },
+    #[error("{resource} names BGPFilter/{filter}, which does not exist; it is skipped")]
+    UnknownFilter { resource: Key, filter: String },
     #[error("{address} is the address of several nodes: {}; peers reach one of them", list(.nodes))]
     SharedAddress { address: IpAddr, nodes: Vec<String> },
     #[error("the block {block} is claimed by several nodes: {}; traffic for it goes to one of them", list(.nodes))]
@@ -88,10 +90,11 @@ impl Serialize for Warning {
 pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
     nodes(cluster, own, plan, found);
     peers(cluster, own, plan, found);
+    filters(plan, found);
     blocks(cluster, own, found);
     pools(plan, found);
     overlaps(plan, found);
-    without_effect(cluster, own, found);
+    without_effect(cluster, own, plan, found);
 }
 
 fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
@@ -164,6 +167,16 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
     }
 }
 
+/// Calico skips a missing filter without a word.
+fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
+    for peer in &plan.peers {
+        for filter in peer.filters.iter().filter(|name| !plan.filters.contains_key(*name)) {
+            let (resource, filter) = (peer.resource.clone(), filter.clone());
+            found.push(Warning::UnknownFilter { resource, filter });
+        }
+    }
+}
+
 fn blocks(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
     let mut owners: BTreeMap<Prefix, Vec<String>> = BTreeMap::new();
     for affinity in cluster.snapshot.block_affinities().filter(|object| super::is_owned(&object.spec)) {
@@ -211,7 +224,7 @@ fn overlaps(plan: &NodePlan, found: &mut Vec<Warning>) {
     }
 }
 
-fn without_effect(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
+fn without_effect(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
     fn add<S>(kind: Kind, object: &Object<S>, found: &mut Vec<Warning>) {
         if !object.without_effect.is_empty() {
             let resource = Key::new(kind, object.name());
@@ -226,6 +239,9 @@ fn without_effect(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warni
     }
     for object in snapshot.bgp_peers() {
         add(Kind::BgpPeer, object, found);
+    }
+    for object in plan.filters.values() {
+        add(Kind::BgpFilter, object, found);
     }
     add(Kind::Node, own, found);
     for object in snapshot.ip_pools() {

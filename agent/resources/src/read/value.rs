@@ -6,7 +6,7 @@ use crate::{
     duration,
     fields::{Fields, Form},
     selector::Selector,
-    spec::{Interface, PeerIp, SecretKey},
+    spec::{Community, Interface, PeerIp, SecretKey},
     tree::excerpt,
 };
 
@@ -37,6 +37,16 @@ pub(crate) enum ValueError {
     NotAHost(IpAddr),
     #[error("\"{}\" is longer than 1024 characters", excerpt(.0))]
     LongSelector(String),
+    #[error(
+        "\"{}\" is not a community; write aa:nn with numbers to 65535, or aa:nn:mm with numbers to 4294967295",
+        excerpt(.0)
+    )]
+    Community(String),
+    #[error(
+        "\"{}\" is not a pattern of interfaces; write 1 to 15 letters, digits, '_', '.', '-', and '*' for any text",
+        excerpt(.0)
+    )]
+    InterfacePattern(String),
     #[error("\"{}\" is not a selector: {error}", excerpt(.text))]
     Selector { text: String, error: crate::selector::ParseSelectorError },
 }
@@ -111,6 +121,30 @@ pub(crate) fn peer_ip(text: &str) -> Result<PeerIp, ValueError> {
     let digits = port.bytes().all(|b| b.is_ascii_digit());
     let port = port.parse().ok().filter(|port| digits && *port > 0).ok_or_else(error)?;
     Ok(PeerIp { addr: host(addr)?, port: Some(port) })
+}
+
+/// `aa:nn` or `aa:nn:mm`, decimal, without leading zeros or signs.
+pub(crate) fn community(text: &str) -> Result<Community, ValueError> {
+    fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        text.parse().ok().filter(|_| digits)
+    }
+    let parts: Vec<&str> = text.split(':').collect();
+    let read = match *parts {
+        [a, b] => number(a).zip(number(b)).map(|(a, b)| Community::Standard(a, b)),
+        [a, b, c] => number(a).zip(number(b)).zip(number(c)).map(|((a, b), c)| Community::Large(a, b, c)),
+        _ => None,
+    };
+    read.ok_or_else(|| ValueError::Community(text.to_owned()))
+}
+
+pub(crate) fn interface_pattern(text: &str) -> Result<String, ValueError> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.*-".contains(&b);
+    if text.len() <= 15 && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err(ValueError::InterfacePattern(text.to_owned()))
+    }
 }
 
 /// A valid selector, as written.

@@ -355,7 +355,11 @@ fn settings_of_a_peer_are_carried_into_the_plan() {
     }
     assert_eq!(
         plan.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["BGPPeer/p: spec.password, spec.ttlSecurity, spec.filters have no effect yet"]
+        [
+            "BGPPeer/p names BGPFilter/f, which does not exist; it is skipped",
+            "BGPPeer/p names BGPFilter/g, which does not exist; it is skipped",
+            "BGPPeer/p: spec.password, spec.ttlSecurity, spec.filters have no effect yet",
+        ]
     );
 }
 
