@@ -125,6 +125,10 @@ pub struct PeerStatus {
     pub prefixes_accepted: u64,
     /// Paths advertised to it.
     pub prefixes_sent: u64,
+    /// UPDATEs whose routes were treated as withdrawn because an attribute was wrong (RFC 7606 §2).
+    pub treated_as_withdraw: u64,
+    /// Attributes that were wrong and discarded (RFC 7606 §2).
+    pub attributes_discarded: u64,
     pub last_notification_sent: Option<NotificationStatus>,
     pub last_notification_received: Option<NotificationStatus>,
 }

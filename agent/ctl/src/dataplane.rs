@@ -66,6 +66,7 @@ fn render_status(status: &DataplaneStatus) -> String {
         })
         .collect();
     out.push_str(&table::columns(&["INTERFACE", "ROLE", "PROGRAMS", "NOTE"], &rows));
+    out.push('\n');
     let rows: Vec<Vec<String>> = status
         .maps
         .iter()
@@ -75,7 +76,11 @@ fn render_status(status: &DataplaneStatus) -> String {
         .collect();
     out.push_str(&table::columns(&["MAP", "ENTRIES", "ROOM FOR", "PINNED AT"], &rows));
     if status.repairs > 0 {
-        let _ = writeln!(out, "{} routes were changed by others and put back.", status.repairs);
+        let _ = writeln!(
+            out,
+            "{} routes or programs were changed by others and put back since manxd started.",
+            status.repairs
+        );
     }
     for failure in &status.failures {
         let _ = writeln!(out, "Problem: {failure}");

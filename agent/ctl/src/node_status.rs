@@ -115,6 +115,8 @@ mod tests {
             prefixes_received: 1,
             prefixes_accepted: 1,
             prefixes_sent: 0,
+            treated_as_withdraw: 0,
+            attributes_discarded: 0,
             last_notification_sent: None,
             last_notification_received: None,
         }

@@ -3,7 +3,10 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -19,6 +22,7 @@ use manx_api::{ApiError, path};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
+    task::JoinHandle,
 };
 
 /// Read and written by root and the socket's group.
@@ -52,12 +56,25 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
+    /// Of the file that we made; another process may make one of the same name.
+    inode: Option<u64>,
+    server: JoinHandle<()>,
+}
+
+impl Socket {
+    /// False if somebody removed it: then nobody can ask any more.
+    pub fn is_there(&self) -> bool {
+        self.inode.is_some() && inode(&self.path) == self.inode
+    }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // It may have been removed behind our back, which is what we want.
-        let _ = fs::remove_file(&self.path);
+        self.server.abort();
+        if self.is_there() {
+            // Somebody may remove it in this very moment, which is what we want.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -68,7 +85,7 @@ pub fn serve(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<S
     }
     if UnixStream::connect(path).is_ok() {
         bail!(
-            "another manxd serves {}; stop it, or give this one an --api-socket, --bpf-dir and --protocol of its own",
+            "another manxd serves {}; stop it, or give this one an --api-socket of its own",
             path.display()
         );
     }
@@ -79,15 +96,18 @@ pub fn serve(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<S
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let socket = Socket { path: path.to_owned() };
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
-    tokio::spawn(async move {
+    let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router(questions)).await {
             tracing::error!("the local API has ended: {error}");
         }
     });
-    Ok(socket)
+    Ok(Socket { path: path.to_owned(), inode: inode(path), server })
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|file| file.ino())
 }
 
 fn router(questions: mpsc::Sender<Question>) -> Router {

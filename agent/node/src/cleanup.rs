@@ -1,16 +1,16 @@
 //! `manxd cleanup`: removes what this or an earlier version put on the node.
 
-use std::{io, os::unix::net::UnixStream};
+use std::io;
 
 use anyhow::{Context, bail};
 
-use crate::cli::CleanupArgs;
+use crate::{cli::CleanupArgs, process::Lock};
 
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let places = &args.places;
-    if UnixStream::connect(&places.api_socket).is_ok() {
-        bail!("manxd is running and serves {}; stop it first", places.api_socket.display());
-    }
+    let _lock = Lock::take(places.protocol)?.with_context(|| {
+        format!("a manxd with protocol {} is running here; stop it first", places.protocol)
+    })?;
     // Programs first: without them the kernel forwards by its own routes, which are still there.
     let pins = manx_dataplane::ebpf::cleanup(&places.bpf_dir)?;
     println!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display());

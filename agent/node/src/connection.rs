@@ -62,7 +62,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Command {
     Send(VecDeque<Bytes>),
-    /// Flush what was given, then close.
+    /// Flush what was given, for a bounded time, then close.
     Close,
 }
 
@@ -126,9 +126,9 @@ pub async fn serve(
         let interest =
             if queue.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         tokio::select! {
-            command = commands.recv(), if queue.is_empty() => match command {
-                Some(Command::Send(bytes)) => queue = bytes,
-                Some(Command::Close) | None => return drain(stream).await,
+            command = commands.recv() => match command {
+                Some(Command::Send(bytes)) => queue.extend(bytes),
+                Some(Command::Close) | None => return finish(stream, queue).await,
             },
             ready = stream.ready(interest) => match ready {
                 Err(error) => break Some(error),
@@ -200,12 +200,19 @@ fn write(stream: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends FIN, then reads and forgets until the peer has closed too.
-async fn drain(stream: TcpStream) {
+/// Writes what is left, sends FIN, and reads and forgets until the peer has closed too. A peer that does not read gets
+/// RST when its time is over: nothing of the connection stays, here or in the kernel.
+async fn finish(stream: TcpStream, mut queue: VecDeque<Bytes>) {
+    let deadline = Instant::now() + LINGER;
+    while !queue.is_empty() {
+        let Ok(Ok(())) = timeout_at(deadline, stream.writable()).await else { return abort(&stream) };
+        if write(&stream, &mut queue).is_err() {
+            return;
+        }
+    }
     if SockRef::from(&stream).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
-    let deadline = Instant::now() + LINGER;
     let mut sink = [0; 4096];
     while let Ok(Ok(())) = timeout_at(deadline, stream.readable()).await {
         match stream.try_read(&mut sink) {
@@ -214,6 +221,14 @@ async fn drain(stream: TcpStream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
+    }
+    abort(&stream);
+}
+
+/// The socket's drop then sends RST.
+fn abort(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot set SO_LINGER");
     }
 }
 
@@ -266,6 +281,33 @@ mod tests {
         assert_eq!(got, b"notification");
         drop(theirs);
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_costs_a_close_no_more_than_its_time() {
+        let (ours, theirs) = pair().await;
+        let (events, _incoming) = mpsc::channel(8);
+        let (commands, orders) = mpsc::unbounded_channel();
+        let task = tokio::spawn(serve(7, ours, orders, events));
+        // Far more than both buffers hold.
+        let flood = Bytes::from(vec![0; 32 << 20]);
+        commands.send(Command::Send([flood].into())).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        commands.send(Command::Send([Bytes::from_static(b"notification")].into())).unwrap();
+        commands.send(Command::Close).unwrap();
+        tokio::time::timeout(LINGER * 5, task).await.expect("the task ends by itself").unwrap();
+        // RST: the kernel keeps nothing either.
+        let mut sink = vec![0; 1 << 20];
+        let ended = loop {
+            theirs.readable().await.unwrap();
+            match theirs.try_read(&mut sink) {
+                Ok(0) => break io::ErrorKind::UnexpectedEof,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!(ended, io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

@@ -1,6 +1,13 @@
 //! Small questions to the system: who did that, which interface is it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddr, UnixListener},
+    },
+};
 
 /// The process behind a netlink port, as far as can be told: the first socket of a process has its id as port.
 pub fn name_of(netlink_port: u32) -> String {
@@ -10,6 +17,25 @@ pub fn name_of(netlink_port: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{netlink_port}/comm")) {
         Ok(name) => format!("{} (pid {netlink_port})", name.trim_end()),
         Err(_) => format!("pid {netlink_port}, which has ended"),
+    }
+}
+
+/// Held by whoever writes routes of this protocol in this network namespace: two would undo each other's work. An
+/// abstract socket is of a namespace, needs no place and goes with its process.
+#[derive(Debug)]
+pub struct Lock {
+    _socket: UnixListener,
+}
+
+impl Lock {
+    /// `None` if another process holds it.
+    pub fn take(protocol: u8) -> io::Result<Option<Lock>> {
+        let address = UnixAddr::from_abstract_name(format!("manxd-protocol-{protocol}"))?;
+        match UnixListener::bind_addr(&address) {
+            Ok(socket) => Ok(Some(Lock { _socket: socket })),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -35,6 +61,16 @@ pub fn interface_of(local: SocketAddr) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_held_once_and_goes_with_its_holder() {
+        // 250: no daemon's protocol, should one run here.
+        let lock = Lock::take(250).unwrap();
+        assert!(lock.is_some());
+        assert!(Lock::take(250).unwrap().is_none());
+        drop(lock);
+        assert!(Lock::take(250).unwrap().is_some());
+    }
 
     #[test]
     fn the_interface_of_the_loopback_address_is_the_first() {

@@ -1,7 +1,7 @@
 //! The programs in the kernel, and their links to interfaces. A link is pinned, so a program stays attached when
 //! the agent ends; the next agent puts its own program into the same link, and no packet finds the hook empty.
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
 
 use aya::{
     Ebpf,
@@ -48,7 +48,7 @@ impl Programs {
         let failed = |reason: String| Error::Attach { program: program.name(), ifindex, reason };
         let classifier = classifier(&mut self.ebpf, program)?;
         if let Some(pinned) = pinned(pins, program, ifindex)? {
-            let link = SchedClassifierLink::try_from(pinned).map_err(|error| failed(error.to_string()))?;
+            let link = SchedClassifierLink::try_from(pinned).map_err(|error| failed(chain(&error)))?;
             match classifier.attach_to_link(link) {
                 // Only this process's hold on the link ends here; the pin keeps it.
                 Ok(id) => return classifier.take_link(id).map(drop).map_err(|error| failed(reason(&error))),
@@ -63,8 +63,8 @@ impl Programs {
             .attach_with_options(&interface.name, TcAttachType::Ingress, options)
             .map_err(|error| failed(reason(&error)))?;
         let link = classifier.take_link(id).map_err(|error| failed(reason(&error)))?;
-        let link = FdLink::try_from(link).map_err(|error| failed(error.to_string()))?;
-        link.pin(&path).map(drop).map_err(|error| failed(error.to_string()))
+        let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
+        link.pin(&path).map(drop).map_err(|error| failed(cannot_pin(&path, &error)))
     }
 
     /// XDP in the driver. One program may be on a device, so another's is left alone; and attaching resets real
@@ -75,7 +75,7 @@ impl Programs {
         let failed = |reason: String| Error::Attach { program: Program::UplinkXdp.name(), ifindex, reason };
         let xdp = xdp(&mut self.ebpf)?;
         if let Some(pinned) = pinned(pins, Program::UplinkXdp, ifindex)? {
-            let link = XdpLink::try_from(pinned).map_err(|error| failed(error.to_string()))?;
+            let link = XdpLink::try_from(pinned).map_err(|error| failed(chain(&error)))?;
             match xdp.attach_to_link(link) {
                 Ok(id) => {
                     xdp.take_link(id).map(drop).map_err(|error| failed(reason(&error)))?;
@@ -95,7 +95,7 @@ impl Programs {
         let Ok(link) = FdLink::try_from(link) else {
             return Ok(XdpState::Absent("the kernel gives no XDP link on this interface".into()));
         };
-        link.pin(&path).map(drop).map_err(|error| failed(error.to_string()))?;
+        link.pin(&path).map(drop).map_err(|error| failed(cannot_pin(&path, &error)))?;
         Ok(XdpState::Native)
     }
 
@@ -119,6 +119,24 @@ fn pinned(pins: &Pins, program: Program, ifindex: u32) -> Result<Option<FdLink>,
         }
         Err(error) => Err(Error::Pin { path, source: io::Error::other(error) }),
     }
+}
+
+fn cannot_pin(path: &Path, error: &dyn std::error::Error) -> String {
+    format!("pinning {}: {}", path.display(), chain(error))
+}
+
+/// An error with its causes: the number is often in the last one.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Error> {

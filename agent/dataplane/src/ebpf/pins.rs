@@ -46,13 +46,52 @@ impl Pins {
                  this process's mount namespace"
             );
         }
-        for dir in [pins.maps(), pins.links()] {
+        pins.make_directories()?;
+        Ok(pins)
+    }
+
+    fn make_directories(&self) -> Result<(), Error> {
+        for dir in [self.maps(), self.links()] {
             fs::create_dir_all(&dir).map_err(|source| match source.kind() {
                 io::ErrorKind::PermissionDenied => Error::NotPermitted { source },
                 _ => Error::Pin { path: dir, source },
             })?;
         }
-        Ok(pins)
+        Ok(())
+    }
+
+    /// The maps that are pinned now, for [`Self::restore`].
+    pub fn handles(&self) -> Result<Vec<(&'static str, MapData)>, Error> {
+        map::ALL
+            .into_iter()
+            .map(|name| {
+                let handle = MapData::from_pin(self.map(name)).map_err(|error| Error::Map {
+                    map: name,
+                    action: "opening its pin",
+                    reason: error.to_string(),
+                })?;
+                Ok((name, handle))
+            })
+            .collect()
+    }
+
+    /// Pins again what somebody has unpinned, and says what it was.
+    pub fn restore(&self, handles: &[(&'static str, MapData)]) -> Result<Vec<PathBuf>, Error> {
+        let missing: Vec<_> = handles.iter().filter(|(name, _)| !self.map(name).exists()).collect();
+        if missing.is_empty() && self.links().exists() {
+            return Ok(Vec::new());
+        }
+        self.make_directories()?;
+        let mut restored = Vec::new();
+        for (name, handle) in missing {
+            handle.pin(self.map(name)).map_err(|error| Error::Map {
+                map: name,
+                action: "pinning it again",
+                reason: error.to_string(),
+            })?;
+            restored.push(self.map(name));
+        }
+        Ok(restored)
     }
 
     fn maps(&self) -> PathBuf {

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use aya::{EbpfError, EbpfLoader, VerifierLogLevel, maps::MapError};
+use aya::{
+    EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{MapData, MapError},
+};
 use manx_abi::{ABI_VERSION, Program, Settings, capacity, map};
 use manx_net::Prefix;
 
@@ -46,6 +49,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct EbpfSink {
     pins: Pins,
+    /// A second hold on the pinned maps, to pin them again.
+    handles: Vec<(&'static str, MapData)>,
     programs: Programs,
     maps: Maps,
     held: Held,
@@ -83,8 +88,10 @@ impl EbpfSink {
             maps.write_settings(Settings { fast_path: 0, source_check: 1 })?;
         }
         let held = Held::read(&maps, Instant::now())?;
+        let handles = pins.handles()?;
         let mut sink = EbpfSink {
             pins,
+            handles,
             programs,
             maps,
             held,
@@ -113,12 +120,32 @@ impl EbpfSink {
         let Some(Mac(mac)) = interface.mac else { return Err(Error::NotEthernet { ifindex }) };
         // Without its own MAC in the map the program takes every frame for another's.
         self.maps.write_uplink(ifindex, mac)?;
-        let xdp = self.programs.attach_xdp(&self.pins, &interface)?;
+        // TC drops what XDP does not; its failure must not cost both.
+        let xdp = self
+            .programs
+            .attach_xdp(&self.pins, &interface)
+            .unwrap_or_else(|error| XdpState::Absent(error.to_string()));
         if xdp != XdpState::Native {
             self.maps.remove_uplink(ifindex)?;
         }
         self.programs.attach_tc(&self.pins, Program::UplinkTc, &interface)?;
         Ok(self.note(ifindex, Program::UplinkTc, Some(xdp)))
+    }
+
+    /// What an earlier call pinned and somebody has removed since. Maps are pinned again; links are not, for they
+    /// went with their pins: attach to those interfaces again.
+    pub fn restore_pins(&mut self) -> Result<Vec<PathBuf>, Error> {
+        let mut missing = self.pins.restore(&self.handles)?;
+        for ((ifindex, _), attachment) in &self.attachments {
+            let programs = match &attachment.xdp {
+                None => &[Program::PodTc][..],
+                Some(XdpState::Native) => &[Program::UplinkTc, Program::UplinkXdp],
+                Some(XdpState::Absent(_)) => &[Program::UplinkTc],
+            };
+            let paths = programs.iter().map(|program| self.pins.link(*program, *ifindex));
+            missing.extend(paths.filter(|path| !path.exists()));
+        }
+        Ok(missing)
     }
 
     /// Takes the programs off an interface, or forgets one that is gone. Not attached is not an error.
@@ -305,8 +332,9 @@ fn load_failed(error: EbpfError) -> Error {
     }
 }
 
-/// The loader reads the kernel's whole BTF before it can be told not to. glibc would keep that heap for good.
-fn give_back_heap() {
+/// Gives free heap back to the kernel; glibc would keep it for good. The loader reads the kernel's whole BTF before it
+/// can be told not to, and a large table may come and go.
+pub fn give_back_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: touches nothing but the allocator's own free memory, and is thread-safe.
     unsafe {

@@ -81,8 +81,18 @@ impl Daemon {
             },
             fast_path: self.fast_path.state(),
             peers,
-            warnings: plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string).collect(),
+            warnings: self.warnings(),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warnings.extend(self.listen_error.clone());
+        if self.plan.is_none() && self.restarting {
+            warnings.push("there is no plan; the routes of the earlier run stay as they are".into());
+        }
+        warnings.extend(self.plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string));
+        warnings
     }
 
     fn peer_status(&self, plan: &PeerPlan, peer: &view::PeerView) -> api::PeerStatus {
@@ -108,10 +118,12 @@ impl Daemon {
                 view::SessionState::OpenConfirm => api::SessionState::OpenConfirm,
                 view::SessionState::Established => api::SessionState::Established,
             },
-            since: self.clock.rfc3339(peer.since),
+            since: self.clock.rfc3339(peer.session_since),
             info: match &peer.last_error {
-                Some(error) if !established => error.clone(),
-                _ => String::new(),
+                _ if established => String::new(),
+                Some(error) if peer.stale_until.is_some() => format!("{error}; its routes are kept"),
+                Some(error) => error.clone(),
+                None => String::new(),
             },
             times_established: peer.established_count,
             connection: match (peer.local, peer.remote, peer.dialled_by) {
@@ -129,6 +141,8 @@ impl Daemon {
             prefixes_received: peer.counters.prefixes_received,
             prefixes_accepted: peer.counters.prefixes_accepted,
             prefixes_sent: peer.counters.prefixes_sent,
+            treated_as_withdraw: peer.counters.treated_as_withdraw,
+            attributes_discarded: peer.counters.attributes_discarded,
             last_notification_sent: peer.notification_sent.as_ref().map(|n| self.notification(n)),
             last_notification_received: peer.notification_received.as_ref().map(|n| self.notification(n)),
         }
@@ -195,7 +209,10 @@ impl Daemon {
                     .is_none_or(|sink| !refused && wanted.map(|route| sink.expected(route)).as_ref() == map);
                 let fib_agrees = match self.dataplane.fib_state(prefix) {
                     None => fib.is_none(),
-                    Some(FibState::Installed) => fib.is_some(),
+                    Some(FibState::Installed) => match (wanted, fib) {
+                        (Some(wanted), Some(fib)) => is_as_wanted(&wanted.action, fib),
+                        _ => false,
+                    },
                     Some(_) => false,
                 };
                 api::RouteRow {
@@ -309,7 +326,7 @@ impl Daemon {
                 .iter()
                 .map(|(prefix, reason)| format!("{prefix} is not in the eBPF map: {reason}"))
                 .collect(),
-            repairs: self.dataplane.fib_status().repaired,
+            repairs: self.dataplane.fib_status().repaired + self.fast_path.repairs(),
         }
     }
 
@@ -356,6 +373,24 @@ fn bgp_route(best: view::PathView, sent_to: Vec<IpAddr>) -> api::BgpRoute {
     }
 }
 
+/// The kernel's route leads where the table's does.
+fn is_as_wanted(wanted: &Action, fib: &FibRoute) -> bool {
+    match wanted {
+        Action::Via(hops) => {
+            let mut legs: Vec<_> =
+                fib.legs.iter().filter_map(|leg| Some((leg.gateway?, leg.ifindex))).collect();
+            legs.sort_unstable();
+            fib.kind == RouteKind::Unicast
+                && legs.len() == fib.legs.len()
+                && hops.iter().map(|hop| (hop.gateway, hop.ifindex)).eq(legs)
+        }
+        Action::Blackhole(_) => fib.kind == RouteKind::Blackhole,
+        Action::Unreachable => fib.kind == RouteKind::Unreachable,
+        // The map alone takes these; the kernel's routes to pods are not ours.
+        Action::Local { .. } | Action::Pass => false,
+    }
+}
+
 fn interface(names: &BTreeMap<u32, String>, ifindex: u32) -> String {
     names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
 }
@@ -399,4 +434,27 @@ fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
         return kind.into();
     }
     route.legs.iter().map(leg).collect::<Vec<_>>().join(" nexthop ")
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_dataplane::route::NextHop;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_route_to_another_gateway_does_not_agree() {
+        let hop = |last: u8| NextHop { gateway: [192, 168, 80, last].into(), ifindex: 2 };
+        let fib = |last: u8| FibRoute {
+            prefix: "172.16.118.64/26".parse().unwrap(),
+            table: 254,
+            metric: 0,
+            kind: RouteKind::Unicast,
+            legs: vec![Leg { gateway: Some([192, 168, 80, last].into()), ifindex: 2, onlink: false }],
+        };
+        let wanted = Action::Via(vec![hop(125)]);
+        assert!(is_as_wanted(&wanted, &fib(125)));
+        assert!(!is_as_wanted(&wanted, &fib(124)));
+        assert!(!is_as_wanted(&Action::Blackhole(BlackholeKind::Own), &fib(125)));
+    }
 }

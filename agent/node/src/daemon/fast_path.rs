@@ -27,6 +27,8 @@ pub struct FastPath {
     reason: String,
     /// Attached, or to be attached once [`Self::ready`].
     links: BTreeMap<u32, Attached>,
+    /// Pins that others removed and that were put back.
+    repairs: u64,
     /// Prefixes that the maps could not take, with the reason.
     refused: BTreeMap<manx_net::Prefix, String>,
 }
@@ -49,6 +51,7 @@ impl FastPath {
             on: false,
             reason: String::from("not decided yet"),
             links: BTreeMap::new(),
+            repairs: 0,
             refused: BTreeMap::new(),
         }
     }
@@ -111,6 +114,27 @@ impl FastPath {
         if (on, &reason) != (self.on, &self.reason) {
             tracing::info!("fast path {}: {reason}", if on { "on" } else { "off" });
             (self.on, self.reason) = (on, reason);
+        }
+    }
+
+    /// Puts back what somebody took away: pins, and with them programs. Cheap while nothing is missing.
+    pub fn restore(&mut self, links: &[Link]) {
+        let Ok(sink) = &mut self.sink else { return };
+        let missing = match sink.restore_pins() {
+            Ok(missing) => missing,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        let failed = self.links.values().any(|attached| attached.programs.is_empty());
+        if missing.is_empty() && !failed {
+            return;
+        }
+        if !missing.is_empty() {
+            self.repairs += missing.len() as u64;
+            let names: Vec<_> = missing.iter().map(|path| path.display().to_string()).collect();
+            tracing::warn!("somebody removed what was pinned; put back: {}", names.join(", "));
+        }
+        for link in links {
+            self.attach(link);
         }
     }
 
@@ -234,6 +258,8 @@ impl FastPath {
         match link.role {
             Role::Pod => match sink.attach_pod(link.ifindex) {
                 Ok(()) => attached.programs.push("pod_tc (TCX ingress)".into()),
+                // It went while its news was on the way.
+                Err(Error::NoInterface { .. }) => return,
                 Err(error) => attached.notes.push(error.to_string()),
             },
             Role::Uplink => match sink.attach_uplink(link.ifindex) {
@@ -247,6 +273,7 @@ impl FastPath {
                         None => {}
                     }
                 }
+                Err(Error::NoInterface { .. }) => return,
                 Err(error) => attached.notes.push(error.to_string()),
             },
             Role::Other => {}
@@ -281,6 +308,10 @@ impl FastPath {
 
     pub fn links(&self) -> &BTreeMap<u32, Attached> {
         &self.links
+    }
+
+    pub fn repairs(&self) -> u64 {
+        self.repairs
     }
 
     pub fn refused(&self) -> &BTreeMap<manx_net::Prefix, String> {

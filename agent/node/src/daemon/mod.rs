@@ -5,20 +5,23 @@
 
 mod answers;
 mod fast_path;
+mod log;
 mod sockets;
 mod wiring;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
+    io,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Output, PathSource, SessionEvent, Speaker, view};
+use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Output, PathSource, Refusal, Speaker};
 use manx_dataplane::{
-    Dataplane, Report,
+    Dataplane,
     kernel::DEFAULT_UPLINKS,
     resolve::{Gateway, Resolution},
 };
@@ -30,22 +33,27 @@ use tokio::{
     time::sleep_until,
 };
 
-use self::{fast_path::FastPath, sockets::Sockets};
+use self::{
+    fast_path::FastPath,
+    log::{ReportLog, SessionLog},
+    sockets::Sockets,
+};
 use crate::{
     api::{self, Question},
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
+    process::Lock,
 };
 
 /// How often netfilter is looked at, and a port that could not be bound is tried again.
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
 /// How often RIB, FIB and kernel are compared though nothing said that they differ.
 const AUDIT_PERIOD: Duration = Duration::from_secs(60);
+/// Unknown addresses that are remembered as said.
+const STRANGERS: usize = 256;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
 const EVENT_BUFFER: usize = 8 << 20;
-/// Log lines about single routes that one turn of the loop may write.
-const REPORTS_AT_ONCE: usize = 20;
 /// Events that are taken in before timers are judged, so that a keepalive that has arrived counts before the
 /// hold timer does.
 const EVENTS_AT_ONCE: usize = 64;
@@ -69,6 +77,15 @@ pub struct Daemon {
     sockets: Sockets,
     /// The next hops that the speaker asked about, as the dataplane knows them.
     next_hops: BTreeMap<NextHop, Gateway>,
+    /// Why nobody can dial us.
+    listen_error: Option<String>,
+    /// For the local API, to serve it again.
+    questions: mpsc::Sender<Question>,
+    socket: api::Socket,
+    sessions_said: SessionLog,
+    reports_said: ReportLog,
+    /// Addresses that dialled us without being in the plan; each is said once.
+    strangers: BTreeSet<IpAddr>,
     next_check: Instant,
     next_audit: Instant,
 }
@@ -80,6 +97,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         None => host_name().context("cannot read the host name; say --node-name")?,
     };
     let datastore = Datastore::open(&args.datastore)?;
+    let protocol = args.places.protocol;
+    let _lock = Lock::take(protocol)?.with_context(|| {
+        format!(
+            "another manxd with protocol {protocol} runs in this network namespace; stop it, or give this one a \
+             --protocol, --table, --bpf-dir and --api-socket of its own"
+        )
+    })?;
     // Before the runtime, and before anything else takes memory.
     let fast_path = match args.dataplane {
         DataplaneMode::On => FastPath::open(args.fast_path, &args.places.bpf_dir),
@@ -99,7 +123,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         })?;
         let restarting = args.dataplane == DataplaneMode::On && dataplane.fib_status().stale > 0;
         let (questions_in, questions) = mpsc::channel(16);
-        let socket = api::serve(&args.places.api_socket, questions_in)?;
+        let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
         let updates = datastore.watch()?;
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();
@@ -118,6 +142,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             fast_path,
             sockets: Sockets::new(events_in),
             next_hops: BTreeMap::new(),
+            listen_error: None,
+            questions: questions_in,
+            socket,
+            sessions_said: SessionLog::default(),
+            reports_said: ReportLog::new(now),
+            strangers: BTreeSet::new(),
             next_check: now,
             next_audit: now + AUDIT_PERIOD,
             args,
@@ -126,9 +156,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             node = %daemon.node, version = env!("CARGO_PKG_VERSION"), datastore = %daemon.args.datastore,
             "manxd starts{}", if restarting { ", taking over the routes of an earlier run" } else { "" }
         );
-        let outcome = daemon.turn(updates, events, questions).await;
-        drop(socket);
-        outcome
+        daemon.turn(updates, events, questions).await
     })
 }
 
@@ -198,8 +226,7 @@ impl Daemon {
         let instant = Instant::now();
         if instant >= self.next_check {
             self.next_check = instant + CHECK_PERIOD;
-            self.fast_path.decide();
-            self.listen();
+            self.check();
         }
         if instant >= self.next_audit {
             self.next_audit = instant + AUDIT_PERIOD;
@@ -212,9 +239,26 @@ impl Daemon {
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
         }
-        log_reports(&step.reports);
+        self.reports_said.say(&step.reports, instant);
         self.drain_outputs();
         more | step.more
+    }
+
+    /// What no event tells: netfilter's rules, a port that was taken, what others removed.
+    fn check(&mut self) {
+        self.fast_path.decide();
+        self.listen();
+        if self.writes() {
+            let links: Vec<_> = self.dataplane.links().cloned().collect();
+            self.fast_path.restore(&links);
+        }
+        if !self.socket.is_there() {
+            tracing::warn!("{} is gone; serving it again", self.args.places.api_socket.display());
+            match api::serve(&self.args.places.api_socket, self.questions.clone()) {
+                Ok(socket) => self.socket = socket,
+                Err(error) => tracing::error!("{error:#}"),
+            }
+        }
     }
 
     fn wakeup(&self, more: bool) -> Instant {
@@ -230,6 +274,7 @@ impl Daemon {
     }
 
     fn take_update(&mut self, update: Update) {
+        let had_problems = !std::mem::take(&mut self.problems).is_empty();
         self.problems = update.problems.iter().map(ToString::to_string).collect();
         let refused = update.problems.iter().any(|problem| problem.is_error());
         for problem in update.problems.iter() {
@@ -255,6 +300,9 @@ impl Daemon {
                 return;
             }
         };
+        if had_problems && self.problems.is_empty() {
+            tracing::info!("the resources are good again");
+        }
         self.snapshot = update.snapshot;
         if !refused {
             self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
@@ -297,13 +345,24 @@ impl Daemon {
     fn listen(&mut self) {
         let Some(plan) = &self.plan else { return };
         let port = plan.listen_port;
-        if let Err(error) = self.sockets.listen(self.args.listen_address, port) {
-            tracing::error!(
-                "cannot listen for BGP on port {port}: {}; peers cannot dial us. Is another BGP daemon running? \
-                 Trying again every {} s",
-                sockets::reason(&error),
-                CHECK_PERIOD.as_secs()
-            );
+        let error = self.sockets.listen(self.args.listen_address, port).err().map(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "; another BGP daemon runs here",
+                io::ErrorKind::PermissionDenied => "; that takes CAP_NET_BIND_SERVICE",
+                io::ErrorKind::AddrNotAvailable => "; this node does not have that address",
+                _ => "",
+            };
+            format!(
+                "not listening for BGP on port {port}: {}{hint}; peers cannot dial us",
+                sockets::reason(&error)
+            )
+        });
+        if error != self.listen_error {
+            match &error {
+                Some(error) => tracing::error!("{error}. Trying again every {} s", CHECK_PERIOD.as_secs()),
+                None => tracing::info!("listening for BGP on port {port} now"),
+            }
+            self.listen_error = error;
         }
     }
 
@@ -313,6 +372,14 @@ impl Daemon {
         match event {
             Event::Accepted { stream, local, remote } => match speaker.accept(local, remote, now) {
                 Ok(conn) => self.sockets.serve(conn, stream),
+                Err(Refusal::UnknownPeer) => {
+                    let address = remote.ip().to_canonical();
+                    if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
+                        tracing::warn!(
+                            "{address} dials us and is no peer of this node's plan; refused, and not said again"
+                        );
+                    }
+                }
                 Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
             },
             Event::Dialled { connection, outcome } => {
@@ -378,7 +445,7 @@ impl Daemon {
                     let links: Vec<_> = self.dataplane.links().cloned().collect();
                     self.fast_path.settle(&desired, &links);
                 }
-                Output::Session(event) => log_session(&event),
+                Output::Session(event) => self.sessions_said.say(&event),
                 Output::Watch { next_hop } => {
                     let gateway = gateway(speaker, next_hop);
                     self.next_hops.insert(next_hop, gateway);
@@ -436,6 +503,7 @@ impl Daemon {
             let desired = self.dataplane.map_routes();
             self.fast_path.audit(&desired);
         }
+        manx_dataplane::ebpf::give_back_heap();
     }
 }
 
@@ -461,75 +529,4 @@ fn host_name() -> anyhow::Result<String> {
     name.into_string()
         .map(|name| name.to_lowercase())
         .map_err(|name| anyhow::anyhow!("{name:?} is not UTF-8"))
-}
-
-fn log_session(event: &SessionEvent) {
-    use view::{Cause, Direction, SessionState::Established};
-    let cause = match &event.cause {
-        Cause::Configured => "configured".into(),
-        Cause::Removed => "no longer in the plan".into(),
-        Cause::ConfigurationChanged => "its configuration changed".into(),
-        Cause::Disabled => "disabled".into(),
-        Cause::Enabled => "enabled".into(),
-        Cause::ShuttingDown => "manxd stops".into(),
-        Cause::Dialling => "dialling".into(),
-        Cause::Connected => "connected".into(),
-        Cause::DialFailed(error) => format!("dial failed: {error}"),
-        Cause::OpenReceived => "OPEN received".into(),
-        Cause::KeepaliveReceived => "KEEPALIVE received".into(),
-        Cause::ConnectionClosed(reason) => reason.clone(),
-        Cause::NotificationSent(n) => notification("sent", n),
-        Cause::NotificationReceived(n) => notification("received", n),
-        Cause::Collision => "of two connections the other is kept".into(),
-        Cause::PeerRestarted => "the peer restarted".into(),
-        Cause::BackOffOver => "back-off is over".into(),
-    };
-    let dialled = match event.dialled_by {
-        Some(Direction::Us) => ", dialled by us",
-        Some(Direction::Peer) => ", dialled by the peer",
-        None => "",
-    };
-    let (peer, from, to) = (event.peer, event.from.name(), event.to.name());
-    if event.to == Established || event.from == Established {
-        tracing::info!(%peer, "{from} -> {to}: {cause}{dialled}");
-    } else {
-        tracing::debug!(%peer, "{from} -> {to}: {cause}{dialled}");
-    }
-}
-
-fn notification(way: &str, n: &view::NotificationView) -> String {
-    match &n.text {
-        Some(text) => format!("NOTIFICATION {way}: {} ({text})", n.name),
-        None => format!("NOTIFICATION {way}: {}", n.name),
-    }
-}
-
-/// A flushed table is one story, not ten thousand.
-fn log_reports(reports: &[Report]) {
-    for report in reports.iter().take(REPORTS_AT_ONCE) {
-        log_report(report);
-    }
-    if let Some(rest) = reports.len().checked_sub(REPORTS_AT_ONCE).filter(|rest| *rest > 0) {
-        tracing::warn!("{rest} more of these; `manxctl routes` shows what is not as it should be");
-    }
-}
-
-fn log_report(report: &Report) {
-    match report {
-        Report::PoolNotWritten { pool } => tracing::warn!(
-            "IPPool/{pool}: its routes are not written: the pool is encapsulated, and Manx does not encapsulate"
-        ),
-        Report::PoolNotOnLink { pool, prefix } => tracing::warn!(
-            "IPPool/{pool}: {prefix} is not written: its next hop is behind a router, where the pool's CrossSubnet \
-             mode asks for encapsulation, and Manx does not encapsulate"
-        ),
-        Report::NotInstalled { prefix, error } => {
-            tracing::warn!(%prefix, "not in the kernel's FIB, trying again: {error}");
-        }
-        Report::Recovered { prefix } => tracing::info!(%prefix, "in the kernel's FIB now"),
-        Report::Tampered { prefix, netlink_port } => {
-            tracing::warn!(%prefix, by = %crate::process::name_of(*netlink_port), "somebody else changed our route; put back");
-        }
-        Report::Resynchronised => tracing::warn!("the kernel dropped events; everything was read again"),
-    }
 }

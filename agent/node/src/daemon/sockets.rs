@@ -27,8 +27,6 @@ struct Connection {
     writing: bool,
     /// The speaker has more to send.
     waiting: bool,
-    /// Close when all is sent.
-    closing: bool,
 }
 
 #[derive(Debug)]
@@ -111,8 +109,7 @@ impl Sockets {
     pub fn serve(&mut self, conn: ConnId, stream: TcpStream) {
         let (commands, orders) = mpsc::unbounded_channel();
         tokio::spawn(connection::serve(conn.0, stream, orders, self.events.clone()));
-        self.connections
-            .insert(conn, Connection { commands, writing: false, waiting: false, closing: false });
+        self.connections.insert(conn, Connection { commands, writing: false, waiting: false });
     }
 
     /// The speaker has something to send.
@@ -131,15 +128,18 @@ impl Sockets {
         }
     }
 
-    /// Gives up a dial, or closes a connection after what the speaker still has for it.
+    /// Gives up a dial, or closes a connection after what the speaker still has for it: a NOTIFICATION at most,
+    /// behind what is being written already.
     pub fn close(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
         if let Some(dial) = self.dials.remove(&conn) {
             dial.abort();
         }
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.closing = true;
-            connection.waiting = true;
-            self.pump(conn, speaker, now);
+        if let Some(connection) = self.connections.remove(&conn) {
+            let mut rest = Vec::new();
+            while speaker.transmit(conn, BUDGET, &mut rest, now) > 0 {}
+            // A task that has ended has said so, and the event is on its way.
+            let _ = connection.commands.send(Command::Send(VecDeque::from(rest)));
+            let _ = connection.commands.send(Command::Close);
         }
     }
 
@@ -150,23 +150,17 @@ impl Sockets {
 
     fn pump(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if connection.writing {
+        if connection.writing || !connection.waiting {
             return;
         }
-        if connection.waiting {
-            let mut messages = Vec::new();
-            if speaker.transmit(conn, BUDGET, &mut messages, now) > 0 {
-                connection.writing = true;
-                // A task that has ended has said so, and the event is on its way.
-                let _ = connection.commands.send(Command::Send(VecDeque::from(messages)));
-                return;
-            }
+        let mut messages = Vec::new();
+        if speaker.transmit(conn, BUDGET, &mut messages, now) == 0 {
             connection.waiting = false;
+            return;
         }
-        if connection.closing {
-            let _ = connection.commands.send(Command::Close);
-            self.connections.remove(&conn);
-        }
+        connection.writing = true;
+        // A task that has ended has said so, and the event is on its way.
+        let _ = connection.commands.send(Command::Send(VecDeque::from(messages)));
     }
 }
 
