@@ -16,7 +16,7 @@ use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
 
-use super::Daemon;
+use super::{Daemon, wiring};
 use crate::api::{Answer, Question, Subject};
 
 /// Prefixes asked of the speaker at a time.
@@ -61,6 +61,9 @@ impl Daemon {
             .iter()
             .flat_map(|plan| &plan.peers)
             .filter_map(|peer| {
+                if let Some(why) = wiring::why_closed(peer) {
+                    return Some(self.closed(peer, why));
+                }
                 let key = PeerKey { address: peer.address, port: peer.port };
                 Some(self.peer_status(peer, views.get(&key)?))
             })
@@ -95,18 +98,39 @@ impl Daemon {
         warnings
     }
 
+    /// A peer of the plan with whom no session is opened.
+    fn closed(&self, plan: &PeerPlan, why: &str) -> api::PeerStatus {
+        api::PeerStatus {
+            address: plan.address,
+            port: plan.port,
+            as_number: plan.as_number,
+            kind: kind(plan.kind),
+            resource: plan.resource.to_string(),
+            node: self.node_at(plan.address),
+            rr_client: plan.rr_client,
+            state: api::SessionState::Idle,
+            since: self.clock.started_at(),
+            info: why.into(),
+            times_established: 0,
+            connection: None,
+            stale: false,
+            prefixes_received: 0,
+            prefixes_accepted: 0,
+            prefixes_sent: 0,
+            treated_as_withdraw: 0,
+            attributes_discarded: 0,
+            last_notification_sent: None,
+            last_notification_received: None,
+        }
+    }
+
     fn peer_status(&self, plan: &PeerPlan, peer: &view::PeerView) -> api::PeerStatus {
         let established = peer.state == view::SessionState::Established;
         api::PeerStatus {
             address: peer.address,
             port: peer.port,
             as_number: peer.remote_as,
-            kind: match plan.kind {
-                PeerKind::Mesh => api::PeerKind::Mesh,
-                PeerKind::Global => api::PeerKind::Global,
-                PeerKind::Node => api::PeerKind::Node,
-                PeerKind::LocalWorkload => api::PeerKind::LocalWorkload,
-            },
+            kind: kind(plan.kind),
             resource: plan.resource.to_string(),
             node: self.node_at(peer.address),
             rr_client: peer.rr_client,
@@ -346,6 +370,15 @@ impl Daemon {
             })
             .collect();
         Some(api::Counters { node: self.node.clone(), rows })
+    }
+}
+
+fn kind(kind: PeerKind) -> api::PeerKind {
+    match kind {
+        PeerKind::Mesh => api::PeerKind::Mesh,
+        PeerKind::Global => api::PeerKind::Global,
+        PeerKind::Node => api::PeerKind::Node,
+        PeerKind::LocalWorkload => api::PeerKind::LocalWorkload,
     }
 }
 

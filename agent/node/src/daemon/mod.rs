@@ -325,6 +325,11 @@ impl Daemon {
             plan.pools.len(),
             plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
         );
+        for peer in &plan.peers {
+            if let Some(why) = wiring::why_closed(peer) {
+                tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
+            }
+        }
         let now = self.clock.now();
         let config = wiring::speaker_config(&plan, self.restarting, self.seed);
         if self.writes() {

@@ -24,7 +24,7 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
             restart_time: RESTART_TIME.as_secs() as u16,
             restarting,
         },
-        peers: plan.peers.iter().map(peer_config).collect(),
+        peers: plan.peers.iter().filter(|peer| why_closed(peer).is_none()).map(peer_config).collect(),
         originated: plan
             .blocks
             .iter()
@@ -49,6 +49,18 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
 /// Calico's first export rule: nothing of a pool with `disableBGPExport` leaves, own blocks included.
 fn exported(plan: &NodePlan, block: Prefix) -> bool {
     !plan.pools.iter().any(|pool| pool.disable_bgp_export && pool.cidr.covers(block))
+}
+
+/// Why no session with this peer is opened. What its resource asks for as protection must not be left out in
+/// silence.
+pub fn why_closed(peer: &PeerPlan) -> Option<&'static str> {
+    if peer.password_from.is_some() {
+        Some("not opened: it asks for a password, which this version cannot set")
+    } else if peer.ttl_security.is_some() {
+        Some("not opened: it asks for TTL security, which this version cannot set")
+    } else {
+        None
+    }
 }
 
 fn peer_config(peer: &PeerPlan) -> PeerConfig {
@@ -97,5 +109,99 @@ pub fn route_plan(plan: &NodePlan) -> RoutePlan {
             })
             .collect(),
         own_blocks: plan.blocks.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str = "
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: a}
+spec: {bgp: {ipv4Address: 10.0.0.1/24, ipv6Address: 'fd00::1/64'}}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: b}
+spec: {bgp: {ipv4Address: 10.0.0.2/24, ipv6Address: 'fd00::2/64'}}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: open}
+spec: {cidr: 172.16.0.0/16}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: kept}
+spec: {cidr: 172.17.0.0/16, disableBGPExport: true}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: tunnelled}
+spec: {cidr: 172.18.0.0/16, ipipMode: Always}
+---
+apiVersion: projectcalico.org/v3
+kind: BlockAffinity
+metadata: {name: a-open}
+spec: {node: a, state: confirmed, cidr: 172.16.1.0/26}
+---
+apiVersion: projectcalico.org/v3
+kind: BlockAffinity
+metadata: {name: a-kept}
+spec: {node: a, state: confirmed, cidr: 172.17.1.0/26}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: secret}
+spec:
+  peerIP: 10.0.0.9
+  asNumber: 64512
+  password: {secretKeyRef: {name: s, key: k}}
+";
+
+    fn plan_of_a() -> NodePlan {
+        let collected = manx_resources::collect([("cluster.yaml", CLUSTER)]);
+        let errors: Vec<_> = collected.problems.iter().filter(|problem| problem.is_error()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        manx_resources::plan(&collected.snapshot, "a").unwrap()
+    }
+
+    #[test]
+    fn a_block_of_a_pool_that_is_not_exported_is_a_blackhole_and_is_not_announced() {
+        let plan = plan_of_a();
+        let config = speaker_config(&plan, false, 0);
+        let announced: Vec<String> = config.originated.iter().map(|own| own.prefix.to_string()).collect();
+        assert_eq!(announced, ["172.16.1.0/26"]);
+        assert_eq!(route_plan(&plan).own_blocks.len(), 2);
+        let rule = |pool: &str| config.export.pools.iter().find(|rule| rule.prefix == pool.parse().unwrap());
+        assert!(rule("172.16.0.0/16").unwrap().export);
+        assert!(!rule("172.17.0.0/16").unwrap().export);
+    }
+
+    #[test]
+    fn a_dual_stack_pair_has_a_session_for_each_family() {
+        let config = speaker_config(&plan_of_a(), false, 0);
+        let families: Vec<_> =
+            config.peers.iter().map(|peer| (peer.address.is_ipv4(), &*peer.families)).collect();
+        assert_eq!(families, [(true, &[Family::Ipv4Unicast][..]), (false, &[Family::Ipv6Unicast])]);
+    }
+
+    #[test]
+    fn a_peer_whose_protection_cannot_be_had_is_not_dialled() {
+        let plan = plan_of_a();
+        let secret = plan.peers.iter().find(|peer| peer.password_from.is_some()).unwrap();
+        assert!(why_closed(secret).unwrap().contains("password"));
+        let config = speaker_config(&plan, false, 0);
+        assert!(config.peers.iter().all(|peer| peer.address != secret.address));
+    }
+
+    #[test]
+    fn the_fast_path_stays_out_of_pools_that_are_encapsulated() {
+        let routes = route_plan(&plan_of_a());
+        let pool = |name: &str| routes.pools.iter().find(|pool| pool.name == name).unwrap();
+        assert!(pool("open").fast_path);
+        assert_eq!((pool("tunnelled").write, pool("tunnelled").fast_path), (PoolWrite::Never, false));
     }
 }
