@@ -19,6 +19,7 @@ mod attr;
 mod config;
 mod event;
 mod message;
+pub mod policy;
 mod rib;
 mod session;
 mod speaker;

@@ -78,6 +78,29 @@ impl AsPath {
         }
     }
 
+    /// Does the path begin with these numbers? A set stands for any one of its members.
+    pub fn begins_with(&self, begin: &[Asn]) -> bool {
+        let mut wanted = begin.iter().map(|number| number.get().to_be_bytes());
+        for (kind, numbers) in self.segments() {
+            if kind == SET {
+                match wanted.next() {
+                    None => return true,
+                    Some(one) if numbers.contains(&one) => {}
+                    Some(_) => return false,
+                }
+                continue;
+            }
+            for number in numbers {
+                match wanted.next() {
+                    None => return true,
+                    Some(one) if one == *number => {}
+                    Some(_) => return false,
+                }
+            }
+        }
+        wanted.next().is_none()
+    }
+
     pub fn count(&self, number: Asn) -> usize {
         self.numbers().filter(|&n| n == number.get()).count()
     }
