@@ -208,6 +208,9 @@ pub enum RefusedBy {
     ClusterLoop,
     /// Unspecified, loopback, multicast, or an address of our own.
     InvalidNextHop,
+    /// The prefix lies where no route can lead: "this network", loopback, link-local, multicast, reserved
+    /// (RFC 6890), or is an address of our own.
+    InvalidPrefix,
 }
 
 /// A path for one prefix.

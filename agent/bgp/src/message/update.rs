@@ -1,7 +1,10 @@
 //! UPDATE (RFC 4271 §4.3, RFC 4760): its parts, its prefixes, and the End-of-RIB marker (RFC 4724 §2). The
 //! attributes are read in [`crate::attr::parse`].
 
-use std::marker::PhantomData;
+use std::{
+    marker::PhantomData,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use manx_net::{Prefix, Prefix4, Prefix6};
@@ -25,6 +28,34 @@ pub trait Nlri: Copy + Ord + std::hash::Hash + std::fmt::Debug + Into<Prefix> {
     fn of(prefix: Prefix) -> Option<Self>;
     /// For hashing.
     fn words(self) -> [u64; 2];
+    /// Does it lie wholly where no route can lead (RFC 6890)? What is wider than such a block is not meant by this,
+    /// the default route least of all.
+    fn is_bogus(self) -> bool;
+    fn names_host(self) -> bool;
+}
+
+/// "This network", loopback, link-local, multicast with everything above it.
+const BOGUS4: [Prefix4; 4] = [
+    block4(Ipv4Addr::UNSPECIFIED, 8),
+    block4(Ipv4Addr::LOCALHOST, 8),
+    block4(Ipv4Addr::new(169, 254, 0, 0), 16),
+    block4(Ipv4Addr::new(224, 0, 0, 0), 3),
+];
+
+/// Unspecified and loopback, link-local, multicast.
+const BOGUS6: [Prefix6; 3] = [
+    block6(Ipv6Addr::UNSPECIFIED, 127),
+    block6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    block6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+];
+
+const fn block4(address: Ipv4Addr, length: u8) -> Prefix4 {
+    // Evaluated by the compiler: a length that cannot be does not compile.
+    Prefix4::new(address, length).unwrap()
+}
+
+const fn block6(address: Ipv6Addr, length: u8) -> Prefix6 {
+    Prefix6::new(address, length).unwrap()
 }
 
 impl Nlri for Prefix4 {
@@ -50,6 +81,14 @@ impl Nlri for Prefix4 {
 
     fn words(self) -> [u64; 2] {
         [u64::from(self.bits()) << 8 | u64::from(self.len()), 0]
+    }
+
+    fn is_bogus(self) -> bool {
+        BOGUS4.iter().any(|block| block.covers(self))
+    }
+
+    fn names_host(self) -> bool {
+        self.is_host()
     }
 }
 
@@ -78,6 +117,14 @@ impl Nlri for Prefix6 {
         let bits = self.bits();
         // A prefix longer than /120 keeps its length in what a shift would lose.
         [(bits >> 64) as u64, (bits as u64).rotate_left(8) ^ u64::from(self.len())]
+    }
+
+    fn is_bogus(self) -> bool {
+        BOGUS6.iter().any(|block| block.covers(self))
+    }
+
+    fn names_host(self) -> bool {
+        self.is_host()
     }
 }
 

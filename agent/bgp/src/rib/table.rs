@@ -52,8 +52,13 @@ const LOST: [LostAt; 10] = [
     LostAt::ClusterListLength,
     LostAt::PeerAddress,
 ];
-const REFUSED: [RefusedBy; 4] =
-    [RefusedBy::AsLoop, RefusedBy::OriginatorIsUs, RefusedBy::ClusterLoop, RefusedBy::InvalidNextHop];
+const REFUSED: [RefusedBy; 5] = [
+    RefusedBy::AsLoop,
+    RefusedBy::OriginatorIsUs,
+    RefusedBy::ClusterLoop,
+    RefusedBy::InvalidNextHop,
+    RefusedBy::InvalidPrefix,
+];
 
 impl PackedStanding {
     pub const BEST: PackedStanding = PackedStanding(0);

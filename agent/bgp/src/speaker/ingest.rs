@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use manx_net::{Prefix4, Prefix6};
+use manx_net::{Prefix, Prefix4, Prefix6};
 
 use super::Speaker;
 use crate::{
@@ -116,13 +116,17 @@ impl Speaker {
             }
         };
         let attributes = self.rib.intern(attributes);
+        let own = self.own_addresses(slot);
         for prefix in prefixes {
+            let invalid = prefix.is_bogus()
+                || (prefix.names_host() && own.contains(&Some(Into::<Prefix>::into(prefix).addr())));
+            let refused = refused.or(invalid.then_some(RefusedBy::InvalidPrefix));
             self.rib.announce(slot, prefix, &attributes, next_hop, refused);
         }
         self.rib.release(attributes);
     }
 
-    /// Behaviours 35, 40 and 47: such a route replaces what the peer announced before, and is not considered.
+    /// Behaviours 35, 40 and 47, as far as the attributes show it: such a route replaces what the peer announced before, and is not considered.
     fn refuses(&self, slot: PeerSlot, attributes: &Attributes) -> Option<RefusedBy> {
         let peer = self.peer_at(slot)?;
         let own = [peer.ours.local_as, self.config.local_as];
@@ -144,16 +148,20 @@ impl Speaker {
     }
 
     fn is_usable(&self, slot: PeerSlot, next_hop: IpAddr) -> bool {
-        let own = [
-            self.local_address(slot),
-            self.config.next_hop_v4.map(IpAddr::V4),
-            self.config.next_hop_v6.map(IpAddr::V6),
-        ];
         let reserved = match next_hop {
             // RFC 1122 §3.2.1.3: 0/8 and 240/4 name nobody either.
             IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
             IpAddr::V6(a) => a.is_unspecified() || a.is_loopback() || a.is_multicast(),
         };
-        !reserved && !own.contains(&Some(next_hop))
+        !reserved && !self.own_addresses(slot).contains(&Some(next_hop))
+    }
+
+    /// Those that we know to be ours: nobody else can be the way to them.
+    fn own_addresses(&self, slot: PeerSlot) -> [Option<IpAddr>; 3] {
+        [
+            self.local_address(slot),
+            self.config.next_hop_v4.map(IpAddr::V4),
+            self.config.next_hop_v6.map(IpAddr::V6),
+        ]
     }
 }

@@ -401,3 +401,67 @@ fn a_withdrawal_of_nothing_is_nothing_and_all_memory_returns() {
     assert_eq!(script.speaker.sizes(), (0, 0, 0));
     assert_eq!(script.view().counters.prefixes_received, 0);
 }
+
+/// An UPDATE with these IPv6 prefixes via 2001:db8::2.
+fn v6_update(prefixes: &[&str]) -> bytes::Bytes {
+    let mut value = vec![0, 2, 1, 16];
+    value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+    for text in prefixes {
+        let manx_net::Prefix::V6(prefix) = text.parse().unwrap() else { panic!("IPv6 only") };
+        value.push(prefix.len());
+        value.extend(&prefix.addr().octets()[..usize::from(prefix.len()).div_ceil(8)]);
+    }
+    let mut all = vec![attribute(OPTIONAL, 14, &value)];
+    all.extend(good(IBGP).into_iter().filter(|held| held[1] != 3));
+    raw_update(&[], &all.concat(), &[])
+}
+
+#[test]
+fn a_prefix_that_can_be_nobodys_is_refused_and_those_beside_it_are_not() {
+    let mut script = Script::established(crate::Config {
+        next_hop_v6: Some("2001:db8::1".parse().unwrap()),
+        ..config(IBGP)
+    });
+    let refused = [
+        "0.0.0.0/8",
+        "0.1.0.0/16",
+        "127.0.0.0/8",
+        "127.0.0.1/32",
+        "169.254.0.0/16",
+        "169.254.7.0/24",
+        "224.0.0.0/3",
+        "224.0.0.0/4",
+        "239.1.1.1/32",
+        "240.0.0.0/4",
+        "255.255.255.255/32",
+        "10.0.0.1/32",
+    ];
+    let accepted = [
+        "0.0.0.0/0",
+        "0.0.0.0/1",
+        "128.0.0.0/1",
+        "192.0.0.0/2",
+        "126.0.0.0/8",
+        "169.252.0.0/14",
+        "169.255.0.0/16",
+        "223.255.255.0/24",
+        "10.0.0.0/31",
+        "10.0.0.2/32",
+    ];
+    let all: Vec<&str> = refused.iter().chain(&accepted).copied().collect();
+    script.give(&update(&[], &good(IBGP), &all));
+    let refused6 = ["::/128", "::1/128", "::/127", "fe80::/10", "fe80::1/128", "ff00::/8", "ff02::1/128"];
+    let refused6: Vec<&str> = refused6.into_iter().chain(["2001:db8::1/128"]).collect();
+    let accepted6 = ["::/0", "::/3", "fc00::/7", "fe00::/9", "2001:db8::2/128"];
+    script.give(&v6_update(&[&refused6[..], &accepted6[..]].concat()));
+    for prefix in refused.iter().chain(&refused6) {
+        let standing = seen_best(&script, prefix);
+        assert_eq!(standing, Some(Standing::Refused(RefusedBy::InvalidPrefix)), "{prefix}");
+    }
+    for prefix in accepted.iter().chain(&accepted6) {
+        assert_eq!(seen_best(&script, prefix), Some(Standing::Best), "{prefix}");
+    }
+    assert_eq!(script.state(), SessionState::Established);
+    let counters = script.view().counters;
+    assert_eq!(counters.prefixes_received - counters.prefixes_accepted, 20);
+}
