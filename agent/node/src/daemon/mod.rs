@@ -30,7 +30,7 @@ use manx_resources::{NodePlan, Snapshot, plan};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::sleep_until,
+    time::{sleep, sleep_until},
 };
 
 use self::{
@@ -50,6 +50,8 @@ use crate::{
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
 /// How often RIB, FIB and kernel are compared though nothing said that they differ.
 const AUDIT_PERIOD: Duration = Duration::from_secs(60);
+/// A loop that comes back so much later than it wanted was stopped.
+const LATE: Duration = Duration::from_millis(500);
 /// Unknown addresses that are remembered as said.
 const STRANGERS: usize = 256;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
@@ -171,26 +173,28 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let first = updates.borrow_and_update().clone();
         self.take_update(first);
+        let mut wakeup = Instant::now();
         loop {
+            // Who was stopped (SIGSTOP, a starved machine) finds timers long due and keepalives unread: what has
+            // arrived counts first, and it takes a turn of the runtime until it is here.
+            if wakeup.elapsed() > LATE {
+                for _ in 0..3 {
+                    sleep(Duration::from_millis(1)).await;
+                    self.take_events(&mut events);
+                }
+            }
+            let full = self.take_events(&mut events);
             let more = self.carry_on();
-            let wakeup = self.wakeup(more);
+            wakeup = self.wakeup(more || full);
+            // Not in a fixed order: a peer's flood must not keep the kernel's news or a question waiting.
             tokio::select! {
-                biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                event = events.recv() => {
-                    let mut next = event;
-                    let mut taken = 0;
-                    while let Some(event) = next {
-                        self.take_event(event);
-                        taken += 1;
-                        next = if taken < EVENTS_AT_ONCE { events.try_recv().ok() } else { None };
-                    }
-                }
+                Some(event) = events.recv() => self.take_event(event),
                 changed = self.dataplane.changed() => {
                     if let Err(error) = changed {
                         tracing::error!("reading the kernel's routes failed: {error}");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        sleep(Duration::from_secs(1)).await;
                     }
                 }
                 changed = updates.changed() => match changed {
@@ -212,6 +216,17 @@ impl Daemon {
             self.drain_outputs();
         }
         Ok(())
+    }
+
+    /// Takes in what the sockets brought, up to a bound. True: there may be more.
+    fn take_events(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
+        for _ in 0..EVENTS_AT_ONCE {
+            match events.try_recv() {
+                Ok(event) => self.take_event(event),
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Fires what is due and carries what came of it. True: more could be done at once.
