@@ -1,11 +1,13 @@
 //! The chores of this repository, one file per command: what is missing is brought (`setup`), the eBPF programs are
-//! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`). Run as
-//! `cargo xtask COMMAND`.
+//! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`), the speaker
+//! is measured beside its peers (`bench`). Run as `cargo xtask COMMAND`.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod progress;
 mod setup;
+mod sim;
 mod test;
 mod tree;
 
@@ -23,9 +25,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Bench(bench::Args),
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Sim(sim::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,8 +45,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup(args) => setup::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),
+        Command::Sim(args) => sim::run(args),
     }
 }

@@ -1,0 +1,158 @@
+//! `cargo xtask bench bgp`: brings the daemons that Manx is compared with, builds the daemon and the benchmark with
+//! optimisation, and runs it. What is measured and how stands in `bench/`.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, exit},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Subcommand, ValueEnum};
+use nix::unistd::Uid;
+
+use crate::{build_ebpf, progress, tree};
+
+/// Where a complete run leaves its page.
+const PAGE: &str = "docs/benchmarks/bgp.md";
+
+/// Measure Manx beside its peers
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// The speaker as a reflector, beside BIRD, FRR and GoBGP. All scenarios write docs/benchmarks/bgp.md; some of
+    /// them, or --quick, only print
+    Bgp(BgpArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct BgpArgs {
+    /// The daemons to compare with; what is missing is installed by apt
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "bird,frr,gobgp")]
+    against: Vec<Peer>,
+    /// Only scenarios whose name contains this; may be repeated
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// How often each daemon plays each scenario; what is over in less than 0.3 s is played ten times
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    runs: u16,
+    /// Once each, and nothing of more than 100k routes
+    #[arg(long)]
+    quick: bool,
+    /// Also what takes GoBGP minutes
+    #[arg(long)]
+    full: bool,
+    /// Write the page here
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Peer {
+    Bird,
+    Frr,
+    Gobgp,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Bird => "bird",
+            Peer::Frr => "frr",
+            Peer::Gobgp => "gobgp",
+        }
+    }
+
+    /// Debian's package, a program of it, and the service that the package would start.
+    fn package(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Peer::Bird => ("bird2", "/usr/sbin/bird", "bird.service"),
+            Peer::Frr => ("frr", "/usr/lib/frr/bgpd", "frr.service"),
+            Peer::Gobgp => ("gobgpd", "/usr/bin/gobgpd", "gobgpd.service"),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let Subject::Bgp(args) = args.subject;
+    ensure!(
+        Uid::effective().is_root(),
+        "the benchmark makes network namespaces: run it as root, such as by: \
+         sudo -E env \"PATH=$PATH\" cargo xtask bench bgp"
+    );
+    bring(&args.against)?;
+    build_ebpf::ensure()?;
+    build()?;
+    let mut bench = Command::new(tree::target().join("release/manx-bench"));
+    bench.current_dir(tree::root()).arg("run").args(["--runs", &args.runs.to_string()]);
+    let against: Vec<&str> = args.against.iter().map(|peer| peer.name()).collect();
+    bench.args(["--against", &against.join(",")]);
+    for name in &args.scenario {
+        bench.args(["--scenario", name]);
+    }
+    for (flag, wanted) in [("--quick", args.quick), ("--full", args.full)] {
+        if wanted {
+            bench.arg(flag);
+        }
+    }
+    let complete = args.scenario.is_empty() && !args.quick;
+    if let Some(page) = args.output.or_else(|| complete.then(|| tree::root().join(PAGE))) {
+        bench.arg("--output").arg(page);
+    }
+    let words: Vec<String> = env::args().skip(1).collect();
+    bench.arg("--made-by").arg(format!("cargo xtask {}", words.join(" ")));
+    let status = bench.status().context("cannot run manx-bench")?;
+    exit(status.code().unwrap_or(1));
+}
+
+/// Installs what is missing of the daemons. Nobody asked for a router on this machine: their services stay off.
+fn bring(peers: &[Peer]) -> Result<()> {
+    let missing: Vec<_> = peers
+        .iter()
+        .map(|peer| peer.package())
+        .filter(|(_, program, _)| !Path::new(program).is_file())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(package, ..)| *package).collect();
+    println!("missing for the comparison: {}", names.join(" "));
+    ensure!(
+        Path::new("/usr/bin/apt-get").is_file(),
+        "no apt here; install by your system's own means what has these programs, or leave them out with --against"
+    );
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["install", "--yes", "--no-install-recommends"]).args(&names);
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        progress::run("apt-get install", &mut command)
+    };
+    // A fresh system has no lists, and old ones name versions that the mirror has dropped.
+    install().or_else(|_| {
+        progress::run("apt-get update", Command::new("apt-get").arg("update")).and_then(|()| install())
+    })?;
+    for (_, _, service) in missing {
+        // Where systemd does not run, nothing was started and there is nothing to stop.
+        let _ = Command::new("systemctl").args(["disable", "--now", service]).output();
+    }
+    Ok(())
+}
+
+fn build() -> Result<()> {
+    let mut cargo = Command::new(tree::cargo());
+    cargo.current_dir(tree::root()).args([
+        "build",
+        "--release",
+        "--package",
+        "manxd",
+        "--package",
+        "manx-bench",
+    ]);
+    cargo.env("CARGO_TARGET_DIR", tree::target());
+    progress::run("building manxd and the benchmark", &mut cargo)
+}
