@@ -16,7 +16,7 @@ use object::build::elf::{Builder, SectionData};
 
 use crate::{
     progress,
-    setup::{self, compiler, compiler::Compiler},
+    setup::{self, Need, compiler, compiler::Compiler},
     tree,
 };
 
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    setup::ensure()?;
+    setup::ensure(Need::Demo)?;
     let compiler = compiler::installed().context("setup brought no compiler")?;
     let built = ensure_with(&compiler)?;
     let path = tree::ebpf_object();
@@ -49,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// For other commands: the object is there and is that of the sources. Says nothing when nothing was to be done.
 pub fn ensure() -> Result<()> {
-    setup::ensure()?;
+    setup::ensure(Need::Demo)?;
     ensure_with(&compiler::installed().context("setup brought no compiler")?)?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 //! looked at before anything is done to it, so a second run changes nothing.
 
 pub mod compiler;
+mod crates;
 mod linker;
-mod nextest;
 mod packages;
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,18 @@ pub struct Args {
     /// Where the eBPF compiler comes from [default: rustup where it has a network, else the distribution]
     #[arg(long, value_enum)]
     compiler: Option<compiler::Source>,
+    /// What it is for.
+    #[arg(skip)]
+    need: Need,
+}
+
+/// What parts are for: the demo does not wait for what only the tests use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Building, and the demo.
+    Demo,
+    #[default]
+    Tests,
 }
 
 /// What was found out about one part.
@@ -29,20 +41,32 @@ pub enum Found {
 
 struct Part {
     name: &'static str,
+    need: Need,
     find: fn(&Args) -> Result<Found>,
     bring: fn(&Args) -> Result<()>,
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "packages", find: packages::find, bring: packages::bring },
-    Part { name: "ebpf compiler", find: compiler::find, bring: compiler::bring },
-    Part { name: "bpf-linker", find: linker::find, bring: linker::bring },
-    Part { name: "cargo-nextest", find: nextest::find, bring: nextest::bring },
+    Part { name: "packages", need: Need::Demo, find: packages::find, bring: packages::bring },
+    Part { name: "ebpf compiler", need: Need::Demo, find: compiler::find, bring: compiler::bring },
+    Part { name: "bpf-linker", need: Need::Demo, find: linker::find, bring: linker::bring },
+    Part {
+        name: "cargo-nextest",
+        need: Need::Tests,
+        find: |_| crates::find(&crates::NEXTEST),
+        bring: |_| crates::bring(&crates::NEXTEST),
+    },
+    Part {
+        name: "cargo-deny",
+        need: Need::Tests,
+        find: |_| crates::find(&crates::DENY),
+        bring: |_| crates::bring(&crates::DENY),
+    },
 ];
 
 pub fn run(args: Args) -> Result<()> {
     let mut missing = 0;
-    for part in PARTS {
+    for part in PARTS.iter().filter(|part| part.need <= args.need) {
         let found = (part.find)(&args).with_context(|| format!("cannot look for {}", part.name))?;
         let lack = match found {
             Found::Present(which) => {
@@ -70,9 +94,9 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// For other commands: brings what is missing and says nothing when all is there.
-pub fn ensure() -> Result<()> {
-    let args = Args { check: false, compiler: None };
-    for part in PARTS {
+pub fn ensure(need: Need) -> Result<()> {
+    let args = Args { check: false, compiler: None, need };
+    for part in PARTS.iter().filter(|part| part.need <= need) {
         if let Found::Missing(_) = (part.find)(&args)? {
             return run(args);
         }
