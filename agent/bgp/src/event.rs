@@ -1,6 +1,9 @@
 //! What the driver tells the speaker, and what the speaker wants from the driver.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 use manx_net::Prefix;
@@ -8,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     PeerKey,
+    attr::parse::{AttributeError, Outcome},
     time::Time,
     view::{Cause, Direction, SessionState},
 };
@@ -60,6 +64,8 @@ pub enum Output {
     Settled,
     /// A session changed its state. For the state as it is now ask [`crate::Speaker::peers`].
     Session(SessionEvent),
+    /// For the log; nothing is to be done about it.
+    Warning(Warning),
     /// Resolve this next hop and report with [`Event::NextHop`], now and at each change.
     Watch { next_hop: NextHop },
     /// No path uses it any more.
@@ -120,4 +126,46 @@ pub struct SessionEvent {
     pub cause: Cause,
     /// Who dialled the connection that this is about, if there is one.
     pub dialled_by: Option<Direction>,
+}
+
+/// What an operator should know of a peer though its session goes on. Rate limited where a peer could flood the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    pub at: Time,
+    pub peer: PeerKey,
+    pub about: About,
+}
+
+/// What a [`Warning`] is about; as text, a sentence without its subject, the peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum About {
+    /// An UPDATE with a malformed attribute (RFC 7606 §8). Of each outcome one a minute is told.
+    #[serde(rename_all = "camelCase")]
+    Malformed {
+        fault: AttributeError,
+        outcome: Outcome,
+        /// The first that the UPDATE announces.
+        prefix: Option<Prefix>,
+        /// Faults with this outcome since the last one that was told.
+        untold: u64,
+    },
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            About::Malformed { fault, outcome, prefix, untold } => {
+                write!(f, "sent a malformed UPDATE ({fault}); {outcome}")?;
+                if let Some(prefix) = prefix {
+                    write!(f, ", first {prefix}")?;
+                }
+                if *untold > 0 {
+                    write!(f, "; {untold} more since the last report")?;
+                }
+                Ok(())
+            }
+        }
+    }
 }

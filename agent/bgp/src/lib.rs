@@ -28,10 +28,13 @@ mod tests;
 mod time;
 pub mod view;
 
+pub use attr::parse::{AttributeError, Outcome};
 pub use config::{
     Config, Dial, ExportRule, Family, GracefulRestart, HoldTime, NextHopMode, Originated, PeerConfig,
     PeerKey, PoolRule, WellKnown,
 };
-pub use event::{BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent};
+pub use event::{
+    About, BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent, Warning,
+};
 pub use speaker::Speaker;
 pub use time::Time;

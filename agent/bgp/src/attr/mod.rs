@@ -32,6 +32,29 @@ pub mod code {
     pub const LARGE_COMMUNITIES: u8 = 32;
 }
 
+/// As the RFCs write it, or by number.
+pub fn name(code: u8) -> std::borrow::Cow<'static, str> {
+    std::borrow::Cow::Borrowed(match code {
+        code::ORIGIN => "ORIGIN",
+        code::AS_PATH => "AS_PATH",
+        code::NEXT_HOP => "NEXT_HOP",
+        code::MED => "MULTI_EXIT_DISC",
+        code::LOCAL_PREF => "LOCAL_PREF",
+        code::ATOMIC_AGGREGATE => "ATOMIC_AGGREGATE",
+        code::AGGREGATOR => "AGGREGATOR",
+        code::COMMUNITIES => "COMMUNITIES",
+        code::ORIGINATOR_ID => "ORIGINATOR_ID",
+        code::CLUSTER_LIST => "CLUSTER_LIST",
+        code::MP_REACH => "MP_REACH_NLRI",
+        code::MP_UNREACH => "MP_UNREACH_NLRI",
+        code::EXTENDED_COMMUNITIES => "EXTENDED COMMUNITIES",
+        code::AS4_PATH => "AS4_PATH",
+        code::AS4_AGGREGATOR => "AS4_AGGREGATOR",
+        code::LARGE_COMMUNITIES => "LARGE_COMMUNITY",
+        other => return std::borrow::Cow::Owned(format!("attribute {other}")),
+    })
+}
+
 /// Attribute flag bits (RFC 4271 §4.3).
 pub mod flag {
     pub const OPTIONAL: u8 = 0x80;

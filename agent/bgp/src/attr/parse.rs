@@ -10,8 +10,9 @@ use nom::{
     bytes::complete::take,
     number::complete::{be_u8, be_u16},
 };
+use serde::Serialize;
 
-use super::{Attributes, Origin, Unknown, as_path::AsPath, code, flag};
+use super::{Attributes, Origin, Unknown, as_path::AsPath, code, flag, name};
 use crate::{config::Family, message::notification::Notification};
 
 /// What the session knows that decides how attributes read.
@@ -23,30 +24,33 @@ pub struct Reading {
 }
 
 /// What becomes of an UPDATE in which an attribute is wrong (RFC 7606 §2), the mildest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
 pub enum Outcome {
     /// The attribute is gone, the routes stay.
+    #[error("the attribute was discarded")]
     Discard,
-    /// The routes are treated as withdrawn.
+    #[error("its routes were treated as withdrawn")]
     TreatAsWithdraw,
 }
 
-/// What is wrong with an attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// What is wrong with an attribute, by its type code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
 pub enum AttributeError {
-    #[error("attribute {code}: optional and transitive flags {flags:#04x}")]
+    #[error("{} with flags {flags:#04x}", name(*code))]
     Flags { code: u8, flags: u8 },
-    #[error("attribute {code}: length {length}")]
+    #[error("{} with length {length}", name(*code))]
     Length { code: u8, length: usize },
-    #[error("attribute {code}: malformed")]
+    #[error("{} with a value that it cannot have", name(*code))]
     Malformed { code: u8 },
-    #[error("attribute {code} appears twice")]
+    #[error("{} twice", name(*code))]
     Duplicate { code: u8 },
-    #[error("the attributes run past their end")]
+    #[error("attributes that run past their end")]
     Overrun,
-    #[error("attribute {code} is missing")]
+    #[error("{} missing", name(*code))]
     Missing { code: u8 },
-    #[error("attribute {code} has no place on this session")]
+    #[error("{} has no place on this session", name(*code))]
     Unexpected { code: u8 },
 }
 
@@ -119,6 +123,13 @@ pub struct Parsed<'a> {
 impl Parsed<'_> {
     pub fn outcome(&self) -> Option<Outcome> {
         self.errors.iter().map(|&(_, outcome)| outcome).max()
+    }
+
+    /// The worst fault. What only has no place on this session is none: some peers send LOCAL_PREF to everybody.
+    pub fn worst_fault(&self) -> Option<(AttributeError, Outcome)> {
+        let faults = self.errors.iter().filter(|(e, _)| !matches!(e, AttributeError::Unexpected { .. }));
+        // Of equally bad ones the first.
+        faults.copied().rev().max_by_key(|&(_, outcome)| outcome)
     }
 
     /// Notes what a route with NLRI must have and this one has not (RFC 7606 §3 d). A missing LOCAL_PREF

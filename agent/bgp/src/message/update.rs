@@ -210,6 +210,18 @@ impl<'a> Update<'a> {
         Ok(Update { withdrawn, announced, attributes, end_of_rib })
     }
 
+    /// The first that is announced.
+    pub fn first_prefix(&self) -> Option<Prefix> {
+        let mut announced = self.announced;
+        announced.next().map(Prefix::V4).or_else(|| {
+            let reach = self.attributes.mp_reach?;
+            match reach.family {
+                Family::Ipv4Unicast => Prefixes::parse(reach.nlri).ok()?.next().map(Prefix::V4),
+                Family::Ipv6Unicast => Prefixes::parse(reach.nlri).ok()?.next().map(Prefix::V6),
+            }
+        })
+    }
+
     /// Are the routes of this UPDATE to be treated as withdrawn?
     pub fn treat_as_withdraw(&self) -> bool {
         self.attributes.outcome() == Some(Outcome::TreatAsWithdraw)

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{connection::Connection, negotiation::Ours, timers::Jitter};
 use crate::{
     Time,
+    attr::parse::Outcome,
     config::{Dial, PeerConfig, PerFamily},
     event::ConnId,
     rib::table::PeerSlot,
@@ -32,6 +33,8 @@ pub const STALE_AFTER_RETURN: Duration = Duration::from_secs(300);
 /// A connection that the peer opened so long after the last one was Established is no collision: the peer has lost
 /// the old one (RFC 4724 §4.2).
 pub const NO_COLLISION: Duration = Duration::from_secs(1);
+/// Of the faults in a peer's UPDATEs that cost the same one is reported within this.
+pub const FAULT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Peer {
@@ -63,6 +66,7 @@ pub struct Peer {
     pub established_count: u64,
     pub last_established: Option<Time>,
     pub counters: PeerCounters,
+    pub faults: FaultReports,
     pub last_error: Option<String>,
     pub notification_sent: Option<NotificationView>,
     pub notification_received: Option<NotificationView>,
@@ -91,6 +95,7 @@ impl Peer {
             established_count: 0,
             last_established: None,
             counters: PeerCounters::default(),
+            faults: FaultReports::default(),
             last_error: None,
             notification_sent: None,
             notification_received: None,
@@ -170,6 +175,35 @@ impl Peer {
 
     pub fn may_connect(&self) -> bool {
         !self.disabled && !self.held_back
+    }
+}
+
+/// Which faults in UPDATEs were reported, so that a peer cannot flood the log.
+#[derive(Debug, Default)]
+pub struct FaultReports {
+    discard: Reported,
+    treat_as_withdraw: Reported,
+}
+
+#[derive(Debug, Default)]
+struct Reported {
+    last: Option<Time>,
+    untold: u64,
+}
+
+impl FaultReports {
+    /// May a fault with this outcome be reported now? Then: how many were not, since the last.
+    pub fn report(&mut self, outcome: Outcome, now: Time) -> Option<u64> {
+        let reported = match outcome {
+            Outcome::Discard => &mut self.discard,
+            Outcome::TreatAsWithdraw => &mut self.treat_as_withdraw,
+        };
+        if reported.last.is_some_and(|last| now.since(last) < FAULT_INTERVAL) {
+            reported.untold += 1;
+            return None;
+        }
+        reported.last = Some(now);
+        Some(std::mem::take(&mut reported.untold))
     }
 }
 

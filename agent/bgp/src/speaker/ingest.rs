@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use manx_net::{Prefix, Prefix4, Prefix6};
 
 use super::Speaker;
+use crate::event::{About, Output, Warning};
 use crate::{
     ConnId, NextHop, Time,
     attr::{
@@ -41,6 +42,13 @@ impl Speaker {
             peer.counters.treated_as_withdraw += u64::from(withdraw);
             let discarded = update.attributes.errors.iter().filter(|(_, o)| *o == Outcome::Discard);
             peer.counters.attributes_discarded += discarded.count() as u64;
+            if let Some((fault, outcome)) = update.attributes.worst_fault()
+                && let Some(untold) = peer.faults.report(outcome, now)
+            {
+                let peer = peer.config.key();
+                let about = About::Malformed { fault, outcome, prefix: update.first_prefix(), untold };
+                self.outputs.push_back(Output::Warning(Warning { at: now, peer, about }));
+            }
         }
         if let Some(family) = update.end_of_rib {
             if carries(family) {

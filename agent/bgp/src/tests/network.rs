@@ -350,6 +350,7 @@ impl Network {
                 }
                 Output::Settled => self.nodes[node].settled = true,
                 Output::Session(event) => self.nodes[node].history.push(event),
+                Output::Warning(warning) => panic!("{warning:?}"),
                 Output::Watch { next_hop } => {
                     let known = &mut self.nodes[node];
                     assert!(known.watched.insert(next_hop), "{next_hop:?} is watched already");

@@ -7,7 +7,7 @@ use manx_net::{Asn, Prefix};
 
 use super::network::{asn, ip};
 use crate::{
-    Config, ConnId, Event, ExportRule, Output, PeerConfig, SessionEvent, Speaker, Time,
+    Config, ConnId, Event, ExportRule, Output, PeerConfig, SessionEvent, Speaker, Time, Warning,
     attr::flag,
     message::{Message, keepalive, next_message, notification::Notification, open::Open, write_message},
     session::negotiation::Ours,
@@ -23,6 +23,7 @@ pub struct Script {
     pub conn: ConnId,
     pub closed: Vec<ConnId>,
     pub history: Vec<SessionEvent>,
+    pub warnings: Vec<Warning>,
     pub dials: Vec<ConnId>,
 }
 
@@ -57,6 +58,7 @@ impl Script {
             conn: ConnId(0),
             closed: Vec::new(),
             history: Vec::new(),
+            warnings: Vec::new(),
             dials: Vec::new(),
         };
         script.conn = script.accept();
@@ -101,6 +103,7 @@ impl Script {
                 match output {
                     Output::Close { conn } => self.closed.push(conn),
                     Output::Session(event) => self.history.push(event),
+                    Output::Warning(warning) => self.warnings.push(warning),
                     Output::Dial { conn, .. } => self.dials.push(conn),
                     Output::Watch { next_hop } => {
                         self.speaker.handle(Event::NextHop { next_hop, metric: Some(0) }, self.now);

@@ -210,12 +210,16 @@ fn a_missing_mandatory_attribute_withdraws_and_withdrawals_need_none() {
 
 /// 2001:db8:1::/48 via 2001:db8::2, without NEXT_HOP.
 fn v6_block() -> Vec<u8> {
+    v6_attributes().concat()
+}
+
+fn v6_attributes() -> Vec<Vec<u8>> {
     let mut value = vec![0, 2, 1, 16];
     value.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
     value.extend([48, 0x20, 1, 0xd, 0xb8, 0, 1]);
     let mut all = vec![attribute(OPTIONAL, 14, &value)];
     all.extend(good(IBGP).into_iter().filter(|held| held[1] != 3));
-    all.concat()
+    all
 }
 
 /// Behaviour 33.
@@ -464,4 +468,40 @@ fn a_prefix_that_can_be_nobodys_is_refused_and_those_beside_it_are_not() {
     assert_eq!(script.state(), SessionState::Established);
     let counters = script.view().counters;
     assert_eq!(counters.prefixes_received - counters.prefixes_accepted, 20);
+}
+
+#[test]
+fn a_malformed_update_is_told_once_a_minute_for_each_outcome_with_its_fault_and_its_first_prefix() {
+    let mut script = established(IBGP);
+    let bad_med = replaced(IBGP, attribute(OPTIONAL, 4, &[1]));
+    let bad_aggregate = replaced(IBGP, attribute(TRANSITIVE, 6, &[1]));
+    for _ in 0..3 {
+        script.give(&update(&[], &bad_med, &[A, "10.2.0.0/16"]));
+        script.give(&update(&[], &bad_aggregate, &[A]));
+    }
+    let told = |script: &mut Script| -> Vec<String> {
+        std::mem::take(&mut script.warnings).into_iter().map(|warning| warning.about.to_string()).collect()
+    };
+    assert_eq!(
+        told(&mut script),
+        [
+            "sent a malformed UPDATE (MULTI_EXIT_DISC with length 1); its routes were treated as \
+             withdrawn, first 10.1.0.0/16",
+            "sent a malformed UPDATE (ATOMIC_AGGREGATE with length 1); the attribute was discarded, \
+             first 10.1.0.0/16",
+        ]
+    );
+    script.wait(super::network::secs(60));
+    script.give(&crate::message::keepalive());
+    let missing: Vec<_> = v6_attributes().into_iter().filter(|held| held[1] != 1).collect();
+    script.give(&raw_update(&[], &missing.concat(), &[]));
+    assert_eq!(
+        told(&mut script),
+        ["sent a malformed UPDATE (ORIGIN missing); its routes were treated as withdrawn, first \
+          2001:db8:1::/48; 2 more since the last report"]
+    );
+    // Good ones, and what only has no place here, are not worth a word.
+    let mut ebgp = established(EBGP);
+    ebgp.give(&update(&[], &with(good(EBGP), attribute(TRANSITIVE, 5, &[0, 0, 0, 9])), &[A]));
+    assert_eq!(told(&mut ebgp), Vec::<String>::new());
 }

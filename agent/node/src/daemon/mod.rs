@@ -466,6 +466,7 @@ impl Daemon {
                     self.fast_path.settle(&desired, &links);
                 }
                 Output::Session(event) => self.sessions_said.say(&event),
+                Output::Warning(warning) => tracing::warn!(peer = %warning.peer, "{}", warning.about),
                 Output::Watch { next_hop } => {
                     let gateway = gateway(speaker, next_hop);
                     self.next_hops.insert(next_hop, gateway);
