@@ -46,6 +46,11 @@ impl Notification {
         Notification::new(4, 0, &[])
     }
 
+    /// RFC 9687 §5.
+    pub fn send_hold_timer_expired() -> Notification {
+        Notification::new(8, 0, &[])
+    }
+
     /// The body has at least two octets: framing saw to it; should it not, the answer is code 0.
     pub fn parse(body: &Bytes) -> Notification {
         match **body {

@@ -28,6 +28,8 @@ pub struct Connection {
     /// Since the last message that counts (RFC 4271 §4.4). The timer looks here when it fires, so that a message
     /// costs no more than this.
     pub heard: Time,
+    /// When the driver last took something to send; it does when the peer reads. The send hold timer looks here.
+    pub taken: Time,
     /// [`crate::Output::Transmit`] has been said.
     pub asked: bool,
     input: BytesMut,
@@ -63,6 +65,7 @@ impl Connection {
             since: now,
             negotiated: None,
             heard: now,
+            taken: now,
             asked: false,
             input: BytesMut::new(),
             output: VecDeque::new(),

@@ -17,6 +17,8 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a fresh connection waits for the peer's OPEN. RFC 4271 §8.2.2 suggests four minutes; a pod network's
 /// node that has not answered in one has no daemon that reads.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A peer that takes nothing for this long is given up, or for twice the hold time if that is longer (RFC 9687 §6).
+pub const SEND_HOLD: Duration = Duration::from_secs(480);
 /// For so long after a change of the configuration a failure is taken for the other side's not having read it yet.
 pub const GRACE: Duration = Duration::from_secs(10);
 /// The longest wait between dials.

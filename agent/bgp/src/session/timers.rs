@@ -9,6 +9,8 @@ pub enum Timer {
     /// RFC 4271 §8.2.1: no message for the hold time, or no OPEN on a fresh connection.
     Hold(ConnId),
     Keepalive(ConnId),
+    /// RFC 9687: the peer takes nothing any more.
+    SendHold(ConnId),
     /// A dial takes too long.
     DialTimeout(ConnId),
     /// ConnectRetryTimer.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Speaker, hold_limit};
+use super::{Speaker, hold_limit, send_hold_limit};
 use crate::{
     ConnId, Time,
     message::{
@@ -99,6 +99,10 @@ impl Speaker {
         match hold_limit(connection) {
             Some(limit) => self.timers.set(Timer::Hold(conn), now + limit),
             None => self.timers.clear(Timer::Hold(conn)),
+        }
+        connection.taken = now;
+        if let Some(limit) = send_hold_limit(connection) {
+            self.timers.set(Timer::SendHold(conn), now + limit);
         }
         let (slot, direction) = (connection.peer, connection.direction);
         let Some(peer) = self.peer_at_mut(slot) else { return };

@@ -25,7 +25,7 @@ use crate::{
     rib::{Rib, WatchOrder, table::PeerSlot},
     session::{
         connection::{Connection, Stage},
-        peer::{OPEN_TIMEOUT, Peer},
+        peer::{OPEN_TIMEOUT, Peer, SEND_HOLD},
         timers::{Jitter, Timer, Timers},
     },
     view::{Cause, Direction, NotificationView, SessionState},
@@ -144,7 +144,7 @@ impl Speaker {
     /// Appends whole messages for `conn` to `out`, up to about `budget` bytes but at least one message if there is
     /// one, and returns their number of bytes. What is handed out counts as sent: write it all. Nothing is
     /// prepared before it is asked for, so a slow peer costs no memory and gets the newest state only.
-    pub fn transmit(&mut self, conn: ConnId, budget: usize, out: &mut Vec<Bytes>, _now: Time) -> usize {
+    pub fn transmit(&mut self, conn: ConnId, budget: usize, out: &mut Vec<Bytes>, now: Time) -> usize {
         let Some(connection) = self.connections.get_mut(&conn) else { return 0 };
         let (mut octets, mut messages, mut updates) = (0, 0, 0);
         while octets < budget.max(1)
@@ -163,6 +163,9 @@ impl Speaker {
                     updates += pulled.messages;
                 }
             }
+        }
+        if let Some(connection) = self.connections.get_mut(&conn).filter(|_| octets > 0) {
+            connection.taken = now;
         }
         if octets == 0 {
             if stage == Stage::Closing {
@@ -362,10 +365,8 @@ impl Speaker {
 
     /// Takes a connection from its peer, timers and session included.
     fn detach(&mut self, connection: &Connection, keep_routes: bool, now: Time) -> Gone {
-        for timer in
-            [Timer::Hold(connection.id), Timer::Keepalive(connection.id), Timer::DialTimeout(connection.id)]
-        {
-            self.timers.clear(timer);
+        for timer in [Timer::Hold, Timer::Keepalive, Timer::SendHold, Timer::DialTimeout] {
+            self.timers.clear(timer(connection.id));
         }
         let was_established = connection.stage == Stage::Established;
         if let Some(peer) = self.peer_at_mut(connection.peer) {
@@ -380,6 +381,7 @@ impl Speaker {
     fn fire(&mut self, timer: Timer, now: Time) {
         match timer {
             Timer::Hold(conn) => self.hold_timer(conn, now),
+            Timer::SendHold(conn) => self.send_hold_timer(conn, now),
             Timer::Keepalive(conn) => {
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.queue_keepalive(keepalive());
@@ -420,6 +422,18 @@ impl Speaker {
         }
     }
 
+    /// Keepalives see to it that there is always something to take.
+    fn send_hold_timer(&mut self, conn: ConnId, now: Time) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let Some(limit) = send_hold_limit(connection) else { return };
+        let due = connection.taken + limit;
+        if due > now {
+            self.timers.set(Timer::SendHold(conn), due);
+        } else {
+            self.fail(conn, Notification::send_hold_timer_expired(), now);
+        }
+    }
+
     fn local_address(&self, slot: PeerSlot) -> Option<IpAddr> {
         let conn = self.peer_at(slot)?.established?;
         Some(self.connections.get(&conn)?.local?.ip())
@@ -443,6 +457,12 @@ fn hold_limit(connection: &Connection) -> Option<Duration> {
         }
         _ => Some(OPEN_TIMEOUT),
     }
+}
+
+/// How long an Established peer may take nothing (RFC 9687 §6). `None`: for ever, with hold time 0.
+fn send_hold_limit(connection: &Connection) -> Option<Duration> {
+    let hold_time = u64::from(connection.negotiated.as_ref()?.hold_time);
+    (hold_time > 0).then(|| SEND_HOLD.max(Duration::from_secs(2 * hold_time)))
 }
 
 fn view_of(notification: &Notification, now: Time) -> NotificationView {

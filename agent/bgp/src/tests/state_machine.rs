@@ -124,8 +124,8 @@ fn keepalives_come_within_a_third_of_the_hold_time_and_only_one_waits() {
         assert!((1..=2).contains(&sent.len()), "{sent:?}");
         assert!(sent.iter().all(|message| *message == Message::Keepalive));
     }
-    // The peer reads nothing for a long time.
-    for _ in 0..40 {
+    // The peer reads nothing for a long time, though less than the send hold time.
+    for _ in 0..15 {
         script.wait(secs(30));
         script.give(&keepalive());
     }
@@ -465,4 +465,42 @@ fn a_change_of_own_prefixes_leaves_the_back_off_alone() {
     first.peers[0].rr_client = true;
     speaker.configure(first, now);
     assert!(speaker.peers()[0].next_dial.unwrap().since(now) < ms(201));
+}
+
+/// Behaviour 12.
+#[test]
+fn a_peer_that_keeps_talking_but_takes_nothing_is_given_up_after_the_send_hold_time() {
+    // Its keepalives come all the time, as from a peer with a window of zero.
+    fn talk(script: &mut Script, seconds: u64, takes: bool) {
+        for _ in 0..seconds / 20 {
+            script.wait(secs(20));
+            script.give(&keepalive());
+            if takes {
+                script.take();
+            }
+        }
+    }
+    let mut script = Script::established(config(64512));
+    talk(&mut script, 1000, true);
+    talk(&mut script, 460, false);
+    assert_eq!(script.state(), SessionState::Established);
+    talk(&mut script, 40, false);
+    assert_ne!(script.state(), SessionState::Established);
+    assert_eq!(script.notification(), (8, 0, vec![]));
+    // No error of the peer's: it may come back at once.
+    script.conn = script.accept();
+
+    let mut long = config(64512);
+    long.hold_time = HoldTime::new(600).unwrap();
+    let mut script = Script::established(long);
+    talk(&mut script, 1180, false);
+    assert_eq!(script.state(), SessionState::Established);
+    talk(&mut script, 40, false);
+    assert_eq!(script.notification(), (8, 0, vec![]));
+
+    let mut endless = config(64512);
+    endless.hold_time = HoldTime::new(0).unwrap();
+    let mut script = Script::established(endless);
+    talk(&mut script, 5000, false);
+    assert_eq!(script.state(), SessionState::Established);
 }
