@@ -22,7 +22,10 @@ pub struct RouteRow {
     /// Why nothing is wanted though BGP has a path, such as an unreachable next hop.
     pub reason: Option<String>,
     pub bgp: Option<BgpRoute>,
+    /// Our route in the kernel.
     pub fib: Option<FibRoute>,
+    /// Somebody else's route in the kernel on which ours is built: the host route to a pod.
+    pub theirs: Option<String>,
     pub map: Option<MapRoute>,
     /// Every sink has what the table wants of it.
     pub agree: bool,

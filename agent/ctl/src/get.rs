@@ -61,7 +61,10 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
         Form::Json => format!("{}\n", serde_json::to_string_pretty(&value(args.kind, &resources))?),
         Form::Name => resources.iter().map(|resource| format!("{}\n", resource.key())).collect(),
     };
-    output::print(&text)?;
+    // Where nothing could be read, an empty table would say that there is nothing.
+    if !(read.has_errors() && resources.is_empty()) {
+        output::print(&text)?;
+    }
     // What is shown may not be all that there is.
     Ok(if read.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -45,7 +45,11 @@ fn row(route: &RouteRow) -> Vec<String> {
         route.prefix.to_string(),
         route.bgp.as_ref().map_or_else(dash, bgp),
         sent,
-        route.fib.as_ref().map_or_else(dash, |fib| fib.text.clone()),
+        match (&route.fib, &route.theirs) {
+            (Some(fib), _) => fib.text.clone(),
+            (None, Some(theirs)) => format!("{theirs} (not ours)"),
+            (None, None) => dash(),
+        },
         route.map.as_ref().map_or_else(dash, |map| map.text.clone()),
         note,
     ]
@@ -88,6 +92,7 @@ mod tests {
                 sent_to: vec![],
             }),
             fib: Some(FibRoute { text: "via 192.168.80.125 dev ens33".into(), protocol: 77 }),
+            theirs: None,
             map: Some(MapRoute { text: "via 192.168.80.125 dev ens33".into() }),
             agree: true,
         };
@@ -112,6 +117,7 @@ mod tests {
             reason: None,
             bgp: None,
             fib: None,
+            theirs: None,
             map: None,
             agree: false,
         };

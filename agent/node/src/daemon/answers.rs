@@ -248,6 +248,7 @@ impl Daemon {
                         text: fib_text(route, &names),
                         protocol: self.args.places.protocol,
                     }),
+                    theirs: wanted.and_then(|route| theirs(&route.action, &names)),
                     map: map.map(|route| api::MapRoute { text: action_text(&route.action, &names) }),
                     agree: map_agrees && fib_agrees,
                 }
@@ -421,6 +422,14 @@ fn is_as_wanted(wanted: &Action, fib: &FibRoute) -> bool {
         Action::Unreachable => fib.kind == RouteKind::Unreachable,
         // The map alone takes these; the kernel's routes to pods are not ours.
         Action::Local { .. } | Action::Pass => false,
+    }
+}
+
+/// What the kernel has from others where we write nothing.
+fn theirs(wanted: &Action, names: &BTreeMap<u32, String>) -> Option<String> {
+    match wanted {
+        Action::Local { ifindex, .. } => Some(format!("dev {}", interface(names, *ifindex))),
+        _ => None,
     }
 }
 

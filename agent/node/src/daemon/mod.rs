@@ -491,7 +491,10 @@ impl Daemon {
     fn tell_next_hop(&mut self, gateway: Gateway, resolution: &Resolution) {
         match resolution {
             Resolution::Reachable { next_hops, .. } => {
-                tracing::info!(next_hop = %gateway.address, "next hop can be reached by {} way(s)", next_hops.len());
+                let name =
+                    |ifindex| self.dataplane.links().find(|link| link.ifindex == ifindex).map(|l| &*l.name);
+                let ways: Vec<_> = next_hops.iter().map(|hop| name(hop.ifindex).unwrap_or("?")).collect();
+                tracing::info!(next_hop = %gateway.address, "next hop can be reached by {}", ways.join(", "));
             }
             Resolution::Unreachable(why) => {
                 tracing::warn!(next_hop = %gateway.address, "next hop cannot be reached: {why}");
