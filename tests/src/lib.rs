@@ -9,6 +9,7 @@ pub mod host;
 pub mod kernel;
 pub mod lab;
 pub mod netns;
+pub mod peers;
 pub mod plan;
 pub mod process;
 pub mod programs;

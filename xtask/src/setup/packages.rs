@@ -28,6 +28,10 @@ const PACKAGES: &[Package] = &[
         program: "bird",
         why: "the other BGP speaker of interop tests and of demo --bird",
     },
+    Package { name: "frr", program: "vtysh", why: "another BGP speaker of the interop tests" },
+    Package { name: "gobgpd", program: "gobgpd", why: "another BGP speaker of the interop tests" },
+    Package { name: "exabgp", program: "exabgp", why: "another BGP speaker of the interop tests" },
+    Package { name: "tshark", program: "tshark", why: "judges what the speakers send each other" },
     Package { name: "bpftool", program: "bpftool", why: "shows the maps in the demo" },
     Package {
         name: "iproute2",
@@ -45,6 +49,14 @@ const PACKAGES: &[Package] = &[
         program: "nft",
         why: "makes connection tracking for the tests of its detection",
     },
+];
+
+/// What packages start when they are installed.
+const SERVICES: &[(&str, &str)] = &[
+    ("bird2", "bird.service"),
+    ("frr", "frr.service"),
+    ("gobgpd", "gobgpd.service"),
+    ("exabgp", "exabgp.service"),
 ];
 
 pub fn find(_: &Args) -> Result<Found> {
@@ -79,10 +91,12 @@ pub fn bring(_: &Args) -> Result<()> {
     };
     // Old lists name versions that the mirror has dropped.
     install().or_else(|_| update_lists().and_then(|()| install()))?;
-    if names.contains(&"bird2") && on_path("systemctl") {
-        // Its package starts a daemon. The lab runs its own, and this machine shall not route because somebody ran
-        // its tests. Where systemd does not run there is nothing to stop.
-        let _ = Command::new("systemctl").args(["disable", "--now", "bird.service"]).output();
+    if on_path("systemctl") {
+        // The lab runs its own daemons, and this machine shall not route because somebody ran its tests. Where
+        // systemd does not run there is nothing to stop.
+        for (_, service) in SERVICES.iter().filter(|(package, _)| names.contains(package)) {
+            let _ = Command::new("systemctl").args(["disable", "--now", service]).output();
+        }
     }
     Ok(())
 }

@@ -1,0 +1,173 @@
+//! BGP speakers by others, as Debian packages them: each is told in its own configuration what [`Speaking`] says,
+//! and asked in its own words what it has learned, so that scenarios are written once for all of them. They run
+//! in a host of the lab, whose /etc, /run and /var/lib are its own: every program keeps its usual paths. What Calico
+//! would tell a BIRD in a node's place is [`crate::bird`]'s.
+
+mod bird;
+pub mod capture;
+mod exabgp;
+mod frr;
+mod gobgp;
+pub mod manx;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{host::Host, process::Daemon};
+
+pub use self::{bird::Bird, exabgp::ExaBgp, frr::Frr, gobgp::GoBgp};
+
+/// What a speaker is and says.
+#[derive(Clone, Debug)]
+pub struct Speaking {
+    pub router_id: Ipv4Addr,
+    pub as_number: u32,
+    /// Makes it a route reflector for its neighbours (RFC 4456).
+    pub cluster_id: Option<Ipv4Addr>,
+    pub side: Side,
+    pub neighbours: Vec<Neighbour>,
+    pub routes: Vec<Announced>,
+}
+
+/// Who opens its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its neighbours do.
+    Listens,
+    /// It does. Those that can be told so do not even listen.
+    Dials,
+    /// Whoever is first.
+    Both,
+}
+
+/// A session; it carries the family that it runs over.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbour {
+    pub address: IpAddr,
+    pub as_number: u32,
+    /// The speaker's own address towards it.
+    pub local: IpAddr,
+}
+
+/// A route of the speaker's own.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    pub prefix: String,
+    pub next_hop: IpAddr,
+    pub marks: Marks,
+}
+
+/// Communities of the three kinds, as text: `65001:1` (RFC 1997), `rt:65001:7` (RFC 4360), `4200000010:1:2`
+/// (RFC 8092).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub plain: BTreeSet<String>,
+    pub extended: BTreeSet<String>,
+    pub large: BTreeSet<String>,
+}
+
+/// A route as a speaker has learned it from a neighbour.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    pub next_hop: Option<IpAddr>,
+    pub as_path: Vec<u32>,
+    pub marks: Marks,
+    pub originator_id: Option<Ipv4Addr>,
+    pub cluster_list: Vec<Ipv4Addr>,
+}
+
+/// One of the programs: how it is told, started and asked.
+pub trait Program: fmt::Debug + Sync {
+    fn name(&self) -> &'static str;
+
+    /// Writes its configuration and starts it; waits until it can be asked. `again`: it takes over from a run that
+    /// died, and should say so to its neighbours (RFC 4724 §4.1).
+    fn start(&self, host: &Host, speaking: &Speaking, log: &Path, again: bool) -> Result<Daemon>;
+
+    /// The best path to `prefix`, or the error that there is none.
+    fn learned(&self, host: &Host, prefix: &str) -> Result<Learned>;
+
+    /// Whether it ever sends a ROUTE-REFRESH of its own.
+    fn asks_for_refresh(&self) -> bool {
+        true
+    }
+
+    /// Makes it send a ROUTE-REFRESH (RFC 2918) for the family of the session.
+    fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()>;
+
+    /// Whether it has words for why it ends a session.
+    fn has_shutdown_text(&self) -> bool {
+        true
+    }
+
+    /// Ends the session with Cease / Administrative Shutdown and a text (RFC 9003).
+    fn shut_down(&self, host: &Host, neighbour: IpAddr, text: &str) -> Result<()>;
+}
+
+/// A running speaker.
+#[derive(Debug)]
+pub struct Peer {
+    program: &'static dyn Program,
+    speaking: Speaking,
+    daemon: Option<Daemon>,
+    log: PathBuf,
+    pub host: Host,
+}
+
+impl Peer {
+    pub fn start(program: &'static dyn Program, host: Host, speaking: Speaking, logs: &Path) -> Result<Peer> {
+        let log = logs.join(format!("{}-{}.log", host.name(), program.name()));
+        let mut peer = Peer { program, speaking, daemon: None, log, host };
+        peer.run(false)?;
+        Ok(peer)
+    }
+
+    fn run(&mut self, again: bool) -> Result<()> {
+        let started = self.program.start(&self.host, &self.speaking, &self.log, again);
+        self.daemon = Some(started.with_context(|| self.account())?);
+        Ok(())
+    }
+
+    /// Ends it by SIGKILL, which leaves it no time for anything.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.daemon.take().with_context(|| format!("{} does not run", self.program.name()))?.kill()
+    }
+
+    /// Starts it after [`Peer::kill`].
+    pub fn start_again(&mut self) -> Result<()> {
+        self.run(true)
+    }
+
+    pub fn learned(&self, prefix: &str) -> Result<Learned> {
+        self.program.learned(&self.host, prefix).with_context(|| format!("{}: {prefix}", self.program.name()))
+    }
+
+    pub fn ask_for_refresh(&self, neighbour: IpAddr) -> Result<()> {
+        self.program.ask_for_refresh(&self.host, neighbour)
+    }
+
+    pub fn shut_down(&self, neighbour: IpAddr, text: &str) -> Result<()> {
+        self.program.shut_down(&self.host, neighbour, text)
+    }
+
+    /// The end of its log, for messages.
+    pub fn account(&self) -> String {
+        format!("{}\n{}", self.log.display(), crate::process::tail(&self.log, 30))
+    }
+}
+
+/// `ipv4` or `ipv6`, as all of the programs call a family.
+fn family(prefix: &str) -> &'static str {
+    if prefix.contains(':') { "ipv6" } else { "ipv4" }
+}
+
+fn family_of(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}

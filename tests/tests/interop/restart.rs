@@ -1,0 +1,223 @@
+//! Graceful restart (RFC 4724) while pods talk: a reflector that another program is, or one of its Manx clients, is
+//! killed and comes back, and no packet is lost. And ExaBGP, which is nobody's reflector, as Manx's neighbour. The
+//! same with BIRD as the reflector is in the tests of the seed's cluster, which is IPv4 alone; here both families
+//! cross.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use manx_api::SessionState;
+use manx_tests::{
+    host::{Host, Pod},
+    kernel,
+    lab::Lab,
+    peers::{
+        Bird, ExaBgp, Frr, GoBgp, Peer,
+        capture::Capture,
+        manx::{Manx, resources},
+    },
+    story::ping,
+    traffic::{End, Flow},
+    wait::{eventually, throughout},
+};
+
+use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
+
+const CLUSTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 7);
+/// GoBGP waits up to 10 s before it dials.
+const UP: Duration = Duration::from_secs(30);
+/// How long the killed one stays away. Far less than any restart time.
+const ABSENT: Duration = Duration::from_secs(1);
+/// 100 datagrams a second.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The kernel of `host` has the other place's blocks from Manx, through that place.
+fn has_routes_to(host: &Host, other: Place) -> Result<()> {
+    for (family, number) in [(kernel::Family::V4, 0), (kernel::Family::V6, 1)] {
+        let (block, gateway) = (&other.blocks()[number], other.addresses()[number].to_string());
+        let found = kernel::routes(host, family)?.into_iter().any(|route| {
+            route.dst == *block
+                && route.protocol.as_deref() == Some("manx")
+                && route.gateway.as_ref() == Some(&gateway)
+        });
+        ensure!(found, "{} has no route to {block} via {gateway}", host.name());
+    }
+    Ok(())
+}
+
+/// Its sessions with `place` stand, and nothing that it has from there is stale.
+fn is_at_peace_with(manx: &Manx, place: Place) -> Result<()> {
+    for address in place.addresses() {
+        let peer = manx.peer(address)?;
+        let name = manx.host.name();
+        ensure!(peer.state == SessionState::Established, "{name}: {address} is {} {}", peer.state, peer.info);
+        ensure!(!peer.stale, "{name}: routes of {address} are stale");
+        ensure!(peer.prefixes_received > 0, "{name}: {address} has sent nothing yet");
+    }
+    Ok(())
+}
+
+/// Between two pods, both families, both ways.
+fn flows(a: &Pod, b: &Pod) -> Result<Vec<Flow>> {
+    let mut flows = Vec::new();
+    for (&near, &far) in a.addresses().iter().zip(b.addresses()) {
+        eventually("pods reach each other", UP, || ping(a, far))?;
+        let (near, far) = (End { ns: a, address: near }, End { ns: b, address: far });
+        flows.push(Flow::start(near, far, PACE)?);
+        flows.push(Flow::start(far, near, PACE)?);
+    }
+    Ok(flows)
+}
+
+fn nothing_lost(flows: Vec<Flow>) -> Result<()> {
+    for report in Flow::stop_all(flows)? {
+        ensure!(report.lost.is_empty() && report.sent > 100, "{report}");
+    }
+    Ok(())
+}
+
+/// `client_too`: traffic flows while the client is away, too; its routes are kept in any case.
+fn reflected_by(program: Other, client_too: bool) -> Result<()> {
+    let mut lab = Lab::new()?;
+    let document =
+        resources(AS, &POOLS, &[LOW.node(None), HIGH.node(None)], &MIDDLE.peers(AS).collect::<Vec<_>>());
+    std::fs::write(lab.store().join("cluster.yaml"), document)?;
+    let capture = Capture::start(&lab)?;
+    let mut speaking = MIDDLE.speaking(AS, &[(LOW, AS), (HIGH, AS)]);
+    speaking.cluster_id = Some(CLUSTER);
+    let mut reflector = Peer::start(program, MIDDLE.host(&mut lab)?, speaking, &lab.logs())?;
+    let mut workers = Vec::new();
+    let mut pods = Vec::new();
+    for place in [LOW, HIGH] {
+        let worker = Manx::start(place.host(&mut lab)?, &[], &lab.logs())?;
+        pods.push(worker.host.pod(&format!("{}-pod", place.name), &place.pod_addresses())?);
+        workers.push(worker);
+    }
+    let (mut high, low) = (workers.remove(1), workers.remove(0));
+    let served = |low: &Manx, high: &Manx| {
+        for (worker, other) in [(low, HIGH), (high, LOW)] {
+            is_at_peace_with(worker, MIDDLE)?;
+            has_routes_to(&worker.host, other)?;
+        }
+        Ok(())
+    };
+    let account = |low: &Manx, high: &Manx, reflector: &Peer| {
+        format!("{}\n{}\n{}", low.account(), high.account(), reflector.account())
+    };
+    eventually("both workers are served", UP, || served(&low, &high))
+        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
+    for (worker, other) in [(&low, HIGH), (&high, LOW)] {
+        for block in other.blocks() {
+            let route = worker.route(&block)?;
+            let bgp = route.bgp.as_ref();
+            let marks = bgp.map(|bgp| (bgp.originator_id, bgp.cluster_list.clone()));
+            let expected = (Some(other.ipv4().into()), vec![CLUSTER.into()]);
+            ensure!(marks == Some(expected), "{}: {block} was not reflected: {route:?}", worker.host.name());
+        }
+    }
+
+    let traffic = flows(&pods[0], &pods[1])?;
+    reflector.kill()?;
+    throughout("both workers keep their routes", ABSENT, || {
+        has_routes_to(&low.host, HIGH)?;
+        has_routes_to(&high.host, LOW)
+    })?;
+    for worker in [&low, &high] {
+        for address in MIDDLE.addresses() {
+            let peer = worker.peer(address)?;
+            ensure!(peer.stale, "{}: routes of the killed {address} are not stale", worker.host.name());
+        }
+    }
+    reflector.start_again()?;
+    eventually("the reflector is back", UP, || served(&low, &high))
+        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(traffic)?;
+
+    let traffic = if client_too { flows(&pods[0], &pods[1])? } else { Vec::new() };
+    high.kill()?;
+    throughout("the reflector keeps the routes of a killed worker", ABSENT, || {
+        has_routes_to(&low.host, HIGH)?;
+        has_routes_to(&high.host, LOW)
+    })?;
+    high.start_again()?;
+    eventually("the worker is back", UP, || served(&low, &high))
+        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(traffic)?;
+    sent_everywhere(&capture.finish(&lab)?.iter().map(|packet| packet.from).collect())
+}
+
+/// A capture in which somebody is missing has judged nothing.
+fn sent_everywhere(senders: &BTreeSet<std::net::IpAddr>) -> Result<()> {
+    for address in [MIDDLE, HIGH].into_iter().flat_map(Place::addresses) {
+        ensure!(senders.contains(&address), "the capture has nothing of {address}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bird_reflector_and_its_manx_client_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
+    reflected_by(&Bird, true)
+}
+
+/// Without traffic while the client is away: for its first two minutes FRR says in every OPEN that it has just
+/// restarted (RFC 4724 §3), and by §4.1 a restarting client does not wait for the routes of such a peer.
+#[test]
+fn an_frr_reflector_is_killed_and_no_packet_is_lost_and_it_keeps_the_routes_of_its_client() -> Result<()> {
+    reflected_by(&Frr, false)
+}
+
+#[test]
+fn a_gobgp_reflector_and_its_manx_client_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
+    reflected_by(&GoBgp, true)
+}
+
+#[test]
+fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let document = resources(AS, &POOLS, &[MIDDLE.node(None)], &HIGH.peers(AS).collect::<Vec<_>>());
+    std::fs::write(lab.store().join("cluster.yaml"), document)?;
+    let capture = Capture::start(&lab)?;
+    let mut manx = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
+    let near = manx.host.pod("near", &MIDDLE.pod_addresses())?;
+    let host = HIGH.host(&mut lab)?;
+    let far = host.pod("far", &HIGH.pod_addresses())?;
+    // It writes no routes: somebody else's lead back.
+    for (block, gateway) in MIDDLE.blocks().iter().zip(MIDDLE.addresses()) {
+        host.sh(&format!("ip route add {block} via {gateway} proto static"))?;
+    }
+    let mut other = Peer::start(&ExaBgp, host, HIGH.speaking(AS, &[(MIDDLE, AS)]), &lab.logs())?;
+    let served = |manx: &Manx| {
+        is_at_peace_with(manx, HIGH)?;
+        has_routes_to(&manx.host, HIGH)
+    };
+    eventually("Manx hears ExaBGP", UP, || served(&manx))
+        .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
+
+    let flows = flows(&near, &far)?;
+    other.kill()?;
+    throughout("Manx keeps the routes of a killed ExaBGP", ABSENT, || has_routes_to(&manx.host, HIGH))?;
+    for address in HIGH.addresses() {
+        ensure!(manx.peer(address)?.stale, "routes of the killed {address} are not stale");
+    }
+    other.start_again()?;
+    eventually("ExaBGP is back", UP, || served(&manx))
+        .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
+
+    manx.kill()?;
+    throughout("the kernel keeps the routes of a killed Manx", ABSENT, || has_routes_to(&manx.host, HIGH))?;
+    manx.start_again()?;
+    eventually("Manx is back", UP, || {
+        served(&manx)?;
+        for (family, block) in MIDDLE.blocks().iter().enumerate() {
+            let found = other.learned(block)?.next_hop;
+            ensure!(found == Some(MIDDLE.addresses()[family]), "{block} is behind {found:?}");
+        }
+        Ok(())
+    })
+    .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(flows)?;
+    sent_everywhere(&capture.finish(&lab)?.iter().map(|packet| packet.from).collect())
+}
