@@ -11,6 +11,8 @@ use std::{
 use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
+use crate::policy::PeerRules;
+
 /// The whole configuration of one speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -136,6 +138,11 @@ pub struct PeerConfig {
     pub restart_time: Option<u16>,
     /// How often our own AS may stand in the AS_PATH of a route that we accept (allowas-in).
     pub allow_local_as: u8,
+    /// What of the peer's routes comes in. A route that no rule matches does.
+    pub import: PeerRules,
+    /// Within these prefixes a host route with BLACKHOLE (RFC 7999) is a blackhole; elsewhere the community
+    /// means nothing.
+    pub blackholes: Vec<Prefix>,
 }
 
 impl PeerConfig {
@@ -156,6 +163,8 @@ impl PeerConfig {
             keepalive_time: None,
             restart_time: None,
             allow_local_as: 0,
+            import: PeerRules::default(),
+            blackholes: Vec::new(),
         }
     }
 
@@ -293,11 +302,15 @@ pub struct PoolRule {
     pub export: bool,
 }
 
-/// Communities with a meaning of their own (RFC 1997).
+/// Communities with a meaning of their own (RFC 1997, 7999, 8326).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WellKnown;
 
 impl WellKnown {
+    /// RFC 8326.
+    pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
+    /// RFC 7999.
+    pub const BLACKHOLE: u32 = 0xffff_029a;
     pub const NO_EXPORT: u32 = 0xffff_ff01;
     pub const NO_ADVERTISE: u32 = 0xffff_ff02;
     pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;

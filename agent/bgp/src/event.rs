@@ -112,6 +112,8 @@ pub struct BestPath {
     pub next_hops: Vec<NextHop>,
     /// 100 where the route has none (RFC 4271 §9.1.1 leaves it to policy).
     pub local_pref: u32,
+    /// The peer asks for it to be a blackhole and may (RFC 7999, [`crate::PeerConfig::blackholes`]).
+    pub blackhole: bool,
 }
 
 /// A step of a session's history. Dials that fail again with the same error are told once, so `from` need not be

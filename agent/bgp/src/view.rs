@@ -10,6 +10,7 @@ use crate::{
     PeerKey,
     config::{Dial, Family},
     event::{NextHop, PathSource},
+    policy::RuleName,
     time::Time,
 };
 
@@ -211,6 +212,8 @@ pub enum RefusedBy {
     /// The prefix lies where no route can lead: "this network", loopback, link-local, multicast, reserved
     /// (RFC 6890), or is an address of our own.
     InvalidPrefix,
+    /// A rule of the peer's; its name is in [`PathView::rule`].
+    Filter,
 }
 
 /// A path for one prefix.
@@ -219,6 +222,8 @@ pub enum RefusedBy {
 pub struct PathView {
     pub source: PathSource,
     pub standing: Standing,
+    /// The rule that let it in or refused it (`BGPFilter/edge importV4[2]`), if one decided.
+    pub rule: Option<RuleName>,
     /// Kept though its session was lost (RFC 4724), or not yet heard again.
     pub stale: bool,
     pub next_hop: Option<NextHop>,

@@ -5,7 +5,10 @@ pub mod as_path;
 pub mod encode;
 pub mod parse;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use manx_net::Asn;
 
@@ -93,6 +96,8 @@ pub struct Attributes {
     pub cluster_list: Box<[Ipv4Addr]>,
     /// Optional transitive ones, in the order of their codes.
     pub unknown: Box<[Unknown]>,
+    /// The set that the peer sent, where our rules made this one of it.
+    pub received: Option<Arc<Attributes>>,
 }
 
 /// An attribute that we pass on without knowing it (RFC 4271 §9).
@@ -122,7 +127,13 @@ impl Attributes {
             originator_id: None,
             cluster_list: Box::default(),
             unknown: Box::default(),
+            received: None,
         }
+    }
+
+    /// The set before our rules changed it.
+    pub fn as_received(self: &Arc<Self>) -> &Arc<Attributes> {
+        self.received.as_ref().unwrap_or(self)
     }
 
     pub fn local_pref(&self) -> u32 {
@@ -157,6 +168,8 @@ impl Attributes {
 
 fn community_name(community: u32) -> String {
     match community {
+        WellKnown::GRACEFUL_SHUTDOWN => "graceful-shutdown".to_owned(),
+        WellKnown::BLACKHOLE => "blackhole".to_owned(),
         WellKnown::NO_EXPORT => "no-export".to_owned(),
         WellKnown::NO_ADVERTISE => "no-advertise".to_owned(),
         WellKnown::NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),

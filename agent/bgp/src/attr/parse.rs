@@ -176,6 +176,7 @@ impl Parsed<'_> {
             originator_id: self.originator_id,
             cluster_list: self.cluster_list.clone(),
             unknown: self.unknown.clone().into_boxed_slice(),
+            received: None,
         })
     }
 }

@@ -106,6 +106,11 @@ impl Interner {
         if let Ok(held) = self.sets.find_entry(hash, |held| Arc::ptr_eq(held, &attributes)) {
             held.remove();
         }
+        // The last of a changed set held the one that it was made from, which itself was made from none.
+        if let Some(received) = attributes.received.clone() {
+            drop(attributes);
+            self.release(received);
+        }
     }
 
     pub fn len(&self) -> usize {

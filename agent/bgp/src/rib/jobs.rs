@@ -26,6 +26,8 @@ enum Kind {
     /// Choose anew where these next hops matter.
     NextHops(Vec<NextHopId>),
     Reselect,
+    /// Ask a peer's import rules anew about its routes.
+    Reimport(PeerSlot),
     /// Judge anew what goes where.
     Rejudge,
     /// After a restart's deferral.
@@ -49,6 +51,10 @@ impl Job {
         Job::over_both(Kind::Reselect)
     }
 
+    pub fn reimport(slot: PeerSlot) -> Job {
+        Job::over_both(Kind::Reimport(slot))
+    }
+
     pub fn rejudge() -> Job {
         Job::over_both(Kind::Rejudge)
     }
@@ -66,7 +72,7 @@ impl Job {
     }
 
     pub fn concerns(&self, slot: PeerSlot) -> bool {
-        matches!(self.kind, Kind::Sweep { slot: of, .. } if of == slot)
+        matches!(self.kind, Kind::Sweep { slot: of, .. } | Kind::Reimport(of) if of == slot)
     }
 }
 
@@ -126,6 +132,7 @@ impl Rib {
                 let before = identity(route);
                 self.settle::<P>(id, before, None);
             }
+            Kind::Reimport(slot) => self.reimport::<P>(id, slot),
             Kind::Rejudge => self.judge::<P>(id, Why::Rules),
         }
     }

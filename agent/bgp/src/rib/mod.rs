@@ -4,6 +4,7 @@
 
 pub mod export;
 pub mod group;
+pub mod import;
 pub mod intern;
 pub mod jobs;
 pub mod next_hops;
@@ -30,6 +31,7 @@ use crate::{
 };
 use export::{GroupKey, PeerKind, Policy, Source, leaves_alike, verdict};
 use group::Group;
+use import::Import;
 use intern::{Interner, SeededHash};
 use jobs::Job;
 use next_hops::NextHops;
@@ -92,6 +94,7 @@ pub struct RibPeer {
     pub key: PeerKey,
     pub kind: PeerKind,
     pub router_id: Ipv4Addr,
+    import: Import,
     /// By family. Paths of an earlier generation are stale.
     generation: PerFamily<u8>,
     /// Paths held, by family, refused ones included.
@@ -177,6 +180,7 @@ impl Rib {
             key,
             kind,
             router_id: Ipv4Addr::UNSPECIFIED,
+            import: Import::default(),
             generation: PerFamily::default(),
             received: PerFamily::default(),
             refused: PerFamily::default(),
@@ -286,26 +290,21 @@ impl Rib {
         id
     }
 
-    /// A peer announces a prefix, in place of what it announced before.
-    pub fn announce<P: Kept>(
+    /// A path in place of the one that the peer has for the prefix. Nothing else happens if it is the same.
+    fn put<P: Kept>(
         &mut self,
         slot: PeerSlot,
         prefix: P,
         attributes: &Arc<Attributes>,
         next_hop: NextHopId,
         refused: Option<RefusedBy>,
+        generation: u8,
     ) {
         let family = P::FAMILY;
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
         let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
         let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
-        let path = Path {
-            attributes: attributes.clone(),
-            next_hop,
-            peer: slot,
-            generation: peer.generation[family],
-            standing,
-        };
+        let path = Path { attributes: attributes.clone(), next_hop, peer: slot, generation, standing };
         let table = P::table_mut(&mut self.tables);
         let id = table.insert(prefix);
         let Some(route) = table.get_mut(id) else { return };
@@ -422,10 +421,7 @@ impl Rib {
         if before == after {
             return;
         }
-        if !route.to_tell {
-            route.to_tell = true;
-            self.to_tell.push_back((P::FAMILY, id));
-        }
+        self.tell::<P>(id);
         let exported = |identity: Identity| identity.map(|(attributes, peer, _)| (attributes, peer));
         if exported(before) != exported(after) {
             let of_best = |path: &&Path| {
@@ -436,6 +432,16 @@ impl Rib {
                 id,
                 Why::Best { replaced: replaced.filter(of_best).map(|path| &*path.attributes) },
             );
+        }
+    }
+
+    /// The driver is to be told of the route's best path.
+    fn tell<P: Kept>(&mut self, id: RouteId) {
+        if let Some(route) = P::table_mut(&mut self.tables).get_mut(id)
+            && !route.to_tell
+        {
+            route.to_tell = true;
+            self.to_tell.push_back((P::FAMILY, id));
         }
     }
 
@@ -486,17 +492,19 @@ impl Rib {
                 })
             });
             if let Some((prefix, best)) = told {
-                return Some((prefix, best.map(|path| self.best_path(&path))));
+                return Some((prefix, best.map(|path| self.best_path(prefix, &path))));
             }
         }
         None
     }
 
-    fn best_path(&self, path: &Path) -> BestPath {
+    fn best_path(&self, prefix: Prefix, path: &Path) -> BestPath {
+        let import = self.peer(path.peer).map(|peer| &peer.import);
         BestPath {
             source: self.path_source(path.peer),
             next_hops: self.next_hops.get(path.next_hop).into_iter().collect(),
             local_pref: path.attributes.local_pref(),
+            blackhole: import.is_some_and(|import| import.is_blackhole(prefix, &path.attributes)),
         }
     }
 

@@ -52,12 +52,13 @@ const LOST: [LostAt; 10] = [
     LostAt::ClusterListLength,
     LostAt::PeerAddress,
 ];
-const REFUSED: [RefusedBy; 5] = [
+const REFUSED: [RefusedBy; 6] = [
     RefusedBy::AsLoop,
     RefusedBy::OriginatorIsUs,
     RefusedBy::ClusterLoop,
     RefusedBy::InvalidNextHop,
     RefusedBy::InvalidPrefix,
+    RefusedBy::Filter,
 ];
 
 impl PackedStanding {

@@ -15,11 +15,12 @@ use crate::{
 };
 
 impl Rib {
-    fn path_view(&self, family: Family, path: &Path) -> PathView {
+    fn path_view(&self, family: Family, prefix: Prefix, path: &Path) -> PathView {
         let generation = self.peer(path.peer).map(|peer| peer.generation[family]);
         PathView {
             source: self.path_source(path.peer),
             standing: path.standing.unpack(),
+            rule: self.import_rule(family, prefix, path),
             stale: generation.is_some_and(|now| now != path.generation),
             next_hop: self.next_hops.get(path.next_hop),
             metric: if path.peer == OWN { None } else { self.next_hops.metric(path.next_hop) },
@@ -28,7 +29,7 @@ impl Rib {
     }
 
     fn route_view<P: Kept>(&self, route: &Route<P>) -> Option<RouteView> {
-        let best = self.path_view(P::FAMILY, route.best()?);
+        let best = self.path_view(P::FAMILY, route.prefix.into(), route.best()?);
         Some(RouteView { prefix: route.prefix.into(), best })
     }
 
@@ -57,7 +58,7 @@ impl Rib {
             let table = P::table(&self.tables);
             let id = table.find(P::of(prefix)?)?;
             let route = table.get(id)?;
-            let paths = route.paths.iter().map(|path| self.path_view(P::FAMILY, path)).collect();
+            let paths = route.paths.iter().map(|path| self.path_view(P::FAMILY, prefix, path)).collect();
             let sent = sessions
                 .iter()
                 .map(|&(slot, peer)| SentView { peer, export: self.export_to(slot, P::FAMILY, id, route) })

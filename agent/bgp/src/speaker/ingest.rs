@@ -7,7 +7,7 @@ use manx_net::{Prefix, Prefix4, Prefix6};
 use super::Speaker;
 use crate::event::{About, Output, Warning};
 use crate::{
-    ConnId, NextHop, Time,
+    ConnId, Time,
     attr::{
         Attributes,
         parse::{Outcome, Reading},
@@ -16,6 +16,7 @@ use crate::{
     message::update::{Prefixes, Update},
     rib::{
         Kept,
+        import::next_hop_from,
         table::{NO_NEXT_HOP, PeerSlot},
     },
     view::RefusedBy,
@@ -113,24 +114,19 @@ impl Speaker {
     ) {
         let Some(attributes) = attributes else { return self.withdraw_all(slot, prefixes) };
         let refused = self.refuses(slot, &attributes);
+        let Some(key) = self.peer_at(slot).map(|peer| peer.config.key()) else { return };
         let next_hop = match refused {
             Some(_) => NO_NEXT_HOP,
-            None => {
-                let address = attributes.next_hop;
-                let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
-                let link_of =
-                    if link_local { self.peer_at(slot).map(|peer| peer.config.key()) } else { None };
-                self.rib.next_hop(NextHop { address, link_of })
-            }
+            None => self.rib.next_hop(next_hop_from(key, attributes.next_hop)),
         };
         let attributes = self.rib.intern(attributes);
         let own = self.own_addresses(slot);
-        for prefix in prefixes {
+        let judged = prefixes.into_iter().map(|prefix| {
             let invalid = prefix.is_bogus()
                 || (prefix.names_host() && own.contains(&Some(Into::<Prefix>::into(prefix).addr())));
-            let refused = refused.or(invalid.then_some(RefusedBy::InvalidPrefix));
-            self.rib.announce(slot, prefix, &attributes, next_hop, refused);
-        }
+            (prefix, refused.or(invalid.then_some(RefusedBy::InvalidPrefix)))
+        });
+        self.rib.import(slot, judged, &attributes, next_hop);
         self.rib.release(attributes);
     }
 

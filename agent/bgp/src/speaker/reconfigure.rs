@@ -8,7 +8,7 @@ use crate::{
     Config, PeerConfig, PeerKey, Time,
     config::{Dial, ExportRule, PerFamily},
     message::notification::cease,
-    rib::{export::Policy, table::PeerSlot},
+    rib::{export::Policy, import::Import, table::PeerSlot},
     session::{
         negotiation::Ours,
         peer::{GRACE, Peer},
@@ -66,6 +66,8 @@ impl Speaker {
         let mut peer = Peer::new(0, config, ours, now);
         let slot = self.rib.add_peer(key, kind_of(&peer));
         peer.slot = slot;
+        let import = import_of(&peer.config);
+        self.rib.set_import(slot, import);
         let at = usize::from(slot);
         if self.peers.len() <= at {
             self.peers.resize_with(at + 1, || None);
@@ -130,6 +132,9 @@ impl Speaker {
             self.timers.clear(Timer::Dial(slot));
         }
         self.rib.set_kind(slot, kind);
+        if let Some(import) = self.peer_at(slot).map(|peer| import_of(&peer.config)) {
+            self.rib.set_import(slot, import);
+        }
         self.join_groups(slot);
         let Some(peer) = self.peer_at(slot) else { return };
         if peer.connections().next().is_none() && !peer.disabled {
@@ -145,6 +150,10 @@ impl Speaker {
             }
         }
     }
+}
+
+fn import_of(peer: &PeerConfig) -> Import {
+    Import { rules: peer.import.clone(), blackholes: peer.blackholes.clone() }
 }
 
 /// All but what is originated and what may be passed on.

@@ -52,6 +52,7 @@ fn attributes() -> impl Strategy<Value = Attributes> {
                 } else {
                     [Unknown { code: 99, value: unknown.into() }].into()
                 },
+                received: None,
             }
         },
     )

@@ -6,6 +6,7 @@ mod collision;
 mod convergence;
 mod export_by_group;
 mod network;
+mod policy;
 mod reflection;
 mod restart;
 mod script;

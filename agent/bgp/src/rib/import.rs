@@ -1,0 +1,165 @@
+//! Routes at the door: the peer's rules, and GRACEFUL_SHUTDOWN. A refused route stays in the Adj-RIB-In as it came,
+//! and a changed one remembers the set that was received, so that other rules can be asked about the same routes
+//! later without the peer's help (behaviour 56).
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use manx_net::Prefix;
+use smallvec::SmallVec;
+
+use super::{
+    Kept, PeerSlot, Rib, RouteId,
+    export::PeerKind,
+    jobs::Job,
+    table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path},
+};
+use crate::{
+    attr::Attributes,
+    config::{Family, PeerKey, PerFamily, WellKnown},
+    event::NextHop,
+    policy::{Candidate, Change, PeerRules, PeerType, RuleName, Verdict, changed},
+    view::RefusedBy,
+};
+
+/// What decides on a peer's routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Import {
+    pub rules: PeerRules,
+    /// Within these the peer may ask for host routes to be blackholes (RFC 7999).
+    pub blackholes: Vec<Prefix>,
+}
+
+impl Import {
+    /// RFC 7999 §3.3: only for what the peer may speak for. Manx takes host routes only, so that nobody can silence
+    /// a block with one announcement.
+    pub fn is_blackhole(&self, prefix: Prefix, attributes: &Attributes) -> bool {
+        prefix.is_host()
+            && attributes.has_community(WellKnown::BLACKHOLE)
+            && self.blackholes.iter().any(|within| within.covers(prefix))
+    }
+}
+
+impl PeerKind {
+    pub fn peer_type(self) -> PeerType {
+        match self {
+            PeerKind::Ebgp { .. } => PeerType::Ebgp,
+            PeerKind::Ibgp { .. } => PeerType::Ibgp,
+        }
+    }
+}
+
+/// A next hop as this peer means it.
+pub fn next_hop_from(peer: PeerKey, address: IpAddr) -> NextHop {
+    let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+    NextHop { address, link_of: link_local.then_some(peer) }
+}
+
+impl Rib {
+    /// The peer's rules are these from now on. Its routes are judged anew in pieces; only differences go on.
+    pub fn set_import(&mut self, slot: PeerSlot, import: Import) {
+        let Some(peer) = self.peer_mut(slot) else { return };
+        if peer.import != import {
+            peer.import = import;
+            if peer.received != PerFamily::default() {
+                self.jobs.push_back(Job::reimport(slot));
+            }
+        }
+    }
+
+    /// A peer announces prefixes with one set of attributes; with each, what of the built-in checks refuses it.
+    pub fn import<P: Kept>(
+        &mut self,
+        slot: PeerSlot,
+        prefixes: impl Iterator<Item = (P, Option<RefusedBy>)>,
+        received: &Arc<Attributes>,
+        next_hop: NextHopId,
+    ) {
+        let Some(peer) = self.peer(slot) else { return };
+        let (rules, peer_type) = (peer.import.rules.of(P::FAMILY).clone(), peer.kind.peer_type());
+        let generation = peer.generation[P::FAMILY];
+        // What each list of changes made of the set; nearly always there is one.
+        let mut made: SmallVec<[(&[Change], Arc<Attributes>); 2]> = SmallVec::new();
+        for (prefix, refused) in prefixes {
+            let verdict = if rules.is_empty() {
+                Verdict::Fallthrough
+            } else {
+                rules.judge(&candidate(prefix.into(), received, peer_type))
+            };
+            let changes = match (refused, verdict.changes()) {
+                (None, Some(changes)) => changes,
+                (refused, _) => {
+                    let refused = refused.or(Some(RefusedBy::Filter));
+                    self.put(slot, prefix, received, NO_NEXT_HOP, refused, generation);
+                    continue;
+                }
+            };
+            let at = made.iter().position(|(of, _)| std::ptr::eq(*of, changes)).unwrap_or_else(|| {
+                made.push((changes, self.imported(received, changes)));
+                made.len() - 1
+            });
+            // Just found or made.
+            self.put(slot, prefix, &made[at].1, next_hop, None, generation);
+        }
+        for (_, set) in made {
+            self.release(set);
+        }
+    }
+
+    /// The set as it counts here. RFC 8326 §4.2: a path with GRACEFUL_SHUTDOWN is the last that is chosen, whatever
+    /// preference it came with or a rule gave it.
+    fn imported(&mut self, received: &Arc<Attributes>, changes: &[Change]) -> Arc<Attributes> {
+        let mut set = changed(received, changes);
+        if set.has_community(WellKnown::GRACEFUL_SHUTDOWN) && set.local_pref != Some(0) {
+            set.to_mut().local_pref = Some(0);
+        }
+        match set {
+            Cow::Borrowed(_) => received.clone(),
+            Cow::Owned(set) => self.intern(Attributes { received: Some(received.clone()), ..set }),
+        }
+    }
+
+    /// Asks the rules again about a route of the peer.
+    pub(super) fn reimport<P: Kept>(&mut self, id: RouteId, slot: PeerSlot) {
+        let Some(peer) = self.peer(slot) else { return };
+        let (key, peer_type) = (peer.key, peer.kind.peer_type());
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        let Some(path) = route.paths.iter().find(|path| path.peer == slot) else { return };
+        if path.standing.is_refused() && path.standing != PackedStanding::refused(RefusedBy::Filter) {
+            return;
+        }
+        let (prefix, generation) = (route.prefix, path.generation);
+        let received = path.attributes.as_received().clone();
+        let rules = peer.import.rules.of(P::FAMILY).clone();
+        match rules.judge(&candidate(prefix.into(), &received, peer_type)).changes() {
+            Some(changes) => {
+                let set = self.imported(&received, changes);
+                let next_hop = self.next_hop(next_hop_from(key, received.next_hop));
+                self.put(slot, prefix, &set, next_hop, None, generation);
+                self.release(set);
+            }
+            None => {
+                self.put(slot, prefix, &received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
+            }
+        }
+        // The path may be the same and yet a blackhole now, or none any more.
+        if received.has_community(WellKnown::BLACKHOLE) {
+            self.tell::<P>(id);
+        }
+        self.release(received);
+    }
+
+    /// The rule that let a path in or refused it; none where no rule matches or the built-in checks refused it.
+    pub(super) fn import_rule(&self, family: Family, prefix: Prefix, path: &Path) -> Option<RuleName> {
+        let peer = self.peer(path.peer)?;
+        if path.standing.is_refused() && path.standing != PackedStanding::refused(RefusedBy::Filter) {
+            return None;
+        }
+        let route = candidate(prefix, path.attributes.as_received(), peer.kind.peer_type());
+        peer.import.rules.of(family).judge(&route).rule().cloned()
+    }
+}
+
+fn candidate(prefix: Prefix, attributes: &Attributes, peer_type: PeerType) -> Candidate<'_> {
+    // No route has an interface before its next hop has been looked up, and that is done for routes that are in.
+    Candidate { prefix, attributes, learned: true, peer_type, interface: None }
+}

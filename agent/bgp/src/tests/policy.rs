@@ -1,0 +1,243 @@
+//! Rules at work: what comes in and what goes out under them, and what a change of rules sends.
+
+use std::net::Ipv4Addr;
+
+use manx_net::Prefix;
+
+use super::{
+    network::{Network, asn, ip, peer, prefix, secs},
+    script::{Script, attribute, config, mandatory, update, with},
+};
+use crate::{
+    Config, Event, ExportRule, Originated, Output, PeerKey, WellKnown,
+    attr::flag::{OPTIONAL, TRANSITIVE},
+    policy::{Action, Change, Match, Operator, PeerRules, PrefixMatch, Rule, RuleName, Rules},
+    view::{LostAt, PathView, RefusedBy, Standing},
+};
+
+fn within(text: &str) -> Match {
+    let matched = PrefixMatch { prefix: prefix(text), operator: Operator::In, lengths: None };
+    Match { prefix: Some(matched), ..Match::default() }
+}
+
+fn rules(list: &[(&str, Match, Action)]) -> PeerRules {
+    let rules: Rules = list
+        .iter()
+        .map(|(name, matches, action)| Rule {
+            name: RuleName::new(*name),
+            matches: matches.clone(),
+            action: action.clone(),
+        })
+        .collect();
+    PeerRules::both(rules)
+}
+
+fn accept(changes: &[Change]) -> Action {
+    Action::Accept(changes.into())
+}
+
+fn communities(list: &[u32]) -> Vec<u8> {
+    let value: Vec<u8> = list.iter().flat_map(|c| c.to_be_bytes()).collect();
+    attribute(OPTIONAL | TRANSITIVE, 8, &value)
+}
+
+/// The path of the only peer.
+fn path(script: &Script, prefix: &str) -> PathView {
+    script.explain(prefix).expect("it is in the Adj-RIB-In").paths.remove(0)
+}
+
+#[track_caller]
+fn expect(path: &PathView, standing: Standing, rule: Option<&str>) {
+    assert_eq!((path.standing, path.rule.clone()), (standing, rule.map(RuleName::new)));
+}
+
+/// Behaviours 47 and 56.
+#[test]
+fn a_refused_route_stays_under_its_rules_name_and_other_rules_bring_it_in_without_the_peer() {
+    let mut config = config(64512);
+    config.peers[0].import = rules(&[
+        ("inside", within("10.1.0.0/16"), Action::Reject),
+        ("better", within("10.2.0.0/16"), accept(&[Change::SetLocalPref(500)])),
+    ]);
+    let mut script = Script::established(config.clone());
+    script.give(&update(&[], &mandatory(&[]), &["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"]));
+    expect(&path(&script, "10.1.0.0/24"), Standing::Refused(RefusedBy::Filter), Some("inside"));
+    expect(&path(&script, "10.2.0.0/24"), Standing::Best, Some("better"));
+    expect(&path(&script, "10.3.0.0/24"), Standing::Best, None);
+    assert_eq!(path(&script, "10.2.0.0/24").attributes.local_pref, Some(500));
+    assert_eq!(path(&script, "10.3.0.0/24").attributes.local_pref, None);
+    let counters = script.view().counters;
+    assert_eq!((counters.prefixes_received, counters.prefixes_accepted), (3, 2));
+
+    config.peers[0].import = rules(&[("other", within("10.3.0.0/16"), Action::Reject)]);
+    script.speaker.configure(config, script.now);
+    script.drain();
+    expect(&path(&script, "10.1.0.0/24"), Standing::Best, None);
+    expect(&path(&script, "10.2.0.0/24"), Standing::Best, None);
+    expect(&path(&script, "10.3.0.0/24"), Standing::Refused(RefusedBy::Filter), Some("other"));
+    assert_eq!(path(&script, "10.2.0.0/24").attributes.local_pref, None, "as it was received");
+    assert_eq!(script.view().established_count, 1, "the session stays");
+
+    // What was changed and what was refused leave nothing behind.
+    script.give(&update(&["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"], &[], &[]));
+    assert_eq!(script.explain("10.1.0.0/24"), None);
+    script.speaker.advance(script.now);
+    assert_eq!(script.speaker.sizes(), (0, 0, 0));
+}
+
+#[test]
+fn changed_sets_are_shared_and_leave_with_their_last_route() {
+    let mut config = config(64512);
+    config.peers[0].import = rules(&[("all", Match::default(), accept(&[Change::SetLocalPref(7)]))]);
+    let mut script = Script::established(config);
+    for third in 0..10 {
+        let prefix = format!("10.{third}.0.0/16");
+        script.give(&update(&[], &mandatory(&[]), &[&prefix]));
+    }
+    // The set that was received, and the one that was made of it.
+    assert_eq!(script.speaker.sizes().1, 2);
+    for third in 0..10 {
+        let prefix = format!("10.{third}.0.0/16");
+        script.give(&update(&[&prefix], &[], &[]));
+    }
+    script.speaker.advance(script.now);
+    assert_eq!(script.speaker.sizes(), (0, 0, 0));
+}
+
+/// Behaviour 50, and RFC 8326: the last choice, whatever a rule says, and again its old self when it is over.
+#[test]
+fn a_route_with_graceful_shutdown_counts_with_local_pref_0() {
+    let mut config = config(64512);
+    config.peers[0].import = rules(&[("better", Match::default(), accept(&[Change::SetLocalPref(500)]))]);
+    let mut script = Script::established(config);
+    let tagged = with(mandatory(&[]), communities(&[WellKnown::GRACEFUL_SHUTDOWN]));
+    script.give(&update(&[], &tagged, &["10.1.0.0/24"]));
+    let shown = path(&script, "10.1.0.0/24");
+    expect(&shown, Standing::Best, Some("better"));
+    assert_eq!(shown.attributes.local_pref, Some(0));
+    assert_eq!(shown.attributes.communities, ["graceful-shutdown"]);
+    script.give(&update(&[], &mandatory(&[]), &["10.1.0.0/24"]));
+    assert_eq!(path(&script, "10.1.0.0/24").attributes.local_pref, Some(500));
+}
+
+fn best(script: &mut Script, prefix: Prefix) -> Option<bool> {
+    let mut last = None;
+    loop {
+        let more = script.speaker.advance(script.now);
+        while let Some(output) = script.speaker.poll_output() {
+            match output {
+                Output::Watch { next_hop } => {
+                    let event = Event::NextHop { next_hop, metric: Some(0) };
+                    script.speaker.handle(event, script.now);
+                }
+                Output::Best { prefix: of, best } if of == prefix => last = best.map(|b| b.blackhole),
+                _ => {}
+            }
+        }
+        if !more {
+            return last;
+        }
+    }
+}
+
+/// Behaviour 50 and RFC 7999: only a host route, only where configured, only within what the peer may speak for.
+#[test]
+fn blackhole_counts_for_host_routes_within_what_the_peer_may_speak_for() {
+    for (route, tag, allowed, expected) in [
+        ("10.1.0.1/32", WellKnown::BLACKHOLE, Some("10.1.0.0/16"), true),
+        ("10.1.0.1/32", WellKnown::BLACKHOLE, None, false),
+        ("10.2.0.1/32", WellKnown::BLACKHOLE, Some("10.1.0.0/16"), false),
+        ("10.1.0.0/24", WellKnown::BLACKHOLE, Some("10.1.0.0/16"), false),
+        ("10.1.0.1/32", 1, Some("10.1.0.0/16"), false),
+    ] {
+        let mut config = config(65001);
+        config.peers[0].blackholes = allowed.into_iter().map(prefix).collect();
+        let mut script = Script::established(config.clone());
+        let message = update(&[], &with(mandatory(&[65001]), communities(&[tag])), &[route]);
+        let conn = script.conn;
+        script.speaker.handle(Event::Received { conn, bytes: message }, script.now);
+        assert_eq!(best(&mut script, prefix(route)), Some(expected), "{route} {tag} {allowed:?}");
+        if expected {
+            // Taken back by configuration, without a word from the peer.
+            config.peers[0].blackholes.clear();
+            script.speaker.configure(config, script.now);
+            assert_eq!(best(&mut script, prefix(route)), Some(false));
+        }
+    }
+}
+
+/// Nodes 10.0.0.1, .2, … of AS 64512; the second reflects between all others.
+fn star(count: u8) -> (Network, Vec<Config>) {
+    let mut network = Network::new(5);
+    let mut configs = Vec::new();
+    for n in 1..=count {
+        network.add(&format!("10.0.0.{n}"));
+        let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, n));
+        config.export = ExportRule { pools: Vec::new(), transit: true };
+        let others = (1..=count).filter(|&other| other != n && (n == 2 || other == 2));
+        for other in others {
+            let mut peer = peer(&format!("10.0.0.{other}"), 64512);
+            peer.rr_client = n == 2;
+            peer.dial = if n == 2 { crate::Dial::Never } else { crate::Dial::First };
+            config.peers.push(peer);
+        }
+        configs.push(config);
+    }
+    (network, configs)
+}
+
+fn key(n: u8) -> PeerKey {
+    PeerKey { address: ip(&format!("10.0.0.{n}")), port: 179 }
+}
+
+/// Behaviour 56.
+#[test]
+fn other_import_rules_send_only_what_they_change() {
+    let (mut network, mut configs) = star(3);
+    configs[0].originated = (0..100)
+        .map(|n| Originated { prefix: prefix(&format!("172.16.{n}.0/24")), communities: Vec::new() })
+        .collect();
+    for (node, config) in configs.iter().enumerate() {
+        network.start(node, config.clone());
+    }
+    network.run(secs(30));
+    let received = |network: &mut Network| {
+        let view = network.speaker(2).peer(key(2)).unwrap();
+        (view.counters.prefixes_received, view.counters.updates_received)
+    };
+    let (prefixes, updates) = received(&mut network);
+    assert_eq!(prefixes, 100);
+    configs[1].peers[0].import = rules(&[("seven", within("172.16.7.0/24"), Action::Reject)]);
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    assert_eq!(received(&mut network), (99, updates + 1));
+    let refused = network.speaker(1).explain(prefix("172.16.7.0/24")).unwrap().paths.remove(0);
+    expect(&refused, Standing::Refused(RefusedBy::Filter), Some("seven"));
+    configs[1].peers[0].import =
+        rules(&[("eight", within("172.16.8.0/24"), accept(&[Change::SetLocalPref(500)]))]);
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    let (prefixes, updates_now) = received(&mut network);
+    assert_eq!(prefixes, 100);
+    assert!(updates_now <= updates + 3, "two sets of attributes changed");
+    let shown = network.speaker(2).best(prefix("172.16.8.0/24")).unwrap().best;
+    assert_eq!(shown.attributes.local_pref, Some(500));
+}
+
+/// A lower preference by rule loses where everything else is alike.
+#[test]
+fn a_rules_preference_decides_the_best_path() {
+    let (mut network, mut configs) = star(4);
+    for node in [0, 2] {
+        configs[node].originated =
+            vec![Originated { prefix: prefix("172.16.0.0/24"), communities: Vec::new() }];
+    }
+    configs[1].peers[0].import = rules(&[("worse", Match::default(), accept(&[Change::SetLocalPref(50)]))]);
+    for (node, config) in configs.iter().enumerate() {
+        network.start(node, config.clone());
+    }
+    network.run(secs(30));
+    let paths = network.speaker(1).explain(prefix("172.16.0.0/24")).unwrap().paths;
+    expect(&paths[0], Standing::Best, None);
+    expect(&paths[1], Standing::Lost(LostAt::LocalPref), Some("worse"));
+}
