@@ -136,6 +136,8 @@ pub struct NegotiatedView {
     pub four_octet_as: bool,
     pub route_refresh: bool,
     pub enhanced_refresh: bool,
+    /// RFC 8654: UPDATEs may be longer than 4096 octets.
+    pub extended_messages: bool,
     pub graceful_restart: Option<GracefulRestartView>,
 }
 

@@ -13,8 +13,10 @@ use notification::Notification;
 
 pub const MARKER: [u8; 16] = [0xff; 16];
 pub const HEADER_LEN: usize = 19;
-/// Without extended messages (RFC 8654), which Manx does not negotiate.
+/// Unless both sides announced extended messages, and for OPEN and KEEPALIVE always (RFC 8654 §3).
 pub const MAX_LEN: usize = 4096;
+/// With extended messages.
+pub const MAX_EXTENDED_LEN: usize = 65535;
 
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
@@ -54,8 +56,8 @@ impl FramingError {
 }
 
 /// Takes the next message off the front of `buffer`; `None` if it is not complete yet. A header is judged as soon as
-/// it is there, so that no length makes us wait for more than [`MAX_LEN`] octets.
-pub fn next_message(buffer: &mut BytesMut) -> Result<Option<Message>, FramingError> {
+/// it is there, so that no length makes us wait for more than `longest` octets.
+pub fn next_message(buffer: &mut BytesMut, longest: usize) -> Result<Option<Message>, FramingError> {
     let Some(header) = buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
     let [marker @ .., a, b, kind] = *header;
     if marker != MARKER {
@@ -63,11 +65,11 @@ pub fn next_message(buffer: &mut BytesMut) -> Result<Option<Message>, FramingErr
     }
     let length = u16::from_be_bytes([a, b]);
     let size = usize::from(length);
-    if !(HEADER_LEN..=MAX_LEN).contains(&size) {
+    if !(HEADER_LEN..=longest).contains(&size) {
         return Err(FramingError::BadLength(length));
     }
     let possible = match kind {
-        OPEN => size >= 29,
+        OPEN => (29..=MAX_LEN).contains(&size),
         UPDATE => size >= 23,
         NOTIFICATION => size >= 21,
         KEEPALIVE => size == HEADER_LEN,
@@ -93,7 +95,8 @@ pub fn next_message(buffer: &mut BytesMut) -> Result<Option<Message>, FramingErr
     }))
 }
 
-/// Appends a message with the body that `body` writes. The caller keeps it within [`MAX_LEN`].
+/// Appends a message with the body that `body` writes. The caller keeps it within
+/// what the peer takes.
 pub fn write_message(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_slice(&MARKER);
@@ -101,7 +104,7 @@ pub fn write_message(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesM
     out.put_u8(kind);
     body(out);
     let length = out.len() - start;
-    debug_assert!(length <= MAX_LEN, "a message of {length} octets");
+    debug_assert!(length <= MAX_EXTENDED_LEN, "a message of {length} octets");
     // The two octets were written above.
     out[start + 16..start + 18].copy_from_slice(&(length as u16).to_be_bytes());
 }
@@ -139,9 +142,24 @@ mod tests {
         for (kind, length) in
             [(KEEPALIVE, 20), (OPEN, 28), (UPDATE, 22), (NOTIFICATION, 20), (KEEPALIVE, 18), (UPDATE, 4097)]
         {
-            let error = next_message(&mut framed(kind, length, 0)).unwrap_err();
+            let error = next_message(&mut framed(kind, length, 0), MAX_LEN).unwrap_err();
             assert_eq!(error, FramingError::BadLength(length));
             assert_eq!(error.notification(), Notification::new(1, 2, &length.to_be_bytes()));
+        }
+    }
+
+    /// Behaviour 23.
+    #[test]
+    fn an_extended_message_may_be_longer_but_open_and_keepalive_may_not() {
+        for kind in [UPDATE, NOTIFICATION, ROUTE_REFRESH] {
+            let mut whole = framed(kind, 65535, 65535 - HEADER_LEN);
+            assert!(next_message(&mut whole.clone(), MAX_EXTENDED_LEN).unwrap().is_some());
+            let error = next_message(&mut whole, MAX_LEN).unwrap_err();
+            assert_eq!(error, FramingError::BadLength(65535));
+        }
+        for kind in [OPEN, KEEPALIVE] {
+            let error = next_message(&mut framed(kind, 4097, 0), MAX_EXTENDED_LEN).unwrap_err();
+            assert_eq!(error, FramingError::BadLength(4097));
         }
     }
 
@@ -150,8 +168,11 @@ mod tests {
     fn a_broken_marker_and_an_unknown_type_have_their_own_errors() {
         let mut broken = framed(KEEPALIVE, 19, 0);
         broken[7] = 0xfe;
-        assert_eq!(next_message(&mut broken).unwrap_err().notification(), Notification::new(1, 1, &[]));
-        let error = next_message(&mut framed(6, 19, 0)).unwrap_err();
+        assert_eq!(
+            next_message(&mut broken, MAX_LEN).unwrap_err().notification(),
+            Notification::new(1, 1, &[])
+        );
+        let error = next_message(&mut framed(6, 19, 0), MAX_LEN).unwrap_err();
         assert_eq!(error.notification(), Notification::new(1, 3, &[6]));
     }
 
@@ -167,7 +188,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in stream.chunks(cut) {
                 buffer.extend_from_slice(piece);
-                while let Some(Message::Update(body)) = next_message(&mut buffer).unwrap() {
+                while let Some(Message::Update(body)) = next_message(&mut buffer, MAX_LEN).unwrap() {
                     seen.push(body.len());
                 }
             }
@@ -178,7 +199,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_framing_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Some(_)) = next_message(&mut buffer) {}
+            while let Ok(Some(_)) = next_message(&mut buffer, MAX_LEN) {}
         }
     }
 }

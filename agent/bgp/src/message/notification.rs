@@ -222,7 +222,8 @@ mod tests {
     fn what_is_encoded_is_parsed_back() {
         let sent = Notification::new(1, 2, &[0, 5]);
         let mut wire = BytesMut::from(&sent.encode()[..]);
-        let Ok(Some(super::super::Message::Notification(body))) = super::super::next_message(&mut wire)
+        let Ok(Some(super::super::Message::Notification(body))) =
+            super::super::next_message(&mut wire, super::super::MAX_LEN)
         else {
             panic!("not a NOTIFICATION")
         };

@@ -16,6 +16,7 @@ use crate::config::Family;
 mod capability {
     pub const MULTIPROTOCOL: u8 = 1;
     pub const ROUTE_REFRESH: u8 = 2;
+    pub const EXTENDED_MESSAGES: u8 = 6;
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_AS: u8 = 65;
     pub const ENHANCED_REFRESH: u8 = 70;
@@ -42,6 +43,8 @@ pub struct Capabilities {
     pub route_refresh: bool,
     /// RFC 7313.
     pub enhanced_refresh: bool,
+    /// RFC 8654.
+    pub extended_messages: bool,
     pub graceful_restart: Option<GracefulRestartCapability>,
 }
 
@@ -97,6 +100,7 @@ impl Capabilities {
             }
             capability::ROUTE_REFRESH => self.route_refresh = true,
             capability::ENHANCED_REFRESH => self.enhanced_refresh = true,
+            capability::EXTENDED_MESSAGES => self.extended_messages = true,
             capability::FOUR_OCTET_AS => {
                 let parsed: IResult<&[u8], u32> = be_u32.parse(value);
                 if let Ok(([], number)) = parsed {
@@ -133,6 +137,9 @@ impl Capabilities {
         }
         if self.route_refresh {
             out.put_slice(&[capability::ROUTE_REFRESH, 0]);
+        }
+        if self.extended_messages {
+            out.put_slice(&[capability::EXTENDED_MESSAGES, 0]);
         }
         if let Some(restart) = &self.graceful_restart {
             out.put_slice(&[capability::GRACEFUL_RESTART, 2 + 4 * restart.families.len() as u8]);
@@ -255,6 +262,7 @@ mod tests {
                 four_octet_as: Some(64512),
                 route_refresh: true,
                 enhanced_refresh: true,
+                extended_messages: true,
                 graceful_restart: Some(GracefulRestartCapability {
                     restarting: true,
                     restart_time: 120,

@@ -6,7 +6,7 @@ use nom::{
     number::complete::{be_u8, be_u16},
 };
 
-use super::{FramingError, HEADER_LEN, MAX_LEN, ROUTE_REFRESH, notification::Notification, write_message};
+use super::{FramingError, HEADER_LEN, ROUTE_REFRESH, notification::Notification, write_message};
 use crate::config::Family;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,8 @@ impl RouteRefresh {
                 Err(Notification::new(7, 1, &whole))
             }
             _ => {
-                let length = (HEADER_LEN + body.len()).min(MAX_LEN) as u16;
+                // A message was at most as long as its header could say.
+                let length = (HEADER_LEN + body.len()) as u16;
                 Err(FramingError::BadLength(length).notification())
             }
         }

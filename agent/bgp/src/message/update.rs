@@ -9,7 +9,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use manx_net::{Prefix, Prefix4, Prefix6};
 
-use super::{MAX_LEN, UPDATE, write_message};
+use super::{HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, UPDATE, write_message};
 use crate::{
     attr::{
         code, flag,
@@ -246,7 +246,9 @@ pub fn end_of_rib(family: Family) -> Bytes {
 }
 
 /// What is left for prefixes after the fixed parts of an UPDATE.
-const ROOM: usize = MAX_LEN - super::HEADER_LEN - 4;
+const ROOM: usize = MAX_LEN - HEADER_LEN - 4;
+/// The same, with extended messages.
+const EXTENDED_ROOM: usize = MAX_EXTENDED_LEN - HEADER_LEN - 4;
 
 fn put_prefix<P: Nlri>(out: &mut BytesMut, prefix: P) {
     out.put_u8(prefix.length());
@@ -301,23 +303,24 @@ pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32
 
 /// Appends UPDATEs that announce these prefixes with these attributes (without MP_REACH), each as full as it can be,
 /// and returns their number. `None`, and nothing appended, if not even one prefix fits beside the attributes
-/// (behaviour 51).
+/// (behaviour 51). With `extended` there is more room (RFC 8654), and it is used only where the attributes leave no
+/// choice: long messages delay what comes behind them and save nothing.
 pub fn write_announcements<P: Nlri>(
     out: &mut BytesMut,
     mut prefixes: &[P],
     attributes: &[u8],
     next_hop: std::net::IpAddr,
+    extended: bool,
 ) -> Option<u32> {
     let next_hop = match next_hop {
         std::net::IpAddr::V4(_) => None,
         std::net::IpAddr::V6(address) => Some(address.octets()),
     };
     // MP_REACH: four octets of attribute header, five of its own, and the next hop.
-    let room = ROOM.checked_sub(attributes.len() + if next_hop.is_some() { 25 } else { 0 })?;
+    let fixed = attributes.len() + if next_hop.is_some() { 25 } else { 0 };
     let longest = prefixes.iter().map(|&p| wire_len(p)).max()?;
-    if longest > room {
-        return None;
-    }
+    let beside = |room: usize| room.checked_sub(fixed).filter(|&room| longest <= room);
+    let room = beside(ROOM).or_else(|| if extended { beside(EXTENDED_ROOM) } else { None })?;
     let mut messages = 0;
     while !prefixes.is_empty() {
         let (now, later) = prefixes.split_at(fitting(prefixes, room));

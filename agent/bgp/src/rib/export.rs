@@ -29,6 +29,8 @@ pub struct GroupKey {
     pub self_next_hop: Option<IpAddr>,
     pub cluster_id: Ipv4Addr,
     pub four_octet: bool,
+    /// Longer UPDATEs are taken (RFC 8654).
+    pub extended_messages: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +178,7 @@ mod tests {
             self_next_hop: Some("10.0.0.1".parse().unwrap()),
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
             four_octet: true,
+            extended_messages: false,
         }
     }
 

@@ -371,7 +371,13 @@ impl Group {
                 outgoing(bucket.attributes, source(bucket.source), &self.key).and_then(|outgoing| {
                     attributes.clear();
                     encode(&mut attributes, bucket.attributes, &outgoing);
-                    write_announcements(&mut out, &bucket.prefixes, &attributes, outgoing.next_hop)
+                    write_announcements(
+                        &mut out,
+                        &bucket.prefixes,
+                        &attributes,
+                        outgoing.next_hop,
+                        self.key.extended_messages,
+                    )
                 });
             if written.is_some() {
                 close_part(&mut parts, out.len(), Audience::AllBut(bucket.source));
@@ -485,6 +491,7 @@ mod tests {
             self_next_hop: None,
             cluster_id: Ipv4Addr::LOCALHOST,
             four_octet: true,
+            extended_messages: false,
         })
     }
 

@@ -9,7 +9,7 @@ use super::negotiation::Negotiated;
 use crate::{
     Time,
     event::ConnId,
-    message::{FramingError, Message, next_message},
+    message::{FramingError, MAX_EXTENDED_LEN, MAX_LEN, Message, next_message},
     rib::table::PeerSlot,
     view::{Direction, SessionState},
 };
@@ -93,7 +93,8 @@ impl Connection {
     }
 
     pub fn next_message(&mut self) -> Result<Option<Message>, FramingError> {
-        let message = next_message(&mut self.input)?;
+        let extended = self.negotiated.as_ref().is_some_and(|negotiated| negotiated.extended_messages);
+        let message = next_message(&mut self.input, if extended { MAX_EXTENDED_LEN } else { MAX_LEN })?;
         if message.is_none() && self.input.is_empty() {
             // An idle session keeps no buffer.
             self.input = BytesMut::new();

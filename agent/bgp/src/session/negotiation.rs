@@ -62,6 +62,7 @@ impl Ours {
                 four_octet_as: Some(self.local_as.get()),
                 route_refresh: true,
                 enhanced_refresh: true,
+                extended_messages: true,
                 graceful_restart: self.restart_time.map(|restart_time| GracefulRestartCapability {
                     restarting,
                     restart_time,
@@ -104,6 +105,7 @@ impl Ours {
             four_octet: capabilities.four_octet_as.is_some(),
             route_refresh: capabilities.route_refresh,
             enhanced_refresh: capabilities.enhanced_refresh,
+            extended_messages: capabilities.extended_messages,
             restart: if self.restart_time.is_some() { capabilities.graceful_restart.clone() } else { None },
             remote_id: theirs.identifier,
         })
@@ -119,6 +121,7 @@ pub struct Negotiated {
     pub four_octet: bool,
     pub route_refresh: bool,
     pub enhanced_refresh: bool,
+    pub extended_messages: bool,
     /// The peer's, if both announced it.
     pub restart: Option<GracefulRestartCapability>,
     pub remote_id: Ipv4Addr,
@@ -154,6 +157,7 @@ impl Negotiated {
             four_octet_as: self.four_octet,
             route_refresh: self.route_refresh,
             enhanced_refresh: self.enhanced_refresh,
+            extended_messages: self.extended_messages,
             graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
                 restarting: restart.restarting,
                 restart_time: restart.restart_time,

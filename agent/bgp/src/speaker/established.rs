@@ -96,6 +96,7 @@ impl Speaker {
                 self_next_hop: self_next_hop(&self.config, local, family),
                 cluster_id,
                 four_octet: negotiated.four_octet,
+                extended_messages: negotiated.extended_messages,
             })
             .collect();
         for key in keys {

@@ -18,7 +18,8 @@ use crate::{
         parse::Reading,
     },
     message::{
-        Message, next_message,
+        MAX_EXTENDED_LEN, Message, next_message,
+        open::Capabilities,
         update::{Prefixes, Update},
     },
     view::Export,
@@ -156,6 +157,18 @@ impl Star {
     }
 
     fn join(&mut self, n: u8) -> ConnId {
+        self.join_with(n, |_| ())
+    }
+
+    /// The session of a client that says something else in its OPEN.
+    fn rejoin(&mut self, n: u8, change: impl FnOnce(&mut Capabilities)) {
+        let conn = self.conns[usize::from(n)];
+        self.speaker.handle(Event::Closed { conn, reason: "gone".into() }, self.now);
+        self.conns[usize::from(n)] = self.join_with(n, change);
+        self.take(n, usize::MAX);
+    }
+
+    fn join_with(&mut self, n: u8, change: impl FnOnce(&mut Capabilities)) -> ConnId {
         let address = |last: u8| std::net::SocketAddr::new(ip(&format!("10.0.0.{last}")), 179);
         let conn = self.speaker.accept(address(1), address(n + 2), self.now).unwrap();
         let mut open = their_open(&config(64512));
@@ -163,6 +176,7 @@ impl Star {
         let number = self.speaker.config().peers[usize::from(n)].remote_as;
         open.my_as = number.get() as u16;
         open.capabilities.four_octet_as = Some(number.get());
+        change(&mut open.capabilities);
         self.speaker.handle(Event::Received { conn, bytes: open.encode() }, self.now);
         self.speaker.handle(Event::Received { conn, bytes: crate::message::keepalive() }, self.now);
         self.drain();
@@ -201,7 +215,7 @@ impl Star {
             left = left.saturating_sub(octets);
         }
         let mut stream = bytes::BytesMut::from(&out.concat()[..]);
-        std::iter::from_fn(|| next_message(&mut stream).unwrap()).collect()
+        std::iter::from_fn(|| next_message(&mut stream, MAX_EXTENDED_LEN).unwrap()).collect()
     }
 }
 
@@ -370,10 +384,11 @@ fn a_two_octet_peer_in_another_as_gets_as_trans_and_the_as4_attributes() {
     assert_eq!(body[4 + expected.len()..], [16, 10, 1]);
 }
 
-/// Behaviour 51.
+/// Behaviours 23 and 51.
 #[test]
-fn attributes_too_large_for_a_message_withdraw_the_route_and_say_so() {
-    let mut star = Star::new(2, false);
+fn attributes_too_large_for_a_peers_messages_withdraw_the_route_there_and_say_so() {
+    let mut star = Star::new(3, false);
+    star.rejoin(1, |capabilities| capabilities.extended_messages = false);
     star.give(0, update(&[], &marked(1), &["10.1.0.0/16"]));
     let mut state = BTreeMap::new();
     apply(&mut state, &star.take(1, usize::MAX));
@@ -383,8 +398,43 @@ fn attributes_too_large_for_a_message_withdraw_the_route_and_say_so() {
     star.give(0, update(&[], &large, &["10.1.0.0/16"]));
     apply(&mut state, &star.take(1, usize::MAX));
     assert!(state.is_empty());
-    let view = star.speaker.explain(prefix("10.1.0.0/16")).unwrap();
-    assert_eq!(view.sent[1].export, Export::TooLong);
+    let exports = |star: &Star| {
+        let sent = star.speaker.explain(prefix("10.1.0.0/16")).unwrap().sent;
+        (sent[1].export, sent[2].export)
+    };
+    let mut extended = BTreeMap::new();
+    apply(&mut extended, &star.take(2, usize::MAX));
+    assert_eq!((extended.len(), exports(&star)), (1, (Export::TooLong, Export::Sent)));
+    // As long as a message can be; the reflected form is just one octet beyond what fits.
+    let most = MAX_EXTENDED_LEN - 23 - 3 - mandatory(&[]).concat().len() - 4;
+    for (octets, expected) in [(most - 7 - 14, Export::Sent), (most - 7 - 14 + 1, Export::TooLong)] {
+        let huge = with(mandatory(&[]), attribute(OPTIONAL | TRANSITIVE, 99, &vec![7; octets]));
+        star.give(0, update(&[], &huge, &["10.1.0.0/16"]));
+        let longest = star.take(2, usize::MAX).iter().map(length).max().unwrap();
+        assert_eq!(exports(&star).1, expected);
+        assert!(expected != Export::Sent || longest == MAX_EXTENDED_LEN, "{longest}");
+    }
+}
+
+fn length(message: &Message) -> usize {
+    let Message::Update(body) = message else { panic!("{message:?}") };
+    crate::message::HEADER_LEN + body.len()
+}
+
+/// Behaviours 23 and 52.
+#[test]
+fn an_extended_session_still_gets_messages_of_ordinary_size() {
+    let mut star = Star::new(2, false);
+    let mut prefixes = Vec::new();
+    for n in 0..3000u16 {
+        prefixes.extend([24, 10, (n >> 8) as u8, n as u8]);
+    }
+    for part in prefixes.chunks(4000) {
+        star.give(0, super::script::raw_update(&[], &marked(1).concat(), part));
+    }
+    let sent = star.take(1, usize::MAX);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|message| length(message) <= crate::message::MAX_LEN));
 }
 
 #[test]

@@ -9,7 +9,10 @@ use super::network::{asn, ip};
 use crate::{
     Config, ConnId, Event, ExportRule, Output, PeerConfig, SessionEvent, Speaker, Time, Warning,
     attr::flag,
-    message::{Message, keepalive, next_message, notification::Notification, open::Open, write_message},
+    message::{
+        MAX_EXTENDED_LEN, Message, keepalive, next_message, notification::Notification, open::Open,
+        write_message,
+    },
     session::negotiation::Ours,
     view::{PeerView, PrefixView, SessionState},
 };
@@ -134,7 +137,7 @@ impl Script {
         let mut out = Vec::new();
         while self.speaker.transmit(conn, 65536, &mut out, self.now) > 0 {}
         let mut stream = BytesMut::from(&out.concat()[..]);
-        let messages = std::iter::from_fn(|| next_message(&mut stream).unwrap()).collect();
+        let messages = std::iter::from_fn(|| next_message(&mut stream, MAX_EXTENDED_LEN).unwrap()).collect();
         assert!(stream.is_empty());
         messages
     }

@@ -504,3 +504,21 @@ fn a_peer_that_keeps_talking_but_takes_nothing_is_given_up_after_the_send_hold_t
     talk(&mut script, 5000, false);
     assert_eq!(script.state(), SessionState::Established);
 }
+
+/// Behaviour 23.
+#[test]
+fn an_update_of_4097_octets_takes_both_sides_capability() {
+    for (extended, expected) in [(true, SessionState::Established), (false, SessionState::Idle)] {
+        let mut open = their_open(&config(64512));
+        open.capabilities.extended_messages = extended;
+        let mut script = Script::established_with(config(64512), &open);
+        // Withdrawals of one prefix over and over, and of the default route.
+        let bytes = raw_update(&[[24, 10, 1, 2].repeat(1018), vec![0, 0]].concat(), &[], &[]);
+        assert_eq!(bytes.len(), 4097);
+        script.give(&bytes);
+        assert_eq!(script.state(), expected);
+        if !extended {
+            assert_eq!(script.notification(), (1, 2, vec![0x10, 1]));
+        }
+    }
+}
