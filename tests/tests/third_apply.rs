@@ -56,6 +56,9 @@ fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Re
     let middle = millis.get(millis.len() / 2).context("no run at all")?;
     println!("third apply, ms, {runs} runs: {millis:?}; median {middle}, longest {:?}", millis.last());
     // The promise is kept by the long run; a short one beside other tests measures the scheduler.
-    ensure!(bound.is_none_or(|bound| millis.iter().all(|took| *took < bound)), "over {bound:?} ms: {millis:?}");
+    ensure!(
+        bound.is_none_or(|bound| millis.iter().all(|took| *took < bound)),
+        "over {bound:?} ms: {millis:?}"
+    );
     Ok(())
 }
