@@ -33,6 +33,11 @@ pub struct Config {
     /// Own prefixes, announced to every peer. Of two with one prefix the first counts.
     pub originated: Vec<Originated>,
     pub export: ExportRule,
+    /// Nothing passes to or from an eBGP peer that has no rules for the direction (RFC 8212). Off by default.
+    pub ebgp_requires_policy: bool,
+    /// This node is about to leave: what it announces carries GRACEFUL_SHUTDOWN, and LOCAL_PREF 0 within the AS
+    /// (RFC 8326 §4), so that everybody who has another way takes it.
+    pub graceful_shutdown: bool,
     /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
     pub seed: u64,
 }
@@ -51,6 +56,8 @@ impl Config {
             peers: Vec::new(),
             originated: Vec::new(),
             export: ExportRule::default(),
+            ebgp_requires_policy: false,
+            graceful_shutdown: false,
             seed: 0,
         }
     }
@@ -140,6 +147,9 @@ pub struct PeerConfig {
     pub allow_local_as: u8,
     /// What of the peer's routes comes in. A route that no rule matches does.
     pub import: PeerRules,
+    /// What goes out to the peer, own routes included. What a rule accepts goes out whatever [`ExportRule`] says of
+    /// it; a route that no rule matches is left to that.
+    pub export: PeerRules,
     /// Within these prefixes a host route with BLACKHOLE (RFC 7999) is a blackhole; elsewhere the community
     /// means nothing.
     pub blackholes: Vec<Prefix>,
@@ -164,6 +174,7 @@ impl PeerConfig {
             restart_time: None,
             allow_local_as: 0,
             import: PeerRules::default(),
+            export: PeerRules::default(),
             blackholes: Vec::new(),
         }
     }

@@ -283,6 +283,8 @@ pub struct PrefixView {
 pub struct SentView {
     pub peer: PeerKey,
     pub export: Export,
+    /// The rule that let it out or refused it, if one decided.
+    pub rule: Option<RuleName>,
 }
 
 /// Whether the best path goes to a peer.
@@ -306,8 +308,10 @@ pub enum Export {
     NoTransit,
     /// Community NO_ADVERTISE.
     NoAdvertise,
-    /// Community NO_EXPORT or NO_EXPORT_SUBCONFED, to another AS.
+    /// Community NO_EXPORT or NO_EXPORT_SUBCONFED, to another AS; BLACKHOLE of another's route (RFC 7999 §3.2).
     NoExport,
+    /// A rule of the peer's; its name is in [`SentView::rule`].
+    Filter,
     /// We have no address of this family to announce as next hop.
     NoNextHop,
     /// Its attributes do not fit into one message.

@@ -3,6 +3,7 @@
 //! group.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
@@ -16,6 +17,7 @@ use crate::{
         encode::{Outgoing, OutgoingKind},
     },
     config::{ExportRule, Family, NextHopMode, WellKnown},
+    policy::{Candidate, Change, Community, Rules, Verdict, changed},
     view::Export,
 };
 
@@ -31,6 +33,42 @@ pub struct GroupKey {
     pub four_octet: bool,
     /// Longer UPDATEs are taken (RFC 8654).
     pub extended_messages: bool,
+    pub rules: ExportRules,
+}
+
+/// What the peers' rules let out, and how it is changed on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExportRules {
+    pub rules: Rules,
+    pub graceful_shutdown: bool,
+}
+
+impl ExportRules {
+    /// `learned`: not our own route. What a rule sees is the route as it is here, before anything that the session's
+    /// kind does to it.
+    pub fn judge(
+        &self,
+        prefix: Prefix,
+        attributes: &Attributes,
+        learned: bool,
+        kind: PeerKind,
+    ) -> Verdict<'_> {
+        if self.rules.is_empty() {
+            return Verdict::Fallthrough;
+        }
+        let peer_type = kind.peer_type();
+        self.rules.judge(&Candidate { prefix, attributes, learned, peer_type, interface: None })
+    }
+
+    /// The set with which a route leaves that these changes are for.
+    pub fn changed<'a>(&self, attributes: &'a Attributes, changes: &[Change]) -> Cow<'a, Attributes> {
+        let mut set = changed(attributes, changes);
+        if self.graceful_shutdown {
+            let community = Change::AddCommunity(Community::Standard(WellKnown::GRACEFUL_SHUTDOWN));
+            set = Cow::Owned(changed(&set, &[community, Change::SetLocalPref(0)]).into_owned());
+        }
+        set
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,27 +119,37 @@ impl Policy {
 }
 
 /// May this best path go to this group? `source` is `None` for an own route, `policy` what [`Policy::judge`] says.
-pub fn verdict(path: &Path, source: Option<Source>, policy: Export, key: &GroupKey) -> Export {
+pub fn verdict(
+    prefix: Prefix,
+    path: &Path,
+    source: Option<Source>,
+    policy: Export,
+    key: &GroupKey,
+) -> Export {
     let attributes = &*path.attributes;
     if attributes.has_community(WellKnown::NO_ADVERTISE) {
         return Export::NoAdvertise;
     }
     if matches!(key.kind, PeerKind::Ebgp { .. })
         && (attributes.has_community(WellKnown::NO_EXPORT)
-            || attributes.has_community(WellKnown::NO_EXPORT_SUBCONFED))
+            || attributes.has_community(WellKnown::NO_EXPORT_SUBCONFED)
+            || (source.is_some() && attributes.has_community(WellKnown::BLACKHOLE)))
     {
         return Export::NoExport;
     }
-    if let Some(source) = source {
-        if let (PeerKind::Ibgp { client: from }, PeerKind::Ibgp { client: to }) = (source.kind, key.kind)
-            && !from
-            && !to
-        {
-            return Export::NotReflected;
-        }
-        if policy != Export::Sent {
-            return policy;
-        }
+    if let Some(source) = source
+        && let (PeerKind::Ibgp { client: from }, PeerKind::Ibgp { client: to }) = (source.kind, key.kind)
+        && !from
+        && !to
+    {
+        return Export::NotReflected;
+    }
+    // The peer's rules come first, as Calico's filters do; a route that they leave open is the built-in ones'.
+    match key.rules.judge(prefix, attributes, source.is_some(), key.kind) {
+        Verdict::Reject(_) => return Export::Filter,
+        Verdict::Accept(..) => {}
+        Verdict::Fallthrough if source.is_some() && policy != Export::Sent => return policy,
+        Verdict::Fallthrough => {}
     }
     if next_hop(attributes, path.peer == OWN, key).is_none() { Export::NoNextHop } else { Export::Sent }
 }
@@ -136,11 +184,19 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
 }
 
 /// Do both sets, from one source, leave as the same bytes (behaviour 48)?
-pub fn leaves_alike(a: &Attributes, b: &Attributes, source: Option<Source>, key: &GroupKey) -> bool {
+pub fn leaves_alike(
+    prefix: Prefix,
+    a: &Attributes,
+    b: &Attributes,
+    source: Option<Source>,
+    key: &GroupKey,
+) -> bool {
+    let changes = |x| key.rules.judge(prefix, x, source.is_some(), key.kind).changes();
     let outside = |x: &Attributes| outgoing(x, source, key);
     let inside = |x: &Attributes| (x.med, x.local_pref(), x.originator_id);
     let ebgp = matches!(key.kind, PeerKind::Ebgp { .. });
-    outside(a) == outside(b)
+    changes(a) == changes(b)
+        && outside(a) == outside(b)
         && a.origin == b.origin
         && a.as_path == b.as_path
         && a.atomic_aggregate == b.atomic_aggregate
@@ -163,6 +219,10 @@ mod tests {
         rib::table::{NO_NEXT_HOP, PackedStanding},
     };
 
+    fn prefix() -> Prefix {
+        "172.16.0.0/26".parse().unwrap()
+    }
+
     const CLIENT: PeerKind = PeerKind::Ibgp { client: true };
     const PLAIN: PeerKind = PeerKind::Ibgp { client: false };
 
@@ -179,6 +239,7 @@ mod tests {
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
             four_octet: true,
             extended_messages: false,
+            rules: ExportRules::default(),
         }
     }
 
@@ -213,7 +274,7 @@ mod tests {
             (ebgp(), ebgp(), Export::Sent),
         ] {
             let key = key(target, NextHopMode::Auto);
-            assert_eq!(verdict(&path(&[], 0), from(source), Export::Sent, &key), expected);
+            assert_eq!(verdict(prefix(), &path(&[], 0), from(source), Export::Sent, &key), expected);
         }
     }
 
@@ -227,10 +288,23 @@ mod tests {
         ] {
             for (peer, source) in [(OWN, None), (0, from(CLIENT))] {
                 let path = path(&[5, community], peer);
-                let judge = |kind| verdict(&path, source, Export::Sent, &key(kind, NextHopMode::Auto));
+                let judge =
+                    |kind| verdict(prefix(), &path, source, Export::Sent, &key(kind, NextHopMode::Auto));
                 assert_eq!((judge(CLIENT), judge(ebgp())), (within, beyond));
             }
         }
+    }
+
+    /// RFC 7999 §3.2: a neighbour asks us, not our neighbours; what we ask of ours is our own route.
+    #[test]
+    fn a_learned_blackhole_stays_within_the_as_and_an_own_one_goes_out() {
+        let judge = |peer, source, kind| {
+            let path = path(&[WellKnown::BLACKHOLE], peer);
+            verdict(prefix(), &path, source, Export::Sent, &key(kind, NextHopMode::Auto))
+        };
+        assert_eq!(judge(0, from(CLIENT), CLIENT), Export::Sent);
+        assert_eq!(judge(0, from(ebgp()), ebgp()), Export::NoExport);
+        assert_eq!(judge(OWN, None, ebgp()), Export::Sent);
     }
 
     #[test]
@@ -271,6 +345,6 @@ mod tests {
         }
         let mut nowhere = key(ebgp(), NextHopMode::Auto);
         nowhere.self_next_hop = None;
-        assert_eq!(verdict(&path(&[], 0), from(CLIENT), Export::Sent, &nowhere), Export::NoNextHop);
+        assert_eq!(verdict(prefix(), &path(&[], 0), from(CLIENT), Export::Sent, &nowhere), Export::NoNextHop);
     }
 }

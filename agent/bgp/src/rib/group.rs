@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ptr,
     sync::Arc,
 };
 
@@ -12,11 +13,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     export::{GroupKey, Source, outgoing},
-    table::{PeerSlot, RouteId, Table},
+    table::{OWN, PeerSlot, RouteId, Table},
 };
 use crate::{
     attr::{Attributes, encode::encode},
     message::update::{Nlri, write_announcements, write_withdrawals},
+    policy::Change,
     view::Export,
 };
 
@@ -348,13 +350,23 @@ impl Group {
         table: &Table<P>,
         source: impl Fn(PeerSlot) -> Option<Source>,
     ) -> Batch {
+        let rules = self.key.rules.clone();
         let mut sorted = Sorted { withdrawn: gone, ..Sorted::default() };
         for &id in ids {
             let Some(route) = table.get(id) else { continue };
             let state = self.state.get(id as usize).copied().unwrap_or(UNSEEN);
             match (state.export, route.best()) {
                 (Some(Export::Sent), Some(best)) => {
-                    sorted.announce(id, route.prefix, &best.attributes, best.peer, state.displaced);
+                    let (set, learned) = (&best.attributes, best.peer != OWN);
+                    let verdict = rules.judge(route.prefix.into(), set, learned, self.key.kind);
+                    // What the rules refuse is not sent even while the verdicts of earlier ones still stand.
+                    let Some(changes) = verdict.changes() else {
+                        sorted.withdrawn.push(route.prefix);
+                        continue;
+                    };
+                    let displaced = state.displaced;
+                    let form = Form { attributes: set, changes, source: best.peer, displaced };
+                    sorted.announce(id, route.prefix, form);
                 }
                 _ => sorted.withdrawn.push(route.prefix),
             }
@@ -367,23 +379,24 @@ impl Group {
         let mut attributes = BytesMut::new();
         let mut too_long = Vec::new();
         for bucket in sorted.buckets() {
-            let written =
-                outgoing(bucket.attributes, source(bucket.source), &self.key).and_then(|outgoing| {
-                    attributes.clear();
-                    encode(&mut attributes, bucket.attributes, &outgoing);
-                    write_announcements(
-                        &mut out,
-                        &bucket.prefixes,
-                        &attributes,
-                        outgoing.next_hop,
-                        self.key.extended_messages,
-                    )
-                });
+            let form = bucket.form;
+            let set = rules.changed(form.attributes, form.changes);
+            let written = outgoing(&set, source(form.source), &self.key).and_then(|outgoing| {
+                attributes.clear();
+                encode(&mut attributes, &set, &outgoing);
+                write_announcements(
+                    &mut out,
+                    &bucket.prefixes,
+                    &attributes,
+                    outgoing.next_hop,
+                    self.key.extended_messages,
+                )
+            });
             if written.is_some() {
-                close_part(&mut parts, out.len(), Audience::AllBut(bucket.source));
-                if bucket.displaced {
+                close_part(&mut parts, out.len(), Audience::AllBut(form.source));
+                if form.displaced {
                     write_withdrawals(&mut out, &bucket.prefixes);
-                    close_part(&mut parts, out.len(), Audience::Only(bucket.source));
+                    close_part(&mut parts, out.len(), Audience::Only(form.source));
                 }
             } else {
                 // Behaviour 51.
@@ -409,48 +422,57 @@ fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience
     }
 }
 
+/// All on which the attributes depend with which a route leaves.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    attributes: &'a Arc<Attributes>,
+    /// What a rule changes; a slice of that rule, so that two of one place are the same.
+    changes: &'a [Change],
+    source: PeerSlot,
+    displaced: bool,
+}
+
+/// Equal for forms that are the same.
+type FormIdentity = (*const Attributes, *const Change, PeerSlot, bool);
+
+impl Form<'_> {
+    fn identity(&self) -> FormIdentity {
+        // Empty slices may lie anywhere.
+        let changes = if self.changes.is_empty() { ptr::null() } else { self.changes.as_ptr() };
+        (Arc::as_ptr(self.attributes), changes, self.source, self.displaced)
+    }
+}
+
 /// Routes sorted by what goes into one UPDATE.
 struct Sorted<'a, P> {
     withdrawn: Vec<P>,
-    keys: Vec<(&'a Arc<Attributes>, PeerSlot, bool)>,
-    index: HashMap<(usize, PeerSlot, bool), u32>,
+    forms: Vec<Form<'a>>,
+    index: HashMap<FormIdentity, u32>,
     announced: Vec<(u32, RouteId, P)>,
 }
 
 struct Bucket<'a, P> {
-    attributes: &'a Attributes,
-    source: PeerSlot,
-    displaced: bool,
+    form: Form<'a>,
     ids: Vec<RouteId>,
     prefixes: Vec<P>,
 }
 
 impl<P> Default for Sorted<'_, P> {
     fn default() -> Self {
-        Sorted { withdrawn: Vec::new(), keys: Vec::new(), index: HashMap::new(), announced: Vec::new() }
+        Sorted { withdrawn: Vec::new(), forms: Vec::new(), index: HashMap::new(), announced: Vec::new() }
     }
 }
 
 impl<'a, P: Nlri> Sorted<'a, P> {
-    fn announce(
-        &mut self,
-        id: RouteId,
-        prefix: P,
-        attributes: &'a Arc<Attributes>,
-        source: PeerSlot,
-        displaced: bool,
-    ) {
+    fn announce(&mut self, id: RouteId, prefix: P, form: Form<'a>) {
+        let identity = form.identity();
         let last = self.announced.last().map(|&(bucket, ..)| bucket);
-        let same = last.filter(|&bucket| {
-            // Numbers of buckets are indices of `keys`.
-            let (held, from, flag) = self.keys[bucket as usize];
-            Arc::ptr_eq(held, attributes) && from == source && flag == displaced
-        });
+        // Numbers of buckets are indices of `forms`.
+        let same = last.filter(|&bucket| self.forms[bucket as usize].identity() == identity);
         let bucket = same.unwrap_or_else(|| {
-            let key = (Arc::as_ptr(attributes) as usize, source, displaced);
-            *self.index.entry(key).or_insert_with(|| {
-                self.keys.push((attributes, source, displaced));
-                (self.keys.len() - 1) as u32
+            *self.index.entry(identity).or_insert_with(|| {
+                self.forms.push(form);
+                (self.forms.len() - 1) as u32
             })
         });
         self.announced.push((bucket, id, prefix));
@@ -462,13 +484,13 @@ impl<'a, P: Nlri> Sorted<'a, P> {
         let mut rest = self.announced.into_iter().peekable();
         std::iter::from_fn(move || {
             let (bucket, id, prefix) = rest.next()?;
-            let (attributes, source, displaced) = self.keys[bucket as usize];
+            let form = self.forms[bucket as usize];
             let (mut ids, mut prefixes) = (vec![id], vec![prefix]);
             while let Some((_, id, prefix)) = rest.next_if(|&(next, ..)| next == bucket) {
                 ids.push(id);
                 prefixes.push(prefix);
             }
-            Some(Bucket { attributes, source, displaced, ids, prefixes })
+            Some(Bucket { form, ids, prefixes })
         })
     }
 }
@@ -480,7 +502,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Family, NextHopMode},
-        rib::export::PeerKind,
+        rib::export::{ExportRules, PeerKind},
     };
 
     fn group() -> Group {
@@ -492,6 +514,7 @@ mod tests {
             cluster_id: Ipv4Addr::LOCALHOST,
             four_octet: true,
             extended_messages: false,
+            rules: ExportRules::default(),
         })
     }
 

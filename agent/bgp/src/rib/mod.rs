@@ -460,7 +460,13 @@ impl Rib {
                     if export == Export::Sent
                         && group.export(id) == Some(Export::Sent)
                         && route.best().is_some_and(|best| {
-                            leaves_alike(old, &best.attributes, source(&self.peers, slot), &group.key)
+                            leaves_alike(
+                                route.prefix.into(),
+                                old,
+                                &best.attributes,
+                                source(&self.peers, slot),
+                                &group.key,
+                            )
                         }) =>
                 {
                     false
@@ -551,7 +557,7 @@ fn source(peers: &[Option<RibPeer>], slot: PeerSlot) -> Option<Source> {
 }
 
 /// The verdict on a route for a group, and from whom the best path came.
-fn judged<P>(
+fn judged<P: Nlri>(
     route: &Route<P>,
     peers: &[Option<RibPeer>],
     policy: Export,
@@ -559,6 +565,6 @@ fn judged<P>(
 ) -> (Export, PeerSlot) {
     match route.best() {
         None => (Export::NoRoute, OWN),
-        Some(best) => (verdict(best, source(peers, best.peer), policy, key), best.peer),
+        Some(best) => (verdict(route.prefix.into(), best, source(peers, best.peer), policy, key), best.peer),
     }
 }

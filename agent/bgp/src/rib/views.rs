@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::{Family, PeerKey},
     message::update::Nlri,
+    policy::RuleName,
     view::{Export, PathView, PrefixView, RouteView, SentView},
 };
 
@@ -61,7 +62,10 @@ impl Rib {
             let paths = route.paths.iter().map(|path| self.path_view(P::FAMILY, prefix, path)).collect();
             let sent = sessions
                 .iter()
-                .map(|&(slot, peer)| SentView { peer, export: self.export_to(slot, P::FAMILY, id, route) })
+                .map(|&(slot, peer)| {
+                    let export = self.export_to(slot, P::FAMILY, id, route);
+                    SentView { peer, export, rule: self.export_rule(slot, P::FAMILY, export, route) }
+                })
                 .collect();
             Some(PrefixView { prefix, paths, sent })
         })
@@ -85,6 +89,24 @@ impl Rib {
             }
             Some(export) => export,
         }
+    }
+
+    /// The rule behind a verdict; none where no rule had a word in it.
+    fn export_rule<P: Nlri>(
+        &self,
+        slot: PeerSlot,
+        family: Family,
+        export: Export,
+        route: &Route<P>,
+    ) -> Option<RuleName> {
+        if !matches!(export, Export::Sent | Export::Queued | Export::Filter) {
+            return None;
+        }
+        let member = self.peer(slot)?.members[family].as_ref()?;
+        let key = &self.groups.get(member.group)?.as_ref()?.key;
+        let best = route.best()?;
+        let learned = best.peer != OWN;
+        key.rules.judge(route.prefix.into(), &best.attributes, learned, key.kind).rule().cloned()
     }
 
     /// Sizes that must return to where they began: routes, attribute sets, next hops.

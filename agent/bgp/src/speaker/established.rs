@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::Speaker;
+use super::{Speaker, rules::export_of};
 use crate::{
     ConnId, PeerKey, Time,
     config::{Config, Family, PerFamily},
@@ -97,6 +97,7 @@ impl Speaker {
                 cluster_id,
                 four_octet: negotiated.four_octet,
                 extended_messages: negotiated.extended_messages,
+                rules: export_of(&self.config, &peer.config, &peer.ours, family),
             })
             .collect();
         for key in keys {

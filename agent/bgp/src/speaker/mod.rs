@@ -7,6 +7,7 @@ mod established;
 mod handshake;
 mod ingest;
 mod reconfigure;
+mod rules;
 mod views;
 
 use std::{

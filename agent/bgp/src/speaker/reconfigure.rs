@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Speaker, established::kind_of};
+use super::{Speaker, established::kind_of, rules::import_of};
 use crate::{
     Config, PeerConfig, PeerKey, Time,
     config::{Dial, ExportRule, PerFamily},
     message::notification::cease,
-    rib::{export::Policy, import::Import, table::PeerSlot},
+    rib::{export::Policy, table::PeerSlot},
     session::{
         negotiation::Ours,
         peer::{GRACE, Peer},
@@ -66,7 +66,7 @@ impl Speaker {
         let mut peer = Peer::new(0, config, ours, now);
         let slot = self.rib.add_peer(key, kind_of(&peer));
         peer.slot = slot;
-        let import = import_of(&peer.config);
+        let import = import_of(&self.config, &peer);
         self.rib.set_import(slot, import);
         let at = usize::from(slot);
         if self.peers.len() <= at {
@@ -132,7 +132,7 @@ impl Speaker {
             self.timers.clear(Timer::Dial(slot));
         }
         self.rib.set_kind(slot, kind);
-        if let Some(import) = self.peer_at(slot).map(|peer| import_of(&peer.config)) {
+        if let Some(import) = self.peer_at(slot).map(|peer| import_of(&self.config, peer)) {
             self.rib.set_import(slot, import);
         }
         self.join_groups(slot);
@@ -150,10 +150,6 @@ impl Speaker {
             }
         }
     }
-}
-
-fn import_of(peer: &PeerConfig) -> Import {
-    Import { rules: peer.import.clone(), blackholes: peer.blackholes.clone() }
 }
 
 /// All but what is originated and what may be passed on.

@@ -9,10 +9,10 @@ use super::{
     script::{Script, attribute, config, mandatory, update, with},
 };
 use crate::{
-    Config, Event, ExportRule, Originated, Output, PeerKey, WellKnown,
+    Config, Event, ExportRule, Originated, Output, PeerKey, PoolRule, WellKnown,
     attr::flag::{OPTIONAL, TRANSITIVE},
-    policy::{Action, Change, Match, Operator, PeerRules, PrefixMatch, Rule, RuleName, Rules},
-    view::{LostAt, PathView, RefusedBy, Standing},
+    policy::{Action, Change, Community, Match, Operator, PeerRules, PrefixMatch, Rule, RuleName, Rules},
+    view::{Export, LostAt, PathView, RefusedBy, SentView, Standing},
 };
 
 fn within(text: &str) -> Match {
@@ -240,4 +240,134 @@ fn a_rules_preference_decides_the_best_path() {
     let paths = network.speaker(1).explain(prefix("172.16.0.0/24")).unwrap().paths;
     expect(&paths[0], Standing::Best, None);
     expect(&paths[1], Standing::Lost(LostAt::LocalPref), Some("worse"));
+}
+
+/// Node 1 and its peer node 2, each in an AS of its own or both in one; the first originates these.
+fn pair(numbers: [u32; 2], originated: &[&str]) -> (Network, [Config; 2]) {
+    let mut network = Network::new(6);
+    let configs = [1u8, 2].map(|n| {
+        network.add(&format!("10.0.0.{n}"));
+        let own = usize::from(n - 1);
+        let mut config = Config::new(asn(numbers[own]), Ipv4Addr::new(10, 0, 0, n));
+        let mut peer = peer(&format!("10.0.0.{}", 3 - n), numbers[1 - own]);
+        peer.dial = if n == 1 { crate::Dial::First } else { crate::Dial::Never };
+        config.peers.push(peer);
+        config
+    });
+    let mut configs = configs;
+    configs[0].originated =
+        originated.iter().map(|own| Originated { prefix: prefix(own), communities: Vec::new() }).collect();
+    (network, configs)
+}
+
+fn start(network: &mut Network, configs: &[Config]) {
+    for (node, config) in configs.iter().enumerate() {
+        network.start(node, config.clone());
+    }
+    network.run(secs(30));
+}
+
+fn sent(network: &mut Network, node: usize, of: &str, to: u8) -> (Export, Option<RuleName>) {
+    let view = network.speaker(node).explain(prefix(of)).expect("the node has it");
+    let SentView { export, rule, .. } = view.sent.into_iter().find(|sent| sent.peer == key(to)).unwrap();
+    (export, rule)
+}
+
+fn received(network: &mut Network, node: usize, of: &str) -> Option<PathView> {
+    network.speaker(node).explain(prefix(of)).map(|mut view| view.paths.remove(0))
+}
+
+#[test]
+fn rules_of_a_peer_decide_on_what_goes_out_own_routes_included_and_change_it() {
+    let own = ["172.16.1.0/26", "172.16.2.0/26", "172.16.3.0/26"];
+    let (mut network, mut configs) = pair([65001, 65002], &own);
+    let changes = [
+        Change::Prepend([asn(65009), asn(65008)].into()),
+        Change::AddCommunity(Community::Standard(65001 << 16 | 7)),
+        Change::AddCommunity(Community::Large([1, 2, 3])),
+    ];
+    configs[0].peers[0].export = rules(&[
+        ("kept", within("172.16.1.0/24"), Action::Reject),
+        ("marked", within("172.16.2.0/24"), accept(&changes)),
+    ]);
+    start(&mut network, &configs);
+    assert_eq!(sent(&mut network, 0, own[0], 2), (Export::Filter, Some(RuleName::new("kept"))));
+    assert_eq!(sent(&mut network, 0, own[1], 2), (Export::Sent, Some(RuleName::new("marked"))));
+    assert_eq!(sent(&mut network, 0, own[2], 2), (Export::Sent, None));
+    assert_eq!(received(&mut network, 1, own[0]), None);
+    let marked = received(&mut network, 1, own[1]).unwrap().attributes;
+    // Our own number comes last, in front.
+    assert_eq!(marked.as_path, "65001 65009 65008");
+    assert_eq!(
+        (marked.communities, marked.large_communities),
+        (vec!["65001:7".into()], vec!["1:2:3".into()])
+    );
+    let plain = received(&mut network, 1, own[2]).unwrap().attributes;
+    assert_eq!((plain.as_path.as_str(), plain.communities.len()), ("65001", 0));
+    // Nothing of it stays with us.
+    let here = received(&mut network, 0, own[1]).unwrap().attributes;
+    assert_eq!((here.as_path.as_str(), here.communities.len()), ("", 0));
+}
+
+#[test]
+fn what_a_rule_accepts_leaves_though_no_pool_holds_it_and_the_source_can_be_asked_for() {
+    let (mut network, mut configs) = star(3);
+    configs[0].originated = ["192.0.2.0/24", "198.51.100.0/24", "172.16.1.0/26"]
+        .map(|own| Originated { prefix: prefix(own), communities: Vec::new() })
+        .into();
+    configs[1].originated = vec![Originated { prefix: prefix("172.16.2.0/26"), communities: Vec::new() }];
+    let pools = vec![PoolRule { prefix: prefix("172.16.0.0/16"), export: true }];
+    configs[1].export = ExportRule { pools, transit: false };
+    let learned = Match { learned: true, ..within("172.16.0.0/16") };
+    let to_third = &mut configs[1].peers[1];
+    to_third.export =
+        rules(&[("outside", within("192.0.2.0/24"), accept(&[])), ("others", learned, Action::Reject)]);
+    start(&mut network, &configs);
+    for (of, expected) in [
+        ("192.0.2.0/24", (Export::Sent, Some(RuleName::new("outside")))),
+        ("198.51.100.0/24", (Export::NoTransit, None)),
+        ("172.16.1.0/26", (Export::Filter, Some(RuleName::new("others")))),
+        ("172.16.2.0/26", (Export::Sent, None)),
+    ] {
+        assert_eq!(sent(&mut network, 1, of, 3), expected, "{of}");
+        assert_eq!(received(&mut network, 2, of).is_some(), expected.0 == Export::Sent, "{of}");
+    }
+}
+
+/// RFC 8326 §4: the sender's side, and back.
+#[test]
+fn a_node_that_leaves_says_so_on_all_it_announces() {
+    let (mut network, mut configs) = pair([64512, 64512], &["172.16.1.0/26"]);
+    start(&mut network, &configs);
+    configs[0].graceful_shutdown = true;
+    network.configure(0, configs[0].clone());
+    network.run(secs(5));
+    let shown = received(&mut network, 1, "172.16.1.0/26").unwrap().attributes;
+    assert_eq!((shown.local_pref, shown.communities), (Some(0), vec!["graceful-shutdown".into()]));
+    configs[0].graceful_shutdown = false;
+    network.configure(0, configs[0].clone());
+    network.run(secs(5));
+    let shown = received(&mut network, 1, "172.16.1.0/26").unwrap().attributes;
+    assert_eq!((shown.local_pref, shown.communities), (Some(100), vec![]));
+    assert_eq!(network.view(0, "10.0.0.2").established_count, 1);
+}
+
+#[test]
+fn where_a_policy_is_required_an_ebgp_peer_without_one_gets_and_gives_nothing() {
+    for (numbers, expected) in [([65001, 65002], Export::Filter), ([65001, 65001], Export::Sent)] {
+        let (mut network, mut configs) = pair(numbers, &["172.16.1.0/26"]);
+        configs[0].ebgp_requires_policy = true;
+        start(&mut network, &configs);
+        assert_eq!(sent(&mut network, 0, "172.16.1.0/26", 2).0, expected);
+    }
+    let (mut network, mut configs) = pair([65001, 65002], &["172.16.1.0/26"]);
+    configs[1].ebgp_requires_policy = true;
+    start(&mut network, &configs);
+    let rfc = "no policy for an eBGP peer (RFC 8212)";
+    let shown = received(&mut network, 1, "172.16.1.0/26").unwrap();
+    expect(&shown, Standing::Refused(RefusedBy::Filter), Some(rfc));
+    configs[1].peers[0].import = rules(&[("all", Match::default(), accept(&[]))]);
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    expect(&received(&mut network, 1, "172.16.1.0/26").unwrap(), Standing::Best, Some("all"));
 }
