@@ -60,11 +60,12 @@ pub fn markdown(head: &Head, results: &[Played]) -> String {
 const METHOD: &str = "
 iBGP, every peer a passive client of one reflector, IPv4, over a veth between two network namespaces; no kernel FIB, no
 eBPF. One generator plays all clients in one thread, sends UPDATEs that were encoded before the clock starts, and
-counts distinct prefixes at every receiver. Daemons take turns within each scenario; figures are medians (least to
-most). Wall: from the first byte (or SYN) to the last prefix at the last receiver. CPU: the daemon's process clock, all
-threads, from the same start until it is at rest again. Memory: the highest resident size; a route's share is what was
-added since the start of the clock. Where routes only go into the RIB, they carry NO_ADVERTISE, and the clock stops
-when one last route without it has reached a second client: that is the same measure for every daemon.
+counts distinct prefixes at every receiver. Daemons take turns within each scenario, at the same raised priority;
+figures are medians (least to most). Wall: from the first byte (or SYN) to the last prefix at the last receiver. CPU:
+the daemon's process clock, all threads, from the same start until it is at rest again with all sessions up. Memory:
+the highest resident size; a route's share is what was added since the start of the clock. Where routes only go into
+the RIB, they carry NO_ADVERTISE, and the clock stops when one last route without it has reached a second client: that
+is the same measure for every daemon.
 ";
 
 fn machine() -> String {

@@ -1,5 +1,6 @@
 //! What the generator does in each scenario. It says `ready` on its standard output before the clock starts, waits
-//! for a line on its standard input (the daemon is weighed in between), and ends with one line of JSON.
+//! for a line on its standard input (the daemon is weighed in between), and answers with one line of JSON. Then it
+//! stays, with its sessions up, until its standard input ends: what a daemon does when its peers go is not measured.
 
 use std::{
     io::Write,
@@ -44,7 +45,7 @@ pub struct Outcome {
 }
 
 pub fn play(play: Play, limit: Duration) -> Result<()> {
-    let outcome = match play {
+    match play {
         Play::Load { routes: count, sets, receivers } => {
             let range = routes(count);
             let feed = load(range, sets, false);
@@ -58,8 +59,15 @@ pub fn play(play: Play, limit: Duration) -> Result<()> {
         }
         Play::Storm { clients, sessions_first } => storm(clients, sessions_first, limit),
         Play::Flap { clients, times } => flap(clients, times, limit),
-    }?;
-    println!("{}", serde_json::to_string(&outcome)?);
+    }
+}
+
+/// Tells the harness the outcome, and holds the sessions until it has what it wants of the daemon.
+fn finish(player: Player, outcome: &Outcome) -> Result<()> {
+    println!("{}", serde_json::to_string(outcome)?);
+    std::io::stdout().flush()?;
+    std::io::stdin().read_line(&mut String::new())?;
+    drop(player);
     Ok(())
 }
 
@@ -81,7 +89,7 @@ fn load(range: Range, sets: u32, no_advertise: bool) -> Vec<u8> {
     feed
 }
 
-fn one_sender(feed: Vec<u8>, tables: Vec<Table>, limit: Duration) -> Result<Outcome> {
+fn one_sender(feed: Vec<u8>, tables: Vec<Table>, limit: Duration) -> Result<()> {
     let feed: Arc<[u8]> = feed.into();
     let tables = std::iter::once(Table::indifferent()).chain(tables);
     let sessions =
@@ -99,7 +107,7 @@ fn one_sender(feed: Vec<u8>, tables: Vec<Table>, limit: Duration) -> Result<Outc
     })?;
     let mut outcome = clock.stop(&player, reached, 1)?;
     outcome.sent = sent.map_or(0.0, |at| (at - clock.begun).as_secs_f64());
-    Ok(outcome)
+    finish(player, &outcome)
 }
 
 fn with_blocks(clients: usize) -> Result<(Player, Vec<Arc<[u8]>>)> {
@@ -117,7 +125,7 @@ fn with_blocks(clients: usize) -> Result<(Player, Vec<Arc<[u8]>>)> {
     Ok((Player::new(DAEMON, sessions)?, greetings))
 }
 
-fn storm(clients: usize, sessions_first: bool, limit: Duration) -> Result<Outcome> {
+fn storm(clients: usize, sessions_first: bool, limit: Duration) -> Result<()> {
     let (mut player, greetings) = with_blocks(clients)?;
     let clock = if sessions_first {
         come_up(&mut player)?;
@@ -136,10 +144,11 @@ fn storm(clients: usize, sessions_first: bool, limit: Duration) -> Result<Outcom
         clock
     };
     let reached = player.until(clock.begun + limit, Player::is_complete)?;
-    clock.stop(&player, reached, 0)
+    let outcome = clock.stop(&player, reached, 0)?;
+    finish(player, &outcome)
 }
 
-fn flap(clients: usize, times: usize, limit: Duration) -> Result<Outcome> {
+fn flap(clients: usize, times: usize, limit: Duration) -> Result<()> {
     let (mut player, greetings) = with_blocks(clients)?;
     come_up(&mut player)?;
     let first = greetings.first().map(Arc::clone).context("no clients")?;
@@ -177,7 +186,7 @@ fn flap(clients: usize, times: usize, limit: Duration) -> Result<Outcome> {
     }
     let mut outcome = clock.stop(&player, Some(Instant::now()), 1)?;
     outcome.flaps = flaps;
-    Ok(outcome)
+    finish(player, &outcome)
 }
 
 fn come_up(player: &mut Player) -> Result<()> {
