@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod dataplane;
+mod explain;
 mod routes;
 mod status;
 
 pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus};
+pub use explain::{Explanation, History, HistoryEvent, PathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, PeerKind, PeerStatus, SessionState,
@@ -26,6 +28,10 @@ pub mod path {
     pub const PLAN: &str = "/v1/plan";
     /// [`super::Routes`]
     pub const ROUTES: &str = "/v1/routes";
+    /// [`super::Explanation`]; `?prefix=` takes a prefix or an address.
+    pub const EXPLAIN: &str = "/v1/explain";
+    /// [`super::History`]; `?peer=` takes an address, and without it all peers are told.
+    pub const HISTORY: &str = "/v1/history";
     /// [`super::DataplaneStatus`]
     pub const DATAPLANE: &str = "/v1/dataplane";
     /// [`super::Counters`]

@@ -88,8 +88,32 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
     }
 }
 
+/// A value in a query: what could end it, or is no visible ASCII, as %XX (RFC 3986 §2.1).
+pub fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b".:/-_".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
 /// The kernel's words without the number that Rust appends.
 fn words(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_user_types_stays_within_its_query() {
+        assert_eq!(escaped("fd00::/64"), "fd00::/64");
+        assert_eq!(escaped("a&b c\u{e9}"), "a%26b%20c%C3%A9");
+    }
 }

@@ -6,7 +6,9 @@
 mod apply;
 mod client;
 mod dataplane;
+mod explain;
 mod get;
+mod history;
 mod input;
 mod node_status;
 mod output;
@@ -53,6 +55,10 @@ enum Command {
     Node(NodeCommand),
     /// Show the routes that BGP knows, the kernel has and the eBPF map has, side by side
     Routes(routes::Args),
+    /// Say why a route is as it is: all paths, which is best and at which step the others lost, who got it and who not
+    Explain(explain::Args),
+    /// Show what became of the sessions, when, and why
+    History(history::Args),
     /// Ask the manxd of this node about its eBPF programs
     #[command(subcommand)]
     Dataplane(dataplane::Command),
@@ -81,6 +87,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => get::run(args, &datastore()?),
         Command::Node(NodeCommand::Status(args)) => node_status::run(args, &cli.socket),
         Command::Routes(args) => routes::run(args, &cli.socket),
+        Command::Explain(args) => explain::run(args, &cli.socket),
+        Command::History(args) => history::run(args, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore),
     }

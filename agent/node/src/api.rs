@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::UnixStream,
@@ -13,12 +14,14 @@ use std::{
 use anyhow::{Context, bail};
 use axum::{
     Router,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use manx_api::{ApiError, path};
+use manx_net::Prefix;
+use serde::Deserialize;
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
@@ -33,6 +36,10 @@ pub enum Subject {
     Status,
     Plan,
     Routes,
+    Explain(Prefix),
+    /// The longest prefix that covers an address.
+    ExplainAddress(IpAddr),
+    History(Option<IpAddr>),
     Dataplane,
     Counters,
 }
@@ -50,6 +57,8 @@ pub enum Answer {
     Json(Vec<u8>),
     /// Not now: for instance before the first plan.
     Unavailable(String),
+    /// There is nothing of that name.
+    Unknown(String),
 }
 
 /// Removes the socket when dropped.
@@ -116,6 +125,8 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::STATUS, subject(Subject::Status))
         .route(path::PLAN, subject(Subject::Plan))
         .route(path::ROUTES, subject(Subject::Routes))
+        .route(path::EXPLAIN, get(explain))
+        .route(path::HISTORY, get(history))
         .route(path::DATAPLANE, subject(Subject::Dataplane))
         .route(path::COUNTERS, subject(Subject::Counters))
         .fallback(unknown)
@@ -129,13 +140,52 @@ async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {
     }
     match answered.await {
         Ok(Answer::Json(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(Answer::Unknown(what)) => failure(StatusCode::NOT_FOUND, what),
         Ok(Answer::Unavailable(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "manxd is stopping".into()),
     }
 }
 
+#[derive(Deserialize)]
+struct ExplainQuery {
+    prefix: String,
+}
+
+async fn explain(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<ExplainQuery>,
+) -> Response {
+    let subject = match (query.prefix.parse::<Prefix>(), query.prefix.parse::<IpAddr>()) {
+        (Ok(prefix), _) => Subject::Explain(prefix),
+        (_, Ok(address)) => Subject::ExplainAddress(address),
+        (Err(error), Err(_)) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    ask(questions, subject).await
+}
+
+#[derive(Deserialize)]
+struct HistoryQuery {
+    peer: Option<IpAddr>,
+}
+
+async fn history(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<HistoryQuery>,
+) -> Response {
+    ask(questions, Subject::History(query.peer)).await
+}
+
 async fn unknown(uri: Uri) -> Response {
-    let known = [path::STATUS, path::PLAN, path::ROUTES, path::DATAPLANE, path::COUNTERS].join(", ");
+    let known = [
+        path::STATUS,
+        path::PLAN,
+        path::ROUTES,
+        path::EXPLAIN,
+        path::HISTORY,
+        path::DATAPLANE,
+        path::COUNTERS,
+    ]
+    .join(", ");
     failure(StatusCode::NOT_FOUND, format!("there is no {}; there are {known}", uri.path()))
 }
 

@@ -31,6 +31,9 @@ impl Daemon {
                 None => Answer::Unavailable(self.no_plan()),
             },
             Subject::Routes => json(&self.routes()),
+            Subject::Explain(prefix) => self.explain(prefix),
+            Subject::ExplainAddress(address) => self.explain_address(address),
+            Subject::History(peer) => json(&self.history_of(peer)),
             Subject::Dataplane => json(&self.dataplane_status()),
             Subject::Counters => match self.counters() {
                 Some(counters) => json(&counters),
@@ -134,14 +137,7 @@ impl Daemon {
             resource: plan.resource.to_string(),
             node: self.node_at(peer.address),
             rr_client: peer.rr_client,
-            state: match peer.state {
-                view::SessionState::Idle => api::SessionState::Idle,
-                view::SessionState::Connect => api::SessionState::Connect,
-                view::SessionState::Active => api::SessionState::Active,
-                view::SessionState::OpenSent => api::SessionState::OpenSent,
-                view::SessionState::OpenConfirm => api::SessionState::OpenConfirm,
-                view::SessionState::Established => api::SessionState::Established,
-            },
+            state: state(peer.state),
             since: self.clock.rfc3339(peer.session_since),
             info: match &peer.last_error {
                 _ if established => String::new(),
@@ -151,14 +147,9 @@ impl Daemon {
             },
             times_established: peer.established_count,
             connection: match (peer.local, peer.remote, peer.dialled_by) {
-                (Some(local), Some(remote), Some(direction)) => Some(api::Connection {
-                    local,
-                    remote,
-                    dialled_by: match direction {
-                        view::Direction::Us => api::Dialler::Local,
-                        view::Direction::Peer => api::Dialler::Remote,
-                    },
-                }),
+                (Some(local), Some(remote), Some(direction)) => {
+                    Some(api::Connection { local, remote, dialled_by: dialler(direction) })
+                }
                 _ => None,
             },
             stale: peer.stale_until.is_some(),
@@ -194,7 +185,7 @@ impl Daemon {
             .map(|node| node.name().to_owned())
     }
 
-    fn routes(&mut self) -> api::Routes {
+    pub(super) fn routes(&mut self) -> api::Routes {
         let names = self.interface_names();
         let fib: BTreeMap<Prefix, FibRoute> = match self.dataplane.read_back() {
             Ok(routes) => routes
@@ -374,6 +365,24 @@ impl Daemon {
     }
 }
 
+pub(super) fn state(state: view::SessionState) -> api::SessionState {
+    match state {
+        view::SessionState::Idle => api::SessionState::Idle,
+        view::SessionState::Connect => api::SessionState::Connect,
+        view::SessionState::Active => api::SessionState::Active,
+        view::SessionState::OpenSent => api::SessionState::OpenSent,
+        view::SessionState::OpenConfirm => api::SessionState::OpenConfirm,
+        view::SessionState::Established => api::SessionState::Established,
+    }
+}
+
+pub(super) fn dialler(direction: view::Direction) -> api::Dialler {
+    match direction {
+        view::Direction::Us => api::Dialler::Local,
+        view::Direction::Peer => api::Dialler::Remote,
+    }
+}
+
 fn kind(kind: PeerKind) -> api::PeerKind {
     match kind {
         PeerKind::Mesh => api::PeerKind::Mesh,
@@ -383,7 +392,7 @@ fn kind(kind: PeerKind) -> api::PeerKind {
     }
 }
 
-fn json(body: &impl Serialize) -> Answer {
+pub(super) fn json(body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => Answer::Json(body),
         Err(error) => Answer::Unavailable(format!("the answer cannot be written as JSON: {error}")),

@@ -74,7 +74,8 @@ impl SessionLog {
     }
 }
 
-fn cause(cause: &Cause) -> String {
+/// A session event's cause in words.
+pub fn cause(cause: &Cause) -> String {
     match cause {
         Cause::Configured => "configured".into(),
         Cause::Removed => "no longer in the plan".into(),

@@ -4,6 +4,7 @@
 //! own that only move bytes.
 
 mod answers;
+mod explain;
 mod fast_path;
 mod log;
 mod sockets;
@@ -34,6 +35,7 @@ use tokio::{
 };
 
 use self::{
+    explain::History,
     fast_path::FastPath,
     log::{ReportLog, SessionLog},
     sockets::Sockets,
@@ -85,6 +87,7 @@ pub struct Daemon {
     questions: mpsc::Sender<Question>,
     socket: api::Socket,
     sessions_said: SessionLog,
+    history: History,
     reports_said: ReportLog,
     /// Addresses that dialled us without being in the plan; each is said once.
     strangers: BTreeSet<IpAddr>,
@@ -148,6 +151,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             questions: questions_in,
             socket,
             sessions_said: SessionLog::default(),
+            history: History::default(),
             reports_said: ReportLog::new(now),
             strangers: BTreeSet::new(),
             next_check: now,
@@ -465,7 +469,10 @@ impl Daemon {
                     let links: Vec<_> = self.dataplane.links().cloned().collect();
                     self.fast_path.settle(&desired, &links);
                 }
-                Output::Session(event) => self.sessions_said.say(&event),
+                Output::Session(event) => {
+                    self.sessions_said.say(&event);
+                    self.history.push(event);
+                }
                 Output::Warning(warning) => tracing::warn!(peer = %warning.peer, "{}", warning.about),
                 Output::Watch { next_hop } => {
                     let gateway = gateway(speaker, next_hop);

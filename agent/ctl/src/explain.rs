@@ -1,0 +1,157 @@
+//! `manxctl explain PREFIX`: all paths of a prefix, which is best and why the others are not, to whom it went and why
+//! not to others, and what became of it in the kernel and the map.
+
+use std::{fmt::Write, path::Path, process::ExitCode};
+
+use manx_api::{Explanation, PathRow, path};
+
+use crate::{client, output, table};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// A prefix such as 172.16.36.192/26, or an address: then the longest prefix that covers it
+    #[arg(value_name = "PREFIX|ADDRESS")]
+    prefix: String,
+    /// Print what manxd answers
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    output: Option<String>,
+}
+
+pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let query = format!("{}?prefix={}", path::EXPLAIN, client::escaped(&args.prefix));
+    let explanation: Explanation = client::ask(socket, &query)?;
+    if args.output.is_some() {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(&explanation)?))?;
+    } else {
+        output::print(&render(&explanation))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(explanation: &Explanation) -> String {
+    let mut out = format!("{} on {}\n\n", explanation.prefix, explanation.node);
+    if explanation.paths.is_empty() {
+        out.push_str("BGP has no path.\n");
+    } else {
+        let rows: Vec<Vec<String>> = explanation.paths.iter().map(path_row).collect();
+        out.push_str(&table::columns(&["", "PATH FROM", "NEXT HOP", "STANDING", "ATTRIBUTES"], &rows));
+    }
+    if !explanation.sent.is_empty() {
+        let rows: Vec<Vec<String>> = explanation
+            .sent
+            .iter()
+            .map(|sent| {
+                let verdict = if sent.sent { "yes" } else { "no" };
+                vec![
+                    sent.peer.to_string(),
+                    verdict.into(),
+                    if sent.sent { String::new() } else { sent.why.clone() },
+                ]
+            })
+            .collect();
+        out.push('\n');
+        out.push_str(&table::columns(&["PEER", "SENT", "WHY NOT"], &rows));
+    }
+    if let Some(route) = &explanation.route {
+        let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let kernel = route.fib.as_ref().map(|fib| fib.text.as_str()).or(route.theirs.as_deref());
+        let _ = writeln!(out, "\nWanted:   {}", or_dash(route.wanted.as_deref()));
+        let _ = writeln!(out, "Kernel:   {}", or_dash(kernel));
+        let _ = writeln!(out, "eBPF map: {}", or_dash(route.map.as_ref().map(|map| map.text.as_str())));
+        if let Some(reason) = &route.reason {
+            let _ = writeln!(out, "Because:  {reason}");
+        }
+    }
+    out
+}
+
+fn path_row(path: &PathRow) -> Vec<String> {
+    let mut standing = path.standing.clone();
+    if let Some(rule) = &path.rule {
+        let _ = write!(standing, " ({rule})");
+    }
+    if path.stale {
+        standing.push_str(", stale");
+    }
+    vec![
+        if path.best { "*" } else { "" }.into(),
+        path.from.map_or_else(|| "this node".into(), |from| from.to_string()),
+        path.next_hop.map_or_else(|| "-".into(), |hop| hop.to_string()),
+        standing,
+        attributes(path),
+    ]
+}
+
+fn attributes(path: &PathRow) -> String {
+    let mut words = Vec::new();
+    if !path.as_path.is_empty() {
+        words.push(format!("AS path {}", path.as_path));
+    }
+    words.extend(path.local_pref.map(|value| format!("local pref {value}")));
+    words.extend(path.med.map(|value| format!("MED {value}")));
+    if path.origin != "IGP" {
+        words.push(format!("origin {}", path.origin));
+    }
+    words.extend(path.originator_id.map(|id| format!("originator {id}")));
+    if !path.cluster_list.is_empty() {
+        let list: Vec<String> = path.cluster_list.iter().map(ToString::to_string).collect();
+        words.push(format!("clusters {}", list.join(" ")));
+    }
+    let communities: Vec<&str> = [&path.communities, &path.large_communities, &path.extended_communities]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    if !communities.is_empty() {
+        words.push(format!("communities {}", communities.join(" ")));
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_api::SentRow;
+
+    use super::*;
+
+    fn path(from: &str, standing: &str) -> PathRow {
+        PathRow {
+            from: from.parse().ok(),
+            best: standing == "best",
+            standing: standing.into(),
+            rule: None,
+            stale: false,
+            next_hop: "192.168.80.125".parse().ok(),
+            metric: Some(0),
+            origin: "IGP".into(),
+            as_path: String::new(),
+            med: None,
+            local_pref: Some(100),
+            communities: vec![],
+            large_communities: vec![],
+            extended_communities: vec![],
+            originator_id: "192.168.80.125".parse().ok(),
+            cluster_list: vec!["224.0.0.1".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn each_path_says_where_it_stands_and_each_peer_why_it_got_none() {
+        let text = render(&Explanation {
+            node: "kw01".into(),
+            prefix: "172.16.118.64/26".parse().unwrap(),
+            paths: vec![path("192.168.80.121", "best"), path("192.168.80.122", "lost: longer CLUSTER_LIST")],
+            sent: vec![SentRow {
+                peer: "192.168.80.121".parse().unwrap(),
+                port: 179,
+                sent: false,
+                why: "it came from there".into(),
+            }],
+            route: None,
+        });
+        assert!(text.contains("*    192.168.80.121"), "{text}");
+        assert!(text.contains("lost: longer CLUSTER_LIST"), "{text}");
+        assert!(text.contains("local pref 100, originator 192.168.80.125, clusters 224.0.0.1"), "{text}");
+        assert!(text.contains("no     it came from there"), "{text}");
+    }
+}

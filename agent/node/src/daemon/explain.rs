@@ -1,0 +1,175 @@
+//! Why: the paths of a prefix and the fate of each, and what became of sessions. The decisions are the speaker's own,
+//! taken when they were taken; nothing is computed here a second time.
+
+use std::{collections::VecDeque, net::IpAddr};
+
+use manx_api as api;
+use manx_bgp::{
+    PathSource, SessionEvent,
+    view::{Export, LostAt, PathView, PrefixView, RefusedBy, SentView, Standing},
+};
+use manx_net::Prefix;
+
+use super::{Daemon, answers, log};
+use crate::api::Answer;
+
+/// Session events that are remembered, of all peers together.
+const REMEMBERED: usize = 2048;
+
+#[derive(Debug, Default)]
+pub struct History {
+    events: VecDeque<SessionEvent>,
+    forgotten: u64,
+}
+
+impl History {
+    pub fn push(&mut self, event: SessionEvent) {
+        if self.events.len() == REMEMBERED {
+            self.events.pop_front();
+            self.forgotten += 1;
+        }
+        self.events.push_back(event);
+    }
+}
+
+impl Daemon {
+    pub(super) fn explain(&mut self, prefix: Prefix) -> Answer {
+        let view = self.speaker.as_ref().and_then(|speaker| speaker.explain(prefix));
+        let route = self.routes().routes.into_iter().find(|row| row.prefix == prefix);
+        if view.is_none() && route.is_none() {
+            return Answer::Unknown(format!(
+                "nobody has announced {prefix}, and this node has no route of its own for it"
+            ));
+        }
+        let (paths, sent) = match view {
+            Some(PrefixView { paths, sent, .. }) => {
+                (paths.into_iter().map(path_row).collect(), sent.iter().map(sent_row).collect())
+            }
+            None => (Vec::new(), Vec::new()),
+        };
+        answers::json(&api::Explanation { node: self.node.clone(), prefix, paths, sent, route })
+    }
+
+    pub(super) fn explain_address(&mut self, address: IpAddr) -> Answer {
+        let wanted = self.dataplane.map_routes();
+        let longest = (0..=Prefix::host(address).len())
+            .rev()
+            .filter_map(|len| Prefix::new(address, len))
+            .find(|prefix| {
+                wanted.iter().any(|route| route.prefix == *prefix)
+                    || self.speaker.as_ref().is_some_and(|speaker| speaker.explain(*prefix).is_some())
+            });
+        match longest {
+            Some(prefix) => self.explain(prefix),
+            None => Answer::Unknown(format!(
+                "no prefix that this node knows covers {address}; the kernel decides by its other routes"
+            )),
+        }
+    }
+
+    pub(super) fn history_of(&self, peer: Option<IpAddr>) -> api::History {
+        let events = self
+            .history
+            .events
+            .iter()
+            .filter(|event| peer.is_none_or(|peer| event.peer.address == peer))
+            .map(|event| api::HistoryEvent {
+                at: self.clock.rfc3339(event.at),
+                peer: event.peer.address,
+                port: event.peer.port,
+                from: answers::state(event.from),
+                to: answers::state(event.to),
+                cause: log::cause(&event.cause),
+                dialled_by: event.dialled_by.map(answers::dialler),
+            })
+            .collect();
+        api::History { node: self.node.clone(), events, forgotten: self.history.forgotten }
+    }
+}
+
+fn path_row(path: PathView) -> api::PathRow {
+    let attributes = path.attributes;
+    api::PathRow {
+        from: match path.source {
+            PathSource::Own => None,
+            PathSource::Peer(peer) => Some(peer.address),
+        },
+        best: path.standing == Standing::Best,
+        standing: standing(path.standing),
+        rule: path.rule.map(|rule| rule.to_string()),
+        stale: path.stale,
+        next_hop: path.next_hop.map(|hop| hop.address),
+        metric: path.metric,
+        origin: attributes.origin.to_owned(),
+        as_path: attributes.as_path,
+        med: attributes.med,
+        local_pref: attributes.local_pref,
+        communities: attributes.communities,
+        large_communities: attributes.large_communities,
+        extended_communities: attributes.extended_communities,
+        originator_id: attributes.originator_id,
+        cluster_list: attributes.cluster_list,
+    }
+}
+
+fn standing(standing: Standing) -> String {
+    match standing {
+        Standing::Best => "best".into(),
+        Standing::Lost(step) => format!("lost: {}", lost_at(step)),
+        Standing::Refused(by) => format!("refused: {}", refused_by(by)),
+        Standing::Unreachable => "not considered: its next hop cannot be reached".into(),
+        Standing::Deferred => "waiting: the speaker restarts and has not heard all peers".into(),
+    }
+}
+
+fn lost_at(step: LostAt) -> &'static str {
+    match step {
+        LostAt::Own => "this node owns the prefix",
+        LostAt::LocalPref => "lower LOCAL_PREF",
+        LostAt::AsPathLength => "longer AS_PATH",
+        LostAt::Origin => "worse ORIGIN",
+        LostAt::Med => "higher MED",
+        LostAt::EbgpOverIbgp => "internal, and the best is external",
+        LostAt::IgpMetric => "its next hop is farther",
+        LostAt::RouterId => "higher router id (or ORIGINATOR_ID)",
+        LostAt::ClusterListLength => "longer CLUSTER_LIST",
+        LostAt::PeerAddress => "higher peer address",
+    }
+}
+
+fn refused_by(by: RefusedBy) -> &'static str {
+    match by {
+        RefusedBy::AsLoop => "our AS is in its AS_PATH",
+        RefusedBy::OriginatorIsUs => "we brought it into the AS (ORIGINATOR_ID)",
+        RefusedBy::ClusterLoop => "it has passed our cluster already (CLUSTER_LIST)",
+        RefusedBy::InvalidNextHop => "its next hop is no address to forward to, or our own",
+        RefusedBy::InvalidPrefix => "no route can lead to this prefix, or it is an address of our own",
+        RefusedBy::Filter => "by a filter",
+    }
+}
+
+fn sent_row(sent: &SentView) -> api::SentRow {
+    api::SentRow {
+        peer: sent.peer.address,
+        port: sent.peer.port,
+        sent: sent.export == Export::Sent,
+        why: export(sent.export).into(),
+    }
+}
+
+fn export(export: Export) -> &'static str {
+    match export {
+        Export::Sent => "sent",
+        Export::Queued => "queued: the peer has not taken it yet",
+        Export::NoRoute => "there is no best path",
+        Export::FromThisPeer => "it came from there",
+        Export::NotReflected => "internal to internal, and neither side is a reflector client",
+        Export::InsideOwnBlock => "it lies inside a block of our own",
+        Export::PoolNotExported => "its pool has disableBGPExport",
+        Export::NoTransit => "it lies in no pool, and nobody becomes transit by accident",
+        Export::NoAdvertise => "community NO_ADVERTISE",
+        Export::NoExport => "community NO_EXPORT, and the peer is another AS",
+        Export::NoNextHop => "we have no address of this family to announce as next hop",
+        Export::TooLong => "its attributes do not fit into one message",
+    }
+}

@@ -1,0 +1,48 @@
+//! What the operator asks: why a route is as it is, and what became of the sessions.
+
+use anyhow::{Result, ensure};
+use manx_api::{Explanation, History, SessionState};
+use manx_tests::{
+    cluster::Node,
+    story::{DOCUMENTS, SETTLED, Stage, mesh, settled},
+};
+
+fn explain(node: &Node, prefix: &str) -> Result<Explanation> {
+    Ok(serde_json::from_str(&node.host.sh(&format!("manxctl explain {prefix} -o json"))?)?)
+}
+
+#[test]
+fn a_reflected_route_is_explained_on_all_three_nodes_and_each_session_has_its_history() -> Result<()> {
+    let cluster = mesh()?;
+    DOCUMENTS.iter().try_for_each(|document| cluster.apply(document).map(drop))?;
+    settled(&cluster, Stage::Reflector, SETTLED)?;
+    let (km01, kw01, kw02) = (cluster.node("km01"), cluster.node("kw01"), cluster.node("kw02"));
+
+    let own = explain(kw02, "172.16.118.64/26")?;
+    ensure!(own.paths.len() == 1 && own.paths[0].from.is_none() && own.paths[0].best, "{own:?}");
+    ensure!(own.sent.iter().all(|sent| sent.sent), "{own:?}");
+
+    let reflector = explain(km01, "172.16.118.64/26")?;
+    let to = |last: u8| {
+        reflector.sent.iter().find(|sent| sent.peer == std::net::IpAddr::from([192, 168, 80, last]))
+    };
+    ensure!(to(124).is_some_and(|sent| sent.sent), "{reflector:?}");
+    ensure!(to(125).is_some_and(|sent| !sent.sent && sent.why == "it came from there"), "{reflector:?}");
+
+    let learned = explain(kw01, "172.16.118.70")?;
+    ensure!(learned.prefix.to_string() == "172.16.118.64/26", "{learned:?}");
+    let path = &learned.paths[0];
+    ensure!(path.best && path.originator_id == "192.168.80.125".parse().ok(), "{path:?}");
+    ensure!(path.cluster_list == ["224.0.0.1".parse::<std::net::Ipv4Addr>()?], "{path:?}");
+    ensure!(learned.route.is_some_and(|route| route.agree && route.fib.is_some() && route.map.is_some()));
+
+    let nothing = kw01.host.output("manxctl explain 8.8.8.8")?;
+    ensure!(!nothing.status.success() && nothing.stderr.contains("covers 8.8.8.8"), "{nothing:?}");
+
+    let history: History = serde_json::from_str(&kw01.host.sh("manxctl history 192.168.80.121 -o json")?)?;
+    let up = history.events.iter().filter(|event| event.to == SessionState::Established).count();
+    ensure!(up == 2, "once in the mesh and once with the reflector: {history:?}");
+    let down = history.events.iter().find(|event| event.from == SessionState::Established);
+    ensure!(down.is_some_and(|event| !event.cause.is_empty()), "{history:?}");
+    Ok(())
+}
