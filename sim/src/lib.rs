@@ -9,4 +9,6 @@
 
 pub mod cluster;
 pub mod dice;
+pub mod input;
 pub mod network;
+pub mod wire;

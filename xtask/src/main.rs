@@ -1,11 +1,12 @@
 //! The chores of this repository, one file per command: what is missing is brought (`setup`), the eBPF programs are
 //! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`), the speaker
-//! is measured beside its peers (`bench`), clusters of speakers live through everything in virtual time (`sim`). Run as
-//! `cargo xtask COMMAND`.
+//! is measured beside its peers (`bench`), fed with anything (`fuzz`), and played in whole clusters in virtual time
+//! (`sim`). Run as `cargo xtask COMMAND`.
 
 mod bench;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod progress;
 mod setup;
 mod sim;
@@ -29,6 +30,7 @@ enum Command {
     Bench(bench::Args),
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     Sim(sim::Args),
     Test(test::Args),
 }
@@ -49,6 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Test(args) => test::run(args),
     }

@@ -6,6 +6,13 @@ use anyhow::{Context, Result};
 
 use crate::tree;
 
+/// Scenarios of the long tests, a minute altogether, with another seed each time.
+pub const BRIEFLY: &[&[&str]] = &[
+    &["--nodes", "120", "--mesh", "--events", "60"],
+    &["--nodes", "300", "--reflectors", "3", "--events", "60"],
+    &["--nodes", "40", "--racks", "4", "--events", "60"],
+];
+
 /// Simulate a cluster of hundreds to thousands of speakers in virtual time
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]

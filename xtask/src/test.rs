@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, progress, setup, tree};
+use crate::{build_ebpf, fuzz, progress, setup, sim, tree};
 
 /// How often scenarios that are repeated are repeated with `--full`.
 const FULL_RUNS: &str = "20";
@@ -20,7 +20,7 @@ const DENIED: [&str; 3] = ["bans", "licenses", "sources"];
 /// Check formatting, lints and licences, and run all tests
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Repeat what is measured twenty times, and show the distribution
+    /// Repeat what is measured twenty times, and show the distribution; fuzz a while and simulate hundreds of nodes
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this; no other checks
@@ -41,6 +41,12 @@ pub fn run(args: Args) -> Result<()> {
         check_sources()?;
     }
     step("build", cargo().args(["build", "--workspace", "--bins"]))?;
+    if args.full && args.only.is_empty() {
+        fuzz::briefly()?;
+        for options in sim::BRIEFLY {
+            step("simulation", sim::command().args(*options))?;
+        }
+    }
     tests(&args, started)
 }
 

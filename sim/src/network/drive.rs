@@ -166,8 +166,6 @@ impl Network {
                     }
                 }
                 Output::Settled => self.settled(node),
-                Output::Session(_) => {}
-                Output::Warning(warning) => panic!("{warning:?}"),
                 Output::Watch { next_hop } => {
                     let there = &mut self.nodes[node];
                     assert!(there.watched.insert(next_hop), "{next_hop:?} is watched already");
@@ -179,6 +177,8 @@ impl Network {
                 Output::Unwatch { next_hop } => {
                     assert!(self.nodes[node].watched.remove(&next_hop), "{next_hop:?} is not watched");
                 }
+                // What is only told.
+                _ => {}
             }
         }
         self.set_wake(node);
@@ -285,7 +285,7 @@ impl Network {
             Output::Session(event) => (6, event.to as u64),
             Output::Watch { .. } => (7, 0),
             Output::Unwatch { .. } => (8, 0),
-            Output::Warning(_) => (9, 0),
+            _ => (9, 0),
         };
         for word in [self.now.as_nanos(), node as u64, kind, number] {
             let mixed = self.tally.digest.rotate_left(5) ^ word;
