@@ -38,6 +38,10 @@ pub struct Config {
     /// This node is about to leave: what it announces carries GRACEFUL_SHUTDOWN, and LOCAL_PREF 0 within the AS
     /// (RFC 8326 §4), so that everybody who has another way takes it.
     pub graceful_shutdown: bool,
+    /// How many paths all peers together may have in the RIB. Beyond it the peer that holds the most is sent away
+    /// (Cease/8), so that the node's memory does not depend on what the network says. Default four million, some
+    /// 400 MB.
+    pub max_paths: u64,
     /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
     pub seed: u64,
 }
@@ -58,6 +62,7 @@ impl Config {
             export: ExportRule::default(),
             ebgp_requires_policy: false,
             graceful_shutdown: false,
+            max_paths: 4_000_000,
             seed: 0,
         }
     }
@@ -153,6 +158,26 @@ pub struct PeerConfig {
     /// Within these prefixes a host route with BLACKHOLE (RFC 7999) is a blackhole; elsewhere the community
     /// means nothing.
     pub blackholes: Vec<Prefix>,
+    pub max_prefixes: Option<MaxPrefixes>,
+}
+
+/// How much a peer may announce. Beyond the limit the session ends with Cease/1 (RFC 4486 §4), and the peer is left
+/// alone for a minute, and for twice as long each time after that, up to an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPrefixes {
+    /// For each family.
+    pub limit: u32,
+    /// Per cent of the limit at which a warning is given; 0: none.
+    pub warn_at: u8,
+    /// Count only what is not refused.
+    pub accepted_only: bool,
+}
+
+impl MaxPrefixes {
+    /// Warns at 75 per cent and counts what is refused, too.
+    pub const fn new(limit: u32) -> MaxPrefixes {
+        MaxPrefixes { limit, warn_at: 75, accepted_only: false }
+    }
 }
 
 impl PeerConfig {
@@ -176,6 +201,7 @@ impl PeerConfig {
             import: PeerRules::default(),
             export: PeerRules::default(),
             blackholes: Vec::new(),
+            max_prefixes: None,
         }
     }
 
@@ -221,6 +247,15 @@ pub enum NextHopMode {
 pub enum Family {
     Ipv4Unicast,
     Ipv6Unicast,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Ipv4Unicast => "IPv4",
+            Family::Ipv6Unicast => "IPv6",
+        })
+    }
 }
 
 impl Family {

@@ -10,7 +10,7 @@ use manx_net::Prefix;
 use serde::Serialize;
 
 use crate::{
-    PeerKey,
+    Family, PeerKey,
     attr::parse::{AttributeError, Outcome},
     time::Time,
     view::{Cause, Direction, SessionState},
@@ -153,6 +153,18 @@ pub enum About {
         /// Faults with this outcome since the last one that was told.
         untold: u64,
     },
+    /// Told once, and again when it has been further from the limit in between.
+    #[serde(rename_all = "camelCase")]
+    PrefixesNearLimit { family: Family, held: u64, limit: u64 },
+    /// The session ends.
+    #[serde(rename_all = "camelCase")]
+    PrefixesOverLimit { family: Family, limit: u64 },
+    /// The RIB is nearly full ([`crate::Config::max_paths`]), and this peer holds the most.
+    #[serde(rename_all = "camelCase")]
+    PathsNearBound { held: u64, total: u64, bound: u64 },
+    /// The RIB is full, and this peer's session ends, for it holds the most.
+    #[serde(rename_all = "camelCase")]
+    PathsOverBound { held: u64, total: u64, bound: u64 },
 }
 
 impl fmt::Display for About {
@@ -167,6 +179,25 @@ impl fmt::Display for About {
                     write!(f, "; {untold} more since the last report")?;
                 }
                 Ok(())
+            }
+            About::PrefixesNearLimit { family, held, limit } => {
+                write!(f, "announces {held} {family} prefixes of the {limit} that it may")
+            }
+            About::PrefixesOverLimit { family, limit } => {
+                write!(
+                    f,
+                    "announced more than the {limit} {family} prefixes that it may; closing its session"
+                )
+            }
+            About::PathsNearBound { held, total, bound } => {
+                write!(f, "holds {held} of {total} paths in a RIB that may hold {bound}")
+            }
+            About::PathsOverBound { held, total, bound } => {
+                write!(
+                    f,
+                    "holds {held} of {total} paths in a RIB that may hold {bound}, more than any other; \
+                     closing its session"
+                )
             }
         }
     }

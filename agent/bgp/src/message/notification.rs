@@ -17,10 +17,12 @@ pub struct Notification {
 
 /// Cease subcodes, RFC 4486.
 pub mod cease {
+    pub const MAXIMUM_PREFIXES: u8 = 1;
     pub const SHUTDOWN: u8 = 2;
     pub const DECONFIGURED: u8 = 3;
     pub const CONFIGURATION_CHANGE: u8 = 6;
     pub const COLLISION: u8 = 7;
+    pub const OUT_OF_RESOURCES: u8 = 8;
 }
 
 impl Notification {

@@ -240,6 +240,11 @@ impl Rib {
         }
     }
 
+    /// Received and refused paths of one family.
+    pub fn held(&self, slot: PeerSlot, family: Family) -> (u64, u64) {
+        self.peer(slot).map_or((0, 0), |peer| (peer.received[family], peer.refused[family]))
+    }
+
     /// Received and refused paths, both families.
     pub fn counts(&self, slot: PeerSlot) -> (u64, u64) {
         self.peer(slot).map_or((0, 0), |peer| (peer.received.iter().sum(), peer.refused.iter().sum()))

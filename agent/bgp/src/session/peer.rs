@@ -28,6 +28,9 @@ pub const FIRST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Durati
 /// A peer that breaks the protocol is left alone for this long, doubling up to [`MAX_HOLD_BACK`].
 pub const HOLD_BACK: Duration = Duration::from_secs(5);
 pub const MAX_HOLD_BACK: Duration = Duration::from_secs(120);
+/// A peer that announces more than it may is left alone for this long, doubling up to [`MAX_LIMIT_HOLD_BACK`].
+pub const LIMIT_HOLD_BACK: Duration = Duration::from_secs(60);
+pub const MAX_LIMIT_HOLD_BACK: Duration = Duration::from_secs(3600);
 /// A session that lasted so long redeems earlier errors.
 pub const REDEEMED: Duration = Duration::from_secs(60);
 /// How long stale routes wait for End-of-RIB once the session is back. RFC 4724 §4.2 wants a bound and leaves it open.
@@ -69,6 +72,8 @@ pub struct Peer {
     pub last_established: Option<Time>,
     pub counters: PeerCounters,
     pub faults: FaultReports,
+    /// By family: it was told that the peer comes near its limit.
+    pub near_limit: PerFamily<bool>,
     pub last_error: Option<String>,
     pub notification_sent: Option<NotificationView>,
     pub notification_received: Option<NotificationView>,
@@ -98,6 +103,7 @@ impl Peer {
             last_established: None,
             counters: PeerCounters::default(),
             faults: FaultReports::default(),
+            near_limit: PerFamily::default(),
             last_error: None,
             notification_sent: None,
             notification_received: None,

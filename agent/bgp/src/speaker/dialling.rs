@@ -1,6 +1,9 @@
 //! Getting a connection: own dials and their back-off, accepted connections, peers held back or disabled.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::{Gone, Speaker};
 use crate::{
@@ -177,10 +180,16 @@ impl Speaker {
             return;
         }
         peer.errors = peer.errors.saturating_add(1);
-        peer.held_back = true;
-        let until = now + peer.hold_back_time();
-        self.timers.clear(Timer::Dial(slot));
-        self.timers.set(Timer::HoldBack(slot), until);
+        let time = peer.hold_back_time();
+        self.hold_back(slot, time, now);
+    }
+
+    pub(super) fn hold_back(&mut self, slot: PeerSlot, time: Duration, now: Time) {
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.held_back = true;
+            self.timers.clear(Timer::Dial(slot));
+            self.timers.set(Timer::HoldBack(slot), now + time);
+        }
     }
 
     pub(super) fn disable(&mut self, key: PeerKey, text: &str, now: Time) {

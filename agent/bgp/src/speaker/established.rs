@@ -58,6 +58,7 @@ impl Speaker {
         peer.failures = 0;
         peer.end_of_rib = PerFamily::default();
         peer.refreshing = PerFamily::default();
+        peer.near_limit = PerFamily::default();
         self.rib.set_router_id(slot, negotiated.remote_id);
         self.timers.clear(Timer::Dial(slot));
         for family in Family::ALL {

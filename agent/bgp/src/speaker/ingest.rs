@@ -97,6 +97,7 @@ impl Speaker {
                 }
             }
         }
+        self.check_limits(slot, body.len(), now);
     }
 
     fn withdraw_all<P: Kept>(&mut self, slot: PeerSlot, prefixes: Prefixes<'_, P>) {

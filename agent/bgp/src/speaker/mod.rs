@@ -6,6 +6,7 @@ mod dialling;
 mod established;
 mod handshake;
 mod ingest;
+mod limits;
 mod reconfigure;
 mod rules;
 mod views;
@@ -51,6 +52,10 @@ pub struct Speaker {
     /// Restarting, and the time for peers to come up is over.
     settling_over: bool,
     shutting_down: bool,
+    /// Octets of UPDATEs since the RIB's size was last looked at.
+    unweighed: usize,
+    /// The RIB's size was near its bound when it was last looked at.
+    near_bound: bool,
 }
 
 impl Speaker {
@@ -71,6 +76,8 @@ impl Speaker {
             grace_until: Time::ZERO,
             settling_over: false,
             shutting_down: false,
+            unweighed: 0,
+            near_bound: false,
             config: Config { peers: Vec::new(), originated: Vec::new(), ..config.clone() },
         };
         speaker.configure(config, now);

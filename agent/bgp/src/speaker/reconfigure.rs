@@ -136,6 +136,7 @@ impl Speaker {
             self.rib.set_import(slot, import);
         }
         self.join_groups(slot);
+        self.check_max_prefixes(slot, now);
         let Some(peer) = self.peer_at(slot) else { return };
         if peer.connections().next().is_none() && !peer.disabled {
             if peer.config.dial == Dial::Never {

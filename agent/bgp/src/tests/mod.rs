@@ -5,6 +5,7 @@ mod any_bytes;
 mod collision;
 mod convergence;
 mod export_by_group;
+mod limits;
 mod network;
 mod policy;
 mod reflection;
