@@ -88,6 +88,9 @@ fn config(speaking: &Speaking) -> String {
         if speaking.side == Side::Listens {
             out.push_str("  passive on;\n");
         }
+        if speaking.two_octets {
+            out.push_str("  enable as4 off;\n");
+        }
         if let Some(cluster) = speaking.cluster_id {
             let _ = writeln!(out, "  rr client; rr cluster id {cluster};");
         }

@@ -1,11 +1,25 @@
 //! What went over the switch, by the judgement of somebody who wrote none of the speakers: Wireshark's dissector.
 
-use std::{net::IpAddr, path::PathBuf, process::Command, thread, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::Command, str::FromStr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{lab::Lab, netns::Netns, process::Daemon, wait::eventually};
 
+/// What [`packet`] reads, in its order.
+const FIELDS: [&str; 11] = [
+    "ip.src",
+    "ipv6.src",
+    "ip.dst",
+    "ipv6.dst",
+    "bgp.type",
+    "bgp.nlri_prefix",
+    "bgp.mp_reach_nlri_ipv6_prefix",
+    "bgp.cap.type",
+    "bgp.route_refresh.subtype",
+    "bgp.notify.minor_error_cease",
+    "bgp.notify.communication",
+];
 const STARTED: Duration = Duration::from_secs(10);
 const DECODED: Duration = Duration::from_secs(60);
 
@@ -30,7 +44,15 @@ pub struct Packet {
     pub to: IpAddr,
     /// Types, in the order of the messages.
     pub messages: Vec<u8>,
-    /// The shutdown communication of a NOTIFICATION.
+    /// What UPDATEs announce, without the lengths.
+    pub announced: Vec<IpAddr>,
+    /// The codes of the capabilities in an OPEN (RFC 5492).
+    pub capabilities: Vec<u8>,
+    /// The subtypes of ROUTE-REFRESHs (RFC 7313).
+    pub refresh: Vec<u8>,
+    /// The subcode of a Cease.
+    pub cease: Option<u8>,
+    /// Its shutdown communication.
     pub text: Option<String>,
 }
 
@@ -50,8 +72,9 @@ impl Capture {
     }
 
     /// Ends the capture and has it decoded. A message that is malformed, or that the dissector holds to be an
-    /// error, is an error.
-    pub fn finish(self, lab: &Lab) -> Result<Vec<Packet>> {
+    /// error, is an error. `narrow` are those with whom AS numbers have two octets (RFC 6793): the dissector guesses
+    /// their size from each AS_PATH, and the shortest ones of two octets it guesses wrong.
+    pub fn finish(self, lab: &Lab, narrow: &[IpAddr]) -> Result<Vec<Packet>> {
         // It reads the kernel's ring a few times a second.
         thread::sleep(Duration::from_millis(600));
         let ended = self.dumpcap.terminate(Duration::from_secs(10))?;
@@ -60,10 +83,24 @@ impl Capture {
         let ns = lab.switch();
         // 0x00800000 is Wireshark's "error".
         let bad = "_ws.malformed||(bgp&&_ws.expert.severity==0x00800000)";
-        let faults = tshark(ns, &format!("-r {file} -Y {bad} -V"))?;
-        ensure!(faults.trim().is_empty(), "malformed, says tshark:\n{faults}");
-        let fields = "-e ip.src -e ipv6.src -e ip.dst -e ipv6.dst -e bgp.type -e bgp.notify.communication";
-        let lines = tshark(ns, &format!("-r {file} -Y bgp -T fields {fields}"))?;
+        let with_narrow: Vec<String> = narrow
+            .iter()
+            .map(|address| match address {
+                IpAddr::V4(address) => format!("ip.addr=={address}"),
+                IpAddr::V6(address) => format!("ipv6.addr=={address}"),
+            })
+            .collect();
+        let with_narrow = with_narrow.join("||");
+        let mut readings = vec![("auto-detect", String::from("bgp"))];
+        if !narrow.is_empty() {
+            readings = vec![("auto-detect", format!("!({with_narrow})")), ("2", format!("({with_narrow})"))];
+        }
+        for (octets, among) in readings {
+            let faults = tshark(ns, &format!("-o bgp.asn_len:{octets} -r {file} -Y ({bad})&&{among} -V"))?;
+            ensure!(faults.trim().is_empty(), "malformed, says tshark:\n{faults}");
+        }
+        let fields: Vec<String> = FIELDS.iter().map(|field| format!("-e {field}")).collect();
+        let lines = tshark(ns, &format!("-r {file} -Y bgp -T fields {}", fields.join(" ")))?;
         lines.lines().map(|line| packet(line).with_context(|| format!("tshark: {line:?}"))).collect()
     }
 }
@@ -74,15 +111,27 @@ fn tshark(ns: &Netns, arguments: &str) -> Result<String> {
 }
 
 fn packet(line: &str) -> Option<Packet> {
-    let mut columns = line.split('\t');
-    let mut address = || {
-        let (v4, v6) = (columns.next()?, columns.next()?);
-        if v4.is_empty() { v6.parse().ok() } else { v4.parse().ok() }
-    };
-    let (from, to) = (address()?, address()?);
-    let messages = columns.next()?.split(',').map(|number| number.parse().ok()).collect::<Option<_>>()?;
-    let text = columns.next().filter(|text| !text.is_empty()).map(str::to_owned);
-    Some(Packet { from, to, messages, text })
+    let columns: Vec<&str> = line.split('\t').collect();
+    let columns: [&str; FIELDS.len()] = columns.try_into().ok()?;
+    let [v4_from, v6_from, v4_to, v6_to, messages, prefixes4, prefixes6, capabilities, refresh, cease, text] =
+        columns;
+    // Of each pair one is empty.
+    let one = |v4: &str, v6: &str| format!("{v4}{v6}").parse().ok();
+    let announced = [prefixes4, prefixes6].map(list).into_iter().collect::<Option<Vec<_>>>()?;
+    Some(Packet {
+        from: one(v4_from, v6_from)?,
+        to: one(v4_to, v6_to)?,
+        messages: list(messages).filter(|messages| !messages.is_empty())?,
+        announced: announced.concat(),
+        capabilities: list(capabilities)?,
+        refresh: list(refresh)?,
+        cease: list(cease)?.first().copied(),
+        text: (!text.is_empty()).then(|| text.to_owned()),
+    })
+}
+
+fn list<T: FromStr>(column: &str) -> Option<Vec<T>> {
+    column.split(',').filter(|value| !value.is_empty()).map(|value| value.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -96,12 +145,18 @@ mod tests {
 
     #[test]
     fn a_line_of_tshark_gives_both_ends_and_the_types_in_order() {
-        let read = packet("\tfd00::1\t\tfd00::2\t1,4\t").unwrap();
+        let read = packet("\tfd00::1\t\tfd00::2\t1,4\t\t\t1,65\t\t\t").unwrap();
         assert_eq!((read.from, read.to), ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap()));
-        assert_eq!((read.messages, read.text), (vec![OPEN, KEEPALIVE], None));
-        let last = packet("10.0.0.1\t\t10.0.0.2\t\t3\tback soon").unwrap();
-        assert_eq!((last.messages, last.text.as_deref()), (vec![NOTIFICATION], Some("back soon")));
-        assert_eq!(packet("10.0.0.1\t\t10.0.0.2\t\t\t"), None);
+        assert_eq!((read.messages, read.capabilities, read.text), (vec![OPEN, KEEPALIVE], vec![1, 65], None));
+        let update = packet("10.0.0.1\t\t10.0.0.2\t\t5,2,2\t10.1.0.0\tfd01::\t\t1\t\t").unwrap();
+        let announced = ["10.1.0.0", "fd01::"].map(|address| address.parse().unwrap());
+        assert_eq!((update.announced.as_slice(), update.refresh), (announced.as_slice(), vec![1]));
+        let last = packet("10.0.0.1\t\t10.0.0.2\t\t3\t\t\t\t\t2\tback soon").unwrap();
+        assert_eq!(
+            (last.messages, last.cease, last.text.as_deref()),
+            (vec![NOTIFICATION], Some(2), Some("back soon"))
+        );
+        assert_eq!(packet("10.0.0.1\t\t10.0.0.2\t\t\t\t\t\t\t\t"), None);
     }
 
     fn heard(message: Vec<u8>) -> Result<Vec<Packet>> {
@@ -112,7 +167,7 @@ mod tests {
         let socket = listener.run(|| TcpListener::bind("10.0.0.1:179"))?;
         speaker.run(move || TcpStream::connect("10.0.0.1:179")?.write_all(&message))?;
         socket.accept()?;
-        capture.finish(&lab)
+        capture.finish(&lab, &[])
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Program for ExaBgp {
     fn start(&self, host: &Host, speaking: &Speaking, log: &Path, _again: bool) -> Result<Daemon> {
         ensure!(speaking.cluster_id.is_none(), "ExaBGP reflects nothing");
         host.write_file(CONFIG, &config(speaking))?;
+        // It looks for its own full name when it starts, and there is nobody to ask.
+        host.write_file(
+            "/etc/hosts",
+            &format!("127.0.0.1 localhost\n{} {}\n", speaking.router_id, host.name()),
+        )?;
         // What a shell runs in the background does not read its input unless told so. Opened for both ways, the pipe
         // stays open whoever writes to it.
         host.write_file(SCRIPT, &format!("exec 3<&0\ncat <&3 >> {HEARD} &\nexec cat <> {COMMANDS}\n"))?;
@@ -95,14 +100,15 @@ fn config(speaking: &Speaking) -> String {
             out,
             "neighbor {} {{\n  router-id {};\n  local-address {};\n  local-as {};\n  peer-as {};\n  passive {};\n  \
              family {{ {family} unicast; }}\n  \
-             capability {{ asn4 enable; route-refresh enable; graceful-restart {RESTART_TIME}; }}\n  \
+             capability {{ asn4 {}; route-refresh enable; graceful-restart {RESTART_TIME}; }}\n  \
              api {{ processes [ listener ]; receive {{ parsed; update; }} }}\n  static {{",
             neighbour.address,
             speaking.router_id,
             neighbour.local,
             speaking.as_number,
             neighbour.as_number,
-            speaking.side == Side::Listens
+            speaking.side == Side::Listens,
+            if speaking.two_octets { "disable" } else { "enable" },
         );
         for route in speaking.routes.iter().filter(|route| super::family(&route.prefix) == family) {
             let _ = write!(out, "    route {} next-hop {}", route.prefix, route.next_hop);

@@ -20,6 +20,7 @@ impl Program for Frr {
     }
 
     fn start(&self, host: &Host, speaking: &Speaking, log: &Path, again: bool) -> Result<Daemon> {
+        ensure!(!speaking.two_octets, "FRR always offers four octets");
         if !again {
             host.sh("install -d -o frr -g frr /run/frr")?;
             // Its daemons keep crash logs there, by process ids that every host counts from 1.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Learned, Program, Side, Speaking, family, family_of};
@@ -28,6 +28,7 @@ impl Program for GoBgp {
     }
 
     fn start(&self, host: &Host, speaking: &Speaking, log: &Path, again: bool) -> Result<Daemon> {
+        ensure!(!speaking.two_octets, "GoBGP always offers four octets");
         host.write_file(CONFIG, &config(speaking))?;
         let mut command = Command::new("gobgpd");
         command.args(["--config-file", CONFIG, "--disable-stdlog", "--log-plain"]);

@@ -32,6 +32,8 @@ pub struct Speaking {
     /// Makes it a route reflector for its neighbours (RFC 4456).
     pub cluster_id: Option<Ipv4Addr>,
     pub side: Side,
+    /// Does not offer AS numbers of four octets (RFC 6793). Not every program can be told so.
+    pub two_octets: bool,
     pub neighbours: Vec<Neighbour>,
     pub routes: Vec<Announced>,
 }

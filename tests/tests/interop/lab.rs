@@ -43,6 +43,13 @@ impl Place {
         [format!("172.16.{number}.0/26"), format!("fd00:172:0:{number}::/122")]
     }
 
+    /// The blocks without their lengths.
+    pub fn networks(self) -> [IpAddr; 2] {
+        let number = self.number;
+        let ipv6 = format!("fd00:172:0:{number}::").parse().expect("two digits are a group of IPv6");
+        [Ipv4Addr::new(172, 16, number, 0).into(), ipv6]
+    }
+
     /// An address in each of the blocks.
     pub fn pod_addresses(self) -> [IpAddr; 2] {
         let number = self.number;
@@ -100,6 +107,7 @@ impl Place {
             as_number,
             cluster_id: None,
             side: Side::Both,
+            two_octets: false,
             neighbours: others.iter().flat_map(to).collect(),
             routes: own
                 .map(|(prefix, next_hop)| Announced { prefix, next_hop, marks: self.marks() })

@@ -145,7 +145,7 @@ fn reflected_by(program: Other, client_too: bool) -> Result<()> {
         .map_err(|e| e.context(account(&low, &high, &reflector)))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(traffic)?;
-    sent_everywhere(&capture.finish(&lab)?.iter().map(|packet| packet.from).collect())
+    sent_everywhere(&capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect())
 }
 
 /// A capture in which somebody is missing has judged nothing.
@@ -219,5 +219,5 @@ fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -
     .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(flows)?;
-    sent_everywhere(&capture.finish(&lab)?.iter().map(|packet| packet.from).collect())
+    sent_everywhere(&capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect())
 }
