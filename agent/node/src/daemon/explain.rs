@@ -153,7 +153,10 @@ fn sent_row(sent: &SentView) -> api::SentRow {
         peer: sent.peer.address,
         port: sent.peer.port,
         sent: sent.export == Export::Sent,
-        why: export(sent.export).into(),
+        why: match &sent.rule {
+            Some(rule) if sent.export == Export::Filter => format!("refused by {rule}"),
+            _ => export(sent.export).into(),
+        },
     }
 }
 
@@ -169,6 +172,7 @@ fn export(export: Export) -> &'static str {
         Export::NoTransit => "it lies in no pool, and nobody becomes transit by accident",
         Export::NoAdvertise => "community NO_ADVERTISE",
         Export::NoExport => "community NO_EXPORT, and the peer is another AS",
+        Export::Filter => "by a filter",
         Export::NoNextHop => "we have no address of this family to announce as next hop",
         Export::TooLong => "its attributes do not fit into one message",
     }
