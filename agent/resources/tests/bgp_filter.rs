@@ -215,7 +215,6 @@ spec: {importV4: [{interface: eth0, action: Reject}]}
         warnings,
         [
             "BGPPeer/p names BGPFilter/gone, which does not exist; it is skipped",
-            "BGPPeer/p: spec.filters has no effect yet",
             "BGPFilter/f: spec.importV4[0].interface has no effect yet",
         ]
     );

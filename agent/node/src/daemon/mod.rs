@@ -6,6 +6,7 @@
 mod answers;
 mod explain;
 mod fast_path;
+mod filters;
 mod log;
 mod sockets;
 mod wiring;

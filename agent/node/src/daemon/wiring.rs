@@ -10,6 +10,8 @@ use manx_net::Prefix;
 use manx_resources as resources;
 use manx_resources::{NodePlan, PeerPlan};
 
+use super::filters::{export_rules, import_rules};
+
 /// Longer than peers may be gone before their routes are dropped (RFC 4724 §3); Calico and BIRD have the same.
 const RESTART_TIME: Duration = Duration::from_secs(120);
 
@@ -24,7 +26,12 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
             restart_time: RESTART_TIME.as_secs() as u16,
             restarting,
         },
-        peers: plan.peers.iter().filter(|peer| why_closed(peer).is_none()).map(peer_config).collect(),
+        peers: plan
+            .peers
+            .iter()
+            .filter(|peer| why_closed(peer).is_none())
+            .map(|peer| peer_config(plan, peer))
+            .collect(),
         originated: plan
             .blocks
             .iter()
@@ -63,7 +70,7 @@ pub fn why_closed(peer: &PeerPlan) -> Option<&'static str> {
     }
 }
 
-fn peer_config(peer: &PeerPlan) -> PeerConfig {
+fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
     // A session carries the family that it runs over, as Calico's two BIRDs do: a dual-stack pair has two.
     let family = if peer.address.is_ipv4() { Family::Ipv4Unicast } else { Family::Ipv6Unicast };
     PeerConfig {
@@ -87,6 +94,8 @@ fn peer_config(peer: &PeerPlan) -> PeerConfig {
         keepalive_time: peer.keepalive_time.map(|seconds| u16::try_from(seconds).unwrap_or(u16::MAX)),
         restart_time: peer.restart_time.map(|seconds| seconds.min(4095) as u16),
         allow_local_as: u8::try_from(peer.allow_local_as).unwrap_or(u8::MAX),
+        import: import_rules(plan, peer),
+        export: export_rules(plan, peer),
         ..PeerConfig::new(peer.address, peer.as_number)
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
         local_workload_selector: spec.parse("localWorkloadSelector", value::selector),
         reverse_peering_manual: reverse.unwrap_or(false),
     };
-    for field in ["password", "ttlSecurity", "reachableBy", "filters", "localWorkloadSelector"] {
+    for field in ["password", "ttlSecurity", "reachableBy", "localWorkloadSelector"] {
         if spec.is_set(field) {
             spec.without_effect(field);
         }
