@@ -97,11 +97,14 @@ pub struct GracefulRestart {
     /// paths and announcements until the peers have sent their End-of-RIB or a timer has run out. Counts when
     /// the speaker is made, not in `configure`.
     pub restarting: bool,
+    /// Offer RFC 8538: routes outlive errors and an expired hold timer, too, and only a Hard Reset takes them at once.
+    /// Off by default, since a machine that died is then forwarded to for the restart time beyond the hold time.
+    pub after_notification: bool,
 }
 
 impl Default for GracefulRestart {
     fn default() -> GracefulRestart {
-        GracefulRestart { enabled: true, restart_time: 120, restarting: false }
+        GracefulRestart { enabled: true, restart_time: 120, restarting: false, after_notification: false }
     }
 }
 

@@ -146,6 +146,8 @@ pub struct NegotiatedView {
 #[serde(rename_all = "camelCase")]
 pub struct GracefulRestartView {
     pub restarting: bool,
+    /// Routes are kept after a NOTIFICATION, too, unless it says Hard Reset (RFC 8538).
+    pub notifications: bool,
     pub restart_time: u16,
     /// Families whose forwarding state the peer says it preserved.
     pub preserved: Vec<Family>,

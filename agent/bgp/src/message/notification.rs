@@ -23,6 +23,8 @@ pub mod cease {
     pub const CONFIGURATION_CHANGE: u8 = 6;
     pub const COLLISION: u8 = 7;
     pub const OUT_OF_RESOURCES: u8 = 8;
+    /// RFC 8538 §3.
+    pub const HARD_RESET: u8 = 9;
 }
 
 impl Notification {
@@ -72,8 +74,39 @@ impl Notification {
         out.freeze()
     }
 
-    /// "Cease / Peer De-configured".
+    /// The same in a Hard Reset, so that the peer does not keep our routes (RFC 8538 §3.1).
+    pub fn hard_reset(&self) -> Notification {
+        let mut data = BytesMut::with_capacity(2 + self.data.len());
+        data.put_u8(self.code);
+        data.put_u8(self.subcode);
+        data.put_slice(&self.data);
+        Notification { code: 6, subcode: cease::HARD_RESET, data: data.freeze() }
+    }
+
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (6, cease::HARD_RESET)
+    }
+
+    /// What a Hard Reset is about; else the NOTIFICATION itself. A Hard Reset in a Hard Reset is not looked into.
+    fn essence(&self) -> Notification {
+        match *self.data {
+            [code, subcode, ..] if self.is_hard_reset() => {
+                Notification { code, subcode, data: self.data.slice(2..) }
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// "Cease / Peer De-configured"; of a Hard Reset also what it is about.
     pub fn name(&self) -> String {
+        let essence = self.essence();
+        if essence == *self {
+            return self.plain_name();
+        }
+        format!("{} ({})", self.plain_name(), essence.plain_name())
+    }
+
+    fn plain_name(&self) -> String {
         let (code, subcode) = names(self.code, self.subcode);
         match (code, subcode) {
             (Some(code), Some(subcode)) => format!("{code} / {subcode}"),
@@ -85,6 +118,10 @@ impl Notification {
 
     /// The shutdown communication of Cease/2 and /4, with control characters escaped: it goes into logs.
     pub fn text(&self) -> Option<String> {
+        self.essence().plain_text()
+    }
+
+    fn plain_text(&self) -> Option<String> {
         if self.code != 6 || !matches!(self.subcode, 2 | 4) {
             return None;
         }
@@ -107,7 +144,7 @@ impl Notification {
 
     /// Did the sender find fault with what we sent, rather than end the session for its own reasons?
     pub fn is_error(&self) -> bool {
-        !matches!(self.code, 4 | 6 | 8)
+        !matches!(self.essence().code, 4 | 6 | 8)
     }
 }
 
@@ -218,6 +255,16 @@ mod tests {
         assert_eq!(Notification::new(4, 0, &[]).name(), "Hold Timer Expired");
         assert_eq!(Notification::new(6, 99, &[]).name(), "Cease / subcode 99");
         assert_eq!(Notification::new(99, 1, &[]).name(), "code 99 / subcode 1");
+    }
+
+    #[test]
+    fn a_hard_reset_shows_what_it_is_about() {
+        let reset = Notification::cease_with_text(cease::SHUTDOWN, "back soon").hard_reset();
+        assert_eq!((reset.code, reset.subcode, &reset.data[..4]), (6, 9, &[6, 2, 9, b'b'][..]));
+        assert_eq!(reset.name(), "Cease / Hard Reset (Cease / Administrative Shutdown)");
+        assert_eq!(reset.text().as_deref(), Some("back soon"));
+        assert!(!reset.is_error() && Notification::new(3, 1, &[]).hard_reset().is_error());
+        assert_eq!(Notification::cease(9).name(), "Cease / Hard Reset");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Capabilities {
 pub struct GracefulRestartCapability {
     /// The R bit.
     pub restarting: bool,
+    /// The N bit (RFC 8538 §2): routes outlive a NOTIFICATION, too.
+    pub notifications: bool,
     /// Seconds, 12 bits.
     pub restart_time: u16,
     /// With the F bit.
@@ -121,6 +123,7 @@ impl Capabilities {
                     .collect();
                 self.graceful_restart = Some(GracefulRestartCapability {
                     restarting: head & 0x8000 != 0,
+                    notifications: head & 0x4000 != 0,
                     restart_time: head & 0x0fff,
                     families,
                 });
@@ -143,7 +146,11 @@ impl Capabilities {
         }
         if let Some(restart) = &self.graceful_restart {
             out.put_slice(&[capability::GRACEFUL_RESTART, 2 + 4 * restart.families.len() as u8]);
-            out.put_u16(u16::from(restart.restarting) << 15 | restart.restart_time & 0x0fff);
+            out.put_u16(
+                u16::from(restart.restarting) << 15
+                    | u16::from(restart.notifications) << 14
+                    | restart.restart_time & 0x0fff,
+            );
             for (family, preserved) in &restart.families {
                 out.put_u16(family.afi());
                 out.put_slice(&[1, u8::from(*preserved) << 7]);
@@ -265,6 +272,7 @@ mod tests {
                 extended_messages: true,
                 graceful_restart: Some(GracefulRestartCapability {
                     restarting: true,
+                    notifications: true,
                     restart_time: 120,
                     families: vec![(Family::Ipv4Unicast, true), (Family::Ipv6Unicast, false)],
                 }),

@@ -25,6 +25,8 @@ pub struct Ours {
     pub families: Vec<Family>,
     /// Seconds; `None`: the capability is not announced.
     pub restart_time: Option<u16>,
+    /// RFC 8538.
+    pub after_notification: bool,
 }
 
 impl Ours {
@@ -43,6 +45,7 @@ impl Ours {
             restart_time: restart
                 .enabled
                 .then(|| peer.restart_time.unwrap_or(restart.restart_time).min(4095)),
+            after_notification: restart.after_notification,
         }
     }
 
@@ -65,6 +68,7 @@ impl Ours {
                 extended_messages: true,
                 graceful_restart: self.restart_time.map(|restart_time| GracefulRestartCapability {
                     restarting,
+                    notifications: self.after_notification,
                     restart_time,
                     families: self.families.iter().map(|&family| (family, preserved)).collect(),
                 }),
@@ -106,6 +110,9 @@ impl Ours {
             route_refresh: capabilities.route_refresh,
             enhanced_refresh: capabilities.enhanced_refresh,
             extended_messages: capabilities.extended_messages,
+            after_notification: self.after_notification
+                && self.restart_time.is_some()
+                && capabilities.graceful_restart.as_ref().is_some_and(|restart| restart.notifications),
             restart: if self.restart_time.is_some() { capabilities.graceful_restart.clone() } else { None },
             remote_id: theirs.identifier,
         })
@@ -122,6 +129,8 @@ pub struct Negotiated {
     pub route_refresh: bool,
     pub enhanced_refresh: bool,
     pub extended_messages: bool,
+    /// Both announced that routes outlive the session even if it ends by NOTIFICATION (RFC 8538).
+    pub after_notification: bool,
     /// The peer's, if both announced it.
     pub restart: Option<GracefulRestartCapability>,
     pub remote_id: Ipv4Addr,
@@ -160,6 +169,7 @@ impl Negotiated {
             extended_messages: self.extended_messages,
             graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
                 restarting: restart.restarting,
+                notifications: restart.notifications,
                 restart_time: restart.restart_time,
                 preserved: restart.families.iter().filter(|(_, f)| *f).map(|&(family, _)| family).collect(),
                 families: restart.families.iter().map(|&(family, _)| family).collect(),

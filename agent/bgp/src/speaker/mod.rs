@@ -310,7 +310,8 @@ impl Speaker {
     /// A NOTIFICATION is never answered (behaviour 9).
     fn notified(&mut self, conn: ConnId, notification: &Notification, now: Time) {
         let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
-        let seen = self.close(conn, None, now);
+        let keeps = self.outlives_notification(conn) && !notification.is_hard_reset();
+        let seen = self.close_keeping(conn, None, keeps, now);
         let view = view_of(notification, now);
         if let Some(peer) = self.peer_at_mut(slot) {
             peer.last_error = Some(format!("Received: {}", subject(notification)));
@@ -340,14 +341,41 @@ impl Speaker {
     }
 
     /// Closes a connection on our side, with a last word if there is one. The session's routes are flushed, for a
-    /// session that ends by NOTIFICATION restarts from nothing (RFC 4724 §4).
+    /// session that ends by NOTIFICATION restarts from nothing (RFC 4724 §4); unless both sides have agreed that routes
+    /// outlive it (RFC 8538 §4). Then only what we end on purpose is a Hard Reset, and what is the network's fault or
+    /// a bug's costs no traffic.
     fn close(&mut self, conn: ConnId, notification: Option<&Notification>, now: Time) -> Option<Gone> {
+        match notification {
+            Some(ours) if self.outlives_notification(conn) => {
+                let on_purpose = ours.code == 6;
+                let hard = on_purpose.then(|| ours.hard_reset());
+                self.close_keeping(conn, hard.as_ref().or(notification), !on_purpose, now)
+            }
+            _ => self.close_keeping(conn, notification, false, now),
+        }
+    }
+
+    /// Is it an Established session whose routes outlive a NOTIFICATION?
+    fn outlives_notification(&self, conn: ConnId) -> bool {
+        self.connections.get(&conn).is_some_and(|connection| {
+            connection.stage == Stage::Established
+                && connection.negotiated.as_ref().is_some_and(|n| n.after_notification)
+        })
+    }
+
+    fn close_keeping(
+        &mut self,
+        conn: ConnId,
+        notification: Option<&Notification>,
+        keep_routes: bool,
+        now: Time,
+    ) -> Option<Gone> {
         // One that is closing has had its last word.
         if self.connections.get(&conn)?.stage == Stage::Closing {
             return None;
         }
         let mut connection = self.connections.remove(&conn)?;
-        let gone = self.detach(&connection, false, now);
+        let gone = self.detach(&connection, keep_routes, now);
         if let Some(notification) = notification
             && connection.stage != Stage::Dialling
         {

@@ -133,6 +133,69 @@ fn a_notification_from_either_side_flushes() {
     }
 }
 
+/// RFC 8538 agreed on, two routes in the table.
+fn outliving() -> (Script, Open) {
+    let mut config = config(64512);
+    config.graceful_restart.after_notification = true;
+    let mut open = their_open(&config);
+    open.capabilities.graceful_restart.as_mut().unwrap().notifications = true;
+    let mut script = Script::established_with(config, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A, B]));
+    (script, open)
+}
+
+/// Behaviour 57.
+#[test]
+fn with_the_n_bit_routes_outlive_an_error_of_either_side_until_the_restart_time_is_over() {
+    let ends: [fn(&mut Script); 4] = [
+        |script| script.wait(secs(91)),
+        |script| script.give(&[0; 19]),
+        |script| script.give(&Notification::new(3, 1, &[]).encode()),
+        |script| script.give(&Notification::cease(4).encode()),
+    ];
+    for end in ends {
+        let (mut script, open) = outliving();
+        end(&mut script);
+        assert_ne!(script.state(), crate::view::SessionState::Established);
+        assert_eq!((stale(&script, A), stale(&script, B)), (Some(true), Some(true)));
+        // What is held back after an error comes back within the restart time.
+        script.wait(secs(6));
+        back(&mut script, &open);
+        script.give(&update(&[], &mandatory(&[]), &[A]));
+        script.give(&end_of_rib(Family::Ipv4Unicast));
+        assert_eq!((stale(&script, A), stale(&script, B)), (Some(false), None));
+        script.give(&Notification::new(3, 1, &[]).encode());
+        script.wait(secs(119));
+        assert_eq!(stale(&script, A), Some(true));
+        script.wait(secs(2));
+        assert_eq!(stale(&script, A), None);
+    }
+}
+
+#[test]
+fn a_hard_reset_flushes_and_what_we_end_on_purpose_is_one() {
+    let (mut script, _) = outliving();
+    script.give(&Notification::cease_with_text(2, "for good").hard_reset().encode());
+    assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+    let received = script.view().notification_received.unwrap();
+    assert_eq!(
+        (received.name.as_str(), received.text.as_deref()),
+        ("Cease / Hard Reset (Cease / Administrative Shutdown)", Some("for good"))
+    );
+
+    let (mut script, _) = outliving();
+    let peer = script.speaker.config().peers[0].key();
+    script.speaker.handle(crate::Event::Disable { peer, text: "over".into() }, script.now);
+    script.drain();
+    assert_eq!(script.notification(), (6, 9, b"\x06\x02\x04over".to_vec()));
+    assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+    // Who has not agreed to it is told in the plain form.
+    let mut script = Script::established(config(64512));
+    script.speaker.handle(crate::Event::Disable { peer, text: "over".into() }, script.now);
+    script.drain();
+    assert_eq!(script.notification(), (6, 2, b"\x04over".to_vec()));
+}
+
 #[test]
 fn without_the_capability_on_both_sides_nothing_is_kept() {
     let mut off = config(64512);

@@ -25,6 +25,7 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
             enabled: true,
             restart_time: RESTART_TIME.as_secs() as u16,
             restarting,
+            ..GracefulRestart::default()
         },
         peers: plan
             .peers
