@@ -100,10 +100,6 @@ fn config(speaking: &Speaking) -> String {
         "[global.config]\nas = {}\nrouter-id = \"{}\"\nlocal-address-list = [\"0.0.0.0\", \"::\"]",
         speaking.as_number, speaking.router_id
     );
-    if speaking.side == Side::Dials {
-        // Its first dial comes after 5 to 10 s, when another speaker's patience may be at its end.
-        out.push_str("port = -1\n");
-    }
     for neighbour in &speaking.neighbours {
         let _ = writeln!(
             out,

@@ -43,7 +43,7 @@ pub struct Speaking {
 pub enum Side {
     /// Its neighbours do.
     Listens,
-    /// It does. Those that can be told so do not even listen.
+    /// It does, and refuses connections: however long it waits before it dials, no neighbour is faster.
     Dials,
     /// Whoever is first.
     Both,
@@ -84,6 +84,15 @@ pub struct Learned {
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Vec<Ipv4Addr>,
 }
+
+/// Refuses what [`Side::Dials`] does not want.
+const REFUSAL: &str = "table inet lab {
+  chain input {
+    type filter hook input priority 0;
+    tcp dport 179 tcp flags & (syn | ack) == syn reject with tcp reset
+  }
+}
+";
 
 /// One of the programs: how it is told, started and asked.
 pub trait Program: fmt::Debug + Sync {
@@ -126,6 +135,10 @@ pub struct Peer {
 impl Peer {
     pub fn start(program: &'static dyn Program, host: Host, speaking: Speaking, logs: &Path) -> Result<Peer> {
         let log = logs.join(format!("{}-{}.log", host.name(), program.name()));
+        if speaking.side == Side::Dials {
+            host.write_file("/etc/refusal.nft", REFUSAL)?;
+            host.sh("nft -f /etc/refusal.nft")?;
+        }
         let mut peer = Peer { program, speaking, daemon: None, log, host };
         peer.run(false)?;
         Ok(peer)

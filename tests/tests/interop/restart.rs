@@ -3,7 +3,12 @@
 //! same with BIRD as the reflector is in the tests of the seed's cluster, which is IPv4 alone; here both families
 //! cross.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use manx_api::SessionState;
@@ -24,6 +29,9 @@ use manx_tests::{
 use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
 
 const CLUSTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 7);
+/// Both of its clients dial it, and so they are back at the same time: FRR ends its deferral (RFC 4724 §4.1) with
+/// the End-of-RIB of the first if the second has not come within a second, and the first then drops the second's routes.
+const REFLECTOR: Place = LOW;
 /// GoBGP waits up to 10 s before it dials.
 const UP: Duration = Duration::from_secs(30);
 /// How long the killed one stays away. Far less than any restart time.
@@ -79,34 +87,38 @@ fn nothing_lost(flows: Vec<Flow>) -> Result<()> {
 /// `client_too`: traffic flows while the client is away, too; its routes are kept in any case.
 fn reflected_by(program: Other, client_too: bool) -> Result<()> {
     let mut lab = Lab::new()?;
-    let document =
-        resources(AS, &POOLS, &[LOW.node(None), HIGH.node(None)], &MIDDLE.peers(AS).collect::<Vec<_>>());
+    let document = resources(
+        AS,
+        &POOLS,
+        &[MIDDLE.node(None), HIGH.node(None)],
+        &REFLECTOR.peers(AS).collect::<Vec<_>>(),
+    );
     std::fs::write(lab.store().join("cluster.yaml"), document)?;
     let capture = Capture::start(&lab)?;
-    let mut speaking = MIDDLE.speaking(AS, &[(LOW, AS), (HIGH, AS)]);
+    let mut speaking = REFLECTOR.speaking(AS, &[(MIDDLE, AS), (HIGH, AS)]);
     speaking.cluster_id = Some(CLUSTER);
-    let mut reflector = Peer::start(program, MIDDLE.host(&mut lab)?, speaking, &lab.logs())?;
+    let mut reflector = Peer::start(program, REFLECTOR.host(&mut lab)?, speaking, &lab.logs())?;
     let mut workers = Vec::new();
     let mut pods = Vec::new();
-    for place in [LOW, HIGH] {
+    for place in [MIDDLE, HIGH] {
         let worker = Manx::start(place.host(&mut lab)?, &[], &lab.logs())?;
         pods.push(worker.host.pod(&format!("{}-pod", place.name), &place.pod_addresses())?);
         workers.push(worker);
     }
-    let (mut high, low) = (workers.remove(1), workers.remove(0));
-    let served = |low: &Manx, high: &Manx| {
-        for (worker, other) in [(low, HIGH), (high, LOW)] {
-            is_at_peace_with(worker, MIDDLE)?;
+    let (mut high, middle) = (workers.remove(1), workers.remove(0));
+    let served = |middle: &Manx, high: &Manx| {
+        for (worker, other) in [(middle, HIGH), (high, MIDDLE)] {
+            is_at_peace_with(worker, REFLECTOR)?;
             has_routes_to(&worker.host, other)?;
         }
         Ok(())
     };
-    let account = |low: &Manx, high: &Manx, reflector: &Peer| {
-        format!("{}\n{}\n{}", low.account(), high.account(), reflector.account())
+    let account = |middle: &Manx, high: &Manx, reflector: &Peer| {
+        format!("{}\n{}\n{}", middle.account(), high.account(), reflector.account())
     };
-    eventually("both workers are served", UP, || served(&low, &high))
-        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
-    for (worker, other) in [(&low, HIGH), (&high, LOW)] {
+    eventually("both workers are served", UP, || served(&middle, &high))
+        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
+    for (worker, other) in [(&middle, HIGH), (&high, MIDDLE)] {
         for block in other.blocks() {
             let route = worker.route(&block)?;
             let bgp = route.bgp.as_ref();
@@ -119,38 +131,39 @@ fn reflected_by(program: Other, client_too: bool) -> Result<()> {
     let traffic = flows(&pods[0], &pods[1])?;
     reflector.kill()?;
     throughout("both workers keep their routes", ABSENT, || {
-        has_routes_to(&low.host, HIGH)?;
-        has_routes_to(&high.host, LOW)
+        has_routes_to(&middle.host, HIGH)?;
+        has_routes_to(&high.host, MIDDLE)
     })?;
-    for worker in [&low, &high] {
-        for address in MIDDLE.addresses() {
+    for worker in [&middle, &high] {
+        for address in REFLECTOR.addresses() {
             let peer = worker.peer(address)?;
             ensure!(peer.stale, "{}: routes of the killed {address} are not stale", worker.host.name());
         }
     }
     reflector.start_again()?;
-    eventually("the reflector is back", UP, || served(&low, &high))
-        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
+    eventually("the reflector is back", UP, || served(&middle, &high))
+        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(traffic)?;
 
     let traffic = if client_too { flows(&pods[0], &pods[1])? } else { Vec::new() };
     high.kill()?;
     throughout("the reflector keeps the routes of a killed worker", ABSENT, || {
-        has_routes_to(&low.host, HIGH)?;
-        has_routes_to(&high.host, LOW)
+        has_routes_to(&middle.host, HIGH)?;
+        has_routes_to(&high.host, MIDDLE)
     })?;
     high.start_again()?;
-    eventually("the worker is back", UP, || served(&low, &high))
-        .map_err(|e| e.context(account(&low, &high, &reflector)))?;
+    eventually("the worker is back", UP, || served(&middle, &high))
+        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(traffic)?;
-    sent_everywhere(&capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect())
+    let senders = capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect();
+    both_are_heard(&senders, [REFLECTOR, HIGH])
 }
 
 /// A capture in which somebody is missing has judged nothing.
-fn sent_everywhere(senders: &BTreeSet<std::net::IpAddr>) -> Result<()> {
-    for address in [MIDDLE, HIGH].into_iter().flat_map(Place::addresses) {
+fn both_are_heard(senders: &BTreeSet<IpAddr>, places: [Place; 2]) -> Result<()> {
+    for address in places.into_iter().flat_map(Place::addresses) {
         ensure!(senders.contains(&address), "the capture has nothing of {address}");
     }
     Ok(())
@@ -173,8 +186,9 @@ fn a_gobgp_reflector_and_its_manx_client_are_killed_in_turn_and_no_packet_is_los
     reflected_by(&GoBgp, true)
 }
 
+/// Without traffic while Manx is away: ExaBGP says in every OPEN that it has just restarted, as FRR does at first.
 #[test]
-fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
+fn an_exabgp_is_killed_and_no_packet_is_lost_and_its_killed_manx_neighbour_comes_back() -> Result<()> {
     let mut lab = Lab::new()?;
     let document = resources(AS, &POOLS, &[MIDDLE.node(None)], &HIGH.peers(AS).collect::<Vec<_>>());
     std::fs::write(lab.store().join("cluster.yaml"), document)?;
@@ -195,7 +209,7 @@ fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -
     eventually("Manx hears ExaBGP", UP, || served(&manx))
         .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
 
-    let flows = flows(&near, &far)?;
+    let traffic = flows(&near, &far)?;
     other.kill()?;
     throughout("Manx keeps the routes of a killed ExaBGP", ABSENT, || has_routes_to(&manx.host, HIGH))?;
     for address in HIGH.addresses() {
@@ -204,6 +218,9 @@ fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -
     other.start_again()?;
     eventually("ExaBGP is back", UP, || served(&manx))
         .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
+
+    thread::sleep(Duration::from_millis(500));
+    nothing_lost(traffic)?;
 
     manx.kill()?;
     throughout("the kernel keeps the routes of a killed Manx", ABSENT, || has_routes_to(&manx.host, HIGH))?;
@@ -217,7 +234,6 @@ fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -
         Ok(())
     })
     .map_err(|e| e.context(format!("{}\n{}", manx.account(), other.account())))?;
-    thread::sleep(Duration::from_millis(500));
-    nothing_lost(flows)?;
-    sent_everywhere(&capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect())
+    let senders = capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect();
+    both_are_heard(&senders, [MIDDLE, HIGH])
 }

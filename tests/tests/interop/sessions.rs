@@ -22,6 +22,7 @@ use manx_tests::{
 
 use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
 
+/// GoBGP waits 5 to 10 s before it dials.
 const UP: Duration = Duration::from_secs(20);
 const HEARD: Duration = Duration::from_secs(10);
 const CLUSTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 7);
