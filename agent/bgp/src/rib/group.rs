@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    export::{GroupKey, Source, outgoing},
+    export::{ExportRules, GroupKey, Source, outgoing},
     table::{OWN, PeerSlot, RouteId, Table},
 };
 use crate::{
@@ -93,6 +93,17 @@ pub struct Group {
     /// Routes announced, in all and by source.
     announced: u64,
     announced_from: HashMap<PeerSlot, u64>,
+    /// Set while the routes are judged under new rules one after the other.
+    pub transition: Option<Transition>,
+}
+
+/// A group on its way to new rules.
+#[derive(Debug)]
+pub struct Transition {
+    pub number: u64,
+    /// What the members know of the routes from `next` on was sent under these.
+    pub earlier: ExportRules,
+    pub next: RouteId,
 }
 
 impl Group {
@@ -109,7 +120,29 @@ impl Group {
             superseded: 0,
             announced: 0,
             announced_from: HashMap::new(),
+            transition: None,
         }
+    }
+
+    /// A group without members that has told them all that this one has, for those who go on under other rules.
+    pub fn split(&self, rules: ExportRules, number: u64) -> Group {
+        let transition = Transition { number, earlier: self.key.rules.clone(), next: 0 };
+        Group {
+            key: GroupKey { rules, ..self.key.clone() },
+            state: self.state.clone(),
+            log: self.log.clone(),
+            base: self.base,
+            superseded: self.superseded,
+            announced: self.announced,
+            announced_from: self.announced_from.clone(),
+            transition: Some(transition),
+            ..Group::new(self.key.clone())
+        }
+    }
+
+    /// Is what was sent of the route still what earlier rules made of it?
+    pub fn is_in_transition(&self, id: RouteId) -> bool {
+        self.transition.as_ref().is_some_and(|transition| id >= transition.next)
     }
 
     pub fn end(&self) -> u64 {
@@ -502,7 +535,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Family, NextHopMode},
-        rib::export::{ExportRules, PeerKind},
+        rib::export::PeerKind,
     };
 
     fn group() -> Group {

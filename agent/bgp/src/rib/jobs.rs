@@ -30,6 +30,8 @@ enum Kind {
     Reimport(PeerSlot),
     /// Judge anew what goes where.
     Rejudge,
+    /// Judge under its new rules what the group with this transition has sent.
+    Rules(u64),
     /// After a restart's deferral.
     FirstChoice,
 }
@@ -57,6 +59,10 @@ impl Job {
 
     pub fn rejudge() -> Job {
         Job::over_both(Kind::Rejudge)
+    }
+
+    pub fn rules(transition: u64, family: Family) -> Job {
+        Job { kind: Kind::Rules(transition), family, next: 0, both: false }
     }
 
     pub fn first_choice() -> Job {
@@ -105,6 +111,9 @@ impl Rib {
                 return;
             }
         }
+        if let Kind::Rules(transition) = job.kind {
+            self.end_transition(transition);
+        }
         if let Kind::FirstChoice = job.kind {
             self.release_members();
             self.settled = true;
@@ -133,6 +142,7 @@ impl Rib {
                 self.settle::<P>(id, before, None);
             }
             Kind::Reimport(slot) => self.reimport::<P>(id, slot),
+            Kind::Rules(transition) => self.judge_by_new_rules::<P>(id, transition),
             Kind::Rejudge => self.judge::<P>(id, Why::Rules),
         }
     }

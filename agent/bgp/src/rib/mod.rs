@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod next_hops;
 mod own;
 pub mod pull;
+mod regroup;
 pub mod select;
 pub mod table;
 pub mod views;
@@ -117,6 +118,9 @@ pub struct Rib {
     next_hops: NextHops,
     peers: Vec<Option<RibPeer>>,
     groups: Vec<Option<Group>>,
+    /// Groups that were split in the present change of configuration, with what came of them.
+    splits: Vec<(usize, usize)>,
+    transitions: u64,
     policy: Policy,
     jobs: VecDeque<Job>,
     /// Routes whose best path the driver has not been told yet.
@@ -159,6 +163,8 @@ impl Rib {
             next_hops: NextHops::default(),
             peers: Vec::new(),
             groups: Vec::new(),
+            splits: Vec::new(),
+            transitions: 0,
             policy: Policy::default(),
             jobs: VecDeque::new(),
             to_tell: VecDeque::new(),
@@ -464,6 +470,7 @@ impl Rib {
                 Why::Best { replaced: Some(old) }
                     if export == Export::Sent
                         && group.export(id) == Some(Export::Sent)
+                        && !group.is_in_transition(id)
                         && route.best().is_some_and(|best| {
                             leaves_alike(
                                 route.prefix.into(),

@@ -98,7 +98,7 @@ impl Rib {
         if let Some(member) = &peer.members[family]
             && let Some(Some(group)) = self.groups.get(member.group)
         {
-            if group.key == key {
+            if group.key == key || self.follow_rules(slot, &key) {
                 return;
             }
             let held = self.announced_before(slot, family);
@@ -148,16 +148,8 @@ impl Rib {
         current: Option<(Arc<Batch>, usize)>,
     ) {
         let family = key.family;
-        let found = self.groups.iter().position(|group| group.as_ref().is_some_and(|g| g.key == key));
-        let number = found.unwrap_or_else(|| {
-            let free = self.groups.iter().position(Option::is_none).unwrap_or_else(|| {
-                self.groups.push(None);
-                self.groups.len() - 1
-            });
-            // Just found or made.
-            self.groups[free] = Some(Group::new(key));
-            free
-        });
+        let found = self.group_of(&key);
+        let number = found.unwrap_or_else(|| self.add_group(Group::new(key)));
         if let Some(Some(group)) = self.groups.get_mut(number) {
             let end = group.end();
             group.move_to(slot, end);
@@ -168,7 +160,26 @@ impl Rib {
         self.touch(number);
     }
 
-    fn touch(&mut self, number: usize) {
+    pub(super) fn group_of(&self, key: &GroupKey) -> Option<usize> {
+        self.groups.iter().position(|group| group.as_ref().is_some_and(|group| group.key == *key))
+    }
+
+    /// Its number is a free one.
+    pub(super) fn add_group(&mut self, group: Group) -> usize {
+        match self.groups.iter().position(Option::is_none) {
+            Some(free) => {
+                // `position` found it.
+                self.groups[free] = Some(group);
+                free
+            }
+            None => {
+                self.groups.push(Some(group));
+                self.groups.len() - 1
+            }
+        }
+    }
+
+    pub(super) fn touch(&mut self, number: usize) {
         if !self.touched.contains(&number) {
             self.touched.push(number);
         }

@@ -54,6 +54,7 @@ impl Speaker {
                 None => self.add_peer(peer, now),
             }
         }
+        self.rib.end_splits();
         if self.rib.is_deferred() {
             self.check_deferral();
         }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use manx_net::Prefix;
+use proptest::prelude::*;
 
 use super::{
     network::{Network, asn, ip, peer, prefix, secs},
@@ -370,4 +371,108 @@ fn where_a_policy_is_required_an_ebgp_peer_without_one_gets_and_gives_nothing() 
     network.configure(1, configs[1].clone());
     network.run(secs(5));
     expect(&received(&mut network, 1, "172.16.1.0/26").unwrap(), Standing::Best, Some("all"));
+}
+
+fn hundred() -> Vec<Originated> {
+    (0..100)
+        .map(|n| Originated { prefix: prefix(&format!("172.16.{n}.0/24")), communities: Vec::new() })
+        .collect()
+}
+
+/// Behaviour 56, towards peers that share a group, one after the other and all at once.
+#[test]
+fn other_export_rules_send_only_what_they_change_and_only_to_whom_they_are_for() {
+    let (mut network, mut configs) = star(5);
+    configs[0].originated = hundred();
+    start(&mut network, &configs);
+    let received = |network: &mut Network, n: usize| {
+        let counters = network.speaker(n - 1).peer(key(2)).unwrap().counters;
+        (counters.prefixes_received, counters.updates_received)
+    };
+    let before = [3, 4, 5].map(|n| received(&mut network, n));
+    assert_eq!(before.map(|(prefixes, _)| prefixes), [100; 3]);
+    let seven = rules(&[
+        ("seven", within("172.16.7.0/24"), Action::Reject),
+        ("eight", within("172.16.8.0/24"), accept(&[Change::SetLocalPref(500)])),
+    ]);
+    // Peers in the order 1, 3, 4, 5.
+    configs[1].peers[1].export = seven.clone();
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    assert_eq!(received(&mut network, 3), (99, before[0].1 + 2), "a withdrawal and an announcement");
+    assert_eq!([4, 5].map(|n| received(&mut network, n)), before[1..]);
+    // The rest of the group follows, each to a group of its own or together; who was first hears nothing more.
+    let nine = rules(&[("nine", within("172.16.9.0/24"), Action::Reject)]);
+    for of in [2, 3] {
+        configs[1].peers[of].export = nine.clone();
+    }
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    assert_eq!(received(&mut network, 3), (99, before[0].1 + 2));
+    for (n, (_, updates)) in [(4, before[1]), (5, before[2])] {
+        assert_eq!(received(&mut network, n), (99, updates + 1));
+    }
+    // And when it is over everybody has everything again.
+    for of in [1, 2, 3] {
+        configs[1].peers[of].export = PeerRules::default();
+    }
+    network.configure(1, configs[1].clone());
+    network.run(secs(5));
+    assert_eq!([3, 4, 5].map(|n| received(&mut network, n).0), [100; 3]);
+    let eight = network.speaker(2).best(prefix("172.16.8.0/24")).unwrap().best;
+    assert_eq!(eight.attributes.local_pref, Some(100));
+}
+
+/// Rules by number: nothing, a refusal or a change of some of the routes.
+fn some_rules(number: u8) -> PeerRules {
+    let range = format!("172.16.{}.0/22", u32::from(number % 4) * 4);
+    match number % 5 {
+        0 => PeerRules::default(),
+        1 => rules(&[("no", within(&range), Action::Reject)]),
+        2 => rules(&[("yes", within(&range), accept(&[])), ("others", Match::default(), Action::Reject)]),
+        3 => rules(&[("better", within(&range), accept(&[Change::SetLocalPref(u32::from(number))]))]),
+        _ => rules(&[("longer", within(&range), accept(&[Change::Prepend([asn(65001)].into())]))]),
+    }
+}
+
+/// What every node has of every prefix, as far as rules and routes decide it.
+fn all_routes(network: &mut Network, nodes: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    for node in 0..nodes {
+        for route in network.speaker(node).routes(None, 1000) {
+            let best = route.best;
+            all.push(format!("{node} {} {:?} {:?}", route.prefix, best.source, best.attributes));
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever rules came and went, and whatever routes between: in the end all is as if the last had been there
+    /// from the start.
+    #[test]
+    fn after_any_changes_of_rules_all_is_as_under_the_last_ones(
+        steps in prop::collection::vec((0usize..4, any::<bool>(), any::<u8>(), 0usize..16, 0u64..40), 1..12),
+    ) {
+        let (mut network, mut configs) = star(5);
+        configs[0].originated = hundred().into_iter().take(16).collect();
+        start(&mut network, &configs);
+        for (of, import, number, route, pause) in steps {
+            let peer = &mut configs[1].peers[of];
+            *(if import { &mut peer.import } else { &mut peer.export }) = some_rules(number);
+            network.configure(1, configs[1].clone());
+            // Milliseconds: some changes meet an earlier one under way.
+            network.run(std::time::Duration::from_millis(pause));
+            let communities = &mut configs[0].originated[route].communities;
+            *communities = if communities.is_empty() { vec![u32::from(number)] } else { Vec::new() };
+            network.configure(0, configs[0].clone());
+        }
+        network.run(secs(10));
+        let found = all_routes(&mut network, 5);
+        let (mut fresh, _) = star(5);
+        start(&mut fresh, &configs);
+        prop_assert_eq!(found, all_routes(&mut fresh, 5));
+    }
 }
