@@ -100,11 +100,20 @@ pub struct GracefulRestart {
     /// Offer RFC 8538: routes outlive errors and an expired hold timer, too, and only a Hard Reset takes them at once.
     /// Off by default, since a machine that died is then forwarded to for the restart time beyond the hold time.
     pub after_notification: bool,
+    /// Offer RFC 9494, and ask the peers to keep our routes for so many seconds beyond the restart time, at most 2^24
+    /// − 1; theirs are not kept longer than that, either. Default: not offered.
+    pub long_lived: Option<u32>,
 }
 
 impl Default for GracefulRestart {
     fn default() -> GracefulRestart {
-        GracefulRestart { enabled: true, restart_time: 120, restarting: false, after_notification: false }
+        GracefulRestart {
+            enabled: true,
+            restart_time: 120,
+            restarting: false,
+            after_notification: false,
+            long_lived: None,
+        }
     }
 }
 
@@ -360,6 +369,9 @@ impl WellKnown {
     pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
     /// RFC 7999.
     pub const BLACKHOLE: u32 = 0xffff_029a;
+    /// RFC 9494 §4.2.
+    pub const LLGR_STALE: u32 = 0xffff_0006;
+    pub const NO_LLGR: u32 = 0xffff_0007;
     pub const NO_EXPORT: u32 = 0xffff_ff01;
     pub const NO_ADVERTISE: u32 = 0xffff_ff02;
     pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;

@@ -192,6 +192,8 @@ pub enum Standing {
 pub enum LostAt {
     /// An own route beats a learned one.
     Own,
+    /// Kept long after its peer was lost: the last resort (RFC 9494 §4.3).
+    LongLivedStale,
     LocalPref,
     AsPathLength,
     Origin,
@@ -314,6 +316,8 @@ pub enum Export {
     NoExport,
     /// A rule of the peer's; its name is in [`SentView::rule`].
     Filter,
+    /// Kept long after its peer was lost, and this peer does not know what that means (RFC 9494 §4.4).
+    LongLivedStale,
     /// We have no address of this family to announce as next hop.
     NoNextHop,
     /// Its attributes do not fit into one message.

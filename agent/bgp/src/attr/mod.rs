@@ -170,6 +170,8 @@ fn community_name(community: u32) -> String {
     match community {
         WellKnown::GRACEFUL_SHUTDOWN => "graceful-shutdown".to_owned(),
         WellKnown::BLACKHOLE => "blackhole".to_owned(),
+        WellKnown::LLGR_STALE => "llgr-stale".to_owned(),
+        WellKnown::NO_LLGR => "no-llgr".to_owned(),
         WellKnown::NO_EXPORT => "no-export".to_owned(),
         WellKnown::NO_ADVERTISE => "no-advertise".to_owned(),
         WellKnown::NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),

@@ -20,6 +20,7 @@ mod capability {
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_AS: u8 = 65;
     pub const ENHANCED_REFRESH: u8 = 70;
+    pub const LONG_LIVED_RESTART: u8 = 71;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,17 @@ pub struct Capabilities {
     /// RFC 8654.
     pub extended_messages: bool,
     pub graceful_restart: Option<GracefulRestartCapability>,
+    pub long_lived: Vec<LongLived>,
+}
+
+/// RFC 9494 §3, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongLived {
+    pub family: Family,
+    /// The F bit: forwarding state was preserved.
+    pub preserved: bool,
+    /// Seconds, 24 bits.
+    pub time: u32,
 }
 
 /// RFC 4724 §3.
@@ -128,6 +140,17 @@ impl Capabilities {
                     families,
                 });
             }
+            capability::LONG_LIVED_RESTART => {
+                let (tuples, _) = value.as_chunks::<7>();
+                self.long_lived = tuples
+                    .iter()
+                    .filter_map(|&[a, b, safi, flags, x, y, z]| {
+                        let family = Family::from_wire(u16::from_be_bytes([a, b]), safi)?;
+                        let time = u32::from_be_bytes([0, x, y, z]);
+                        Some(LongLived { family, preserved: flags & 0x80 != 0, time })
+                    })
+                    .collect();
+            }
             _ => {}
         }
     }
@@ -154,6 +177,14 @@ impl Capabilities {
             for (family, preserved) in &restart.families {
                 out.put_u16(family.afi());
                 out.put_slice(&[1, u8::from(*preserved) << 7]);
+            }
+        }
+        if !self.long_lived.is_empty() {
+            out.put_slice(&[capability::LONG_LIVED_RESTART, 7 * self.long_lived.len() as u8]);
+            for LongLived { family, preserved, time } in &self.long_lived {
+                out.put_u16(family.afi());
+                out.put_slice(&[1, u8::from(*preserved) << 7]);
+                out.put_slice(&time.to_be_bytes()[1..]);
             }
         }
         if let Some(number) = self.four_octet_as {
@@ -276,6 +307,10 @@ mod tests {
                     restart_time: 120,
                     families: vec![(Family::Ipv4Unicast, true), (Family::Ipv6Unicast, false)],
                 }),
+                long_lived: vec![
+                    LongLived { family: Family::Ipv4Unicast, preserved: true, time: 0x00ab_cdef },
+                    LongLived { family: Family::Ipv6Unicast, preserved: false, time: 1 },
+                ],
             },
         }
     }

@@ -33,6 +33,8 @@ pub struct GroupKey {
     pub four_octet: bool,
     /// Longer UPDATEs are taken (RFC 8654).
     pub extended_messages: bool,
+    /// Routes with LLGR_STALE may go there (RFC 9494 §4.4).
+    pub long_lived: bool,
     pub rules: ExportRules,
 }
 
@@ -137,6 +139,9 @@ pub fn verdict(
     {
         return Export::NoExport;
     }
+    if !key.long_lived && attributes.has_community(WellKnown::LLGR_STALE) {
+        return Export::LongLivedStale;
+    }
     if let Some(source) = source
         && let (PeerKind::Ibgp { client: from }, PeerKind::Ibgp { client: to }) = (source.kind, key.kind)
         && !from
@@ -239,6 +244,7 @@ mod tests {
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
             four_octet: true,
             extended_messages: false,
+            long_lived: true,
             rules: ExportRules::default(),
         }
     }

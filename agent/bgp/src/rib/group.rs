@@ -547,6 +547,7 @@ mod tests {
             cluster_id: Ipv4Addr::LOCALHOST,
             four_octet: true,
             extended_messages: false,
+            long_lived: true,
             rules: ExportRules::default(),
         })
     }

@@ -120,6 +120,15 @@ impl Rib {
 
     /// Asks the rules again about a route of the peer.
     pub(super) fn reimport<P: Kept>(&mut self, id: RouteId, slot: PeerSlot) {
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        let Some(path) = route.paths.iter().find(|path| path.peer == slot) else { return };
+        let received = path.attributes.as_received().clone();
+        self.judge_import::<P>(id, slot, &received);
+        self.release(received);
+    }
+
+    /// Puts what the rules make of this set in the place of the peer's path, which is as old or new as before.
+    pub(super) fn judge_import<P: Kept>(&mut self, id: RouteId, slot: PeerSlot, received: &Arc<Attributes>) {
         let Some(peer) = self.peer(slot) else { return };
         let (key, peer_type) = (peer.key, peer.kind.peer_type());
         let Some(route) = P::table(&self.tables).get(id) else { return };
@@ -128,24 +137,22 @@ impl Rib {
             return;
         }
         let (prefix, generation) = (route.prefix, path.generation);
-        let received = path.attributes.as_received().clone();
         let rules = peer.import.rules.of(P::FAMILY).clone();
-        match rules.judge(&candidate(prefix.into(), &received, peer_type)).changes() {
+        match rules.judge(&candidate(prefix.into(), received, peer_type)).changes() {
             Some(changes) => {
-                let set = self.imported(&received, changes);
+                let set = self.imported(received, changes);
                 let next_hop = self.next_hop(next_hop_from(key, received.next_hop));
                 self.put(slot, prefix, &set, next_hop, None, generation);
                 self.release(set);
             }
             None => {
-                self.put(slot, prefix, &received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
+                self.put(slot, prefix, received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
             }
         }
         // The path may be the same and yet a blackhole now, or none any more.
         if received.has_community(WellKnown::BLACKHOLE) {
             self.tell::<P>(id);
         }
-        self.release(received);
     }
 
     /// The rule that let a path in or refused it; none where no rule matches or the built-in checks refused it.

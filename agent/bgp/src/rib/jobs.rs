@@ -23,6 +23,11 @@ enum Kind {
         generation: u8,
         grace: i8,
     },
+    /// Mark what the peer has not announced in this generation as long-lived stale.
+    LongLive {
+        slot: PeerSlot,
+        generation: u8,
+    },
     /// Choose anew where these next hops matter.
     NextHops(Vec<NextHopId>),
     Reselect,
@@ -43,6 +48,10 @@ impl Job {
 
     pub fn sweep(slot: PeerSlot, family: Family, generation: u8, grace: i8) -> Job {
         Job { kind: Kind::Sweep { slot, generation, grace }, family, next: 0, both: false }
+    }
+
+    pub fn long_live(slot: PeerSlot, family: Family, generation: u8) -> Job {
+        Job { kind: Kind::LongLive { slot, generation }, family, next: 0, both: false }
     }
 
     pub fn next_hops(id: NextHopId) -> Job {
@@ -78,7 +87,7 @@ impl Job {
     }
 
     pub fn concerns(&self, slot: PeerSlot) -> bool {
-        matches!(self.kind, Kind::Sweep { slot: of, .. } | Kind::Reimport(of) if of == slot)
+        matches!(self.kind, Kind::Sweep { slot: of, .. } | Kind::LongLive { slot: of, .. } | Kind::Reimport(of) if of == slot)
     }
 }
 
@@ -131,6 +140,7 @@ impl Rib {
                     self.remove_path::<P>(id, old);
                 }
             }
+            Kind::LongLive { slot, generation } => self.long_live::<P>(id, slot, generation),
             Kind::NextHops(ref ids) => {
                 if route.paths.iter().any(|path| ids.contains(&path.next_hop)) {
                     let before = identity(route);

@@ -7,6 +7,7 @@ pub mod group;
 pub mod import;
 pub mod intern;
 pub mod jobs;
+mod long_lived;
 pub mod next_hops;
 mod own;
 pub mod pull;

@@ -8,7 +8,7 @@ use super::{
     next_hops::NextHops,
     table::{OWN, PackedStanding, Path, PeerSlot},
 };
-use crate::{attr::Attributes, view::LostAt};
+use crate::{attr::Attributes, config::WellKnown, view::LostAt};
 
 /// What the choice must know of the peer that announced a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub fn select(paths: &mut [Path], next_hops: &NextHops, announcer: impl Fn(PeerS
     }
 
     prefer_least(paths, LostAt::Own, |path| path.peer != OWN);
+    let long_lived = |path: &Path| path.attributes.has_community(WellKnown::LLGR_STALE);
+    prefer_least(paths, LostAt::LongLivedStale, long_lived);
     prefer_least(paths, LostAt::LocalPref, |path| u32::MAX - path.attributes.local_pref());
     prefer_least(paths, LostAt::AsPathLength, |path| path.attributes.as_path.length());
     prefer_least(paths, LostAt::Origin, |path| path.attributes.origin);

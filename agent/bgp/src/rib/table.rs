@@ -40,8 +40,9 @@ pub struct Path {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedStanding(u8);
 
-const LOST: [LostAt; 10] = [
+const LOST: [LostAt; 11] = [
     LostAt::Own,
+    LostAt::LongLivedStale,
     LostAt::LocalPref,
     LostAt::AsPathLength,
     LostAt::Origin,

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, Family, PeerConfig},
     message::{
         notification::Notification,
-        open::{Capabilities, GracefulRestartCapability, Open},
+        open::{Capabilities, GracefulRestartCapability, LongLived, Open},
     },
     view::{GracefulRestartView, NegotiatedView},
 };
@@ -27,6 +27,8 @@ pub struct Ours {
     pub restart_time: Option<u16>,
     /// RFC 8538.
     pub after_notification: bool,
+    /// Seconds (RFC 9494); `None`: the capability is not announced.
+    pub long_lived: Option<u32>,
 }
 
 impl Ours {
@@ -46,6 +48,8 @@ impl Ours {
                 .enabled
                 .then(|| peer.restart_time.unwrap_or(restart.restart_time).min(4095)),
             after_notification: restart.after_notification,
+            // RFC 9494 §3: nothing without the other capability.
+            long_lived: restart.long_lived.filter(|_| restart.enabled).map(|time| time.min(0x00ff_ffff)),
         }
     }
 
@@ -72,6 +76,13 @@ impl Ours {
                     restart_time,
                     families: self.families.iter().map(|&family| (family, preserved)).collect(),
                 }),
+                long_lived: self
+                    .long_lived
+                    .iter()
+                    .flat_map(|&time| {
+                        self.families.iter().map(move |&family| LongLived { family, preserved, time })
+                    })
+                    .collect(),
             },
         }
     }
@@ -114,6 +125,13 @@ impl Ours {
                 && self.restart_time.is_some()
                 && capabilities.graceful_restart.as_ref().is_some_and(|restart| restart.notifications),
             restart: if self.restart_time.is_some() { capabilities.graceful_restart.clone() } else { None },
+            long_lived: match self.long_lived {
+                Some(ours) if capabilities.graceful_restart.is_some() => {
+                    let bounded = |theirs: &LongLived| LongLived { time: theirs.time.min(ours), ..*theirs };
+                    capabilities.long_lived.iter().map(bounded).collect()
+                }
+                _ => Vec::new(),
+            },
             remote_id: theirs.identifier,
         })
     }
@@ -133,6 +151,8 @@ pub struct Negotiated {
     pub after_notification: bool,
     /// The peer's, if both announced it.
     pub restart: Option<GracefulRestartCapability>,
+    /// The peer's, if both announced it; for no longer than we ask for ourselves.
+    pub long_lived: Vec<LongLived>,
     pub remote_id: Ipv4Addr,
 }
 
@@ -151,6 +171,10 @@ impl Negotiated {
         let restart = self.restart.as_ref()?;
         let included = restart.families.iter().any(|&(of, _)| of == family);
         (included && restart.restart_time > 0).then_some(restart.restart_time)
+    }
+
+    pub fn long_lived(&self, family: Family) -> Option<LongLived> {
+        self.long_lived.iter().copied().find(|of| of.family == family)
     }
 
     /// Does the peer say that it still forwards for this family (the F bit)?

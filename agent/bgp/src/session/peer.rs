@@ -58,6 +58,10 @@ pub struct Peer {
     pub errors: u32,
     /// By family: routes are kept that the present session has not confirmed yet.
     pub stale: PerFamily<bool>,
+    /// By family: for how many seconds stale routes go on after the restart time (RFC 9494).
+    pub long_lived_time: PerFamily<Option<u32>>,
+    /// By family: the restart time is over, and stale routes are long-lived.
+    pub long_lived: PerFamily<bool>,
     /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale.
     pub refreshing: PerFamily<bool>,
     /// By family: the present session has sent End-of-RIB.
@@ -93,6 +97,8 @@ impl Peer {
             failures: 0,
             errors: 0,
             stale: PerFamily::default(),
+            long_lived_time: PerFamily::default(),
+            long_lived: PerFamily::default(),
             refreshing: PerFamily::default(),
             end_of_rib: PerFamily::default(),
             state: SessionState::Idle,

@@ -66,8 +66,14 @@ impl Speaker {
             if !stale {
                 continue;
             }
-            // RFC 4724 §4.2: kept only if the peer says that it still forwards.
-            if negotiated.families.contains(&family) && negotiated.preserved(family) {
+            // RFC 4724 §4.2, RFC 9494 §4.5: kept only if the peer says that it still forwards.
+            let long_lived = self.end_long_lived(slot, family);
+            let preserved = match negotiated.long_lived(family) {
+                Some(theirs) if long_lived => theirs.preserved,
+                None if long_lived => false,
+                _ => negotiated.preserved(family),
+            };
+            if negotiated.families.contains(&family) && preserved {
                 self.timers.set(Timer::Stale(slot, family), now + STALE_AFTER_RETURN);
             } else {
                 self.stale_over(slot, family);
@@ -98,6 +104,7 @@ impl Speaker {
                 cluster_id,
                 four_octet: negotiated.four_octet,
                 extended_messages: negotiated.extended_messages,
+                long_lived: peer.ours.long_lived.is_none() || negotiated.long_lived(family).is_some(),
                 rules: export_of(&self.config, &peer.config, &peer.ours, family),
             })
             .collect();
@@ -120,7 +127,17 @@ impl Speaker {
             if shutting_down {
                 continue;
             }
-            let restart_time = connection.negotiated.as_ref().and_then(|n| n.restart_time(family));
+            let negotiated = connection.negotiated.as_ref();
+            let long_lived_time = negotiated
+                .and_then(|n| n.long_lived(family))
+                .map(|long_lived| long_lived.time)
+                .filter(|&time| time > 0 && keep_routes);
+            // RFC 9494 §4.2: a restart time of 0 goes over into the long-lived at once.
+            let restart_time = negotiated.and_then(|n| n.restart_time(family)).or(long_lived_time.map(|_| 0));
+            if let Some(peer) = self.peer_at_mut(slot) {
+                peer.long_lived_time[family] = long_lived_time;
+                peer.long_lived[family] = false;
+            }
             match restart_time {
                 Some(seconds) if keep_routes => {
                     self.rib.make_stale(slot, family);
@@ -152,6 +169,27 @@ impl Speaker {
         if let Some(peer) = self.peer_at_mut(slot) {
             peer.refreshing[family] = refreshing;
         }
+    }
+
+    /// The restart time is over, or the long-lived time, or the time for End-of-RIB after the peer's return.
+    pub(super) fn stale_timer(&mut self, slot: PeerSlot, family: Family, now: Time) {
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        match peer.long_lived_time[family].take() {
+            Some(seconds) if peer.established.is_none() => {
+                peer.long_lived[family] = true;
+                self.rib.make_long_lived(slot, family);
+                self.timers.set(Timer::Stale(slot, family), now + Duration::from_secs(u64::from(seconds)));
+            }
+            _ => self.stale_over(slot, family),
+        }
+    }
+
+    /// The peer is back. True if its routes were long-lived.
+    fn end_long_lived(&mut self, slot: PeerSlot, family: Family) -> bool {
+        self.peer_at_mut(slot).is_some_and(|peer| {
+            peer.long_lived_time[family] = None;
+            std::mem::take(&mut peer.long_lived[family])
+        })
     }
 
     /// What is still stale has had its time.

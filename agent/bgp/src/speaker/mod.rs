@@ -437,7 +437,7 @@ impl Speaker {
                 self.note_state(slot, Cause::BackOffOver, None, now);
                 self.dial(slot, now);
             }
-            Timer::Stale(slot, family) => self.stale_over(slot, family),
+            Timer::Stale(slot, family) => self.stale_timer(slot, family, now),
             Timer::Settling => {
                 self.settling_over = true;
                 self.check_deferral();

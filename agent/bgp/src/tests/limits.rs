@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     About, Config, ConnId, Event, Family, MaxPrefixes, PeerConfig, Refusal,
-    message::{Message, keepalive, notification::Notification},
+    message::{Message, keepalive, notification::Notification, open::Open},
     view::SessionState,
 };
 
@@ -117,24 +117,30 @@ fn announce_many(script: &mut Script, conn: ConnId, first: u32, count: u32) {
     }
 }
 
-/// Two peers up, 10.0.0.2 and 10.0.0.3; both connections.
-fn two_peers(max_paths: u64) -> (Script, ConnId, ConnId) {
-    let mut config = Config { max_paths, ..config(64512) };
+/// Two peers up, 10.0.0.2 and 10.0.0.3, that say the same but for `change`; both connections.
+pub fn two_peers(mut config: Config, change: impl Fn(usize, &mut Open)) -> (Script, ConnId, ConnId) {
     config.peers.push(PeerConfig { address: ip("10.0.0.3"), ..config.peers[0].clone() });
-    let mut script = Script::established(config.clone());
+    let mut open = their_open(&config);
+    change(0, &mut open);
+    let mut script = Script::established_with(config.clone(), &open);
     let (local, remote) = (SocketAddr::new(ip("10.0.0.1"), 179), SocketAddr::new(ip("10.0.0.3"), 40000));
     let second = script.speaker.accept(local, remote, script.now).unwrap();
     let mut open = their_open(&config);
     open.identifier = Ipv4Addr::new(10, 0, 0, 3);
+    change(1, &mut open);
     script.give_on(second, &open.encode());
     script.give_on(second, &keepalive());
     let first = script.conn;
     (script, first, second)
 }
 
+fn bounded(max_paths: u64) -> (Script, ConnId, ConnId) {
+    two_peers(Config { max_paths, ..config(64512) }, |_, _| ())
+}
+
 #[test]
 fn when_the_rib_is_full_whoever_holds_the_most_is_named_and_goes_and_the_others_stay() {
-    let (mut script, greedy, modest) = two_peers(60_000);
+    let (mut script, greedy, modest) = bounded(60_000);
     announce_many(&mut script, modest, 60_000, 5000);
     announce_many(&mut script, greedy, 0, 40_000);
     assert_eq!(told(&mut script), []);
@@ -159,7 +165,7 @@ fn when_the_rib_is_full_whoever_holds_the_most_is_named_and_goes_and_the_others_
 
 #[test]
 fn near_the_bound_there_is_one_warning() {
-    let (mut script, greedy, _) = two_peers(60_000);
+    let (mut script, greedy, _) = bounded(60_000);
     for _ in 0..3 {
         announce_many(&mut script, greedy, 0, 56_000);
     }
@@ -169,7 +175,7 @@ fn near_the_bound_there_is_one_warning() {
 
 #[test]
 fn routes_kept_for_a_peers_return_count_and_go_first_if_they_are_the_most() {
-    let (mut script, gone, modest) = two_peers(60_000);
+    let (mut script, gone, modest) = bounded(60_000);
     announce_many(&mut script, gone, 0, 40_000);
     script.speaker.handle(Event::Closed { conn: gone, reason: "reset".into() }, script.now);
     script.drain();

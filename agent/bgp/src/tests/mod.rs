@@ -6,6 +6,7 @@ mod collision;
 mod convergence;
 mod export_by_group;
 mod limits;
+mod long_lived;
 mod network;
 mod policy;
 mod reflection;

@@ -125,6 +125,7 @@ fn standing(standing: Standing) -> String {
 fn lost_at(step: LostAt) -> &'static str {
     match step {
         LostAt::Own => "this node owns the prefix",
+        LostAt::LongLivedStale => "kept long after its peer was lost (LLGR_STALE), and so the last resort",
         LostAt::LocalPref => "lower LOCAL_PREF",
         LostAt::AsPathLength => "longer AS_PATH",
         LostAt::Origin => "worse ORIGIN",
@@ -173,6 +174,7 @@ fn export(export: Export) -> &'static str {
         Export::NoAdvertise => "community NO_ADVERTISE",
         Export::NoExport => "community NO_EXPORT, and the peer is another AS",
         Export::Filter => "by a filter",
+        Export::LongLivedStale => "kept long after its peer was lost, and this peer does not speak RFC 9494",
         Export::NoNextHop => "we have no address of this family to announce as next hop",
         Export::TooLong => "its attributes do not fit into one message",
     }

@@ -1,0 +1,173 @@
+//! Long-lived graceful restart (RFC 9494).
+
+use super::{
+    limits::two_peers,
+    network::secs,
+    script::{Script, attribute, config, mandatory, their_open, update, with},
+};
+use crate::{
+    Config, ConnId, Event, Family, HoldTime,
+    attr::flag::{OPTIONAL, TRANSITIVE},
+    message::{
+        Message, keepalive,
+        open::{LongLived, Open},
+        update::end_of_rib,
+    },
+    view::{Export, LostAt, SessionState, Standing},
+};
+
+const A: &str = "10.1.0.0/16";
+const B: &str = "10.2.0.0/16";
+const LLGR_STALE: [u8; 4] = [0xff, 0xff, 0, 6];
+const NO_LLGR: [u8; 4] = [0xff, 0xff, 0, 7];
+
+/// No keepalives to play, and a thousand seconds at most.
+fn long_lived() -> Config {
+    let mut config = config(64512);
+    config.hold_time = HoldTime::new(0).unwrap();
+    config.graceful_restart.long_lived = Some(1000);
+    config.peers[0].rr_client = true;
+    config
+}
+
+fn says(open: &mut Open, preserved: bool, time: u32) {
+    open.capabilities.long_lived = vec![LongLived { family: Family::Ipv4Unicast, preserved, time }];
+}
+
+fn communities(value: &[u8]) -> Vec<u8> {
+    attribute(OPTIONAL | TRANSITIVE, 8, value)
+}
+
+fn preferred(local_pref: u8) -> Vec<Vec<u8>> {
+    with(mandatory(&[]), attribute(TRANSITIVE, 5, &[0, 0, 0, local_pref]))
+}
+
+fn lose(script: &mut Script, conn: ConnId) {
+    script.speaker.handle(Event::Closed { conn, reason: "reset".into() }, script.now);
+    script.drain();
+}
+
+/// A (plain) and B (NO_LLGR) announced by a peer that asks for 500 s, and the session lost.
+fn lost() -> (Script, Open) {
+    let config = long_lived();
+    let mut open = their_open(&config);
+    says(&mut open, true, 500);
+    let mut script = Script::established_with(config, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.give(&update(&[], &with(mandatory(&[]), communities(&NO_LLGR)), &[B]));
+    let conn = script.conn;
+    lose(&mut script, conn);
+    (script, open)
+}
+
+/// The communities of the best path.
+fn marked(script: &Script, prefix: &str) -> Option<Vec<String>> {
+    Some(script.speaker.best(prefix.parse().unwrap())?.best.attributes.communities)
+}
+
+/// Behaviour 46.
+#[test]
+fn after_the_restart_time_routes_stay_marked_for_the_long_lived_time_but_not_those_with_no_llgr() {
+    let (mut script, _) = lost();
+    script.wait(secs(119));
+    assert_eq!(marked(&script, A), Some(vec![]));
+    assert_eq!(marked(&script, B), Some(vec!["no-llgr".to_owned()]));
+    script.wait(secs(2));
+    assert_eq!((marked(&script, A), marked(&script, B)), (Some(vec!["llgr-stale".to_owned()]), None));
+    script.wait(secs(498));
+    assert!(marked(&script, A).is_some());
+    script.wait(secs(2));
+    assert_eq!(marked(&script, A), None);
+    script.wait(secs(1));
+    script.speaker.advance(script.now);
+    script.drain();
+    assert_eq!(script.speaker.sizes(), (0, 0, 0));
+}
+
+#[test]
+fn who_comes_back_having_preserved_its_forwarding_loses_only_what_it_does_not_repeat() {
+    for preserved in [true, false] {
+        let (mut script, mut open) = lost();
+        script.wait(secs(200));
+        says(&mut open, preserved, 500);
+        script.conn = script.accept();
+        script.give(&open.encode());
+        script.give(&keepalive());
+        assert_eq!(script.state(), SessionState::Established);
+        assert_eq!(marked(&script, A).is_some(), preserved);
+        script.give(&update(&[], &mandatory(&[]), &[B]));
+        script.give(&end_of_rib(Family::Ipv4Unicast));
+        assert_eq!((marked(&script, A), marked(&script, B)), (None, Some(vec![])));
+    }
+}
+
+/// Nothing long-lived where one side does not offer it; without a restart time it begins at once.
+#[test]
+fn it_takes_both_sides_and_no_restart_time_is_no_hindrance() {
+    let mut plain = long_lived();
+    plain.graceful_restart.long_lived = None;
+    for (config, theirs) in [(plain, true), (long_lived(), false)] {
+        let mut open = their_open(&config);
+        if theirs {
+            says(&mut open, true, 500);
+        }
+        let mut script = Script::established_with(config, &open);
+        script.give(&update(&[], &mandatory(&[]), &[A]));
+        let conn = script.conn;
+        lose(&mut script, conn);
+        script.wait(secs(121));
+        assert_eq!(marked(&script, A), None);
+    }
+    let mut open = their_open(&long_lived());
+    says(&mut open, true, 5000);
+    open.capabilities.graceful_restart.as_mut().unwrap().restart_time = 0;
+    let mut script = Script::established_with(long_lived(), &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    let conn = script.conn;
+    lose(&mut script, conn);
+    script.wait(secs(1));
+    assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]));
+    // The peer asks for more than we would.
+    script.wait(secs(1001));
+    assert_eq!(marked(&script, A), None);
+}
+
+/// Behaviour 46.
+#[test]
+fn a_long_lived_route_loses_to_any_other_whatever_its_preference() {
+    let (mut script, first, second) = two_peers(long_lived(), |_, open| says(open, true, 500));
+    script.give_on(first, &update(&[], &preferred(200), &[A]));
+    script.give_on(second, &update(&[], &preferred(50), &[A]));
+    lose(&mut script, first);
+    script.wait(secs(119));
+    assert_eq!(script.speaker.best(A.parse().unwrap()).unwrap().best.attributes.local_pref, Some(200));
+    script.wait(secs(2));
+    let view = script.explain(A).unwrap();
+    assert_eq!(view.paths[0].attributes.local_pref, Some(50));
+    assert_eq!(view.paths[1].standing, Standing::Lost(LostAt::LongLivedStale));
+    // One that was received with the mark is as old.
+    script.give_on(second, &update(&[], &with(preferred(50), communities(&LLGR_STALE)), &[A]));
+    assert_eq!(script.explain(A).unwrap().paths[0].attributes.local_pref, Some(200));
+}
+
+/// Behaviour 46.
+#[test]
+fn it_goes_marked_to_those_who_know_and_is_withdrawn_from_those_who_do_not() {
+    for (knows, expected) in [(true, Export::Sent), (false, Export::LongLivedStale)] {
+        let (mut script, first, second) = two_peers(long_lived(), |n, open| {
+            if n == 0 || knows {
+                says(open, true, 500);
+            }
+        });
+        script.give_on(first, &update(&[], &mandatory(&[]), &[A]));
+        script.take_on(second);
+        lose(&mut script, first);
+        script.wait(secs(121));
+        let sent = script.take_on(second);
+        let [Message::Update(body)] = &sent[..] else { panic!("{sent:?}") };
+        let mark = communities(&LLGR_STALE);
+        assert_eq!(body.windows(mark.len()).any(|part| part == mark), knows);
+        assert_eq!(body[..2] == [0, 0], knows, "no withdrawal, or one");
+        assert_eq!(script.explain(A).unwrap().sent[0].export, expected);
+    }
+}
