@@ -29,9 +29,6 @@ use manx_tests::{
 use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
 
 const CLUSTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 7);
-/// Both of its clients dial it, and so they are back at the same time: FRR ends its deferral (RFC 4724 §4.1) with
-/// the End-of-RIB of the first if the second has not come within a second, and the first then drops the second's routes.
-const REFLECTOR: Place = LOW;
 /// GoBGP waits up to 10 s before it dials.
 const UP: Duration = Duration::from_secs(30);
 /// How long the killed one stays away. Far less than any restart time.
@@ -84,41 +81,43 @@ fn nothing_lost(flows: Vec<Flow>) -> Result<()> {
     Ok(())
 }
 
-/// `client_too`: traffic flows while the client is away, too; its routes are kept in any case.
-fn reflected_by(program: Other, client_too: bool) -> Result<()> {
+/// Manx dials a reflector in the low place, and is dialled by one in the high place; so both clients are back at the
+/// same time. `client_too`: traffic flows while the client is away, too; its routes are kept in any case.
+fn reflected_by(program: Other, reflector_at: Place, client_too: bool) -> Result<()> {
+    let [here, there] = if reflector_at == LOW { [MIDDLE, HIGH] } else { [LOW, MIDDLE] };
     let mut lab = Lab::new()?;
     let document = resources(
         AS,
         &POOLS,
-        &[MIDDLE.node(None), HIGH.node(None)],
-        &REFLECTOR.peers(AS).collect::<Vec<_>>(),
+        &[here.node(None), there.node(None)],
+        &reflector_at.peers(AS).collect::<Vec<_>>(),
     );
     std::fs::write(lab.store().join("cluster.yaml"), document)?;
     let capture = Capture::start(&lab)?;
-    let mut speaking = REFLECTOR.speaking(AS, &[(MIDDLE, AS), (HIGH, AS)]);
+    let mut speaking = reflector_at.speaking(AS, &[(here, AS), (there, AS)]);
     speaking.cluster_id = Some(CLUSTER);
-    let mut reflector = Peer::start(program, REFLECTOR.host(&mut lab)?, speaking, &lab.logs())?;
+    let mut reflector = Peer::start(program, reflector_at.host(&mut lab)?, speaking, &lab.logs())?;
     let mut workers = Vec::new();
     let mut pods = Vec::new();
-    for place in [MIDDLE, HIGH] {
+    for place in [here, there] {
         let worker = Manx::start(place.host(&mut lab)?, &[], &lab.logs())?;
         pods.push(worker.host.pod(&format!("{}-pod", place.name), &place.pod_addresses())?);
         workers.push(worker);
     }
-    let (mut high, middle) = (workers.remove(1), workers.remove(0));
-    let served = |middle: &Manx, high: &Manx| {
-        for (worker, other) in [(middle, HIGH), (high, MIDDLE)] {
-            is_at_peace_with(worker, REFLECTOR)?;
+    let (mut second, first) = (workers.remove(1), workers.remove(0));
+    let served = |first: &Manx, second: &Manx| {
+        for (worker, other) in [(first, there), (second, here)] {
+            is_at_peace_with(worker, reflector_at)?;
             has_routes_to(&worker.host, other)?;
         }
         Ok(())
     };
-    let account = |middle: &Manx, high: &Manx, reflector: &Peer| {
-        format!("{}\n{}\n{}", middle.account(), high.account(), reflector.account())
+    let account = |first: &Manx, second: &Manx, reflector: &Peer| {
+        format!("{}\n{}\n{}", first.account(), second.account(), reflector.account())
     };
-    eventually("both workers are served", UP, || served(&middle, &high))
-        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
-    for (worker, other) in [(&middle, HIGH), (&high, MIDDLE)] {
+    eventually("both workers are served", UP, || served(&first, &second))
+        .map_err(|e| e.context(account(&first, &second, &reflector)))?;
+    for (worker, other) in [(&first, there), (&second, here)] {
         for block in other.blocks() {
             let route = worker.route(&block)?;
             let bgp = route.bgp.as_ref();
@@ -131,34 +130,34 @@ fn reflected_by(program: Other, client_too: bool) -> Result<()> {
     let traffic = flows(&pods[0], &pods[1])?;
     reflector.kill()?;
     throughout("both workers keep their routes", ABSENT, || {
-        has_routes_to(&middle.host, HIGH)?;
-        has_routes_to(&high.host, MIDDLE)
+        has_routes_to(&first.host, there)?;
+        has_routes_to(&second.host, here)
     })?;
-    for worker in [&middle, &high] {
-        for address in REFLECTOR.addresses() {
+    for worker in [&first, &second] {
+        for address in reflector_at.addresses() {
             let peer = worker.peer(address)?;
             ensure!(peer.stale, "{}: routes of the killed {address} are not stale", worker.host.name());
         }
     }
     reflector.start_again()?;
-    eventually("the reflector is back", UP, || served(&middle, &high))
-        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
+    eventually("the reflector is back", UP, || served(&first, &second))
+        .map_err(|e| e.context(account(&first, &second, &reflector)))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(traffic)?;
 
     let traffic = if client_too { flows(&pods[0], &pods[1])? } else { Vec::new() };
-    high.kill()?;
+    second.kill()?;
     throughout("the reflector keeps the routes of a killed worker", ABSENT, || {
-        has_routes_to(&middle.host, HIGH)?;
-        has_routes_to(&high.host, MIDDLE)
+        has_routes_to(&first.host, there)?;
+        has_routes_to(&second.host, here)
     })?;
-    high.start_again()?;
-    eventually("the worker is back", UP, || served(&middle, &high))
-        .map_err(|e| e.context(account(&middle, &high, &reflector)))?;
+    second.start_again()?;
+    eventually("the worker is back", UP, || served(&first, &second))
+        .map_err(|e| e.context(account(&first, &second, &reflector)))?;
     thread::sleep(Duration::from_millis(500));
     nothing_lost(traffic)?;
     let senders = capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect();
-    both_are_heard(&senders, [REFLECTOR, HIGH])
+    both_are_heard(&senders, [reflector_at, there])
 }
 
 /// A capture in which somebody is missing has judged nothing.
@@ -171,19 +170,20 @@ fn both_are_heard(senders: &BTreeSet<IpAddr>, places: [Place; 2]) -> Result<()> 
 
 #[test]
 fn a_bird_reflector_and_its_manx_client_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
-    reflected_by(&Bird, true)
+    reflected_by(&Bird, LOW, true)
 }
 
-/// Without traffic while the client is away: for its first two minutes FRR says in every OPEN that it has just
+/// FRR dials, for it refuses an OPEN that comes while it starts, and it ends its deferral (RFC 4724 §4.1) with the
+/// End-of-RIB of the first client if the second is a second late. Without traffic while the client is away: for its first two minutes FRR says in every OPEN that it has just
 /// restarted (RFC 4724 §3), and by §4.1 a restarting client does not wait for the routes of such a peer.
 #[test]
 fn an_frr_reflector_is_killed_and_no_packet_is_lost_and_it_keeps_the_routes_of_its_client() -> Result<()> {
-    reflected_by(&Frr, false)
+    reflected_by(&Frr, HIGH, false)
 }
 
 #[test]
 fn a_gobgp_reflector_and_its_manx_client_are_killed_in_turn_and_no_packet_is_lost() -> Result<()> {
-    reflected_by(&GoBgp, true)
+    reflected_by(&GoBgp, LOW, true)
 }
 
 /// Without traffic while Manx is away: ExaBGP says in every OPEN that it has just restarted, as FRR does at first.
