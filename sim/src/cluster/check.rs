@@ -55,7 +55,7 @@ impl Cluster {
         for node in (0..self.members.len()).filter(alive) {
             self.compare(node, &expected)?;
             self.sessions(node, &views)?;
-            self.held(node)?;
+            self.held(node, &expected)?;
         }
         for node in
             (0..self.members.len()).filter(|&node| self.members[node].alive && self.members[node].joined)
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     /// What the tables hold is what is known, no more.
-    fn held(&self, node: usize) -> Result<(), Wrong> {
+    fn held(&self, node: usize, exists: &BTreeMap<Prefix, BTreeSet<usize>>) -> Result<(), Wrong> {
         let there = &self.network.nodes[node];
         let Some(speaker) = &there.speaker else { return Ok(()) };
         if !there.settled {
@@ -119,9 +119,8 @@ impl Cluster {
         if let Some(&prefix) = there.best.keys().nth(node % there.best.len().max(1))
             && let Some(view) = speaker.explain(prefix)
         {
-            let owners = self.expected();
             let stale = view.paths.iter().any(|path| path.stale);
-            if stale || self.members[node].joined && !owners.contains_key(&prefix) {
+            if stale || self.members[node].joined && !exists.contains_key(&prefix) {
                 return Err(Wrong::Stale { node, prefix });
             }
         }
