@@ -1,9 +1,9 @@
 //! The two network namespaces of a run: the daemon's, and the generator's with all clients' addresses, joined by a
 //! veth. Both are anonymous and gone when the run is.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, fs, path::Path, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use manx_tests::netns::Netns;
 
 use crate::scenario::{CLIENTS, DAEMON, GENERATOR, client};
@@ -16,11 +16,12 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(clients: usize, scratch: &Path) -> Result<Lab> {
-        let daemon = Netns::new("daemon")?;
-        let generator = Netns::new("generator")?;
+        // With process ids of their own: what was started inside ends with them, whatever becomes of us.
+        let daemon = Netns::with_own_system("daemon", || Ok(()))?;
+        let generator = Netns::with_own_system("generator", || Ok(()))?;
         daemon.sh("ip link set lo up")?;
         generator.sh("ip link set lo up")?;
-        daemon.sh(&format!("ip link add bench0 type veth peer name bench1 netns {}", generator.pid()))?;
+        join(&daemon, &generator)?;
         daemon.sh(&format!("ip address add {DAEMON}/16 dev bench0"))?;
         generator.sh(&format!("ip address add {GENERATOR}/16 dev bench1"))?;
         daemon.sh("ip link set bench0 up")?;
@@ -44,6 +45,21 @@ impl Lab {
         daemon.sh(&format!("ip -batch {}", file.display()))?;
         Ok(Lab { daemon, generator })
     }
+}
+
+/// From outside, where both namespaces have a process id.
+fn join(daemon: &Netns, generator: &Netns) -> Result<()> {
+    let (one, other) = (daemon.pid().to_string(), generator.pid().to_string());
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &one, "--net", "ip", "link", "add", "bench0", "type", "veth"]);
+    let output =
+        command.args(["peer", "name", "bench1", "netns", &other]).output().context("cannot run nsenter")?;
+    ensure!(
+        output.status.success(),
+        "cannot make a veth: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }
 
 fn address_of(ns: &Netns, interface: &str) -> Result<String> {

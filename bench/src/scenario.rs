@@ -112,18 +112,18 @@ pub const SCENARIOS: &[Scenario] = &[
         300,
         Play::Load { routes: 1_000_000, sets: 1, receivers: 1 },
     )),
-    scenario(
+    long_for_gobgp(scenario(
         "fan10",
         "reflector 1 → 10, 100k, one attribute set",
         200,
         Play::Load { routes: 100_000, sets: 1, receivers: 10 },
-    ),
-    scenario(
+    )),
+    long_for_gobgp(scenario(
         "fan10-sets",
         "reflector 1 → 10, 100k, 20k attribute sets",
         200,
         Play::Load { routes: 100_000, sets: 20_000, receivers: 10 },
-    ),
+    )),
     long_for_gobgp(scenario(
         "fan50-sets",
         "reflector 1 → 50, 100k, 20k attribute sets",
@@ -141,7 +141,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "storm1000",
         "1000 clients, all connect at once",
-        60,
+        120,
         Play::Storm { clients: 1000, sessions_first: false },
     ),
 ];
