@@ -59,7 +59,9 @@ pub struct Packet {
 impl Capture {
     pub fn start(lab: &Lab) -> Result<Capture> {
         let file = lab.dir().join("bgp.pcapng");
-        let mut command = Command::new("dumpcap");
+        // The switch has no process ids of its own, whose end would be dumpcap's: it goes with whoever started it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "dumpcap"]);
         // A bridge hears what passes through it when its own interface is promiscuous.
         command.args(["-q", "-i", "br0", "-f", "tcp port 179", "-w"]).arg(&file);
         let mut dumpcap = Daemon::start(lab.switch(), "dumpcap", command, &lab.logs().join("dumpcap.log"))?;
