@@ -317,7 +317,11 @@ impl Speaker {
             peer.last_error = Some(format!("Received: {}", subject(notification)));
             peer.notification_received = Some(view.clone());
         }
-        self.hold_back_if_error(slot, notification, now);
+        // RFC 6608: the peer's machine was not in the state for us (FRR answers so while it starts). That it dials soon
+        // is what we want; only our own dials wait.
+        if notification.code != 5 {
+            self.hold_back_if_error(slot, notification, now);
+        }
         self.gone(slot, seen, Cause::NotificationReceived(view), now);
     }
 

@@ -164,6 +164,16 @@ fn strangers_and_peers_held_back_after_errors_are_refused_and_leave_nothing() {
     assert_eq!(refused(&mut script, "::ffff:10.0.0.9"), Refusal::UnknownPeer);
 }
 
+#[test]
+fn a_peer_that_was_not_ready_for_us_may_dial_at_once() {
+    let mut script = Script::connected(config(64512));
+    script.give(&Notification::new(5, 0, &[]).encode());
+    assert_eq!(script.state(), SessionState::Active);
+    let conn = script.accept();
+    script.give_on(conn, &their_open(&config(64512)).encode());
+    assert_eq!(script.state(), SessionState::OpenConfirm);
+}
+
 /// Behaviour 60.
 #[test]
 fn a_peer_in_a_loop_of_errors_is_left_alone_longer_each_time() {
