@@ -91,6 +91,9 @@ impl Job {
     }
 }
 
+/// Empty routes that are still referred to, and that one look may find.
+const MOST_SPARED: usize = 64;
+
 impl Rib {
     pub fn has_work(&self) -> bool {
         !self.jobs.is_empty()
@@ -157,8 +160,10 @@ impl Rib {
         }
     }
 
-    /// Frees the numbers of routes that nobody refers to any more.
+    /// Frees the numbers of routes that nobody refers to any more. A peer that does not read may keep many referred
+    /// to for minutes; they are looked at a few at a time and in turn.
     fn free_empty_routes(&mut self) {
+        let mut spared = 0;
         for _ in 0..self.empty.len().min(PIECE as usize) {
             let Some((family, id)) = self.empty.pop_front() else { return };
             by_family!(family, P => {
@@ -168,6 +173,10 @@ impl Rib {
                 }
                 if route.to_tell || self.is_referred_to(family, id) {
                     self.empty.push_back((family, id));
+                    spared += 1;
+                    if spared == MOST_SPARED {
+                        return;
+                    }
                     continue;
                 }
                 P::table_mut(&mut self.tables).remove(id);
