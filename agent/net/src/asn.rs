@@ -10,6 +10,7 @@ pub struct Asn(NonZeroU32);
 
 impl Asn {
     /// AS_TRANS, which stands for a four-octet number towards a two-octet speaker (RFC 6793 §9).
+    // Both constants are evaluated by the compiler: a zero would not compile.
     pub const TRANS: Asn = Asn(NonZeroU32::new(23456).unwrap());
     /// The number that Calico gives a cluster that says nothing else.
     pub const CALICO_DEFAULT: Asn = Asn(NonZeroU32::new(64512).unwrap());
