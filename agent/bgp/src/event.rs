@@ -60,7 +60,7 @@ pub enum Output {
     /// The best path for a prefix changed. `None`: there is no path any more. Newest state only.
     Best { prefix: Prefix, best: Option<BestPath> },
     /// The first complete set of best paths has been put out: at once, or after a restart when the peers have sent
-    /// theirs. Forwarding state of an earlier process that no best path claims may go now.
+    /// theirs, those included that restart themselves and that the choice does not wait for. Forwarding state of an earlier process that no best path claims may go now.
     Settled,
     /// A session changed its state. For the state as it is now ask [`crate::Speaker::peers`].
     Session(SessionEvent),

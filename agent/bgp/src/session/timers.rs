@@ -21,7 +21,7 @@ pub enum Timer {
     Stale(PeerSlot, Family),
     /// Restarting: only peers with a session count from here on.
     Settling,
-    /// Restarting: selection is deferred no longer (RFC 4724 §4.1).
+    /// Restarting: nobody is waited for any longer (RFC 4724 §4.1).
     Deferral,
 }
 

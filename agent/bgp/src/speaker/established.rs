@@ -24,6 +24,16 @@ use crate::{
 /// Restarting: so long all peers are waited for, after that those that have a session.
 const SETTLING: Duration = Duration::from_secs(10);
 
+/// What a restarting speaker waits for peers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The first choice, and first tables after it (RFC 4724 §4.1).
+    Choice,
+    /// The end of forwarding state that an earlier run left. A peer that restarts as we do is not waited for with the
+    /// choice, and sends its routes a moment later; until then packets go where they went.
+    Leftovers,
+}
+
 /// Whether the peer is another AS, a client, or neither.
 pub(super) fn kind_of(peer: &Peer) -> PeerKind {
     if peer.ours.is_ebgp() {
@@ -266,34 +276,50 @@ impl Speaker {
         self.check_deferral();
     }
 
-    /// Ends the deferral if every peer that counts has sent all it has.
+    /// Ends the deferral, and then the wait with what an earlier run left, if every peer that counts has sent all it
+    /// has.
     pub(super) fn check_deferral(&mut self) {
-        if !self.rib.is_deferred() {
-            return;
+        if self.rib.is_deferred() && self.is_complete(Awaited::Choice) {
+            self.rib.end_deferral();
         }
-        let complete = self.by_key.values().all(|&slot| {
+        if self.keeps_leftovers && !self.rib.is_deferred() && self.is_complete(Awaited::Leftovers) {
+            self.release_leftovers();
+        }
+    }
+
+    fn is_complete(&self, awaited: Awaited) -> bool {
+        self.by_key.values().all(|&slot| {
             let Some(peer) = self.peer_at(slot) else { return true };
             let Some(conn) = peer.established else { return self.settling_over || peer.disabled };
             let Some(negotiated) = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref()) else {
                 return true;
             };
-            // RFC 4724 §4.1: who restarts too waits for us, and who knows nothing of it sends no marker.
+            let heard = negotiated.families.iter().all(|&family| peer.end_of_rib[family]);
             match &negotiated.restart {
-                Some(restart) if !restart.restarting => {
-                    negotiated.families.iter().all(|&family| peer.end_of_rib[family])
+                // Who knows nothing of it sends no marker.
+                None => true,
+                // RFC 4724 §4.1: who restarts too waits for us. But a reflector that sends its first tables without a
+                // client's routes has the other clients drop them. A client does not wait for us, and sends what it
+                // has at once; so nobody waits in a circle, and not for longer than for a peer that has not come.
+                Some(restart) if restart.restarting && awaited == Awaited::Choice => {
+                    heard || self.settling_over || !matches!(kind_of(peer), PeerKind::Ibgp { client: true })
                 }
-                _ => true,
+                Some(_) => heard,
             }
-        });
-        if complete {
-            self.end_deferral();
-        }
+        })
     }
 
-    pub(super) fn end_deferral(&mut self) {
+    /// Time is up, whoever has not spoken.
+    pub(super) fn deferral_timer(&mut self) {
+        self.rib.end_deferral();
+        self.release_leftovers();
+    }
+
+    /// What no best path claims may go.
+    fn release_leftovers(&mut self) {
         self.timers.clear(Timer::Settling);
         self.timers.clear(Timer::Deferral);
-        self.rib.end_deferral();
+        self.keeps_leftovers = false;
     }
 
     /// Sends the peer's session away for a reason of ours.

@@ -51,6 +51,8 @@ pub struct Speaker {
     grace_until: Time,
     /// Restarting, and the time for peers to come up is over.
     settling_over: bool,
+    /// Restarting: forwarding state of the earlier run stays, for peers have yet to say what they know.
+    keeps_leftovers: bool,
     shutting_down: bool,
     /// Octets of UPDATEs since the RIB's size was last looked at.
     unweighed: usize,
@@ -75,6 +77,7 @@ impl Speaker {
             outputs: VecDeque::new(),
             grace_until: Time::ZERO,
             settling_over: false,
+            keeps_leftovers: deferred,
             shutting_down: false,
             unweighed: 0,
             near_bound: false,
@@ -146,7 +149,8 @@ impl Speaker {
             return Some(Output::Best { prefix, best });
         }
         // After the best paths that it is about.
-        self.rib.take_settled().then_some(Output::Settled)
+        let settled = !self.keeps_leftovers && !self.rib.has_work() && self.rib.take_settled();
+        settled.then_some(Output::Settled)
     }
 
     /// Appends whole messages for `conn` to `out`, up to about `budget` bytes but at least one message if there is
@@ -446,7 +450,7 @@ impl Speaker {
                 self.settling_over = true;
                 self.check_deferral();
             }
-            Timer::Deferral => self.end_deferral(),
+            Timer::Deferral => self.deferral_timer(),
         }
     }
 

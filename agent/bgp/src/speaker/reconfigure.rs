@@ -55,9 +55,7 @@ impl Speaker {
             }
         }
         self.rib.end_splits();
-        if self.rib.is_deferred() {
-            self.check_deferral();
-        }
+        self.check_deferral();
         self.after(now);
     }
 

@@ -277,6 +277,64 @@ fn the_deferral_ends_when_those_who_are_up_have_spoken_or_time_is_up() {
     assert!(std::iter::from_fn(|| speaker.poll_output()).any(|output| output == crate::Output::Settled));
 }
 
+/// A peer that has just restarted, too, or says so for its first two minutes, has not sent its routes when the choice is
+/// made: packets to them go on by what the earlier run left.
+#[test]
+fn what_an_earlier_run_left_stays_until_those_have_spoken_who_restart_too() {
+    let mut theirs = their_open(&config(64512));
+    theirs.capabilities.graceful_restart.as_mut().unwrap().restarting = true;
+    let mut script = Script::established_with(restarting(), &theirs);
+    assert_eq!(script.explain("10.9.0.0/16").unwrap().paths[0].standing, Standing::Best);
+    assert_eq!(script.settled, 0);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.give(&end_of_rib(Family::Ipv4Unicast));
+    assert_eq!(script.settled, 0, "it carries IPv6, too");
+    script.give(&end_of_rib(Family::Ipv6Unicast));
+    assert_eq!(script.settled, 1);
+    assert_eq!(script.told.last().unwrap(), &prefix(A), "the best paths come first");
+
+    // Who never speaks is waited for until the restart time is over.
+    let mut script = Script::established_with(restarting(), &theirs);
+    for _ in 0..11 {
+        script.wait(secs(10));
+        script.give(&keepalive());
+        assert_eq!(script.settled, 0);
+    }
+    script.wait(secs(11));
+    assert_eq!(script.settled, 1);
+    // Who goes away again, as long as one that never came.
+    let mut script = Script::established_with(restarting(), &theirs);
+    lost(&mut script);
+    assert_eq!(script.settled, 0);
+    script.wait(secs(11));
+    assert_eq!(script.settled, 1);
+}
+
+/// The client does not wait for the reflector, and so nobody waits in a circle; else the reflector's first table would
+/// have the other clients drop this one's routes.
+#[test]
+fn a_restarting_reflector_waits_a_little_for_a_client_that_restarts_too() {
+    let client = || {
+        let mut config = restarting();
+        config.peers[0].rr_client = true;
+        config
+    };
+    let mut theirs = their_open(&config(64512));
+    theirs.capabilities.graceful_restart.as_mut().unwrap().restarting = true;
+    let mut script = Script::established_with(client(), &theirs);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    assert_eq!(script.explain(A).unwrap().paths[0].standing, Standing::Deferred);
+    for family in Family::ALL {
+        script.give(&end_of_rib(family));
+    }
+    assert_eq!((script.explain(A).unwrap().paths[0].standing, script.settled), (Standing::Best, 1));
+
+    let mut script = Script::established_with(client(), &theirs);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.wait(secs(11));
+    assert_eq!((script.explain(A).unwrap().paths[0].standing, script.settled), (Standing::Best, 0));
+}
+
 fn cluster(network: &mut Network, restarting: Option<usize>) -> Vec<Config> {
     let address = |node: usize| format!("10.0.0.{}", node + 1);
     let configs: Vec<Config> = (0..3)

@@ -28,6 +28,10 @@ pub struct Script {
     pub history: Vec<SessionEvent>,
     pub warnings: Vec<Warning>,
     pub dials: Vec<ConnId>,
+    /// Prefixes whose best path was told, as often as it was.
+    pub told: Vec<Prefix>,
+    /// How often [`Output::Settled`] was said.
+    pub settled: usize,
 }
 
 /// AS 64512, router id 10.0.0.1, one passive peer 10.0.0.2 of this AS, everything may pass.
@@ -63,6 +67,8 @@ impl Script {
             history: Vec::new(),
             warnings: Vec::new(),
             dials: Vec::new(),
+            told: Vec::new(),
+            settled: 0,
         };
         script.conn = script.accept();
         script
@@ -108,6 +114,8 @@ impl Script {
                     Output::Session(event) => self.history.push(event),
                     Output::Warning(warning) => self.warnings.push(warning),
                     Output::Dial { conn, .. } => self.dials.push(conn),
+                    Output::Best { prefix, .. } => self.told.push(prefix),
+                    Output::Settled => self.settled += 1,
                     Output::Watch { next_hop } => {
                         self.speaker.handle(Event::NextHop { next_hop, metric: Some(0) }, self.now);
                     }
