@@ -1,10 +1,12 @@
 //! Text into validated resources: the envelope that all kinds share (`apiVersion`, `kind`, `metadata`), lists, and
 //! what is wrong with any of it. One kind's fields are read by the module named after it.
 
+mod annotations;
 mod bgp_configuration;
 mod bgp_filter;
 mod bgp_peer;
 mod block_affinity;
+mod extensions;
 mod ip_pool;
 mod node;
 mod value;
@@ -15,6 +17,7 @@ use crate::{
     Key, Kind, Metadata, Object, Problem, Resource, Severity, Snapshot,
     fields::{Fields, Form, Sink},
     nearest::nearest,
+    read::annotations::Annotations,
     tree::{self, Tree, Value, excerpt},
 };
 
@@ -182,12 +185,14 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
     let Some(kind) = read_kind(&mut fields) else { return Read::Refused };
     let Known::Kind(kind) = kind else { return Read::Skipped };
     let metadata = read_metadata(&mut fields, kind);
+    let mut annotations = Annotations::of(root, sink);
     let document = root.to_json();
     macro_rules! object {
         ($variant:ident, $read:expr) => {{
             let spec = $read;
             fields.accept(&[("status", Form::Any)]);
             fields.finish();
+            annotations.finish(|name| extensions::elsewhere(kind, name));
             match (metadata, spec) {
                 (Some(metadata), Some(spec)) if !sink.failed() => {
                     let without_effect = sink.without_effect.take();
@@ -200,10 +205,12 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
     }
     let name = metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
     match kind {
-        Kind::BgpConfiguration => object!(BgpConfiguration, bgp_configuration::read(&mut fields, name)),
-        Kind::BgpPeer => object!(BgpPeer, bgp_peer::read(&mut fields)),
+        Kind::BgpConfiguration => {
+            object!(BgpConfiguration, { bgp_configuration::read(&mut fields, &mut annotations, name) })
+        }
+        Kind::BgpPeer => object!(BgpPeer, bgp_peer::read(&mut fields, &mut annotations)),
         Kind::BgpFilter => object!(BgpFilter, bgp_filter::read(&mut fields)),
-        Kind::Node => object!(Node, node::read(&mut fields)),
+        Kind::Node => object!(Node, node::read(&mut fields, &mut annotations)),
         Kind::IpPool => object!(IpPool, ip_pool::read(&mut fields)),
         Kind::BlockAffinity => object!(BlockAffinity, block_affinity::read(&mut fields)),
     }

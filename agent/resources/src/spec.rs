@@ -1,6 +1,7 @@
 //! The specs of the kinds, after validation. A field is here if something in Manx acts on it or prints
 //! it; every other field that Calico knows is accepted by the reader and stays in the object's document.
 
+mod extensions;
 mod filter;
 
 use std::{
@@ -12,6 +13,7 @@ use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
 use crate::selector::Selector;
+pub use extensions::{AddPath, MaxPrefixes, Multipath, PeerExtensions, Role, SpeakerExtensions};
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };
@@ -26,6 +28,9 @@ pub struct BgpConfiguration {
     pub node_mesh_password: Option<SecretKey>,
     /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
     pub node_mesh_max_restart_time: Option<u32>,
+    pub extensions: SpeakerExtensions,
+    /// Of the peers of the mesh; only on `default`.
+    pub mesh: PeerExtensions,
 }
 
 /// `BGPPeer`.
@@ -53,12 +58,15 @@ pub struct BgpPeer {
     pub reachable_by: Option<IpAddr>,
     pub filters: Vec<String>,
     pub reverse_peering_manual: bool,
+    pub extensions: PeerExtensions,
 }
 
 /// `Node`. `bgp` is absent on a node that takes no part in BGP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub bgp: Option<NodeBgp>,
+    /// The node is about to leave, and asks everybody to go another way (RFC 8326).
+    pub graceful_shutdown: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::{
     fields::{Fields, Form},
-    read::value,
+    read::{annotations::Annotations, extensions, value},
     spec::BgpConfiguration,
 };
 
@@ -17,7 +17,14 @@ const CLUSTER_ONLY: [&str; 7] = [
     "nodeMeshMaxRestartTime",
 ];
 
-pub(super) fn read(document: &mut Fields<'_, '_>, name: &str) -> Option<BgpConfiguration> {
+pub(super) fn read(
+    document: &mut Fields<'_, '_>,
+    annotations: &mut Annotations<'_, '_>,
+    name: &str,
+) -> Option<BgpConfiguration> {
+    let extensions = extensions::of_speaker(annotations);
+    // What the mesh is, both its ends must agree on: no node has settings of its own for it.
+    let mesh = if name == "default" { extensions::of_mesh(annotations) } else { Default::default() };
     let of_node = name.strip_prefix("node.").is_some_and(|node| !node.is_empty());
     if !name.is_empty() && name != "default" && !of_node {
         document.warn(
@@ -28,7 +35,8 @@ pub(super) fn read(document: &mut Fields<'_, '_>, name: &str) -> Option<BgpConfi
         );
     }
     let Some(mut spec) = document.object("spec") else {
-        return (!document.is_set("spec")).then(BgpConfiguration::default);
+        let bare = BgpConfiguration { extensions, mesh, ..BgpConfiguration::default() };
+        return (!document.is_set("spec")).then_some(bare);
     };
     let read = BgpConfiguration {
         log_severity_screen: log_severity(&mut spec),
@@ -37,6 +45,8 @@ pub(super) fn read(document: &mut Fields<'_, '_>, name: &str) -> Option<BgpConfi
         listen_port: spec.integer("listenPort", 1..=65535).and_then(|port| u16::try_from(port).ok()),
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
+        extensions,
+        mesh,
     };
     spec.accept_without_effect(&[
         ("serviceLoadBalancerIPs", Form::List),

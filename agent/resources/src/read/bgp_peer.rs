@@ -2,11 +2,12 @@
 
 use crate::{
     fields::Fields,
-    read::value,
+    read::{annotations::Annotations, extensions, value},
     spec::{BgpPeer, NextHopMode},
 };
 
-pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
+pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<'_, '_>) -> Option<BgpPeer> {
+    let extensions = extensions::of_peer(annotations);
     let Some(mut spec) = document.object("spec") else {
         if !document.is_set("spec") {
             document.refuse(
@@ -40,6 +41,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BgpPeer> {
         filters: spec.texts("filters").into_iter().map(str::to_owned).collect(),
         local_workload_selector: spec.parse("localWorkloadSelector", value::selector),
         reverse_peering_manual: reverse.unwrap_or(false),
+        extensions,
     };
     for field in ["password", "ttlSecurity", "reachableBy", "localWorkloadSelector"] {
         if spec.is_set(field) {

@@ -2,13 +2,14 @@
 
 use crate::{
     fields::{Fields, Form},
-    read::value,
+    read::{annotations::Annotations, extensions, value},
     spec::{Node, NodeBgp},
 };
 
-pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<Node> {
+pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<'_, '_>) -> Option<Node> {
+    let graceful_shutdown = extensions::graceful_shutdown(annotations);
     let Some(mut spec) = document.object("spec") else {
-        return (!document.is_set("spec")).then(Node::default);
+        return (!document.is_set("spec")).then_some(Node { bgp: None, graceful_shutdown });
     };
     let bgp = spec.object("bgp").map(|bgp| read_bgp(bgp));
     spec.accept(&[
@@ -23,7 +24,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<Node> {
         ("wireguard", Form::Mapping),
     ]);
     spec.finish();
-    Some(Node { bgp })
+    Some(Node { bgp, graceful_shutdown })
 }
 
 fn read_bgp(mut bgp: Fields<'_, '_>) -> NodeBgp {

@@ -1,0 +1,218 @@
+//! Which annotations each kind has, and what their values look like. Their meaning is in `docs/extensions.md`.
+
+use manx_net::Prefix;
+
+use crate::{
+    Kind,
+    nearest::nearest,
+    read::annotations::{Annotations, PREFIX, number},
+    spec::{AddPath, MaxPrefixes, Multipath, PeerExtensions, Role, SpeakerExtensions},
+    tree::excerpt,
+};
+
+/// A BGPPeer's, and those of them that the mesh has, too, with the name that they have there: as Calico's
+/// `nodeMeshPassword` is to `password`.
+const PEER: [(&str, Option<&str>); 8] = [
+    (BGP_PEER.max_prefixes, Some(MESH.max_prefixes)),
+    (BGP_PEER.max_prefixes_warn_at, Some(MESH.max_prefixes_warn_at)),
+    (BGP_PEER.max_prefixes_accepted_only, Some(MESH.max_prefixes_accepted_only)),
+    (BGP_PEER.blackholes, Some(MESH.blackholes)),
+    (BGP_PEER.add_path, Some(MESH.add_path)),
+    (BGP_PEER.extended_next_hop, Some(MESH.extended_next_hop)),
+    (LOCAL_ROLE, None),
+    (STRICT_ROLE, None),
+];
+const LOCAL_ROLE: &str = "localRole";
+const STRICT_ROLE: &str = "strictRole";
+
+const SPEAKER: [&str; 6] = [
+    "multipath",
+    "longLivedRestartTime",
+    "restartAfterNotification",
+    "ebgpRequiresPolicy",
+    "maxPaths",
+    "clientToClient",
+];
+
+const GRACEFUL_SHUTDOWN: &str = "gracefulShutdown";
+
+struct PeerNames {
+    max_prefixes: &'static str,
+    max_prefixes_warn_at: &'static str,
+    max_prefixes_accepted_only: &'static str,
+    blackholes: &'static str,
+    add_path: &'static str,
+    extended_next_hop: &'static str,
+}
+
+const BGP_PEER: PeerNames = PeerNames {
+    max_prefixes: "maxPrefixes",
+    max_prefixes_warn_at: "maxPrefixesWarnAt",
+    max_prefixes_accepted_only: "maxPrefixesAcceptedOnly",
+    blackholes: "blackholes",
+    add_path: "addPath",
+    extended_next_hop: "extendedNextHop",
+};
+
+const MESH: PeerNames = PeerNames {
+    max_prefixes: "nodeMeshMaxPrefixes",
+    max_prefixes_warn_at: "nodeMeshMaxPrefixesWarnAt",
+    max_prefixes_accepted_only: "nodeMeshMaxPrefixesAcceptedOnly",
+    blackholes: "nodeMeshBlackholes",
+    add_path: "nodeMeshAddPath",
+    extended_next_hop: "nodeMeshExtendedNextHop",
+};
+
+/// For [`Annotations::finish`]: where an annotation belongs that `kind` does not have.
+pub(super) fn elsewhere(kind: Kind, name: &str) -> Option<String> {
+    if let Some((_, mesh)) = PEER.iter().find(|(peer, _)| *peer == name) {
+        return Some(match mesh {
+            Some(mesh) if kind == Kind::BgpConfiguration => {
+                format!("it belongs on a BGPPeer; for the node-to-node mesh write {PREFIX}{mesh}")
+            }
+            _ => "it belongs on a BGPPeer".to_owned(),
+        });
+    }
+    let of_mesh = PEER.iter().any(|(_, mesh)| *mesh == Some(name));
+    if of_mesh {
+        return Some("it belongs on BGPConfiguration/default".to_owned());
+    }
+    if SPEAKER.contains(&name) {
+        return Some("it belongs on a BGPConfiguration".to_owned());
+    }
+    (name == GRACEFUL_SHUTDOWN).then(|| "it belongs on a Node".to_owned())
+}
+
+pub(super) fn of_peer(annotations: &mut Annotations<'_, '_>) -> PeerExtensions {
+    let local_role = annotations.parse(LOCAL_ROLE, role);
+    let strict_role = annotations.flag(STRICT_ROLE).unwrap_or(false);
+    if strict_role && !annotations.is_set(LOCAL_ROLE) {
+        annotations.warn(STRICT_ROLE, format!("has no effect without {PREFIX}{LOCAL_ROLE}"));
+    }
+    PeerExtensions { local_role, strict_role, ..peering(annotations, &BGP_PEER) }
+}
+
+/// What `BGPConfiguration/default` says of the peers of the mesh.
+pub(super) fn of_mesh(annotations: &mut Annotations<'_, '_>) -> PeerExtensions {
+    peering(annotations, &MESH)
+}
+
+fn peering(annotations: &mut Annotations<'_, '_>, names: &PeerNames) -> PeerExtensions {
+    let limit = annotations.number(names.max_prefixes, 1..=u32::MAX, "number of prefixes for each family");
+    let warn_at = annotations.parse(names.max_prefixes_warn_at, |text| {
+        number(text.strip_suffix('%').unwrap_or(text), 0..=100, "percentage of the limit (0: no warning)")
+    });
+    let accepted_only = annotations.flag(names.max_prefixes_accepted_only);
+    if !annotations.is_set(names.max_prefixes) {
+        for name in [names.max_prefixes_warn_at, names.max_prefixes_accepted_only] {
+            annotations.warn(name, format!("has no effect without {PREFIX}{}", names.max_prefixes));
+        }
+    }
+    PeerExtensions {
+        max_prefixes: limit.map(|limit| MaxPrefixes {
+            limit,
+            // At most 100, as read.
+            warn_at: warn_at.map_or(75, |per_cent| per_cent as u8),
+            accepted_only: accepted_only.unwrap_or(false),
+        }),
+        blackholes: annotations.parse(names.blackholes, prefixes).unwrap_or_default(),
+        add_path: annotations.parse(names.add_path, add_path).unwrap_or_default(),
+        extended_next_hop: annotations.flag(names.extended_next_hop).unwrap_or(false),
+        local_role: None,
+        strict_role: false,
+    }
+}
+
+pub(super) fn of_speaker(annotations: &mut Annotations<'_, '_>) -> SpeakerExtensions {
+    let [multipath, long_lived, after_notification, policy, max_paths, client_to_client] = SPEAKER;
+    SpeakerExtensions {
+        multipath: annotations.parse(multipath, read_multipath),
+        // RFC 9494 §3.1: three octets.
+        long_lived_restart_time: annotations.seconds(long_lived, 0..=(1 << 24) - 1),
+        restart_after_notification: annotations.flag(after_notification),
+        ebgp_requires_policy: annotations.flag(policy),
+        max_paths: annotations.number(max_paths, 1..=u32::MAX, "number of paths"),
+        client_to_client: annotations.flag(client_to_client),
+    }
+}
+
+pub(super) fn graceful_shutdown(annotations: &mut Annotations<'_, '_>) -> bool {
+    annotations.flag(GRACEFUL_SHUTDOWN).unwrap_or(false)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty())
+}
+
+fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {
+    let each = words(text).map(|word| word.parse::<Prefix>().map_err(|error| error.to_string()));
+    let mut prefixes = each.collect::<Result<Vec<_>, _>>()?;
+    prefixes.sort();
+    prefixes.dedup();
+    Ok(prefixes)
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    const ROLES: [Role; 5] = [Role::Provider, Role::RsServer, Role::RsClient, Role::Customer, Role::Peer];
+    ROLES.into_iter().find(|role| role.name() == text).ok_or_else(|| {
+        let remedy = match nearest(text, ROLES.map(Role::name)) {
+            Some(near) => format!("did you mean {near}?"),
+            None => {
+                format!("write one of {}: what this node is to the peer", ROLES.map(Role::name).join(", "))
+            }
+        };
+        format!("\"{}\" is no role; {remedy}", excerpt(text))
+    })
+}
+
+/// `receive`, `send`, `send=4`, `both`, `both=4`, or two of them: `receive, send=4`.
+fn add_path(text: &str) -> Result<AddPath, String> {
+    let mut read = AddPath::default();
+    for word in words(text) {
+        let (what, paths) = match word.split_once('=') {
+            Some((what, paths)) => {
+                (what, Some(number(paths, 1..=255, "number of paths for a prefix")? as u8))
+            }
+            None => (word, None),
+        };
+        let send = paths.unwrap_or(AddPath::DEFAULT_SEND);
+        match what {
+            "receive" if paths.is_none() => read.receive = true,
+            "send" => read.send = send,
+            "both" => read = AddPath { send, receive: true },
+            _ => {
+                return Err(format!(
+                    "\"{}\" is no direction; write receive, send=N or both=N, where N is how many paths for a prefix \
+                     are sent at most",
+                    excerpt(word)
+                ));
+            }
+        }
+    }
+    Ok(read)
+}
+
+/// `4` for both kinds, or `ebgp=4, ibgp=2`.
+fn read_multipath(text: &str) -> Result<Multipath, String> {
+    let paths = |text: &str| {
+        Ok::<u8, String>(number(text, 1..=255, "number of paths that carry traffic together")? as u8)
+    };
+    if !text.contains('=') {
+        let both = paths(text)?;
+        return Ok(Multipath { ebgp: both, ibgp: both });
+    }
+    let mut read = Multipath::default();
+    for word in words(text) {
+        match word.split_once('=') {
+            Some(("ebgp", number)) => read.ebgp = paths(number)?,
+            Some(("ibgp", number)) => read.ibgp = paths(number)?,
+            _ => {
+                return Err(format!(
+                    "\"{}\" is not a number of paths; write 4, or ebgp=4, ibgp=2",
+                    excerpt(word)
+                ));
+            }
+        }
+    }
+    Ok(read)
+}
