@@ -304,6 +304,13 @@ pub(crate) struct PerFamily<T> {
     ipv6: T,
 }
 
+impl<T: Copy> PerFamily<T> {
+    #[cfg(test)]
+    pub(crate) const fn both(value: T) -> PerFamily<T> {
+        PerFamily { ipv4: value, ipv6: value }
+    }
+}
+
 impl<T> PerFamily<T> {
     pub(crate) fn from_fn(of: impl Fn(Family) -> T) -> PerFamily<T> {
         PerFamily { ipv4: of(Family::Ipv4Unicast), ipv6: of(Family::Ipv6Unicast) }

@@ -159,6 +159,9 @@ pub enum About {
     /// The session ends.
     #[serde(rename_all = "camelCase")]
     PrefixesOverLimit { family: Family, limit: u64 },
+    /// The session ends: so many paths for one prefix are nobody's.
+    #[serde(rename_all = "camelCase")]
+    PathsOfPrefixOverLimit { prefix: Prefix, limit: u16 },
     /// The RIB is nearly full ([`crate::Config::max_paths`]), and this peer holds the most.
     #[serde(rename_all = "camelCase")]
     PathsNearBound { held: u64, total: u64, bound: u64 },
@@ -188,6 +191,9 @@ impl fmt::Display for About {
                     f,
                     "announced more than the {limit} {family} prefixes that it may; closing its session"
                 )
+            }
+            About::PathsOfPrefixOverLimit { prefix, limit } => {
+                write!(f, "announced more than {limit} paths for {prefix}; closing its session")
             }
             About::PathsNearBound { held, total, bound } => {
                 write!(f, "holds {held} of {total} paths in a RIB that may hold {bound}")

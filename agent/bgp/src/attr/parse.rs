@@ -13,7 +13,10 @@ use nom::{
 use serde::Serialize;
 
 use super::{Attributes, Origin, Unknown, as_path::AsPath, code, flag, name};
-use crate::{config::Family, message::notification::Notification};
+use crate::{
+    config::{Family, PerFamily},
+    message::notification::Notification,
+};
 
 /// What the session knows that decides how attributes read.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +24,8 @@ pub struct Reading {
     pub ebgp: bool,
     /// Both sides announced RFC 6793.
     pub four_octet: bool,
+    /// The families whose prefixes come with the names of their paths (RFC 7911).
+    pub add_path: PerFamily<bool>,
 }
 
 /// What becomes of an UPDATE in which an attribute is wrong (RFC 7606 §2), the mildest first.

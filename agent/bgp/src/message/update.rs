@@ -15,7 +15,7 @@ use crate::{
         code, flag,
         parse::{FatalError, Outcome, Parsed, Reading, parse},
     },
-    config::Family,
+    config::{Family, PerFamily},
 };
 
 /// The prefixes of one family, on the wire and in a table.
@@ -128,18 +128,34 @@ impl Nlri for Prefix6 {
     }
 }
 
-/// Prefixes as an UPDATE has them, checked to be whole.
+/// What tells a peer's paths for one prefix apart (RFC 7911 §3); 0 where the session has no names for them.
+pub type PathId = u32;
+
+/// Prefixes as an UPDATE has them, with the names of their paths, checked to be whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Prefixes<'a, P> {
     wire: &'a [u8],
+    with_ids: bool,
     family: PhantomData<P>,
+}
+
+/// Cuts the path's name off, if there has to be one. `None`: there is nothing left, or not enough of it.
+fn cut_id(wire: &[u8], with_ids: bool) -> Option<(PathId, &[u8])> {
+    if !with_ids {
+        return Some((0, wire));
+    }
+    let (id, rest) = wire.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*id), rest))
 }
 
 impl<'a, P: Nlri> Prefixes<'a, P> {
     /// Behaviour 26: a length beyond the family's, or octets missing, is fatal.
-    pub fn parse(wire: &'a [u8]) -> Result<Prefixes<'a, P>, FatalError<'static>> {
+    pub fn parse(wire: &'a [u8], with_ids: bool) -> Result<Prefixes<'a, P>, FatalError<'static>> {
         let mut rest = wire;
-        while let [length, after @ ..] = rest {
+        while !rest.is_empty() {
+            let Some((_, [length, after @ ..])) = cut_id(rest, with_ids) else {
+                return Err(FatalError::Network);
+            };
             let octets = usize::from(*length).div_ceil(8);
             let (Some(octets), after) = (after.get(..octets), after.get(octets..).unwrap_or_default()) else {
                 return Err(FatalError::Network);
@@ -147,7 +163,7 @@ impl<'a, P: Nlri> Prefixes<'a, P> {
             P::from_wire(*length, octets).ok_or(FatalError::Network)?;
             rest = after;
         }
-        Ok(Prefixes { wire, family: PhantomData })
+        Ok(Prefixes { wire, with_ids, family: PhantomData })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -156,13 +172,14 @@ impl<'a, P: Nlri> Prefixes<'a, P> {
 }
 
 impl<P: Nlri> Iterator for Prefixes<'_, P> {
-    type Item = P;
+    type Item = (PathId, P);
 
-    fn next(&mut self) -> Option<P> {
-        let (&length, rest) = self.wire.split_first()?;
+    fn next(&mut self) -> Option<(PathId, P)> {
+        let (id, rest) = cut_id(self.wire, self.with_ids)?;
+        let (&length, rest) = rest.split_first()?;
         let (octets, rest) = rest.split_at_checked(usize::from(length).div_ceil(8))?;
         self.wire = rest;
-        P::from_wire(length, octets)
+        Some((id, P::from_wire(length, octets)?))
     }
 }
 
@@ -174,6 +191,8 @@ pub struct Update<'a> {
     pub attributes: Parsed<'a>,
     /// The family of which this is the End-of-RIB marker.
     pub end_of_rib: Option<Family>,
+    /// As in [`Reading::add_path`].
+    pub with_ids: PerFamily<bool>,
 }
 
 impl<'a> Update<'a> {
@@ -181,8 +200,9 @@ impl<'a> Update<'a> {
         // Behaviour 25: lengths that do not add up leave nothing to hold on to.
         let (withdrawn, rest) = length_prefixed(body).ok_or(FatalError::AttributeList)?;
         let (block, announced) = length_prefixed(rest).ok_or(FatalError::AttributeList)?;
-        let withdrawn = Prefixes::parse(withdrawn)?;
-        let announced: Prefixes<'_, Prefix4> = Prefixes::parse(announced)?;
+        let with_ids = reading.add_path;
+        let withdrawn = Prefixes::parse(withdrawn, with_ids[Family::Ipv4Unicast])?;
+        let announced: Prefixes<'_, Prefix4> = Prefixes::parse(announced, with_ids[Family::Ipv4Unicast])?;
         let mut attributes = parse(block, reading)?;
         // The other family's prefixes, so that nothing is taken before all is known to be whole.
         for (family, nlri) in [
@@ -193,8 +213,8 @@ impl<'a> Update<'a> {
         .flatten()
         {
             match family {
-                Family::Ipv4Unicast => drop(Prefixes::<Prefix4>::parse(nlri)?),
-                Family::Ipv6Unicast => drop(Prefixes::<Prefix6>::parse(nlri)?),
+                Family::Ipv4Unicast => drop(Prefixes::<Prefix4>::parse(nlri, with_ids[family])?),
+                Family::Ipv6Unicast => drop(Prefixes::<Prefix6>::parse(nlri, with_ids[family])?),
             }
         }
         let reaches = attributes.mp_reach.is_some_and(|reach| !reach.nlri.is_empty());
@@ -207,18 +227,19 @@ impl<'a> Update<'a> {
             None if block.is_empty() => Some(Family::Ipv4Unicast),
             _ => None,
         };
-        Ok(Update { withdrawn, announced, attributes, end_of_rib })
+        Ok(Update { withdrawn, announced, attributes, end_of_rib, with_ids })
     }
 
     /// The first that is announced.
     pub fn first_prefix(&self) -> Option<Prefix> {
         let mut announced = self.announced;
-        announced.next().map(Prefix::V4).or_else(|| {
+        announced.next().map(|(_, prefix)| Prefix::V4(prefix)).or_else(|| {
             let reach = self.attributes.mp_reach?;
-            match reach.family {
-                Family::Ipv4Unicast => Prefixes::parse(reach.nlri).ok()?.next().map(Prefix::V4),
-                Family::Ipv6Unicast => Prefixes::parse(reach.nlri).ok()?.next().map(Prefix::V6),
-            }
+            let with_ids = self.with_ids[reach.family];
+            Some(match reach.family {
+                Family::Ipv4Unicast => Prefix::V4(Prefixes::parse(reach.nlri, with_ids).ok()?.next()?.1),
+                Family::Ipv6Unicast => Prefix::V6(Prefixes::parse(reach.nlri, with_ids).ok()?.next()?.1),
+            })
         })
     }
 

@@ -255,7 +255,9 @@ mod tests {
         Path {
             attributes: Arc::new(attributes),
             next_hop: NO_NEXT_HOP,
+            id: 0,
             peer,
+            number: 0,
             generation: 0,
             standing: PackedStanding::BEST,
         }

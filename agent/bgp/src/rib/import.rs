@@ -17,6 +17,7 @@ use crate::{
     attr::Attributes,
     config::{Family, PeerKey, PerFamily, WellKnown},
     event::NextHop,
+    message::update::PathId,
     policy::{Candidate, Change, PeerRules, PeerType, RuleName, Verdict, changed},
     view::RefusedBy,
 };
@@ -70,7 +71,7 @@ impl Rib {
     pub fn import<P: Kept>(
         &mut self,
         slot: PeerSlot,
-        prefixes: impl Iterator<Item = (P, Option<RefusedBy>)>,
+        prefixes: impl Iterator<Item = (PathId, P, Option<RefusedBy>)>,
         received: &Arc<Attributes>,
         next_hop: NextHopId,
     ) {
@@ -79,7 +80,7 @@ impl Rib {
         let generation = peer.generation[P::FAMILY];
         // What each list of changes made of the set; nearly always there is one.
         let mut made: SmallVec<[(&[Change], Arc<Attributes>); 2]> = SmallVec::new();
-        for (prefix, refused) in prefixes {
+        for (id, prefix, refused) in prefixes {
             let verdict = if rules.is_empty() {
                 Verdict::Fallthrough
             } else {
@@ -89,7 +90,7 @@ impl Rib {
                 (None, Some(changes)) => changes,
                 (refused, _) => {
                     let refused = refused.or(Some(RefusedBy::Filter));
-                    self.put(slot, prefix, received, NO_NEXT_HOP, refused, generation);
+                    self.put(slot, id, prefix, received, NO_NEXT_HOP, refused, generation);
                     continue;
                 }
             };
@@ -98,7 +99,7 @@ impl Rib {
                 made.len() - 1
             });
             // Just found or made.
-            self.put(slot, prefix, &made[at].1, next_hop, None, generation);
+            self.put(slot, id, prefix, &made[at].1, next_hop, None, generation);
         }
         for (_, set) in made {
             self.release(set);
@@ -118,21 +119,30 @@ impl Rib {
         }
     }
 
-    /// Asks the rules again about a route of the peer.
+    /// Asks the rules again about the peer's paths for a route.
     pub(super) fn reimport<P: Kept>(&mut self, id: RouteId, slot: PeerSlot) {
         let Some(route) = P::table(&self.tables).get(id) else { return };
-        let Some(path) = route.paths.iter().find(|path| path.peer == slot) else { return };
-        let received = path.attributes.as_received().clone();
-        self.judge_import::<P>(id, slot, &received);
-        self.release(received);
+        let its = route.paths.iter().filter(|path| path.peer == slot);
+        let received: SmallVec<[(PathId, Arc<Attributes>); 1]> =
+            its.map(|path| (path.id, path.attributes.as_received().clone())).collect();
+        for (path_id, received) in received {
+            self.judge_import::<P>(id, slot, path_id, &received);
+            self.release(received);
+        }
     }
 
     /// Puts what the rules make of this set in the place of the peer's path, which is as old or new as before.
-    pub(super) fn judge_import<P: Kept>(&mut self, id: RouteId, slot: PeerSlot, received: &Arc<Attributes>) {
+    pub(super) fn judge_import<P: Kept>(
+        &mut self,
+        id: RouteId,
+        slot: PeerSlot,
+        path_id: PathId,
+        received: &Arc<Attributes>,
+    ) {
         let Some(peer) = self.peer(slot) else { return };
         let (key, peer_type) = (peer.key, peer.kind.peer_type());
         let Some(route) = P::table(&self.tables).get(id) else { return };
-        let Some(path) = route.paths.iter().find(|path| path.peer == slot) else { return };
+        let Some(path) = route.path_of(slot, path_id) else { return };
         if path.standing.is_refused() && path.standing != PackedStanding::refused(RefusedBy::Filter) {
             return;
         }
@@ -142,11 +152,11 @@ impl Rib {
             Some(changes) => {
                 let set = self.imported(received, changes);
                 let next_hop = self.next_hop(next_hop_from(key, received.next_hop));
-                self.put(slot, prefix, &set, next_hop, None, generation);
+                self.put(slot, path_id, prefix, &set, next_hop, None, generation);
                 self.release(set);
             }
             None => {
-                self.put(slot, prefix, received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
+                self.put(slot, path_id, prefix, received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
             }
         }
         // The path may be the same and yet a blackhole now, or none any more.

@@ -140,7 +140,7 @@ impl Rib {
                     path.peer == slot && generation.wrapping_sub(path.generation) as i8 > grace
                 };
                 if route.paths.iter().any(old) {
-                    self.remove_path::<P>(id, old);
+                    self.remove_paths::<P>(id, old);
                 }
             }
             Kind::LongLive { slot, generation } => self.long_live::<P>(id, slot, generation),

@@ -1,10 +1,13 @@
 //! Long-lived stale routes (RFC 9494): what a lost peer announced stays, marked with LLGR_STALE, as the last resort.
 //! The mark is in the attribute set, and so the choice and the update groups see it like any other change.
 
+use smallvec::SmallVec;
+
 use super::{Kept, PeerSlot, Rib, RouteId, jobs::Job};
 use crate::{
     attr::Attributes,
     config::{Family, WellKnown},
+    message::update::PathId,
 };
 
 impl Rib {
@@ -21,18 +24,27 @@ impl Rib {
         let Some(route) = P::table(&self.tables).get(id) else { return };
         let stale =
             |path: &super::Path| path.peer == slot && generation.wrapping_sub(path.generation) as i8 > 0;
-        let Some(path) = route.paths.iter().find(|path| stale(path)) else { return };
-        let received = path.attributes.as_received();
-        if received.has_community(WellKnown::NO_LLGR) {
-            return self.remove_path::<P>(id, stale);
+        let says_no = |path: &super::Path| path.attributes.as_received().has_community(WellKnown::NO_LLGR);
+        if route.paths.iter().any(|path| stale(path) && says_no(path)) {
+            self.remove_paths::<P>(id, |path| stale(path) && says_no(path));
         }
-        if received.has_community(WellKnown::LLGR_STALE) {
-            return;
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        let stale: SmallVec<[PathId; 1]> =
+            route.paths.iter().filter(|path| stale(path)).map(|path| path.id).collect();
+        for path_id in stale {
+            let Some(path) = P::table(&self.tables).get(id).and_then(|route| route.path_of(slot, path_id))
+            else {
+                continue;
+            };
+            let received = path.attributes.as_received();
+            if received.has_community(WellKnown::LLGR_STALE) {
+                continue;
+            }
+            let communities = received.communities.iter().copied().chain([WellKnown::LLGR_STALE]).collect();
+            let marked = Attributes { communities, ..(**received).clone() };
+            let marked = self.intern(marked);
+            self.judge_import::<P>(id, slot, path_id, &marked);
+            self.release(marked);
         }
-        let communities = received.communities.iter().copied().chain([WellKnown::LLGR_STALE]).collect();
-        let marked = Attributes { communities, ..(**received).clone() };
-        let marked = self.intern(marked);
-        self.judge_import::<P>(id, slot, &marked);
-        self.release(marked);
     }
 }

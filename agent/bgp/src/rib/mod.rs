@@ -10,6 +10,7 @@ pub mod jobs;
 mod long_lived;
 pub mod next_hops;
 mod own;
+pub mod paths;
 pub mod pull;
 mod regroup;
 pub mod select;
@@ -29,7 +30,7 @@ use crate::{
     config::{Family, PeerKey, PerFamily},
     event::{BestPath, NextHop, PathSource},
     message::update::Nlri,
-    view::{Export, RefusedBy},
+    view::Export,
 };
 use export::{GroupKey, PeerKind, Policy, Source, leaves_alike, verdict};
 use group::Group;
@@ -39,7 +40,7 @@ use jobs::Job;
 use next_hops::NextHops;
 use pull::Membership;
 use select::{Announcer, select};
-use table::{NO_NEXT_HOP, NextHopId, OWN, PackedStanding, Path, PeerSlot, Route, RouteId, Table};
+use table::{NextHopId, OWN, PackedStanding, Path, PeerSlot, Route, RouteId, Table};
 
 /// A family's table, found by the type of its prefixes.
 pub trait Kept: Nlri {
@@ -137,6 +138,8 @@ pub struct Rib {
     /// The first choice is complete, and nobody has asked yet.
     settled: bool,
     own: BTreeMap<Prefix, Arc<Attributes>>,
+    /// Who announces too many paths, and for what.
+    crowded: Option<(PeerSlot, Prefix)>,
 }
 
 /// Why a route is judged.
@@ -176,6 +179,7 @@ impl Rib {
             deferred,
             settled: !deferred,
             own: BTreeMap::new(),
+            crowded: None,
         }
     }
 
@@ -300,91 +304,6 @@ impl Rib {
             self.idle_next_hops.push(id);
         }
         id
-    }
-
-    /// A path in place of the one that the peer has for the prefix. Nothing else happens if it is the same.
-    fn put<P: Kept>(
-        &mut self,
-        slot: PeerSlot,
-        prefix: P,
-        attributes: &Arc<Attributes>,
-        next_hop: NextHopId,
-        refused: Option<RefusedBy>,
-        generation: u8,
-    ) {
-        let family = P::FAMILY;
-        let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
-        let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
-        let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
-        let path = Path { attributes: attributes.clone(), next_hop, peer: slot, generation, standing };
-        let table = P::table_mut(&mut self.tables);
-        let id = table.insert(prefix);
-        let Some(route) = table.get_mut(id) else { return };
-        let before = identity(route);
-        let old = match route.paths.iter_mut().find(|path| path.peer == slot) {
-            Some(held) => {
-                let same_refusal = match refused {
-                    None => !held.standing.is_refused(),
-                    Some(by) => held.standing == PackedStanding::refused(by),
-                };
-                if Arc::ptr_eq(&held.attributes, attributes) && held.next_hop == next_hop && same_refusal {
-                    // Heard again: no longer stale, and nothing else is new.
-                    held.generation = path.generation;
-                    return;
-                }
-                Some(std::mem::replace(held, path))
-            }
-            None => {
-                route.paths.push(path);
-                None
-            }
-        };
-        match &old {
-            None => peer.received[family] += 1,
-            Some(old) if old.standing.is_refused() => peer.refused[family] -= 1,
-            Some(_) => {}
-        }
-        if refused.is_some() {
-            peer.refused[family] += 1;
-        }
-        self.next_hops.hold(next_hop);
-        self.settle::<P>(id, before, old.as_ref());
-        if let Some(old) = old {
-            self.let_go(old);
-        }
-    }
-
-    /// A peer withdraws a prefix. One that it never announced is nothing (behaviour 48).
-    pub fn withdraw<P: Kept>(&mut self, slot: PeerSlot, prefix: P) {
-        if let Some(id) = P::table(&self.tables).find(prefix) {
-            self.remove_path::<P>(id, |path| path.peer == slot);
-        }
-    }
-
-    fn remove_path<P: Kept>(&mut self, id: RouteId, which: impl Fn(&Path) -> bool) {
-        let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
-        let Some(at) = route.paths.iter().position(which) else { return };
-        let before = identity(route);
-        let path = route.paths.remove(at);
-        if let Some(peer) = self.peer_mut(path.peer) {
-            peer.received[P::FAMILY] -= 1;
-            if path.standing.is_refused() {
-                peer.refused[P::FAMILY] -= 1;
-            }
-        }
-        self.let_go(path);
-        self.settle::<P>(id, before, None);
-    }
-
-    fn let_go(&mut self, path: Path) {
-        self.interner.release(path.attributes);
-        if path.next_hop != NO_NEXT_HOP {
-            self.next_hops.let_go(path.next_hop);
-            self.idle_next_hops.push(path.next_hop);
-            if self.idle_next_hops.len() > 4096 {
-                self.drop_idle_next_hops();
-            }
-        }
     }
 
     fn drop_idle_next_hops(&mut self) {

@@ -27,7 +27,7 @@ impl Rib {
                 by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix)
                     && let Some(id) = P::table(&self.tables).find(prefix)
                 {
-                    self.remove_path::<P>(id, |path| path.peer == OWN);
+                    self.remove_paths::<P>(id, |path| path.peer == OWN);
                 });
                 self.release(attributes);
             }
@@ -47,7 +47,9 @@ impl Rib {
         let path = Path {
             attributes: attributes.clone(),
             next_hop: NO_NEXT_HOP,
+            id: 0,
             peer: OWN,
+            number: 0,
             generation: 0,
             standing: PackedStanding::DEFERRED,
         };

@@ -139,7 +139,9 @@ mod tests {
         Path {
             attributes: Arc::new(attributes),
             next_hop: 1,
+            id: 0,
             peer,
+            number: 0,
             generation: 0,
             standing: PackedStanding::DEFERRED,
         }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::intern::SeededHash;
 use crate::{
     attr::Attributes,
-    message::update::Nlri,
+    message::update::{Nlri, PathId},
     view::{LostAt, RefusedBy, Standing},
 };
 
@@ -25,12 +25,16 @@ pub const OWN: PeerSlot = PeerSlot::MAX;
 /// Stands where a next hop's number would for paths that need none.
 pub const NO_NEXT_HOP: NextHopId = NextHopId::MAX;
 
-/// One path: sixteen octets, of which there may be millions.
+/// One path: twenty-four octets, of which there may be millions.
 #[derive(Clone, Debug)]
 pub struct Path {
     pub attributes: Arc<Attributes>,
     pub next_hop: NextHopId,
+    /// The peer's name for it; 0 from one that has no names for its paths.
+    pub id: PathId,
     pub peer: PeerSlot,
+    /// Counts the peer's paths for this prefix from 0. It stays while the path lives.
+    pub number: u16,
     /// The peer's generation when it announced the path; if the peer's has moved on, the path is stale.
     pub generation: u8,
     pub standing: PackedStanding,
@@ -106,6 +110,10 @@ pub struct Route<P> {
 impl<P> Route<P> {
     pub fn best(&self) -> Option<&Path> {
         self.paths.first().filter(|path| path.standing == PackedStanding::BEST)
+    }
+
+    pub fn path_of(&self, peer: PeerSlot, id: PathId) -> Option<&Path> {
+        self.paths.iter().find(|path| path.peer == peer && path.id == id)
     }
 }
 
@@ -219,9 +227,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_sixteen_octets_and_a_route_with_one_forty() {
-        assert_eq!(size_of::<Path>(), 16);
-        assert_eq!(size_of::<Route<Prefix4>>(), 40);
+    fn a_path_is_twenty_four_octets_and_a_route_with_one_forty_eight() {
+        assert_eq!(size_of::<Path>(), 24);
+        assert_eq!(size_of::<Route<Prefix4>>(), 48);
     }
 
     #[test]

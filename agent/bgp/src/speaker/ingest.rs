@@ -27,7 +27,11 @@ impl Speaker {
         let Some(connection) = self.connections.get(&conn) else { return };
         let slot = connection.peer;
         let (Some(negotiated), Some(peer)) = (&connection.negotiated, self.peer_at(slot)) else { return };
-        let reading = Reading { ebgp: peer.ours.is_ebgp(), four_octet: negotiated.four_octet };
+        let reading = Reading {
+            ebgp: peer.ours.is_ebgp(),
+            four_octet: negotiated.four_octet,
+            add_path: PerFamily::default(),
+        };
         let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
         let carries = |family: Family| carried[family];
         let update = match Update::parse(body, reading) {
@@ -63,15 +67,16 @@ impl Speaker {
             self.withdraw_all(slot, update.withdrawn);
         }
         if let Some(unreach) = update.attributes.mp_unreach.filter(|unreach| carries(unreach.family)) {
+            let with_ids = update.with_ids[unreach.family];
             // The parser has seen these prefixes whole.
             match unreach.family {
                 Family::Ipv4Unicast => {
-                    Prefixes::<Prefix4>::parse(unreach.nlri)
+                    Prefixes::<Prefix4>::parse(unreach.nlri, with_ids)
                         .into_iter()
                         .for_each(|p| self.withdraw_all(slot, p));
                 }
                 Family::Ipv6Unicast => {
-                    Prefixes::<Prefix6>::parse(unreach.nlri)
+                    Prefixes::<Prefix6>::parse(unreach.nlri, with_ids)
                         .into_iter()
                         .for_each(|p| self.withdraw_all(slot, p));
                 }
@@ -84,14 +89,15 @@ impl Speaker {
         }
         if let Some(reach) = update.attributes.mp_reach.filter(|reach| carries(reach.family)) {
             let attributes = if withdraw { None } else { update.attributes.attributes(reach.next_hop) };
+            let with_ids = update.with_ids[reach.family];
             match reach.family {
                 Family::Ipv4Unicast => {
-                    if let Ok(prefixes) = Prefixes::<Prefix4>::parse(reach.nlri) {
+                    if let Ok(prefixes) = Prefixes::<Prefix4>::parse(reach.nlri, with_ids) {
                         self.announce_all(slot, prefixes, attributes);
                     }
                 }
                 Family::Ipv6Unicast => {
-                    if let Ok(prefixes) = Prefixes::<Prefix6>::parse(reach.nlri) {
+                    if let Ok(prefixes) = Prefixes::<Prefix6>::parse(reach.nlri, with_ids) {
                         self.announce_all(slot, prefixes, attributes);
                     }
                 }
@@ -101,8 +107,8 @@ impl Speaker {
     }
 
     fn withdraw_all<P: Kept>(&mut self, slot: PeerSlot, prefixes: Prefixes<'_, P>) {
-        for prefix in prefixes {
-            self.rib.withdraw(slot, prefix);
+        for (id, prefix) in prefixes {
+            self.rib.withdraw(slot, prefix, id);
         }
     }
 
@@ -122,10 +128,10 @@ impl Speaker {
         };
         let attributes = self.rib.intern(attributes);
         let own = self.own_addresses(slot);
-        let judged = prefixes.into_iter().map(|prefix| {
+        let judged = prefixes.into_iter().map(|(id, prefix)| {
             let invalid = prefix.is_bogus()
                 || (prefix.names_host() && own.contains(&Some(Into::<Prefix>::into(prefix).addr())));
-            (prefix, refused.or(invalid.then_some(RefusedBy::InvalidPrefix)))
+            (id, prefix, refused.or(invalid.then_some(RefusedBy::InvalidPrefix)))
         });
         self.rib.import(slot, judged, &attributes, next_hop);
         self.rib.release(attributes);

@@ -9,7 +9,7 @@ use crate::{
     config::{Family, PerFamily},
     event::{About, Output, Warning},
     message::notification::{Notification, cease},
-    rib::table::PeerSlot,
+    rib::{paths::MOST_PATHS, table::PeerSlot},
     session::{
         peer::{LIMIT_HOLD_BACK, MAX_LIMIT_HOLD_BACK},
         timers::Timer,
@@ -25,6 +25,10 @@ impl Speaker {
     /// A peer sent an UPDATE of so many octets.
     pub(super) fn check_limits(&mut self, slot: PeerSlot, octets: usize, now: Time) {
         self.check_max_prefixes(slot, now);
+        if let Some((slot, prefix)) = self.rib.take_crowded() {
+            self.warn(slot, About::PathsOfPrefixOverLimit { prefix, limit: MOST_PATHS }, now);
+            self.send_away(slot, &Notification::cease(cease::OUT_OF_RESOURCES), now);
+        }
         self.unweighed += octets;
         if self.unweighed > LOOK_AFTER {
             self.unweighed = 0;

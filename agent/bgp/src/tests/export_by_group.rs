@@ -17,6 +17,7 @@ use crate::{
         flag::{OPTIONAL, PARTIAL, TRANSITIVE},
         parse::Reading,
     },
+    config::PerFamily,
     message::{
         MAX_EXTENDED_LEN, Message, next_message,
         open::Capabilities,
@@ -25,7 +26,7 @@ use crate::{
     view::Export,
 };
 
-const READING: Reading = Reading { ebgp: false, four_octet: true };
+const READING: Reading = Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(false) };
 
 /// What a receiver knows after these messages: prefixes, with their attributes as text.
 fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {
@@ -34,21 +35,21 @@ fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {
         let Message::Update(body) = message else { continue };
         let update = Update::parse(body, READING).unwrap();
         assert_eq!(update.attributes.errors, []);
-        for prefix in update.withdrawn {
+        for (_, prefix) in update.withdrawn {
             state.remove(&Prefix::V4(prefix));
         }
         if let Some(unreach) = update.attributes.mp_unreach {
-            for prefix in Prefixes::<Prefix6>::parse(unreach.nlri).unwrap() {
+            for (_, prefix) in Prefixes::<Prefix6>::parse(unreach.nlri, false).unwrap() {
                 state.remove(&Prefix::V6(prefix));
             }
         }
         let text = |next_hop| format!("{:?}", update.attributes.attributes(next_hop).unwrap());
-        for prefix in update.announced {
+        for (_, prefix) in update.announced {
             announcements += 1;
             state.insert(Prefix::V4(prefix), text(update.attributes.next_hop.unwrap().into()));
         }
         if let Some(reach) = update.attributes.mp_reach {
-            for prefix in Prefixes::<Prefix6>::parse(reach.nlri).unwrap() {
+            for (_, prefix) in Prefixes::<Prefix6>::parse(reach.nlri, false).unwrap() {
                 announcements += 1;
                 state.insert(Prefix::V6(prefix), text(reach.next_hop));
             }

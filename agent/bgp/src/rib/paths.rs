@@ -1,0 +1,139 @@
+//! Paths that come and go. A path is its peer's by a name that the peer gives it (RFC 7911), and all that befalls one
+//! befalls that one alone: it is replaced, withdrawn, refused and stale by itself.
+
+use std::sync::Arc;
+
+use manx_net::Prefix;
+use smallvec::SmallVec;
+
+use super::{
+    Kept, Rib, RouteId, identity,
+    table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path, PeerSlot},
+};
+use crate::{attr::Attributes, message::update::PathId, view::RefusedBy};
+
+/// So many paths a peer may have for one prefix. Each change looks at all paths of its prefix, and so a peer that
+/// names paths without end would cost more than its share of time.
+pub const MOST_PATHS: u16 = 256;
+
+/// For a new path of the peer's. `None`: it has enough.
+fn free_number(paths: &[Path], slot: PeerSlot) -> Option<u16> {
+    let taken = |number| paths.iter().any(|path| path.peer == slot && path.number == number);
+    (0..MOST_PATHS).find(|&number| !taken(number))
+}
+
+impl Rib {
+    /// A path in place of the one that the peer has for the prefix by this name. Nothing else happens if it is the same.
+    #[expect(clippy::too_many_arguments, reason = "all that a path is made of")]
+    pub(super) fn put<P: Kept>(
+        &mut self,
+        slot: PeerSlot,
+        path_id: PathId,
+        prefix: P,
+        attributes: &Arc<Attributes>,
+        next_hop: NextHopId,
+        refused: Option<RefusedBy>,
+        generation: u8,
+    ) {
+        let family = P::FAMILY;
+        let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
+        let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
+        let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
+        let table = P::table_mut(&mut self.tables);
+        let id = table.insert(prefix);
+        let Some(route) = table.get_mut(id) else { return };
+        let before = identity(route);
+        let mut path = Path {
+            attributes: attributes.clone(),
+            next_hop,
+            id: path_id,
+            peer: slot,
+            number: 0,
+            generation,
+            standing,
+        };
+        let old = match route.paths.iter_mut().find(|path| path.peer == slot && path.id == path_id) {
+            Some(held) => {
+                path.number = held.number;
+                let same_refusal = match refused {
+                    None => !held.standing.is_refused(),
+                    Some(by) => held.standing == PackedStanding::refused(by),
+                };
+                if Arc::ptr_eq(&held.attributes, attributes) && held.next_hop == next_hop && same_refusal {
+                    // Heard again: no longer stale, and nothing else is new.
+                    held.generation = path.generation;
+                    return;
+                }
+                Some(std::mem::replace(held, path))
+            }
+            None => {
+                let Some(number) = free_number(&route.paths, slot) else {
+                    let prefix = prefix.into();
+                    self.crowded.get_or_insert((slot, prefix));
+                    return;
+                };
+                path.number = number;
+                route.paths.push(path);
+                None
+            }
+        };
+        match &old {
+            None => peer.received[family] += 1,
+            Some(old) if old.standing.is_refused() => peer.refused[family] -= 1,
+            Some(_) => {}
+        }
+        if refused.is_some() {
+            peer.refused[family] += 1;
+        }
+        self.next_hops.hold(next_hop);
+        self.settle::<P>(id, before, old.as_ref());
+        if let Some(old) = old {
+            self.let_go(old);
+        }
+    }
+
+    /// A peer withdraws a path. One that it never announced is nothing (behaviour 48).
+    pub fn withdraw<P: Kept>(&mut self, slot: PeerSlot, prefix: P, path_id: PathId) {
+        if let Some(id) = P::table(&self.tables).find(prefix) {
+            self.remove_paths::<P>(id, |path| path.peer == slot && path.id == path_id);
+        }
+    }
+
+    pub(super) fn remove_paths<P: Kept>(&mut self, id: RouteId, which: impl Fn(&Path) -> bool) {
+        let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
+        let before = identity(route);
+        let mut removed: SmallVec<[Path; 1]> = SmallVec::new();
+        while let Some(at) = route.paths.iter().position(&which) {
+            removed.push(route.paths.remove(at));
+        }
+        if removed.is_empty() {
+            return;
+        }
+        for path in removed {
+            if let Some(peer) = self.peer_mut(path.peer) {
+                peer.received[P::FAMILY] -= 1;
+                if path.standing.is_refused() {
+                    peer.refused[P::FAMILY] -= 1;
+                }
+            }
+            self.let_go(path);
+        }
+        self.settle::<P>(id, before, None);
+    }
+
+    /// A peer that has named more than [`MOST_PATHS`] paths for a prefix; said once.
+    pub fn take_crowded(&mut self) -> Option<(PeerSlot, Prefix)> {
+        self.crowded.take()
+    }
+
+    pub(super) fn let_go(&mut self, path: Path) {
+        self.interner.release(path.attributes);
+        if path.next_hop != NO_NEXT_HOP {
+            self.next_hops.let_go(path.next_hop);
+            self.idle_next_hops.push(path.next_hop);
+            if self.idle_next_hops.len() > 4096 {
+                self.drop_idle_next_hops();
+            }
+        }
+    }
+}
