@@ -32,7 +32,9 @@ pub mod code {
     pub const EXTENDED_COMMUNITIES: u8 = 16;
     pub const AS4_PATH: u8 = 17;
     pub const AS4_AGGREGATOR: u8 = 18;
+    pub const AIGP: u8 = 26;
     pub const LARGE_COMMUNITIES: u8 = 32;
+    pub const PREFIX_SID: u8 = 40;
 }
 
 /// As the RFCs write it, or by number.
@@ -53,7 +55,9 @@ pub fn name(code: u8) -> std::borrow::Cow<'static, str> {
         code::EXTENDED_COMMUNITIES => "EXTENDED COMMUNITIES",
         code::AS4_PATH => "AS4_PATH",
         code::AS4_AGGREGATOR => "AS4_AGGREGATOR",
+        code::AIGP => "AIGP",
         code::LARGE_COMMUNITIES => "LARGE_COMMUNITY",
+        code::PREFIX_SID => "PREFIX_SID",
         other => return std::borrow::Cow::Owned(format!("attribute {other}")),
     })
 }

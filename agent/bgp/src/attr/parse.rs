@@ -70,12 +70,14 @@ pub enum FatalError<'a> {
     Multiprotocol(&'a [u8]),
     #[error("a prefix that is too long or cut off")]
     Network,
+    #[error("a wrong attribute beside no routes at all, so that some may have been overlooked")]
+    WithoutRoutes,
 }
 
 impl FatalError<'_> {
     pub fn notification(self) -> Notification {
         match self {
-            FatalError::AttributeList => Notification::new(3, 1, &[]),
+            FatalError::AttributeList | FatalError::WithoutRoutes => Notification::new(3, 1, &[]),
             FatalError::UnknownWellKnown(attribute) => Notification::new(3, 2, attribute),
             FatalError::Multiprotocol(attribute) => Notification::new(3, 9, attribute),
             FatalError::Network => Notification::new(3, 10, &[]),
@@ -120,6 +122,8 @@ pub struct Parsed<'a> {
     pub multiprotocol: bool,
     /// There was any attribute besides MP_UNREACH: the UPDATE is no End-of-RIB of its family.
     pub others: bool,
+    /// There was an MP_REACH of a family that Manx does not carry.
+    pub reaches_elsewhere: bool,
     pub errors: Vec<(AttributeError, Outcome)>,
     as4_path: Option<AsPath>,
     as4_aggregator: Option<(Asn, Ipv4Addr)>,
@@ -200,14 +204,17 @@ impl AttributeError {
     }
 }
 
-/// The flags an attribute must have, and what an error in it costs (RFC 7606 §7, RFC 8092 §6). `None`: unknown.
+/// The flags an attribute must have, and what an error in it costs (RFC 7606 §7, RFC 8092 §6, RFC 8669 §6). `None`: unknown.
 fn rule(code: u8) -> Option<(u8, Outcome)> {
     use Outcome::{Discard, TreatAsWithdraw};
     use flag::{OPTIONAL, TRANSITIVE};
     Some(match code {
         code::ORIGIN | code::AS_PATH | code::NEXT_HOP | code::LOCAL_PREF => (TRANSITIVE, TreatAsWithdraw),
         code::ATOMIC_AGGREGATE => (TRANSITIVE, Discard),
-        code::AGGREGATOR | code::AS4_PATH | code::AS4_AGGREGATOR => (OPTIONAL | TRANSITIVE, Discard),
+        code::AGGREGATOR | code::AS4_PATH | code::AS4_AGGREGATOR | code::PREFIX_SID => {
+            (OPTIONAL | TRANSITIVE, Discard)
+        }
+        code::AIGP => (OPTIONAL, Discard),
         code::COMMUNITIES | code::EXTENDED_COMMUNITIES | code::LARGE_COMMUNITIES => {
             (OPTIONAL | TRANSITIVE, TreatAsWithdraw)
         }
@@ -240,6 +247,7 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
         let Ok((after, (flags, code, value))) = header(rest) else {
             // RFC 7606 §4: the block as a whole is intact, so the routes are known, and withdrawn.
             parsed.errors.push((AttributeError::Overrun, Outcome::TreatAsWithdraw));
+            parsed.others = true;
             break;
         };
         // Within `rest`, whose tail `after` is.
@@ -266,6 +274,7 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
             // RFC 4271 §9: quietly ignored.
             None => {}
             Some((expected, on_error)) => {
+                let on_error = if is_foreign(code, reading) { Outcome::Discard } else { on_error };
                 if (flags & (flag::OPTIONAL | flag::TRANSITIVE)) != expected {
                     parsed.errors.push((AttributeError::Flags { code, flags }, on_error));
                     if !multiprotocol {
@@ -275,11 +284,6 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
                 if multiprotocol {
                     read_multiprotocol(&mut parsed, code, value, whole)?;
                 } else if let Err(error) = read(&mut parsed, code, value, reading) {
-                    let on_error = match error {
-                        // RFC 7606 §7.5, §7.9, §7.10: not wrong, only out of place.
-                        AttributeError::Unexpected { .. } => Outcome::Discard,
-                        _ => on_error,
-                    };
                     parsed.errors.push((error, on_error));
                 }
             }
@@ -308,9 +312,7 @@ fn read(parsed: &mut Parsed<'_>, code: u8, value: &[u8], reading: Reading) -> Re
         }
         code::NEXT_HOP => parsed.next_hop = Some(Ipv4Addr::from_bits(number()?)),
         code::MED => parsed.med = Some(number()?),
-        code::LOCAL_PREF | code::ORIGINATOR_ID | code::CLUSTER_LIST if reading.ebgp => {
-            return Err(AttributeError::Unexpected { code });
-        }
+        _ if is_foreign(code, reading) => return Err(AttributeError::Unexpected { code }),
         code::LOCAL_PREF => parsed.local_pref = Some(number()?),
         code::ATOMIC_AGGREGATE => {
             if !value.is_empty() {
@@ -331,9 +333,8 @@ fn read(parsed: &mut Parsed<'_>, code: u8, value: &[u8], reading: Reading) -> Re
             }
             parsed.aggregator = Some(aggregator(number, address).ok_or(malformed)?);
         }
-        code::AS4_PATH | code::AS4_AGGREGATOR if reading.four_octet => {
-            return Err(AttributeError::Unexpected { code });
-        }
+        // RFC 6793 §6: it carries at least one number.
+        code::AS4_PATH if value.is_empty() => return Err(wrong_length),
         code::AS4_PATH => parsed.as4_path = Some(AsPath::parse(value, true).ok_or(malformed)?),
         code::AS4_AGGREGATOR => {
             let (head, address) = value.split_first_chunk::<4>().ok_or(wrong_length)?;
@@ -361,10 +362,40 @@ fn read(parsed: &mut Parsed<'_>, code: u8, value: &[u8], reading: Reading) -> Re
             parsed.cluster_list =
                 whole_chunks::<4>(value).ok_or(wrong_length)?.iter().map(|&c| Ipv4Addr::from(c)).collect();
         }
+        // RFC 7311 §3.3: where it is not enabled, and here it never is, it is quietly ignored.
+        code::AIGP => {}
+        // Passed on as one that we do not know, but not if it is wrong.
+        code::PREFIX_SID if is_prefix_sid(value) => {
+            parsed.unknown.push(Unknown { code, value: value.into() });
+        }
+        code::PREFIX_SID => return Err(malformed),
         // `rule` names the same codes, and the multiprotocol ones are read elsewhere.
         _ => {}
     }
     Ok(())
+}
+
+/// Has the attribute no place on this session? Then it is discarded whatever it says (RFC 7606 §7.5, §7.9 and §7.10,
+/// RFC 6793 §3).
+fn is_foreign(code: u8, reading: Reading) -> bool {
+    match code {
+        code::LOCAL_PREF | code::ORIGINATOR_ID | code::CLUSTER_LIST => reading.ebgp,
+        code::AS4_PATH | code::AS4_AGGREGATOR => reading.four_octet,
+        _ => false,
+    }
+}
+
+/// Types, lengths and values that fill the attribute; a Label-Index is 7 octets (RFC 8669 §6).
+fn is_prefix_sid(mut value: &[u8]) -> bool {
+    while let [kind, a, b, ref rest @ ..] = *value {
+        let length = usize::from(u16::from_be_bytes([a, b]));
+        let Some((_, rest)) = rest.split_at_checked(length) else { return false };
+        if kind == 1 && length != 7 {
+            return false;
+        }
+        value = rest;
+    }
+    value.is_empty()
 }
 
 fn aggregator(number: u32, address: &[u8]) -> Option<(Asn, Ipv4Addr)> {
@@ -397,7 +428,10 @@ fn read_multiprotocol<'a>(
     let Some((next_hop, [_reserved, nlri @ ..])) = rest.split_at_checked(usize::from(length)) else {
         return Err(fatal);
     };
-    let Some(family) = family else { return Ok(()) };
+    let Some(family) = family else {
+        parsed.reaches_elsewhere = true;
+        return Ok(());
+    };
     let next_hop = mp_next_hop(family, next_hop).ok_or(fatal)?;
     parsed.mp_reach = Some(MpReach { family, next_hop, nlri });
     Ok(())

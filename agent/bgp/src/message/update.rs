@@ -220,6 +220,12 @@ impl<'a> Update<'a> {
         let reaches = attributes.mp_reach.is_some_and(|reach| !reach.nlri.is_empty());
         if !announced.is_empty() || reaches {
             attributes.check_mandatory(!announced.is_empty());
+        } else if attributes.others
+            && !attributes.reaches_elsewhere
+            && attributes.outcome() == Some(Outcome::TreatAsWithdraw)
+        {
+            // RFC 7606 §5.2: attributes stand beside routes, and there are none. So we do not know what to withdraw.
+            return Err(FatalError::WithoutRoutes);
         }
         let end_of_rib = match attributes.mp_unreach {
             _ if !withdrawn.is_empty() || !announced.is_empty() || attributes.others => None,

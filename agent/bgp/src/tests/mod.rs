@@ -2,6 +2,7 @@
 //! peer that a test plays message by message ([`script`]).
 
 mod any_bytes;
+mod attribute_errors;
 mod collision;
 mod convergence;
 mod export_by_group;

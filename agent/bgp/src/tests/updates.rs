@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Family,
-    attr::flag::{EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE},
+    attr::flag::{OPTIONAL, TRANSITIVE},
     view::{PathView, RefusedBy, SessionState, Standing},
 };
 
@@ -66,52 +66,6 @@ fn replaced(remote_as: u32, bad: Vec<u8>) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = good(remote_as).into_iter().filter(|held| held[1] != bad[1]).collect();
     all.push(bad);
     all
-}
-
-/// Behaviours 29 to 31: the whole matrix, from iBGP and from eBGP.
-#[test]
-fn each_attribute_error_costs_what_rfc_7606_says() {
-    use Seen::{Kept, Withdrawn};
-    let (wk, opt, both) = (TRANSITIVE, OPTIONAL, OPTIONAL | TRANSITIVE);
-    for (what, bad, ibgp, ebgp) in [
-        ("ORIGIN value", attribute(wk, 1, &[3]), Withdrawn, Withdrawn),
-        ("ORIGIN length", attribute(wk, 1, &[0, 0]), Withdrawn, Withdrawn),
-        ("ORIGIN flags", attribute(opt, 1, &[0]), Withdrawn, Withdrawn),
-        ("AS_PATH segment type 0", attribute(wk, 2, &[0, 1, 0, 0, 0, 1]), Withdrawn, Withdrawn),
-        ("AS_PATH segment type 5", attribute(wk, 2, &[5, 1, 0, 0, 0, 1]), Withdrawn, Withdrawn),
-        ("AS_PATH empty segment", attribute(wk, 2, &[2, 0]), Withdrawn, Withdrawn),
-        ("AS_PATH overrun", attribute(wk, 2, &[2, 2, 0, 0, 0, 1]), Withdrawn, Withdrawn),
-        ("AS_PATH with AS 0", attribute(wk, 2, &[2, 1, 0, 0, 0, 0]), Withdrawn, Withdrawn),
-        ("NEXT_HOP length", attribute(wk, 3, &[10, 0, 0]), Withdrawn, Withdrawn),
-        ("MED length", attribute(opt, 4, &[1]), Withdrawn, Withdrawn),
-        ("LOCAL_PREF length", attribute(wk, 5, &[1]), Withdrawn, Kept),
-        ("LOCAL_PREF good", attribute(wk, 5, &[0, 0, 0, 9]), Kept, Kept),
-        ("ATOMIC_AGGREGATE length", attribute(wk, 6, &[1]), Kept, Kept),
-        ("ATOMIC_AGGREGATE flags", attribute(opt, 6, &[]), Kept, Kept),
-        ("AGGREGATOR length", attribute(both, 7, &[0; 6]), Kept, Kept),
-        ("AGGREGATOR with AS 0", attribute(both, 7, &[0, 0, 0, 0, 1, 1, 1, 1]), Kept, Kept),
-        ("AGGREGATOR flags", attribute(wk, 7, &[0, 0, 0, 1, 1, 1, 1, 1]), Kept, Kept),
-        ("COMMUNITIES empty", attribute(both, 8, &[]), Withdrawn, Withdrawn),
-        ("COMMUNITIES length", attribute(both, 8, &[0; 5]), Withdrawn, Withdrawn),
-        ("COMMUNITIES flags", attribute(opt, 8, &[0; 4]), Withdrawn, Withdrawn),
-        ("COMMUNITIES partial", attribute(both | PARTIAL, 8, &[0; 4]), Kept, Kept),
-        ("COMMUNITIES extended length", vec![both | EXTENDED_LENGTH, 8, 0, 4, 0, 0, 0, 1], Kept, Kept),
-        ("ORIGINATOR_ID length", attribute(opt, 9, &[0; 3]), Withdrawn, Kept),
-        ("CLUSTER_LIST length", attribute(opt, 10, &[0; 6]), Withdrawn, Kept),
-        ("CLUSTER_LIST empty", attribute(opt, 10, &[]), Withdrawn, Kept),
-        ("EXTENDED_COMMUNITIES length", attribute(both, 16, &[0; 9]), Withdrawn, Withdrawn),
-        ("EXTENDED_COMMUNITIES empty", attribute(both, 16, &[]), Withdrawn, Withdrawn),
-        ("AS4_PATH on a four-octet session", attribute(both, 17, &[2, 1, 0, 0, 0, 9]), Kept, Kept),
-        ("AS4_AGGREGATOR length", attribute(both, 18, &[0; 7]), Kept, Kept),
-        ("LARGE_COMMUNITIES length", attribute(both, 32, &[0; 13]), Withdrawn, Withdrawn),
-        ("LARGE_COMMUNITIES empty", attribute(both, 32, &[]), Withdrawn, Withdrawn),
-        ("unknown optional transitive", attribute(both, 99, &[1, 2, 3]), Kept, Kept),
-        ("unknown optional non-transitive", attribute(opt, 99, &[1, 2, 3]), Kept, Kept),
-        ("unknown well-known", attribute(wk, 99, &[1]), Seen::Reset(3, 2), Seen::Reset(3, 2)),
-    ] {
-        assert_eq!(outcome(IBGP, &replaced(IBGP, bad.clone())), ibgp, "{what}, iBGP");
-        assert_eq!(outcome(EBGP, &replaced(EBGP, bad)), ebgp, "{what}, eBGP");
-    }
 }
 
 /// Behaviour 30.
