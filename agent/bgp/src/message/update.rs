@@ -26,13 +26,17 @@ pub trait Nlri: Copy + Ord + std::hash::Hash + std::fmt::Debug + Into<Prefix> {
     fn length(self) -> u8;
     fn put_address(self, out: &mut BytesMut, octets: usize);
     fn of(prefix: Prefix) -> Option<Self>;
-    /// For hashing.
-    fn words(self) -> [u64; 2];
+    /// For hashing: what this prefix and those beside it have in common, and which of them it is. Those differ in no
+    /// more than the last [`NEIGHBOUR_BITS`] bits of the network.
+    fn neighbourhood(self) -> ([u64; 2], u8);
     /// Does it lie wholly where no route can lead (RFC 6890)? What is wider than such a block is not meant by this,
     /// the default route least of all.
     fn is_bogus(self) -> bool;
     fn names_host(self) -> bool;
 }
+
+/// Up to 2 to the power of so many prefixes are neighbours.
+pub const NEIGHBOUR_BITS: u32 = 4;
 
 /// "This network", loopback, link-local, multicast with everything above it.
 const BOGUS4: [Prefix4; 4] = [
@@ -62,8 +66,15 @@ impl Nlri for Prefix4 {
     const FAMILY: Family = Family::Ipv4Unicast;
 
     fn from_wire(length: u8, octets: &[u8]) -> Option<Prefix4> {
-        let mut address = [0; 4];
-        address.get_mut(..octets.len())?.copy_from_slice(octets);
+        // By number of octets: a copy of unknown length would be read back before it is written.
+        let address = match *octets {
+            [] => [0; 4],
+            [a] => [a, 0, 0, 0],
+            [a, b] => [a, b, 0, 0],
+            [a, b, c] => [a, b, c, 0],
+            [a, b, c, d] => [a, b, c, d],
+            _ => return None,
+        };
         Prefix4::from_bits(u32::from_be_bytes(address), length)
     }
 
@@ -79,8 +90,11 @@ impl Nlri for Prefix4 {
         if let Prefix::V4(prefix) = prefix { Some(prefix) } else { None }
     }
 
-    fn words(self) -> [u64; 2] {
-        [u64::from(self.bits()) << 8 | u64::from(self.len()), 0]
+    fn neighbourhood(self) -> ([u64; 2], u8) {
+        let network = u64::from(self.bits()) >> (32 - self.len());
+        // The bit above the others tells networks of different lengths apart.
+        let shared = network >> NEIGHBOUR_BITS | 1 << self.len();
+        ([shared, 0], network as u8 & 0xf)
     }
 
     fn is_bogus(self) -> bool {
@@ -113,10 +127,12 @@ impl Nlri for Prefix6 {
         if let Prefix::V6(prefix) = prefix { Some(prefix) } else { None }
     }
 
-    fn words(self) -> [u64; 2] {
-        let bits = self.bits();
-        // A prefix longer than /120 keeps its length in what a shift would lose.
-        [(bits >> 64) as u64, (bits as u64).rotate_left(8) ^ u64::from(self.len())]
+    fn neighbourhood(self) -> ([u64; 2], u8) {
+        let network = self.bits().checked_shr(128 - u32::from(self.len())).unwrap_or(0);
+        // The bit above the others tells networks of different lengths apart; those of the shortest share theirs.
+        let above = 1 << u32::from(self.len()).saturating_sub(NEIGHBOUR_BITS);
+        let shared = network >> NEIGHBOUR_BITS | above;
+        ([(shared >> 64) as u64, shared as u64], network as u8 & 0xf)
     }
 
     fn is_bogus(self) -> bool {

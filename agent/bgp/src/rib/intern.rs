@@ -7,7 +7,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use crate::attr::Attributes;
+use crate::{attr::Attributes, message::update::Nlri};
 
 /// A quick hash whose seed a peer does not know, so that it cannot choose its prefixes to collide: each word is
 /// folded in by a full multiplication.
@@ -19,8 +19,12 @@ impl SeededHash {
         SeededHash(seed ^ 0x243f_6a88_85a3_08d3)
     }
 
-    pub fn words(self, words: [u64; 2]) -> u64 {
-        fold(fold(self.0, words[0]), words[1])
+    /// For a table whose place comes from the low bits and whose mark, by which entries at one place are told apart,
+    /// is the top seven: neighbouring prefixes get one place and marks of their own. What comes in order then lies
+    /// in one line of the table, and a peer can choose no more than these few to collide.
+    pub fn prefix<P: Nlri>(self, prefix: P) -> u64 {
+        let (shared, which) = prefix.neighbourhood();
+        fold(fold(self.0, shared[0]), shared[1]) ^ u64::from(which) << 57
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 use smallvec::SmallVec;
 
 use super::intern::SeededHash;
@@ -135,8 +135,7 @@ impl<P: Nlri> Table<P> {
 
     /// Numbers are below this; some of them may be free.
     pub fn end(&self) -> RouteId {
-        let full = self.blocks.len().saturating_sub(1) * BLOCK;
-        (full + self.blocks.last().map_or(0, Vec::len)) as RouteId
+        end(&self.blocks)
     }
 
     pub fn len(&self) -> usize {
@@ -155,15 +154,21 @@ impl<P: Nlri> Table<P> {
     }
 
     pub fn find(&self, prefix: P) -> Option<RouteId> {
-        let hash = self.hash.words(prefix.words());
-        self.index.find(hash, |&id| self.get(id).is_some_and(|route| route.prefix == prefix)).copied()
+        let blocks = &self.blocks;
+        self.index.find(self.hash.prefix(prefix), |&id| indexed(blocks, id).prefix == prefix).copied()
     }
 
     /// The route's number, new if there was none.
     pub fn insert(&mut self, prefix: P) -> RouteId {
-        if let Some(id) = self.find(prefix) {
-            return id;
-        }
+        let (hash, blocks) = (self.hash, &self.blocks);
+        let same = |&id: &RouteId| indexed(blocks, id).prefix == prefix;
+        let vacant = match self
+            .index
+            .entry(hash.prefix(prefix), same, |&id| hash.prefix(indexed(blocks, id).prefix))
+        {
+            Entry::Occupied(held) => return *held.get(),
+            Entry::Vacant(vacant) => vacant,
+        };
         let route = Route { prefix, paths: SmallVec::new(), to_tell: false, alive: true };
         let id = match self.free.pop() {
             Some(id) => {
@@ -172,28 +177,9 @@ impl<P: Nlri> Table<P> {
                 self.blocks[at / BLOCK][at % BLOCK] = route;
                 id
             }
-            None => {
-                let id = self.end();
-                match self.blocks.last_mut() {
-                    Some(block) if block.len() < BLOCK => block.push(route),
-                    _ => {
-                        // A small table stays small: only full ones are followed by full-sized blocks.
-                        let room = if self.blocks.is_empty() { 16 } else { BLOCK };
-                        let mut block = Vec::with_capacity(room);
-                        block.push(route);
-                        self.blocks.push(block);
-                    }
-                }
-                id
-            }
+            None => push(&mut self.blocks, route),
         };
-        let (hash, blocks) = (self.hash, &self.blocks);
-        let rehash = |&id: &RouteId| {
-            let at = id as usize;
-            // The index holds only numbers that were given out.
-            hash.words(blocks[at / BLOCK][at % BLOCK].prefix.words())
-        };
-        self.index.insert_unique(hash.words(prefix.words()), id, rehash);
+        vacant.insert(id);
         id
     }
 
@@ -203,8 +189,8 @@ impl<P: Nlri> Table<P> {
         let Some(route) = self.get_mut(id) else { return };
         debug_assert!(route.paths.is_empty());
         route.alive = false;
-        let words = hash.words(route.prefix.words());
-        if let Ok(entry) = self.index.find_entry(words, |&held| held == id) {
+        let place = hash.prefix(route.prefix);
+        if let Ok(entry) = self.index.find_entry(place, |&held| held == id) {
             entry.remove();
         }
         if self.index.is_empty() {
@@ -220,9 +206,38 @@ impl<P: Nlri> Table<P> {
     }
 }
 
+fn end<P>(blocks: &[Vec<Route<P>>]) -> RouteId {
+    let full = blocks.len().saturating_sub(1) * BLOCK;
+    (full + blocks.last().map_or(0, Vec::len)) as RouteId
+}
+
+/// A route whose number stands in the index: such numbers were given out.
+fn indexed<P>(blocks: &[Vec<Route<P>>], id: RouteId) -> &Route<P> {
+    let at = id as usize;
+    &blocks[at / BLOCK][at % BLOCK]
+}
+
+/// Gives a route the next number.
+fn push<P>(blocks: &mut Vec<Vec<Route<P>>>, route: Route<P>) -> RouteId {
+    let id = end(blocks);
+    match blocks.last_mut() {
+        Some(block) if block.len() < BLOCK => block.push(route),
+        _ => {
+            // A small table stays small: only full ones are followed by full-sized blocks.
+            let room = if blocks.is_empty() { 16 } else { BLOCK };
+            let mut block = Vec::with_capacity(room);
+            block.push(route);
+            blocks.push(block);
+        }
+    }
+    id
+}
+
 #[cfg(test)]
 mod tests {
-    use manx_net::Prefix4;
+    use std::collections::{HashMap, HashSet};
+
+    use manx_net::{Prefix4, Prefix6};
 
     use super::*;
 
@@ -244,6 +259,40 @@ mod tests {
         assert_eq!((table.len(), table.end()), (10_000, 10_000));
         ids.iter().for_each(|&id| table.remove(id));
         assert_eq!((table.len(), table.end(), table.blocks.capacity()), (0, 0, 0));
+    }
+
+    /// Else the index could not tell neighbours apart by their marks, and prefixes could be chosen to collide.
+    #[test]
+    fn neighbours_share_their_place_in_the_index_and_nobody_else_does() {
+        fn check<P: Nlri>(prefixes: Vec<P>) {
+            let hash = SeededHash::new(7);
+            let mut places: HashMap<[u64; 2], Vec<P>> = HashMap::new();
+            for prefix in prefixes {
+                places.entry(prefix.neighbourhood().0).or_default().push(prefix);
+            }
+            for neighbours in places.values() {
+                assert!(neighbours.len() == 16, "{neighbours:?}");
+                let low: HashSet<u64> = neighbours.iter().map(|&p| hash.prefix(p) << 24).collect();
+                let marks: HashSet<u64> = neighbours.iter().map(|&p| hash.prefix(p) >> 57).collect();
+                assert_eq!((low.len(), marks.len()), (1, neighbours.len()));
+            }
+        }
+        let lengths = |last| (4..=last).map(move |len: u8| (len, last - len));
+        let all = |len: u8| 0..1u32 << len.min(11);
+        check(
+            lengths(32)
+                .flat_map(|(len, host)| {
+                    all(len).filter_map(move |n| Prefix4::from_bits(n.checked_shl(u32::from(host))?, len))
+                })
+                .collect(),
+        );
+        check(
+            lengths(128)
+                .flat_map(|(len, host)| {
+                    all(len).filter_map(move |n| Prefix6::from_bits(u128::from(n) << host, len))
+                })
+                .collect(),
+        );
     }
 
     #[test]
