@@ -3,7 +3,9 @@
 use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
 use manx_datastore::{Datastore, OpenError};
-use manx_resources::{Dial, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem};
+use manx_resources::{
+    Dial, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem, SpeakerPlan,
+};
 
 use crate::{input::Input, output, table};
 
@@ -50,6 +52,9 @@ fn render(plan: &NodePlan) -> String {
         let _ = write!(text, ", route reflector of cluster {cluster_id}");
     }
     let _ = writeln!(text, ", listens on port {}", plan.listen_port);
+    for line in speaker(&plan.speaker) {
+        let _ = writeln!(text, "{line}");
+    }
     text.push('\n');
     if plan.peers.is_empty() {
         text.push_str("No peers.\n");
@@ -76,6 +81,34 @@ fn render(plan: &NodePlan) -> String {
         }
     }
     trim_line_ends(&text)
+}
+
+/// What is not as it is for every node, a line each.
+fn speaker(speaker: &SpeakerPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    if speaker.graceful_shutdown {
+        lines.push("Leaving: asks everybody to go another way (GRACEFUL_SHUTDOWN)".to_owned());
+    }
+    let Multipath { ebgp, ibgp } = speaker.multipath;
+    if (ebgp, ibgp) != (1, 1) {
+        lines.push(format!("Multipath: up to {ebgp} external and {ibgp} internal paths together"));
+    }
+    if let Some(seconds) = speaker.long_lived_restart_time {
+        lines.push(format!("Long-lived restart time: {seconds} s"));
+    }
+    if speaker.restart_after_notification {
+        lines.push("Routes outlive a NOTIFICATION (RFC 8538)".to_owned());
+    }
+    if speaker.ebgp_requires_policy {
+        lines.push("Peers of other ASes need filters (RFC 8212)".to_owned());
+    }
+    if let Some(paths) = speaker.max_paths {
+        lines.push(format!("At most {paths} paths of all peers together"));
+    }
+    if !speaker.client_to_client {
+        lines.push("Clients do not hear of one another".to_owned());
+    }
+    lines
 }
 
 fn peer(peer: &PeerPlan) -> Vec<String> {
@@ -132,7 +165,34 @@ fn settings(peer: &PeerPlan) -> String {
     if !peer.filters.is_empty() {
         words.push(format!("filters {}", peer.filters.join(" ")));
     }
+    words.extend(extensions(peer));
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+fn extensions(peer: &PeerPlan) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(max) = peer.max_prefixes {
+        let accepted = if max.accepted_only { " accepted" } else { "" };
+        words.push(format!("at most {}{accepted} prefixes", max.limit));
+    }
+    if !peer.blackholes.is_empty() {
+        let prefixes: Vec<String> = peer.blackholes.iter().map(ToString::to_string).collect();
+        words.push(format!("blackholes in {}", prefixes.join(" ")));
+    }
+    match (peer.add_path.receive, peer.add_path.send) {
+        (false, 0) => {}
+        (true, 0) => words.push("takes several paths".to_owned()),
+        (false, send) => words.push(format!("sends {send} paths")),
+        (true, send) => words.push(format!("takes several paths, sends {send}")),
+    }
+    if let Some(role) = peer.local_role {
+        let strict = if peer.strict_role { " (strict)" } else { "" };
+        words.push(format!("role {}{strict}", role.name()));
+    }
+    if peer.extended_next_hop {
+        words.push("IPv6 next hops for IPv4".to_owned());
+    }
+    words
 }
 
 fn pool(pool: &PoolPlan) -> Vec<String> {

@@ -344,6 +344,48 @@ Warning: Node/k8s-master-01 has no peers: the node-to-node mesh is off and no BG
 }
 
 #[test]
+fn plan_shows_what_annotations_say() {
+    let lab = Lab::new();
+    let file = lab.file(
+        "a.yaml",
+        "apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: a, annotations: {manx.dev/gracefulShutdown: 'true'}}
+spec: {bgp: {ipv4Address: 10.0.0.1/24}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default, annotations: {manx.dev/multipath: ebgp=4, manx.dev/maxPaths: '1000'}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata:
+  name: p
+  annotations:
+    manx.dev/maxPrefixes: '10'
+    manx.dev/blackholes: 10.1.0.0/16
+    manx.dev/addPath: both=2
+    manx.dev/localRole: customer
+spec: {peerIP: 10.0.0.9, asNumber: 65000}
+",
+    );
+    assert_eq!(
+        lab.ok(&["plan", "--node", "a", "-f", &file]),
+        "\
+Node a, AS 64512, router ID 10.0.0.1, listens on port 179
+Leaving: asks everybody to go another way (GRACEFUL_SHUTDOWN)
+Multipath: up to 4 external and 1 internal paths together
+At most 1000 paths of all peers together
+
+PEER       AS      PEER TYPE   DIALS       SETTINGS                                                                                      RULE
+10.0.0.9   65000   global      after 5 s   at most 10 prefixes, blackholes in 10.1.0.0/16, takes several paths, sends 2, role customer   BGPPeer/p
+
+No own blocks.
+"
+    );
+}
+
+#[test]
 fn there_is_no_plan_of_wrong_files() {
     let lab = Lab::new();
     let file = lab.file("bad.yaml", "a: [\n");

@@ -21,8 +21,8 @@ pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use nearest::nearest;
 pub use plan::{
-    Dial, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, PoolPlan, PoolWrite, SecretKey,
-    Warning, plan,
+    AddPath, Dial, MaxPrefixes, Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError,
+    PoolPlan, PoolWrite, Role, SecretKey, SpeakerPlan, Warning, plan,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

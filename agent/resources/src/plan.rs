@@ -4,6 +4,7 @@
 
 mod cluster;
 mod derive;
+mod speaker;
 mod warning;
 
 use std::{
@@ -22,7 +23,8 @@ use crate::{
 };
 use cluster::{Cluster, cluster_id};
 
-pub use crate::spec::{NextHopMode, SecretKey};
+pub use crate::spec::{AddPath, MaxPrefixes, Multipath, NextHopMode, Role, SecretKey};
+pub use speaker::SpeakerPlan;
 pub use warning::Warning;
 
 /// What one node has to do.
@@ -38,6 +40,7 @@ pub struct NodePlan {
     /// Set on a route reflector.
     pub cluster_id: Option<Ipv4Addr>,
     pub listen_port: u16,
+    pub speaker: SpeakerPlan,
     /// By address, then port; no two have the same address and port.
     pub peers: Vec<PeerPlan>,
     /// The blocks that this node owns, sorted.
@@ -92,6 +95,16 @@ pub struct PeerPlan {
     pub allow_local_as: u32,
     /// The names of BGPFilter resources, in order; one that does not exist is skipped.
     pub filters: Vec<String>,
+    pub max_prefixes: Option<MaxPrefixes>,
+    /// Within these prefixes the peer's host routes with the community BLACKHOLE are blackholes (RFC 7999).
+    pub blackholes: Vec<Prefix>,
+    pub add_path: AddPath,
+    /// This node's part in the peering (RFC 9234); None within an AS.
+    pub local_role: Option<Role>,
+    /// A peer that names no role of its own is refused.
+    pub strict_role: bool,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// The rule that made this peer. `BGPConfiguration/default` for a mesh peer, also where that object does not
     /// exist: the mesh is its default.
     pub resource: Key,
@@ -192,6 +205,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         router_id: address.ipv4.map_or_else(|| router_id_of_name(node), |interface| interface.addr),
         cluster_id: cluster_id(own),
         listen_port: cluster.listen_port_of(own),
+        speaker: speaker::speaker(&cluster, own),
         peers,
         blocks,
         pools,

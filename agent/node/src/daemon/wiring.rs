@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use manx_bgp::{
-    Config, Dial, ExportRule, Family, GracefulRestart, NextHopMode, Originated, PeerConfig, PoolRule,
+    Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, NextHopMode, Originated, PeerConfig,
+    PoolRule,
 };
 use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
 use manx_net::Prefix;
@@ -17,6 +18,8 @@ const RESTART_TIME: Duration = Duration::from_secs(120);
 
 /// `restarting`: the kernel holds routes of an earlier run. `seed`: for jitter, differs from node to node.
 pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
+    let speaker = &plan.speaker;
+    let defaults = Config::new(plan.as_number, plan.router_id);
     Config {
         cluster_id: plan.cluster_id,
         next_hop_v4: plan.address.ipv4.map(|interface| interface.addr),
@@ -25,7 +28,8 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
             enabled: true,
             restart_time: RESTART_TIME.as_secs() as u16,
             restarting,
-            ..GracefulRestart::default()
+            after_notification: speaker.restart_after_notification,
+            long_lived: speaker.long_lived_restart_time,
         },
         peers: plan
             .peers
@@ -49,8 +53,11 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
                 .collect(),
             transit: false,
         },
+        ebgp_requires_policy: speaker.ebgp_requires_policy,
+        graceful_shutdown: speaker.graceful_shutdown,
+        max_paths: speaker.max_paths.map_or(defaults.max_paths, u64::from),
         seed,
-        ..Config::new(plan.as_number, plan.router_id)
+        ..defaults
     }
 }
 
@@ -97,6 +104,12 @@ fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
         allow_local_as: u8::try_from(peer.allow_local_as).unwrap_or(u8::MAX),
         import: import_rules(plan, peer),
         export: export_rules(plan, peer),
+        blackholes: peer.blackholes.clone(),
+        max_prefixes: peer.max_prefixes.map(|max| MaxPrefixes {
+            limit: max.limit,
+            warn_at: max.warn_at,
+            accepted_only: max.accepted_only,
+        }),
         ..PeerConfig::new(peer.address, peer.as_number)
     }
 }
@@ -124,6 +137,8 @@ pub fn route_plan(plan: &NodePlan) -> RoutePlan {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const CLUSTER: &str = "
@@ -213,5 +228,44 @@ spec:
         let pool = |name: &str| routes.pools.iter().find(|pool| pool.name == name).unwrap();
         assert!(pool("open").fast_path);
         assert_eq!((pool("tunnelled").write, pool("tunnelled").fast_path), (PoolWrite::Never, false));
+    }
+
+    #[test]
+    fn what_annotations_say_reaches_the_speaker() {
+        let text = CLUSTER.to_owned()
+            + "---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata:
+  name: default
+  annotations:
+    manx.dev/longLivedRestartTime: 1h
+    manx.dev/restartAfterNotification: 'true'
+    manx.dev/ebgpRequiresPolicy: 'true'
+    manx.dev/maxPaths: '1000'
+    manx.dev/nodeMeshMaxPrefixes: '64'
+    manx.dev/nodeMeshBlackholes: 172.16.0.0/16
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: a, annotations: {manx.dev/gracefulShutdown: 'true'}}
+spec: {bgp: {ipv4Address: 10.0.0.1/24}}
+";
+        let text = text.replacen(
+            "metadata: {name: a}\nspec: {bgp: {ipv4Address: 10.0.0.1/24, ipv6Address: 'fd00::1/64'}}",
+            "metadata: {name: z}\nspec: {bgp: {ipv4Address: 10.0.0.7/24}}",
+            1,
+        );
+        let collected = manx_resources::collect([("cluster.yaml", &*text)]);
+        assert_eq!(collected.problems, []);
+        let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
+        let config = speaker_config(&plan, false, 0);
+        assert_eq!(config.graceful_restart.long_lived, Some(3600));
+        assert!(config.graceful_restart.after_notification);
+        assert!(config.ebgp_requires_policy && config.graceful_shutdown);
+        assert_eq!(config.max_paths, 1000);
+        let peer = config.peers.iter().find(|peer| peer.address == IpAddr::from([10, 0, 0, 2])).unwrap();
+        assert_eq!(peer.max_prefixes, Some(MaxPrefixes::new(64)));
+        assert_eq!(peer.blackholes, ["172.16.0.0/16".parse().unwrap()]);
     }
 }

@@ -13,7 +13,10 @@ use super::{
     Dial, NextHopMode, PeerKind, PeerPlan, Warning,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
-use crate::{Key, Kind, Object, spec};
+use crate::{
+    Key, Kind, Object,
+    spec::{self, PeerExtensions, Role},
+};
 
 type PeerObject = Object<spec::BgpPeer>;
 
@@ -59,8 +62,12 @@ impl<'s> Derivation<'_, 's> {
                 let allow_local_as =
                     if object.spec.peer_ip.is_some() { object.spec.allow_local_as } else { 0 };
                 let keep = object.spec.peer_ip.is_some() && object.spec.keep_original_next_hop;
-                let settings =
-                    Settings { local_as: object.spec.local_as_number, allow_local_as, keep_next_hop: keep };
+                let settings = Settings {
+                    local_as: object.spec.local_as_number,
+                    allow_local_as,
+                    keep_next_hop: keep,
+                    extensions: object.spec.extensions.clone(),
+                };
                 self.add(object, kind, remote, settings);
             }
         }
@@ -83,7 +90,12 @@ impl<'s> Derivation<'_, 's> {
                     let Some(mut remote) = self.node_as_remote(other, family) else { continue };
                     // The forward end shows us this AS instead of its own.
                     remote.as_number = object.spec.local_as_number.unwrap_or(remote.as_number);
-                    let settings = Settings { local_as: None, allow_local_as: 0, keep_next_hop: false };
+                    let settings = Settings {
+                        local_as: None,
+                        allow_local_as: 0,
+                        keep_next_hop: false,
+                        extensions: reversed(&object.spec.extensions),
+                    };
                     self.add(object, PeerKind::Node, remote, settings);
                 }
             }
@@ -97,6 +109,7 @@ impl<'s> Derivation<'_, 's> {
             return;
         }
         let default = self.cluster.snapshot.bgp_configuration("default").map(|object| &object.spec);
+        let extensions = default.map(|spec| spec.mesh.clone()).unwrap_or_default();
         for other in self.cluster.snapshot.nodes() {
             if cluster_id(other).is_some() {
                 continue;
@@ -125,6 +138,12 @@ impl<'s> Derivation<'_, 's> {
                     keepalive_time: None,
                     allow_local_as: 0,
                     filters: Vec::new(),
+                    max_prefixes: extensions.max_prefixes,
+                    blackholes: extensions.blackholes.clone(),
+                    add_path: extensions.add_path,
+                    local_role: None,
+                    strict_role: false,
+                    extended_next_hop: extensions.extended_next_hop,
                     resource: Key::new(Kind::BgpConfiguration, "default"),
                 };
                 self.peers.insert((remote.address, remote.port), peer);
@@ -198,6 +217,7 @@ impl<'s> Derivation<'_, 's> {
             return;
         }
         let spec = &object.spec;
+        let extensions = settings.extensions;
         let own_as = settings.local_as.unwrap_or(self.cluster.as_number_of(self.own));
         let internal = remote.as_number == own_as;
         let own_cluster = cluster_id(self.own);
@@ -221,6 +241,12 @@ impl<'s> Derivation<'_, 's> {
             keepalive_time: spec.keepalive_time,
             allow_local_as: settings.allow_local_as,
             filters: spec.filters.clone(),
+            max_prefixes: extensions.max_prefixes,
+            blackholes: extensions.blackholes,
+            add_path: extensions.add_path,
+            local_role: extensions.local_role.filter(|_| !internal),
+            strict_role: extensions.strict_role && !internal,
+            extended_next_hop: extensions.extended_next_hop,
             resource,
         };
         match self.peers.entry((peer.address, peer.port)) {
@@ -249,6 +275,19 @@ struct Settings {
     local_as: Option<Asn>,
     allow_local_as: u32,
     keep_next_hop: bool,
+    extensions: PeerExtensions,
+}
+
+/// The other end's: what the two agree on is turned round, and what one end allows the other is not given back.
+fn reversed(extensions: &PeerExtensions) -> PeerExtensions {
+    PeerExtensions {
+        max_prefixes: None,
+        blackholes: Vec::new(),
+        add_path: extensions.add_path.reversed(),
+        local_role: extensions.local_role.map(Role::reversed),
+        strict_role: extensions.strict_role,
+        extended_next_hop: extensions.extended_next_hop,
+    }
 }
 
 /// Calico compares addresses as text, so that "10.0.0.9" is greater than "10.0.0.10"; both ends must agree, so

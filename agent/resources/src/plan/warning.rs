@@ -66,6 +66,16 @@ pub enum Warning {
         "{first} ({first_cidr}) and {second} ({second_cidr}) overlap; an address in both may be given to two pods"
     )]
     PoolsOverlap { first: Key, first_cidr: Prefix, second: Key, second_cidr: Prefix },
+    #[error(
+        "{resource} gives this node a role towards {address}, which is in the same AS; roles are for peers of other \
+         ASes (RFC 9234), and this one has no effect"
+    )]
+    RoleWithinAs { resource: Key, address: IpAddr },
+    #[error(
+        "no route {} {address}: it is in another AS, {resource} has no BGPFilter with rules for that direction, and \
+         manx.dev/ebgpRequiresPolicy is on (RFC 8212)", if *.import { "is taken from" } else { "goes to" }
+    )]
+    NoPolicy { resource: Key, address: IpAddr, import: bool },
     #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
     WithoutEffect { resource: Key, fields: Vec<String> },
 }
@@ -91,6 +101,7 @@ pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan
     nodes(cluster, own, plan, found);
     peers(cluster, own, plan, found);
     filters(plan, found);
+    external(cluster, plan, found);
     blocks(cluster, own, found);
     pools(plan, found);
     overlaps(plan, found);
@@ -173,6 +184,37 @@ fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
         for filter in peer.filters.iter().filter(|name| !plan.filters.contains_key(*name)) {
             let (resource, filter) = (peer.resource.clone(), filter.clone());
             found.push(Warning::UnknownFilter { resource, filter });
+        }
+    }
+}
+
+/// What holds only towards other ASes.
+fn external(cluster: &Cluster<'_>, plan: &NodePlan, found: &mut Vec<Warning>) {
+    for peer in &plan.peers {
+        let (resource, address) = (peer.resource.clone(), peer.address);
+        if peer.as_number == peer.local_as_number.unwrap_or(plan.as_number) {
+            let mut objects = cluster
+                .snapshot
+                .bgp_peers()
+                .filter(|object| resource.kind == Kind::BgpPeer && resource.name == object.name());
+            if objects.any(|object| object.spec.extensions.local_role.is_some()) {
+                found.push(Warning::RoleWithinAs { resource, address });
+            }
+        } else if plan.speaker.ebgp_requires_policy {
+            let filters = || peer.filters.iter().filter_map(|name| plan.filters.get(name));
+            let has_import = filters().any(|filter| match address {
+                IpAddr::V4(_) => !filter.spec.import_v4.is_empty(),
+                IpAddr::V6(_) => !filter.spec.import_v6.is_empty(),
+            });
+            let has_export = filters().any(|filter| match address {
+                IpAddr::V4(_) => !filter.spec.export_v4.is_empty(),
+                IpAddr::V6(_) => !filter.spec.export_v6.is_empty(),
+            });
+            for (import, has) in [(true, has_import), (false, has_export)] {
+                if !has {
+                    found.push(Warning::NoPolicy { resource: resource.clone(), address, import });
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Plans, from the outside: the article's story, and each rule of peering.
 
 mod common;
+mod extensions;
 mod rules;
 mod seed;
 mod symmetry;

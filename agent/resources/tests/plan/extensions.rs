@@ -1,0 +1,143 @@
+//! What annotations under `manx.dev/` make of a plan, at both ends of a session.
+
+use manx_resources::{AddPath, MaxPrefixes, Multipath, NodePlan, PeerPlan, Role};
+
+use crate::common::*;
+
+fn object(kind: &str, name: &str, annotations: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\n\
+         spec: {{{spec}}}\n"
+    )
+}
+
+fn node(name: &str, last: u8, more: &str) -> String {
+    object("Node", name, "", &format!("bgp: {{ipv4Address: 10.0.0.{last}/24, {more}}}"))
+}
+
+#[track_caller]
+fn peer_of(plan: &NodePlan, last: u8) -> PeerPlan {
+    let address = std::net::IpAddr::from([10, 0, 0, last]);
+    plan.peers.iter().find(|peer| peer.address == address).expect("a peer with this address").clone()
+}
+
+#[test]
+fn a_nodes_own_configuration_stands_before_the_clusters() {
+    let all = node("a", 1, "")
+        + &node("b", 2, "")
+        + &object(
+            "BGPConfiguration",
+            "default",
+            "manx.dev/multipath: '4', manx.dev/longLivedRestartTime: 1h, manx.dev/maxPaths: '1000'",
+            "",
+        )
+        + &object(
+            "BGPConfiguration",
+            "node.b",
+            "manx.dev/multipath: 'ebgp=2', manx.dev/longLivedRestartTime: 0s, manx.dev/clientToClient: 'false'",
+            "",
+        );
+    let a = plan_of(&[&all], "a").speaker;
+    assert_eq!((a.multipath, a.long_lived_restart_time), (Multipath { ebgp: 4, ibgp: 4 }, Some(3600)));
+    assert_eq!((a.max_paths, a.client_to_client), (Some(1000), true));
+    let b = plan_of(&[&all], "b").speaker;
+    assert_eq!((b.multipath, b.long_lived_restart_time), (Multipath { ebgp: 2, ibgp: 1 }, None));
+    assert_eq!((b.max_paths, b.client_to_client), (Some(1000), false));
+}
+
+#[test]
+fn without_annotations_nothing_is_other_than_calicos() {
+    let plan = plan_of(&[&(node("a", 1, "") + &node("b", 2, ""))], "a");
+    let speaker = &plan.speaker;
+    assert_eq!(speaker.multipath, Multipath { ebgp: 1, ibgp: 1 });
+    assert!(!speaker.restart_after_notification && !speaker.ebgp_requires_policy);
+    assert!(speaker.client_to_client && !speaker.graceful_shutdown);
+    let peer = peer_of(&plan, 2);
+    assert_eq!((peer.max_prefixes, peer.add_path, peer.local_role), (None, AddPath::default(), None));
+    assert!(peer.blackholes.is_empty() && !peer.extended_next_hop);
+}
+
+#[test]
+fn the_mesh_has_the_clusters_settings_at_both_ends() {
+    let all = node("a", 1, "")
+        + &node("b", 2, "")
+        + &object(
+            "BGPConfiguration",
+            "default",
+            "manx.dev/nodeMeshMaxPrefixes: '64', manx.dev/nodeMeshAddPath: both=2, manx.dev/nodeMeshExtendedNextHop: 'true'",
+            "",
+        );
+    for (node, other) in [("a", 2), ("b", 1)] {
+        let peer = peer_of(&plan_of(&[&all], node), other);
+        assert_eq!(peer.max_prefixes, Some(MaxPrefixes { limit: 64, warn_at: 75, accepted_only: false }));
+        assert_eq!(peer.add_path, AddPath { send: 2, receive: true });
+        assert!(peer.extended_next_hop);
+    }
+}
+
+#[test]
+fn the_other_end_takes_what_this_one_sends_and_has_no_limit_of_its() {
+    let all = node("a", 1, "")
+        + &node("rr", 2, "routeReflectorClusterID: 1.1.1.1")
+        + &object(
+            "BGPPeer",
+            "p",
+            "manx.dev/addPath: receive, manx.dev/maxPrefixes: '9', manx.dev/blackholes: 10.1.0.0/16, \
+             manx.dev/extendedNextHop: 'true'",
+            "peerIP: 10.0.0.2, asNumber: 64512",
+        );
+    let forward = peer_of(&plan_of(&[&all], "a"), 2);
+    assert_eq!(forward.add_path, AddPath { send: 0, receive: true });
+    assert_eq!(forward.max_prefixes.map(|max| max.limit), Some(9));
+    assert_eq!(forward.blackholes, ["10.1.0.0/16".parse().unwrap()]);
+    let reverse = peer_of(&plan_of(&[&all], "rr"), 1);
+    assert_eq!(reverse.add_path, AddPath { send: 4, receive: false });
+    assert_eq!((reverse.max_prefixes, reverse.blackholes.len()), (None, 0));
+    assert!(forward.extended_next_hop && reverse.extended_next_hop);
+}
+
+#[test]
+fn a_role_is_the_other_one_at_the_other_end() {
+    let all = node("a", 1, "asNumber: 65001")
+        + &node("b", 2, "asNumber: 65002")
+        + &object("BGPConfiguration", "default", "", "nodeToNodeMeshEnabled: false")
+        + &object(
+            "BGPPeer",
+            "p",
+            "manx.dev/localRole: customer, manx.dev/strictRole: 'true'",
+            "node: a, peerIP: 10.0.0.2, asNumber: 65002",
+        );
+    let here = peer_of(&plan_of(&[&all], "a"), 2);
+    assert_eq!((here.local_role, here.strict_role), (Some(Role::Customer), true));
+    let there = peer_of(&plan_of(&[&all], "b"), 1);
+    assert_eq!((there.local_role, there.strict_role), (Some(Role::Provider), true));
+}
+
+#[test]
+fn a_role_within_the_as_has_no_effect_and_is_named() {
+    let all = node("a", 1, "")
+        + &object("BGPPeer", "p", "manx.dev/localRole: peer", "peerIP: 10.0.0.9, asNumber: 64512");
+    assert_eq!(peer_of(&plan_of(&[&all], "a"), 9).local_role, None);
+    assert_eq!(
+        warnings(&[&all], "a"),
+        [
+            "BGPPeer/p gives this node a role towards 10.0.0.9, which is in the same AS; roles are for peers of other ASes \
+          (RFC 9234), and this one has no effect"
+        ]
+    );
+}
+
+#[test]
+fn an_external_peer_without_rules_is_named_where_rules_are_required() {
+    let all = node("a", 1, "")
+        + &object("BGPConfiguration", "default", "manx.dev/ebgpRequiresPolicy: 'true'", "")
+        + &object("BGPFilter", "f", "", "exportV4: [{action: Accept}], importV6: [{action: Accept}]")
+        + &object("BGPPeer", "p", "", "peerIP: 10.0.0.9, asNumber: 65000, filters: [f]");
+    assert_eq!(
+        warnings(&[&all], "a"),
+        [
+            "no route is taken from 10.0.0.9: it is in another AS, BGPPeer/p has no BGPFilter with rules for that \
+          direction, and manx.dev/ebgpRequiresPolicy is on (RFC 8212)"
+        ]
+    );
+}
