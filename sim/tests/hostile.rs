@@ -187,6 +187,21 @@ fn a_peer_that_never_reads_holds_no_history_and_delays_nobody() {
     assert_eq!(table(&scene.stage, bad), scene.stage.speaker.routes(None, usize::MAX).len());
 }
 
+/// Each request is answered by a mark, and the marks must not pile up.
+#[test]
+fn a_peer_that_asks_for_everything_again_and_again_and_stops_reading_holds_one_answer() {
+    let mut scene = Scene::new();
+    let bad = scene.stage.session(hello(BAD)).unwrap();
+    scene.stage.read_all(bad).unwrap();
+    let good = scene.good;
+    scene.stage.give(good, wire::announce(&Attributes::new(GOOD), prefix(1)));
+    scene.bounded(20_000, 16 * KIB, |stage, n| {
+        stage.give(bad, wire::refresh(Family::ALL[(n % 2) as usize], 0));
+    });
+    scene.stage.read_all(bad).unwrap();
+    assert_eq!(scene.stage.followers[&bad].table.len(), 1);
+}
+
 #[test]
 fn a_peer_that_never_reads_is_given_up_and_the_others_stay() {
     let mut scene = Scene::new();

@@ -236,7 +236,11 @@ impl Rib {
             }
         }
         if let Phase::Dump { then: Then::EndOfRefresh, .. } = member.phase {
-            member.queued.push_back(RouteRefresh { family, kind: RefreshKind::Begin }.encode());
+            // One that the peer has yet to read says it for this request, too.
+            let begin = RouteRefresh { family, kind: RefreshKind::Begin }.encode();
+            if !member.queued.contains(&begin) {
+                member.queued.push_back(begin);
+            }
         }
         let number = member.group;
         self.touch(number);
