@@ -29,7 +29,7 @@ use crate::{
 const READING: Reading = Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(false) };
 
 /// What a receiver knows after these messages: prefixes, with their attributes as text.
-fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {
+pub fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {
     let mut announcements = 0;
     for message in messages {
         let Message::Update(body) = message else { continue };
@@ -58,7 +58,7 @@ fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {
     announcements
 }
 
-fn originating(count: u32, v6: bool) -> Config {
+pub fn originating(count: u32, v6: bool) -> Config {
     let mut config = config(64512);
     config.next_hop_v6 = Some("2001:db8::1".parse().unwrap());
     config.originated = (0..count)
@@ -128,14 +128,14 @@ fn an_empty_table_is_the_markers_only() {
 }
 
 /// A speaker that reflects between clients 10.0.0.2 and on; connections by number.
-struct Star {
+pub struct Star {
     speaker: Speaker,
     now: Time,
     conns: Vec<ConnId>,
 }
 
 impl Star {
-    fn new(clients: u8, ebgp: bool) -> Star {
+    pub fn new(clients: u8, ebgp: bool) -> Star {
         let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, 1));
         config.export = ExportRule { pools: vec![], transit: true };
         for n in 0..clients {
@@ -198,13 +198,13 @@ impl Star {
         }
     }
 
-    fn give(&mut self, from: u8, bytes: Bytes) {
+    pub fn give(&mut self, from: u8, bytes: Bytes) {
         let conn = self.conns[usize::from(from)];
         self.speaker.handle(Event::Received { conn, bytes }, self.now);
         self.drain();
     }
 
-    fn take(&mut self, to: u8, budget: usize) -> Vec<Message> {
+    pub fn take(&mut self, to: u8, budget: usize) -> Vec<Message> {
         let mut out = Vec::new();
         let mut left = budget;
         while left > 0 {

@@ -9,6 +9,7 @@ mod export_by_group;
 mod limits;
 mod long_lived;
 mod network;
+mod pace;
 mod policy;
 mod reflection;
 mod restart;
