@@ -240,3 +240,40 @@ fn an_exabgp_and_its_manx_neighbour_are_killed_in_turn_and_no_packet_is_lost() -
     let senders = capture.finish(&lab, &[])?.iter().map(|packet| packet.from).collect();
     both_are_heard(&senders, [MIDDLE, HIGH])
 }
+
+/// FRR listens before its neighbours are ready, and answers an OPEN that comes then with 5/0 (about one in ten). It is
+/// no fault for which a peer would be held back: the retry comes at once, and nothing is dropped meanwhile. (FRR itself
+/// drops what it has from one session when the other has sent End-of-RIB, and so there is no traffic here.)
+#[test]
+fn an_frr_that_is_not_ready_yet_is_dialled_again_at_once() -> Result<()> {
+    /// Less than the time for which a peer is held back after errors.
+    const SOON: Duration = Duration::from_secs(3);
+    let mut lab = Lab::new()?;
+    let document = resources(AS, &POOLS, &[MIDDLE.node(None)], &LOW.peers(AS).collect::<Vec<_>>());
+    std::fs::write(lab.store().join("cluster.yaml"), document)?;
+    let manx = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
+    let speaking = LOW.speaking(AS, &[(MIDDLE, AS)]);
+    let mut other = Peer::start(&Frr, LOW.host(&mut lab)?, speaking, &lab.logs())?;
+    let account = |manx: &Manx, other: &Peer| format!("{}\n{}", manx.account(), other.account());
+    let served = || {
+        is_at_peace_with(&manx, LOW)?;
+        has_routes_to(&manx.host, LOW)
+    };
+    eventually("Manx hears FRR", UP, served).map_err(|e| e.context(account(&manx, &other)))?;
+    for _ in 0..8 {
+        other.kill()?;
+        other.start_again()?;
+        has_routes_to(&manx.host, LOW)?;
+        eventually("FRR is back", SOON, || {
+            has_routes_to(&manx.host, LOW)?;
+            is_at_peace_with(&manx, LOW)
+        })
+        .map_err(|e| e.context(account(&manx, &other)))?;
+    }
+    let log = manx.log_text()?;
+    let notified = log.lines().filter(|line| line.contains("NOTIFICATION")).collect::<Vec<_>>();
+    let unready = ["Finite State Machine Error / Unspecified", "Connection Collision Resolution"];
+    let expected = |line: &&str| unready.iter().any(|text| line.contains(text));
+    ensure!(notified.iter().all(expected), "{notified:#?}");
+    Ok(())
+}
