@@ -136,7 +136,7 @@ impl fmt::Display for PeerKey {
 }
 
 /// One peer. What resets a session when it changes: `remote_as`, `local_as`, `local_address`, `families`,
-/// `hold_time` and `restart_time`, since OPEN says them, or the defaults in [`Config`] that stand for them. The rest
+/// `extended_next_hop`, `hold_time` and `restart_time`, since OPEN says them, or the defaults in [`Config`] that stand for them. The rest
 /// takes effect on the running session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
@@ -153,6 +153,9 @@ pub struct PeerConfig {
     pub cluster_id: Option<Ipv4Addr>,
     pub dial: Dial,
     pub next_hop: NextHopMode,
+    /// IPv4 routes may have IPv6 next hops, in both directions, if the peer offers it, too (RFC 8950). Over an IPv6
+    /// session our own IPv4 next hop is then the session's address.
+    pub extended_next_hop: bool,
     /// What we offer; what both offer is used.
     pub families: Vec<Family>,
     pub hold_time: Option<HoldTime>,
@@ -205,6 +208,7 @@ impl PeerConfig {
             cluster_id: None,
             dial: Dial::First,
             next_hop: NextHopMode::Auto,
+            extended_next_hop: false,
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             hold_time: None,
             keepalive_time: None,

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use bytes::Bytes;
@@ -27,6 +27,9 @@ pub enum Event {
     Connected { conn: ConnId, local: SocketAddr, remote: SocketAddr },
     /// It failed; the text says why, in the kernel's words ("Connection refused").
     DialFailed { conn: ConnId, error: String },
+    /// The two ends of the connection are on one link, and this is our link-local address there: IPv6 next hops of ours
+    /// then go out with both addresses (RFC 2545 §3). Say it right after the connection has been accepted or dialled.
+    OnLink { conn: ConnId, link_local: Ipv6Addr },
     /// Bytes arrived, in any portions. Give at most 64 KiB at a time, then drain and transmit.
     Received { conn: ConnId, bytes: Bytes },
     /// The peer closed the connection, or it broke; the text says how.

@@ -138,6 +138,8 @@ pub struct NegotiatedView {
     pub enhanced_refresh: bool,
     /// RFC 8654: UPDATEs may be longer than 4096 octets.
     pub extended_messages: bool,
+    /// RFC 8950: IPv4 routes may have IPv6 next hops.
+    pub extended_next_hop: bool,
     pub graceful_restart: Option<GracefulRestartView>,
 }
 
@@ -320,6 +322,8 @@ pub enum Export {
     LongLivedStale,
     /// We have no address of this family to announce as next hop.
     NoNextHop,
+    /// Its next hop is an IPv6 address, it is of IPv4, and the peer has not agreed to that (RFC 8950 §4).
+    NextHopFamily,
     /// Its attributes do not fit into one message.
     TooLong,
 }

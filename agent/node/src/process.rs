@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr as UnixAddr, UnixListener},
@@ -56,6 +56,26 @@ pub fn interface_of(local: SocketAddr) -> Option<u32> {
         (ip == local.ip()).then_some(interface.interface_name)
     })?;
     nix::net::if_::if_nametoindex(name.as_str()).ok()
+}
+
+/// Our link-local address on the interface whose subnet both ends of a connection are in; `None` if there is a router
+/// between them, or no IPv6.
+pub fn link_local_towards(local: SocketAddr, remote: SocketAddr) -> Option<Ipv6Addr> {
+    let (IpAddr::V6(local), IpAddr::V6(remote)) = (local.ip(), remote.ip()) else { return None };
+    let interfaces: Vec<_> = nix::ifaddrs::getifaddrs().ok()?.collect();
+    let address =
+        |interface: &nix::ifaddrs::InterfaceAddress| Some(interface.address?.as_sockaddr_in6()?.ip());
+    let link = interfaces.iter().find(|interface| {
+        let mask = interface.netmask.as_ref().and_then(|mask| Some(mask.as_sockaddr_in6()?.ip().to_bits()));
+        // A /128 makes neighbours of nobody.
+        address(interface) == Some(local)
+            && mask.is_some_and(|mask| mask != u128::MAX && (local.to_bits() ^ remote.to_bits()) & mask == 0)
+    })?;
+    interfaces
+        .iter()
+        .filter(|interface| interface.interface_name == link.interface_name)
+        .filter_map(address)
+        .find(Ipv6Addr::is_unicast_link_local)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Attributes to the wire, changed on the way as the kind of session demands (RFC 4271 §5, RFC 4456 §8, RFC
 //! 6793 §4.2.2). The same function serves every peer of an update group, once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::{BufMut, BytesMut};
 use manx_net::Asn;
+use smallvec::SmallVec;
 
 use super::{Attributes, code, flag};
 
@@ -12,8 +13,18 @@ use super::{Attributes, code, flag};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     pub next_hop: IpAddr,
+    /// Beside a global next hop, the same interface's address on the link to these peers (RFC 2545 §3).
+    pub link_local: Option<Ipv6Addr>,
     pub four_octet: bool,
     pub kind: OutgoingKind,
+}
+
+impl Outgoing {
+    /// As it stands in MP_REACH; empty for an IPv4 next hop, which has an attribute of its own.
+    pub fn mp_next_hop(&self) -> SmallVec<[u8; 32]> {
+        let IpAddr::V6(next_hop) = self.next_hop else { return SmallVec::new() };
+        [next_hop].into_iter().chain(self.link_local).flat_map(|address| address.octets()).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

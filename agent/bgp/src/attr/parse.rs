@@ -26,6 +26,8 @@ pub struct Reading {
     pub four_octet: bool,
     /// The families whose prefixes come with the names of their paths (RFC 7911).
     pub add_path: PerFamily<bool>,
+    /// Both sides announced RFC 8950.
+    pub extended_next_hop: bool,
 }
 
 /// What becomes of an UPDATE in which an attribute is wrong (RFC 7606 §2), the mildest first.
@@ -282,7 +284,7 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
                     }
                 }
                 if multiprotocol {
-                    read_multiprotocol(&mut parsed, code, value, whole)?;
+                    read_multiprotocol(&mut parsed, code, value, whole, reading)?;
                 } else if let Err(error) = read(&mut parsed, code, value, reading) {
                     parsed.errors.push((error, on_error));
                 }
@@ -414,6 +416,7 @@ fn read_multiprotocol<'a>(
     code: u8,
     value: &'a [u8],
     whole: &'a [u8],
+    reading: Reading,
 ) -> Result<(), FatalError<'a>> {
     let fatal = FatalError::Multiprotocol(whole);
     let [a, b, safi, ref rest @ ..] = *value else { return Err(fatal) };
@@ -432,17 +435,21 @@ fn read_multiprotocol<'a>(
         parsed.reaches_elsewhere = true;
         return Ok(());
     };
-    let next_hop = mp_next_hop(family, next_hop).ok_or(fatal)?;
+    let next_hop = mp_next_hop(family, next_hop, reading.extended_next_hop).ok_or(fatal)?;
     parsed.mp_reach = Some(MpReach { family, next_hop, nlri });
     Ok(())
 }
 
-/// Behaviour 37: 16 octets, or 32 with a link-local address after the global one (RFC 2545 §3); 4 for IPv4.
-fn mp_next_hop(family: Family, wire: &[u8]) -> Option<IpAddr> {
-    match (family, wire.len()) {
-        (Family::Ipv4Unicast, 4) => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(wire).ok()?))),
-        (Family::Ipv6Unicast, 16) => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(wire).ok()?))),
-        (Family::Ipv6Unicast, 32) => {
+/// Behaviour 37: 16 octets, or 32 with a link-local address after the global one (RFC 2545 §3); 4 for IPv4, and as for
+/// IPv6 only where that was agreed on (RFC 8950 §3).
+fn mp_next_hop(family: Family, wire: &[u8], extended: bool) -> Option<IpAddr> {
+    let ipv6 = family == Family::Ipv6Unicast || extended;
+    match wire.len() {
+        4 if family == Family::Ipv4Unicast => {
+            Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(wire).ok()?)))
+        }
+        16 if ipv6 => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(wire).ok()?))),
+        32 if ipv6 => {
             let (halves, _) = wire.as_chunks::<16>();
             let [global, link_local] = *halves else { return None };
             let global = Ipv6Addr::from(global);

@@ -16,12 +16,16 @@ use crate::config::Family;
 mod capability {
     pub const MULTIPROTOCOL: u8 = 1;
     pub const ROUTE_REFRESH: u8 = 2;
+    pub const EXTENDED_NEXT_HOP: u8 = 5;
     pub const EXTENDED_MESSAGES: u8 = 6;
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_AS: u8 = 65;
     pub const ENHANCED_REFRESH: u8 = 70;
     pub const LONG_LIVED_RESTART: u8 = 71;
 }
+
+/// AFI and SAFI of the routes, AFI of their next hops, each of two octets (RFC 8950 §4).
+const IPV4_BY_IPV6: [u8; 6] = [0, 1, 0, 1, 0, 2];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
@@ -46,6 +50,8 @@ pub struct Capabilities {
     pub enhanced_refresh: bool,
     /// RFC 8654.
     pub extended_messages: bool,
+    /// RFC 8950 §4, of the one pair that Manx knows: IPv4 unicast with IPv6 next hops.
+    pub extended_next_hop: bool,
     pub graceful_restart: Option<GracefulRestartCapability>,
     pub long_lived: Vec<LongLived>,
 }
@@ -115,6 +121,10 @@ impl Capabilities {
             capability::ROUTE_REFRESH => self.route_refresh = true,
             capability::ENHANCED_REFRESH => self.enhanced_refresh = true,
             capability::EXTENDED_MESSAGES => self.extended_messages = true,
+            capability::EXTENDED_NEXT_HOP => {
+                let (tuples, _) = value.as_chunks::<6>();
+                self.extended_next_hop |= tuples.contains(&IPV4_BY_IPV6);
+            }
             capability::FOUR_OCTET_AS => {
                 let parsed: IResult<&[u8], u32> = be_u32.parse(value);
                 if let Ok(([], number)) = parsed {
@@ -163,6 +173,10 @@ impl Capabilities {
         }
         if self.route_refresh {
             out.put_slice(&[capability::ROUTE_REFRESH, 0]);
+        }
+        if self.extended_next_hop {
+            out.put_slice(&[capability::EXTENDED_NEXT_HOP, IPV4_BY_IPV6.len() as u8]);
+            out.put_slice(&IPV4_BY_IPV6);
         }
         if self.extended_messages {
             out.put_slice(&[capability::EXTENDED_MESSAGES, 0]);
@@ -301,6 +315,7 @@ mod tests {
                 route_refresh: true,
                 enhanced_refresh: true,
                 extended_messages: true,
+                extended_next_hop: true,
                 graceful_restart: Some(GracefulRestartCapability {
                     restarting: true,
                     notifications: true,

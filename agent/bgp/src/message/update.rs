@@ -347,20 +347,18 @@ pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32
 /// Appends UPDATEs that announce these prefixes with these attributes (without MP_REACH), each as full as it can be,
 /// and returns their number. `None`, and nothing appended, if not even one prefix fits beside the attributes
 /// (behaviour 51). With `extended` there is more room (RFC 8654), and it is used only where the attributes leave no
-/// choice: long messages delay what comes behind them and save nothing.
+/// choice: long messages delay what comes behind them and save nothing. `next_hop` is what MP_REACH says, in 16 or 32
+/// octets; empty where NEXT_HOP stands among the attributes.
 pub fn write_announcements<P: Nlri>(
     out: &mut BytesMut,
     mut prefixes: &[P],
     attributes: &[u8],
-    next_hop: std::net::IpAddr,
+    next_hop: &[u8],
     extended: bool,
 ) -> Option<u32> {
-    let next_hop = match next_hop {
-        std::net::IpAddr::V4(_) => None,
-        std::net::IpAddr::V6(address) => Some(address.octets()),
-    };
     // MP_REACH: four octets of attribute header, five of its own, and the next hop.
-    let fixed = attributes.len() + if next_hop.is_some() { 25 } else { 0 };
+    let own = if next_hop.is_empty() { 0 } else { 9 + next_hop.len() };
+    let fixed = attributes.len() + own;
     let longest = prefixes.iter().map(|&p| wire_len(p)).max()?;
     let beside = |room: usize| room.checked_sub(fixed).filter(|&room| longest <= room);
     let room = beside(ROOM).or_else(|| if extended { beside(EXTENDED_ROOM) } else { None })?;
@@ -371,18 +369,19 @@ pub fn write_announcements<P: Nlri>(
             out.put_u16(0);
             let octets: usize = now.iter().map(|&p| wire_len(p)).sum();
             match next_hop {
-                None => {
+                [] => {
                     out.put_u16(attributes.len() as u16);
                     out.put_slice(attributes);
                     now.iter().for_each(|&p| put_prefix(out, p));
                 }
-                Some(next_hop) => {
-                    out.put_u16((attributes.len() + 25 + octets) as u16);
+                next_hop => {
+                    out.put_u16((fixed + octets) as u16);
                     // RFC 7606 §5.1: first, so that a receiver finds the routes whatever follows.
                     out.put_slice(&[flag::OPTIONAL | flag::EXTENDED_LENGTH, code::MP_REACH]);
-                    out.put_u16((21 + octets) as u16);
-                    out.put_slice(&[0, 2, 1, 16]);
-                    out.put_slice(&next_hop);
+                    out.put_u16((own - 4 + octets) as u16);
+                    out.put_u16(P::FAMILY.afi());
+                    out.put_slice(&[1, next_hop.len() as u8]);
+                    out.put_slice(next_hop);
                     out.put_u8(0);
                     now.iter().for_each(|&p| put_prefix(out, p));
                     out.put_slice(attributes);

@@ -5,7 +5,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeSet, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use manx_net::{Asn, Prefix};
@@ -29,6 +29,10 @@ pub struct GroupKey {
     pub next_hop_mode: NextHopMode,
     /// Our address towards these peers; `None` if we have none of this family.
     pub self_next_hop: Option<IpAddr>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Beside a global [`Self::self_next_hop`], our address on the link to these peers (RFC 2545 §3).
+    pub link_local: Option<Ipv6Addr>,
     pub cluster_id: Ipv4Addr,
     pub four_octet: bool,
     /// Longer UPDATEs are taken (RFC 8654).
@@ -43,6 +47,16 @@ pub struct GroupKey {
 pub struct ExportRules {
     pub rules: Rules,
     pub graceful_shutdown: bool,
+}
+
+impl GroupKey {
+    /// May a route of this family have this next hop? RFC 8950 §4: IPv4 by IPv6 only where both sides said so.
+    fn takes(&self, next_hop: IpAddr) -> bool {
+        match self.family {
+            Family::Ipv4Unicast => next_hop.is_ipv4() || self.extended_next_hop,
+            Family::Ipv6Unicast => next_hop.is_ipv6(),
+        }
+    }
 }
 
 impl ExportRules {
@@ -156,7 +170,12 @@ pub fn verdict(
         Verdict::Fallthrough if source.is_some() && policy != Export::Sent => return policy,
         Verdict::Fallthrough => {}
     }
-    if next_hop(attributes, path.peer == OWN, key).is_none() { Export::NoNextHop } else { Export::Sent }
+    match next_hop(attributes, path.peer == OWN, key) {
+        None => Export::NoNextHop,
+        // The reflector must not put itself in the way because a client is old.
+        Some(next_hop) if !key.takes(next_hop) => Export::NextHopFamily,
+        Some(_) => Export::Sent,
+    }
 }
 
 /// Behaviours 39 and 49: unchanged within the AS, self towards others and for own routes, unless the mode says
@@ -184,8 +203,11 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
         }
         (PeerKind::Ibgp { .. }, _) => OutgoingKind::Ibgp,
     };
-    let next_hop = next_hop(attributes, source.is_none(), key)?;
-    Some(Outgoing { next_hop, four_octet: key.four_octet, kind })
+    let next_hop = next_hop(attributes, source.is_none(), key).filter(|&next_hop| key.takes(next_hop))?;
+    // RFC 2545 §3: both addresses only of what is on the link; of others' next hops we do not know a second one.
+    let ours = Some(next_hop) == key.self_next_hop;
+    let link_local = key.link_local.filter(|&address| ours && IpAddr::V6(address) != next_hop);
+    Some(Outgoing { next_hop, link_local, four_octet: key.four_octet, kind })
 }
 
 /// Do both sets, from one source, leave as the same bytes (behaviour 48)?
@@ -241,6 +263,8 @@ mod tests {
             kind,
             next_hop_mode,
             self_next_hop: Some("10.0.0.1".parse().unwrap()),
+            extended_next_hop: false,
+            link_local: None,
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
             four_octet: true,
             extended_messages: false,

@@ -421,7 +421,7 @@ impl Group {
                     &mut out,
                     &bucket.prefixes,
                     &attributes,
-                    outgoing.next_hop,
+                    &outgoing.mp_next_hop(),
                     self.key.extended_messages,
                 )
             });
@@ -544,6 +544,8 @@ mod tests {
             kind: PeerKind::Ibgp { client: true },
             next_hop_mode: NextHopMode::Auto,
             self_next_hop: None,
+            extended_next_hop: false,
+            link_local: None,
             cluster_id: Ipv4Addr::LOCALHOST,
             four_octet: true,
             extended_messages: false,

@@ -1,7 +1,10 @@
 //! One TCP connection to a peer: its place in the state machine, its input, and the messages that go before any
 //! routes.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +25,8 @@ pub struct Connection {
     pub stage: Stage,
     pub local: Option<SocketAddr>,
     pub remote: SocketAddr,
+    /// Our address on the link that we share with the peer.
+    pub link_local: Option<Ipv6Addr>,
     /// When it was accepted or its dial succeeded.
     pub since: Time,
     pub negotiated: Option<Negotiated>,
@@ -62,6 +67,7 @@ impl Connection {
             stage,
             local: None,
             remote,
+            link_local: None,
             since: now,
             negotiated: None,
             heard: now,

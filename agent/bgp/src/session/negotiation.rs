@@ -23,6 +23,8 @@ pub struct Ours {
     pub router_id: Ipv4Addr,
     pub hold_time: u16,
     pub families: Vec<Family>,
+    /// RFC 8950.
+    pub extended_next_hop: bool,
     /// Seconds; `None`: the capability is not announced.
     pub restart_time: Option<u16>,
     /// RFC 8538.
@@ -43,6 +45,8 @@ impl Ours {
             remote_as: peer.remote_as,
             router_id: config.router_id,
             hold_time: peer.hold_time.unwrap_or(config.hold_time).seconds(),
+            // It says nothing without the routes that it is about.
+            extended_next_hop: peer.extended_next_hop && families.contains(&Family::Ipv4Unicast),
             families,
             restart_time: restart
                 .enabled
@@ -70,6 +74,7 @@ impl Ours {
                 route_refresh: true,
                 enhanced_refresh: true,
                 extended_messages: true,
+                extended_next_hop: self.extended_next_hop,
                 graceful_restart: self.restart_time.map(|restart_time| GracefulRestartCapability {
                     restarting,
                     notifications: self.after_notification,
@@ -121,6 +126,9 @@ impl Ours {
             route_refresh: capabilities.route_refresh,
             enhanced_refresh: capabilities.enhanced_refresh,
             extended_messages: capabilities.extended_messages,
+            extended_next_hop: self.extended_next_hop
+                && capabilities.extended_next_hop
+                && capabilities.carries(Family::Ipv4Unicast),
             after_notification: self.after_notification
                 && self.restart_time.is_some()
                 && capabilities.graceful_restart.as_ref().is_some_and(|restart| restart.notifications),
@@ -147,6 +155,8 @@ pub struct Negotiated {
     pub route_refresh: bool,
     pub enhanced_refresh: bool,
     pub extended_messages: bool,
+    /// Both announced that IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// Both announced that routes outlive the session even if it ends by NOTIFICATION (RFC 8538).
     pub after_notification: bool,
     /// The peer's, if both announced it.
@@ -191,6 +201,7 @@ impl Negotiated {
             route_refresh: self.route_refresh,
             enhanced_refresh: self.enhanced_refresh,
             extended_messages: self.extended_messages,
+            extended_next_hop: self.extended_next_hop,
             graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
                 restarting: restart.restarting,
                 notifications: restart.notifications,

@@ -44,9 +44,18 @@ pub(super) fn kind_of(peer: &Peer) -> PeerKind {
 }
 
 /// Our address of this family towards a peer to whom we are `local`.
-fn self_next_hop(config: &Config, local: Option<IpAddr>, family: Family) -> Option<IpAddr> {
+fn self_next_hop(
+    config: &Config,
+    local: Option<IpAddr>,
+    family: Family,
+    extended_next_hop: bool,
+) -> Option<IpAddr> {
     match (family, local) {
         (Family::Ipv4Unicast, Some(local @ IpAddr::V4(_))) => Some(local),
+        // RFC 8950: by the link that the session proves to work, whatever IPv4 address may be somewhere.
+        (Family::Ipv4Unicast, local) if extended_next_hop => {
+            self_next_hop(config, local, Family::Ipv6Unicast, extended_next_hop)
+        }
         (Family::Ipv4Unicast, _) => config.next_hop_v4.map(IpAddr::V4),
         // A link-local address means something on one link only; a global one is announced if there is one.
         (Family::Ipv6Unicast, Some(IpAddr::V6(local))) if !local.is_unicast_link_local() => {
@@ -97,20 +106,23 @@ impl Speaker {
     pub(super) fn join_groups(&mut self, slot: PeerSlot) {
         let local = self.local_address(slot);
         let Some(peer) = self.peer_at(slot) else { return };
-        let Some(negotiated) =
-            peer.established.and_then(|conn| self.connections.get(&conn)?.negotiated.as_ref())
-        else {
-            return;
-        };
+        let Some(connection) = peer.established.and_then(|conn| self.connections.get(&conn)) else { return };
+        let Some(negotiated) = &connection.negotiated else { return };
         let cluster_id = peer.config.cluster_id.or(self.config.cluster_id).unwrap_or(self.config.router_id);
         let keys: Vec<GroupKey> = negotiated
             .families
             .iter()
-            .map(|&family| GroupKey {
+            .map(|&family| {
+                let extended = negotiated.extended_next_hop;
+                (family, self_next_hop(&self.config, local, family, extended))
+            })
+            .map(|(family, self_next_hop)| GroupKey {
                 family,
                 kind: kind_of(peer),
                 next_hop_mode: peer.config.next_hop,
-                self_next_hop: self_next_hop(&self.config, local, family),
+                self_next_hop,
+                extended_next_hop: negotiated.extended_next_hop,
+                link_local: connection.link_local.filter(|_| self_next_hop.is_some_and(|own| own.is_ipv6())),
                 cluster_id,
                 four_octet: negotiated.four_octet,
                 extended_messages: negotiated.extended_messages,

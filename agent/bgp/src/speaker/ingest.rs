@@ -31,6 +31,7 @@ impl Speaker {
             ebgp: peer.ours.is_ebgp(),
             four_octet: negotiated.four_octet,
             add_path: PerFamily::default(),
+            extended_next_hop: negotiated.extended_next_hop,
         };
         let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
         let carries = |family: Family| carried[family];

@@ -105,6 +105,11 @@ impl Speaker {
         match event {
             Event::Connected { conn, local, remote } => self.connected(conn, local, remote, now),
             Event::DialFailed { conn, error } => self.dial_failed(conn, error, now),
+            Event::OnLink { conn, link_local } => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.link_local = Some(link_local);
+                }
+            }
             Event::Received { conn, bytes } => self.received(conn, bytes, now),
             Event::Closed { conn, reason } => self.closed(conn, reason, now),
             Event::NextHop { next_hop, metric } => self.rib.set_next_hop(next_hop, metric),

@@ -26,7 +26,8 @@ use crate::{
     view::Export,
 };
 
-const READING: Reading = Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(false) };
+const READING: Reading =
+    Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(false), extended_next_hop: true };
 
 /// What a receiver knows after these messages: prefixes, with their attributes as text.
 pub fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {

@@ -6,6 +6,7 @@ mod attribute_errors;
 mod collision;
 mod convergence;
 mod export_by_group;
+mod extended_next_hop;
 mod limits;
 mod long_lived;
 mod network;

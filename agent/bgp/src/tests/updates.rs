@@ -257,8 +257,40 @@ fn multiprotocol_next_hops_have_the_lengths_of_their_family() {
     assert!(only_local.link_of.is_some());
     let four = hop_of(&reach(v4, &[10, 0, 0, 2], &[16, 10, 1]), A).unwrap();
     assert_eq!(four.address.to_string(), "10.0.0.2");
-    for (family, length) in [(v6, 0), (v6, 4), (v6, 17), (v6, 24), (v4, 16), (v4, 5)] {
-        let mut script = established(IBGP);
+    // RFC 8950: IPv4 by IPv6, where both sides said so.
+    let extended = || {
+        let mut config = config(IBGP);
+        config.peers[0].extended_next_hop = true;
+        Script::established(config)
+    };
+    for (octets, expected) in [
+        (global.to_vec(), "2001:db8::2"),
+        ([global, local].concat(), "2001:db8::2"),
+        ([[0; 16], local].concat(), "fe80::9"),
+        (local.to_vec(), "fe80::9"),
+        (vec![10, 0, 0, 2], "10.0.0.2"),
+    ] {
+        let mut script = extended();
+        script.give(&reach(v4, &octets, &[16, 10, 1]));
+        let hop = script.explain(A).unwrap().paths[0].next_hop.unwrap();
+        assert_eq!(hop.address.to_string(), expected);
+        assert_eq!(hop.link_of.is_some(), expected == "fe80::9");
+        // Withdrawn in the plain form as in the other.
+        script.give(&update(&[A], &[], &[]));
+        assert!(script.explain(A).is_none());
+    }
+    for (negotiated, family, length) in [
+        (false, v6, 0),
+        (false, v6, 4),
+        (false, v6, 17),
+        (false, v6, 24),
+        (false, v4, 5),
+        (false, v4, 16),
+        (false, v4, 32),
+        (true, v4, 24),
+        (true, v6, 4),
+    ] {
+        let mut script = if negotiated { extended() } else { established(IBGP) };
         script.give(&reach(family, &global.repeat(2)[..length], &[]));
         let (code, subcode, data) = script.notification();
         assert_eq!((code, subcode, data[1]), (3, 9, 14), "{family:?} {length}");

@@ -175,6 +175,9 @@ fn export(export: Export) -> &'static str {
         Export::NoExport => "community NO_EXPORT, and the peer is another AS",
         Export::Filter => "by a filter",
         Export::LongLivedStale => "kept long after its peer was lost, and this peer does not speak RFC 9494",
+        Export::NextHopFamily => {
+            "its next hop is an IPv6 address, and the peer has not agreed to that for IPv4 (RFC 8950)"
+        }
         Export::NoNextHop => "we have no address of this family to announce as next hop",
         Export::TooLong => "its attributes do not fit into one message",
     }

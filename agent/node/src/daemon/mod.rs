@@ -15,13 +15,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Output, PathSource, Refusal, Speaker};
+use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Output, PathSource, Refusal, Speaker, Time};
 use manx_dataplane::{
     Dataplane,
     kernel::DEFAULT_UPLINKS,
@@ -396,7 +396,10 @@ impl Daemon {
         let now = self.clock.now();
         match event {
             Event::Accepted { stream, local, remote } => match speaker.accept(local, remote, now) {
-                Ok(conn) => self.sockets.serve(conn, stream),
+                Ok(conn) => {
+                    self.sockets.serve(conn, stream);
+                    on_link(speaker, conn, local, remote, now);
+                }
                 Err(Refusal::UnknownPeer) => {
                     let address = remote.ip().to_canonical();
                     if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
@@ -417,6 +420,7 @@ impl Daemon {
                     Ok((local, remote, stream)) => {
                         self.sockets.serve(conn, stream);
                         speaker.handle(SpeakerEvent::Connected { conn, local, remote }, now);
+                        on_link(speaker, conn, local, remote, now);
                     }
                     Err(error) => {
                         let error = sockets::reason(&error);
@@ -536,6 +540,13 @@ impl Daemon {
             self.fast_path.audit(&desired);
         }
         manx_dataplane::ebpf::give_back_heap();
+    }
+}
+
+/// Tells whether the peer is on a link of ours.
+fn on_link(speaker: &mut Speaker, conn: ConnId, local: SocketAddr, remote: SocketAddr, now: Time) {
+    if let Some(link_local) = crate::process::link_local_towards(local, remote) {
+        speaker.handle(SpeakerEvent::OnLink { conn, link_local }, now);
     }
 }
 
