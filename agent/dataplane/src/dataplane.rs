@@ -79,6 +79,8 @@ pub enum Report {
     PoolNotWritten { pool: String },
     /// Said once for each pool after a plan: CrossSubnet, and this route's next hop is behind a router.
     PoolNotOnLink { pool: String, prefix: Prefix },
+    /// An explicit blackhole is a living pod's address: the map drops, and the kernel's own route stays.
+    BlackholeOverPod { prefix: Prefix },
     /// A route could not be written; it is tried again. Said when the error changes.
     NotInstalled { prefix: Prefix, error: FibError },
     /// A route that could not be written is in the FIB now.
@@ -109,6 +111,12 @@ pub enum NotWritten {
     BehindRouter { pool: String },
     #[error("no next hop can be used")]
     NoNextHop,
+    /// An explicit blackhole; the map has it.
+    #[error(
+        "the kernel's own route to the pod stands in the blackhole's place: only packets that come by an interface with \
+         our programs are dropped"
+    )]
+    PodInPlace,
 }
 
 /// What one call to [`Dataplane::step`] did.
@@ -202,6 +210,12 @@ impl Dataplane {
                 self.table.set_resolution(gateway, None);
             }
         }
+    }
+
+    /// Whether packets for the prefix are to be dropped because somebody asked for it (RFC 7999). Stands until it is
+    /// taken back, beside the path and before it.
+    pub fn set_blackhole(&mut self, prefix: Prefix, blackhole: bool) {
+        self.table.set_blackhole(prefix, blackhole);
     }
 
     /// Resolves a next hop now, and reports its changes in [`Step::next_hops`] from now on.
@@ -334,6 +348,10 @@ impl Dataplane {
                 Some(NotWritten::BehindRouter { pool }) => {
                     (pool.clone(), Report::PoolNotOnLink { pool, prefix })
                 }
+                Some(NotWritten::PodInPlace) => {
+                    self.reports.push(Report::BlackholeOverPod { prefix });
+                    continue;
+                }
                 // The speaker knows: it was told that the next hop cannot be reached.
                 Some(NotWritten::NoNextHop) | None => continue,
             };
@@ -348,6 +366,7 @@ impl Dataplane {
         Some(match why {
             Withheld::PoolNever(index) => NotWritten::Encapsulated { pool: pool(index)? },
             Withheld::PoolNotOnLink(index) => NotWritten::BehindRouter { pool: pool(index)? },
+            Withheld::PodInPlace => NotWritten::PodInPlace,
             Withheld::NoNextHop => NotWritten::NoNextHop,
         })
     }

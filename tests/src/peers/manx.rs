@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use manx_api::{NodeStatus, PeerStatus, RouteRow, Routes};
+use manx_api::{Counters, NodeStatus, PeerStatus, RouteRow, Routes};
 use serde::de::DeserializeOwned;
 
 use crate::{host::Host, process::Daemon, programs, wait::eventually};
@@ -140,6 +140,10 @@ impl Manx {
         let routes: Routes = self.ask("routes")?;
         let found = routes.routes.into_iter().find(|row| row.prefix.to_string() == prefix);
         found.with_context(|| format!("{}: no route to {prefix}", self.node))
+    }
+
+    pub fn counters(&self) -> Result<Counters> {
+        self.ask("dataplane counters")
     }
 
     pub fn log_text(&self) -> Result<String> {

@@ -1,4 +1,6 @@
 //! One prefix's action for each sink, from the facts about it. The order of the questions is the rule:
+//! 0. Asked to be a blackhole (RFC 7999): it is, though a pod lives there, for that is whom it is asked for. The
+//!    kernel's own route to the pod is not ours to replace; the map drops. What else the kernel has there passes.
 //! 1. A pod on this node: the kernel has the route, the map takes it.
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
 //!    address that another node borrowed) is another prefix, and wins by its length. A block of one address is no
@@ -24,17 +26,27 @@ pub(crate) enum Withheld {
     PoolNever(usize),
     /// The pool (its place in the plan) asks for encapsulation beyond a router, and the next hop is beyond one.
     PoolNotOnLink(usize),
+    /// It is to be a blackhole, and the kernel's own route to a pod stands in its place: only the map drops.
+    PodInPlace,
     /// No next hop can be reached, or none is of a family that the kernel could take.
     NoNextHop,
 }
 
 pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
     let in_pool = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix.covers(prefix));
+    let explicit = table.blackholes.contains(&prefix);
     if let Some(pod) = table.pods.get(&prefix) {
+        if explicit {
+            let drop = Action::Blackhole(BlackholeKind::Explicit);
+            let withheld = Some(Withheld::PodInPlace);
+            return Entry { fib: None, map: Some(Arc::new(drop)), in_pool, withheld };
+        }
         let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
         return Entry { fib: None, map: Some(Arc::new(local)), in_pool, withheld: None };
     }
-    let (ours, withheld) = if table.blocks.contains(&prefix) && !prefix.is_host() {
+    let (ours, withheld) = if explicit {
+        (Some(Action::Blackhole(BlackholeKind::Explicit)), None)
+    } else if table.blocks.contains(&prefix) && !prefix.is_host() {
         (Some(Action::Blackhole(BlackholeKind::Own)), None)
     } else if let Some(gateways) = table.paths.get(&prefix) {
         match via(table, prefix, gateways) {

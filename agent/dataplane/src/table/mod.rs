@@ -79,12 +79,14 @@ pub(crate) struct Table {
     plan: Plan,
     blocks: BTreeSet<Prefix>,
     paths: HashMap<Prefix, Vec<Gateway>>,
+    /// Prefixes that are to be explicit blackholes.
+    blackholes: HashSet<Prefix>,
     resolutions: HashMap<Gateway, Resolution>,
     /// How many paths lead by each gateway.
     uses: HashMap<Gateway, usize>,
     pods: HashMap<Prefix, Pod>,
     foreign: BTreeMap<Prefix, Foreign>,
-    /// Blocks, paths and pools: inside them the kernel's own routes matter to the map.
+    /// Blocks, paths, blackholes and pools: inside them the kernel's own routes matter to the map.
     cover: Cover,
     entries: BTreeMap<Prefix, Entry>,
     dirty: BTreeSet<Prefix>,
@@ -149,6 +151,17 @@ impl Table {
             }
         }
         before
+    }
+
+    /// Whether the prefix is to be a blackhole, whatever else is known of it.
+    pub fn set_blackhole(&mut self, prefix: Prefix, blackhole: bool) {
+        if blackhole {
+            if self.blackholes.insert(prefix) {
+                self.cover(prefix);
+            }
+        } else if self.blackholes.remove(&prefix) {
+            self.uncover(prefix);
+        }
     }
 
     /// How a gateway is reached now. `None` once no path uses it.

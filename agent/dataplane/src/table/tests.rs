@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     resolve::Unreachable,
-    route::{Action, Mac, NextHop},
+    route::{Action, BlackholeKind, Mac, NextHop},
 };
 
 fn p(text: &str) -> Prefix {
@@ -154,12 +154,54 @@ fn a_changed_pool_rule_reaches_the_routes_inside() {
     assert_eq!(changed.map.removals, [p("172.16.0.0/16")]);
 }
 
+#[test]
+fn an_explicit_blackhole_is_one_in_both_sinks_and_over_a_pod_in_the_map_alone() {
+    let host = "172.16.118.100/32";
+    let drop = Some(Action::Blackhole(BlackholeKind::Explicit));
+    let mut table = worker();
+    table.set_path(p(host), vec![gateway("192.168.80.125")]);
+    table.commit();
+    table.set_blackhole(p(host), true);
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, host), drop);
+    assert_eq!(action(&changed.map.upserts, host), drop);
+
+    // A pod appears there: the kernel's route is the pod's, and the packets still die.
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None }));
+    table.set_foreign(p(host), Some(Foreign { wins: true }));
+    let changed = table.commit();
+    assert_eq!((changed.fib.removals, changed.map), (vec![p(host)], Delta::default()));
+    assert_eq!(changed.withheld, [(p(host), Withheld::PodInPlace)]);
+
+    // Nobody asks for it any more.
+    table.set_blackhole(p(host), false);
+    let changed = table.commit();
+    assert!(changed.fib.is_empty());
+    assert!(matches!(action(&changed.map.upserts, host), Some(Action::Local { .. })));
+}
+
+#[test]
+fn an_explicit_blackhole_leaves_an_address_to_the_host_that_has_it() {
+    let host = "172.16.36.192/32";
+    let mut table = worker();
+    table.set_foreign(p(host), Some(Foreign { wins: true }));
+    table.commit();
+    table.set_blackhole(p(host), true);
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, host), Some(Action::Blackhole(BlackholeKind::Explicit)));
+    assert_eq!(action(&table.map_routes(), host), Some(Action::Pass));
+    table.set_blackhole(p(host), false);
+    let changed = table.commit();
+    assert_eq!((changed.fib.removals, changed.map), (vec![p(host)], Delta::default()));
+}
+
 /// A fact about the small world in which the property is tested: few prefixes, deeply nested.
 #[derive(Clone, Debug)]
 enum Fact {
     Plan(Vec<(usize, u8, bool)>, Vec<usize>),
     Path(usize, Vec<usize>),
     Resolution(usize, Option<bool>),
+    Blackhole(usize, bool),
     Pod(usize, Option<u32>),
     Foreign(usize, Option<bool>),
     Commit,
@@ -191,6 +233,7 @@ fn fact() -> impl Strategy<Value = Fact> {
             .prop_map(|(prefix, gateways)| Fact::Path(prefix, gateways)),
         (0..GATEWAYS.len(), any::<Option<bool>>())
             .prop_map(|(gateway, onlink)| Fact::Resolution(gateway, onlink)),
+        (prefix.clone(), any::<bool>()).prop_map(|(prefix, asked)| Fact::Blackhole(prefix, asked)),
         (prefix.clone(), any::<Option<u32>>()).prop_map(|(prefix, pod)| Fact::Pod(prefix, pod)),
         (prefix, any::<Option<bool>>()).prop_map(|(prefix, wins)| Fact::Foreign(prefix, wins)),
         Just(Fact::Commit),
@@ -219,6 +262,7 @@ fn tell(table: &mut Table, fact: &Fact) {
             };
             table.set_resolution(gateway(GATEWAYS[*index]), Some(resolution));
         }
+        Fact::Blackhole(prefix, asked) => table.set_blackhole(p(PREFIXES[*prefix]), *asked),
         Fact::Pod(prefix, pod) => {
             table.set_pod(p(PREFIXES[*prefix]), pod.map(|ifindex| Pod { ifindex, mac: None }));
         }

@@ -149,6 +149,11 @@ fn log_report(report: &Report) {
             "IPPool/{pool}: {prefix} is not written: its next hop is behind a router, where the pool's CrossSubnet \
              mode asks for encapsulation, and Manx does not encapsulate"
         ),
+        Report::BlackholeOverPod { prefix } => tracing::warn!(
+            %prefix,
+            "is to be a blackhole while a pod of this node has it: the programs drop its packets, and the kernel's own \
+             route to the pod stays"
+        ),
         Report::NotInstalled { prefix, error } => {
             tracing::warn!(%prefix, "not in the kernel's FIB, trying again: {error}");
         }

@@ -455,9 +455,10 @@ impl Daemon {
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
                 Output::Best { .. } if self.args.dataplane == DataplaneMode::Off => {}
                 Output::Best { prefix, best } => {
+                    self.dataplane.set_blackhole(prefix, best.as_ref().is_some_and(|best| best.blackhole));
                     let gateways = match best {
-                        // Own blocks are in the table by the plan.
-                        Some(best) if best.source != PathSource::Own => {
+                        // Own blocks are in the table by the plan, and a blackhole leads nowhere.
+                        Some(best) if best.source != PathSource::Own && !best.blackhole => {
                             best.next_hops.iter().filter_map(|hop| self.next_hops.get(hop).copied()).collect()
                         }
                         _ => Vec::new(),
