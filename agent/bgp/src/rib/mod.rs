@@ -5,6 +5,7 @@
 pub mod export;
 pub mod group;
 pub mod import;
+mod index;
 pub mod intern;
 pub mod jobs;
 mod long_lived;

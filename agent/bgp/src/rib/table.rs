@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use hashbrown::{HashTable, hash_table::Entry};
 use smallvec::SmallVec;
 
-use super::intern::SeededHash;
+use super::{index::Index, intern::SeededHash};
 use crate::{
     attr::Attributes,
     message::update::{Nlri, PathId},
@@ -123,14 +122,14 @@ const BLOCK: usize = 4096;
 #[derive(Debug)]
 pub struct Table<P> {
     blocks: Vec<Vec<Route<P>>>,
-    index: HashTable<RouteId>,
+    index: Index,
     free: Vec<RouteId>,
     hash: SeededHash,
 }
 
 impl<P: Nlri> Table<P> {
     pub fn new(hash: SeededHash) -> Table<P> {
-        Table { blocks: Vec::new(), index: HashTable::new(), free: Vec::new(), hash }
+        Table { blocks: Vec::new(), index: Index::default(), free: Vec::new(), hash }
     }
 
     /// Numbers are below this; some of them may be free.
@@ -155,19 +154,17 @@ impl<P: Nlri> Table<P> {
 
     pub fn find(&self, prefix: P) -> Option<RouteId> {
         let blocks = &self.blocks;
-        self.index.find(self.hash.prefix(prefix), |&id| indexed(blocks, id).prefix == prefix).copied()
+        self.index.find(self.hash.prefix(prefix), |id| indexed(blocks, id).prefix == prefix)
     }
 
     /// The route's number, new if there was none.
     pub fn insert(&mut self, prefix: P) -> RouteId {
         let (hash, blocks) = (self.hash, &self.blocks);
-        let same = |&id: &RouteId| indexed(blocks, id).prefix == prefix;
-        let vacant = match self
-            .index
-            .entry(hash.prefix(prefix), same, |&id| hash.prefix(indexed(blocks, id).prefix))
-        {
-            Entry::Occupied(held) => return *held.get(),
-            Entry::Vacant(vacant) => vacant,
+        let all = || living(blocks).map(|(id, route)| (hash.prefix(route.prefix), id));
+        let same = |id| indexed(blocks, id).prefix == prefix;
+        let vacant = match self.index.find_or_vacant(hash.prefix(prefix), same, all) {
+            Ok(held) => return held,
+            Err(vacant) => vacant,
         };
         let route = Route { prefix, paths: SmallVec::new(), to_tell: false, alive: true };
         let id = match self.free.pop() {
@@ -190,9 +187,7 @@ impl<P: Nlri> Table<P> {
         debug_assert!(route.paths.is_empty());
         route.alive = false;
         let place = hash.prefix(route.prefix);
-        if let Ok(entry) = self.index.find_entry(place, |&held| held == id) {
-            entry.remove();
-        }
+        self.index.remove(place, id);
         if self.index.is_empty() {
             // The memory of a large table that is gone; nobody refers to any number now.
             *self = Table::new(hash);
@@ -202,13 +197,18 @@ impl<P: Nlri> Table<P> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (RouteId, &Route<P>)> {
-        self.blocks.iter().flatten().enumerate().filter(|(_, r)| r.alive).map(|(id, r)| (id as RouteId, r))
+        living(&self.blocks)
     }
 }
 
 fn end<P>(blocks: &[Vec<Route<P>>]) -> RouteId {
     let full = blocks.len().saturating_sub(1) * BLOCK;
     (full + blocks.last().map_or(0, Vec::len)) as RouteId
+}
+
+fn living<P>(blocks: &[Vec<Route<P>>]) -> impl Iterator<Item = (RouteId, &Route<P>)> {
+    let all = blocks.iter().flatten().enumerate().map(|(id, route)| (id as RouteId, route));
+    all.filter(|(_, route)| route.alive)
 }
 
 /// A route whose number stands in the index: such numbers were given out.
