@@ -42,6 +42,9 @@ pub struct Config {
     /// (Cease/8), so that the node's memory does not depend on what the network says. Default four million, some
     /// 400 MB.
     pub max_paths: u64,
+    /// Say each change of a best path ([`crate::Output::Best`]): a driver that forwards nothing wants none. Default true;
+    /// counts when the speaker is made.
+    pub best_paths: bool,
     /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
     pub seed: u64,
 }
@@ -63,6 +66,7 @@ impl Config {
             ebgp_requires_policy: false,
             graceful_shutdown: false,
             max_paths: 4_000_000,
+            best_paths: true,
             seed: 0,
         }
     }

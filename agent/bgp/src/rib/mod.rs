@@ -126,6 +126,8 @@ pub struct Rib {
     transitions: u64,
     policy: Policy,
     jobs: VecDeque<Job>,
+    /// The driver wants to be told of them.
+    best_paths: bool,
     /// Routes whose best path the driver has not been told yet.
     to_tell: VecDeque<(Family, RouteId)>,
     orders: VecDeque<WatchOrder>,
@@ -160,7 +162,7 @@ fn identity<P>(route: &Route<P>) -> Identity {
 }
 
 impl Rib {
-    pub fn new(seed: u64, deferred: bool) -> Rib {
+    pub fn new(seed: u64, deferred: bool, best_paths: bool) -> Rib {
         let hash = SeededHash::new(seed);
         Rib {
             tables: Tables { v4: Table::new(hash), v6: Table::new(hash) },
@@ -172,6 +174,7 @@ impl Rib {
             transitions: 0,
             policy: Policy::default(),
             jobs: VecDeque::new(),
+            best_paths,
             to_tell: VecDeque::new(),
             orders: VecDeque::new(),
             idle_next_hops: Vec::new(),
@@ -369,7 +372,8 @@ impl Rib {
 
     /// The driver is to be told of the route's best path.
     fn tell<P: Kept>(&mut self, id: RouteId) {
-        if let Some(route) = P::table_mut(&mut self.tables).get_mut(id)
+        if self.best_paths
+            && let Some(route) = P::table_mut(&mut self.tables).get_mut(id)
             && !route.to_tell
         {
             route.to_tell = true;

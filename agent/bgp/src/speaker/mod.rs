@@ -66,7 +66,7 @@ impl Speaker {
         let restart = config.graceful_restart;
         let deferred = restart.enabled && restart.restarting;
         let mut speaker = Speaker {
-            rib: Rib::new(config.seed, deferred),
+            rib: Rib::new(config.seed, deferred, config.best_paths),
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             leaving: Vec::new(),

@@ -10,6 +10,7 @@ mod extended_next_hop;
 mod limits;
 mod long_lived;
 mod network;
+mod outputs;
 mod pace;
 mod policy;
 mod reflection;

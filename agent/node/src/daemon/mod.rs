@@ -351,7 +351,8 @@ impl Daemon {
             }
         }
         let now = self.clock.now();
-        let config = wiring::speaker_config(&plan, self.restarting, self.seed);
+        let mut config = wiring::speaker_config(&plan, self.restarting, self.seed);
+        config.best_paths = self.writes();
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
         }
@@ -453,7 +454,6 @@ impl Daemon {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
                 Output::Transmit { conn } => self.sockets.transmit(conn, speaker, now),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
-                Output::Best { .. } if self.args.dataplane == DataplaneMode::Off => {}
                 Output::Best { prefix, best } => {
                     self.dataplane.set_blackhole(prefix, best.as_ref().is_some_and(|best| best.blackhole));
                     let gateways = match best {
