@@ -178,6 +178,10 @@ pub struct PeerConfig {
     /// means nothing.
     pub blackholes: Vec<Prefix>,
     pub max_prefixes: Option<MaxPrefixes>,
+    /// Stands for what the driver puts on the peer's sockets (a key, a minimum TTL), which is none of the speaker's
+    /// business. When it changes, the connection is made anew, and what the peer has announced is kept meanwhile if
+    /// graceful restart was agreed on.
+    pub transport: u64,
 }
 
 /// How much a peer may announce. Beyond the limit the session ends with Cease/1 (RFC 4486 §4), and the peer is left
@@ -222,6 +226,7 @@ impl PeerConfig {
             export: PeerRules::default(),
             blackholes: Vec::new(),
             max_prefixes: None,
+            transport: 0,
         }
     }
 

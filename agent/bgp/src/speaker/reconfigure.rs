@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::{Speaker, established::kind_of, rules::import_of};
 use crate::{
-    Config, PeerConfig, PeerKey, Time,
+    Config, ConnId, PeerConfig, PeerKey, Time,
     config::{Dial, ExportRule, PerFamily},
-    message::notification::cease,
+    message::notification::{Notification, cease},
     rib::{export::Policy, table::PeerSlot},
     session::{
         negotiation::Ours,
@@ -108,6 +108,7 @@ impl Speaker {
         let ours = Ours::new(&self.config, &config);
         let Some(peer) = self.peer_at_mut(slot) else { return };
         let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
+        let rewired = peer.config.transport != config.transport;
         let other_side_dials = peer.config.dial != config.dial;
         peer.config = config;
         peer.ours = ours;
@@ -129,6 +130,8 @@ impl Speaker {
                 peer.stale = PerFamily::default();
             }
             self.timers.clear(Timer::Dial(slot));
+        } else if rewired {
+            self.reconnect(slot, now);
         }
         self.rib.set_kind(slot, kind);
         if let Some(import) = self.peer_at(slot).map(|peer| import_of(&self.config, peer)) {
@@ -143,12 +146,32 @@ impl Speaker {
             } else {
                 self.dial_soon(slot, now);
             }
-            let cause = if reopen { Cause::ConfigurationChanged } else { Cause::BackOffOver };
-            if reopen || released || self.peer_at(slot).is_some_and(|peer| peer.state != SessionState::Active)
+            let cause = if reopen || rewired { Cause::ConfigurationChanged } else { Cause::BackOffOver };
+            if reopen
+                || rewired
+                || released
+                || self.peer_at(slot).is_some_and(|peer| peer.state != SessionState::Active)
             {
                 self.note_state(slot, cause, None, now);
             }
         }
+    }
+
+    /// Ends the peer's connections, for another is to take their place. Nothing that was learned is wrong: where graceful
+    /// restart was agreed on, a connection that ends without a NOTIFICATION leaves the routes in place on both sides (RFC
+    /// 4724 §4.2).
+    fn reconnect(&mut self, slot: PeerSlot, now: Time) {
+        let connections: Vec<ConnId> =
+            self.peer_at(slot).into_iter().flat_map(|peer| peer.connections()).collect();
+        for conn in connections {
+            let negotiated = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref());
+            if negotiated.is_some_and(|negotiated| negotiated.restart.is_some()) {
+                self.close_keeping(conn, None, true, now);
+            } else {
+                self.close(conn, Some(&Notification::cease(cease::CONFIGURATION_CHANGE)), now);
+            }
+        }
+        self.timers.clear(Timer::Dial(slot));
     }
 }
 

@@ -18,4 +18,5 @@ mod restart;
 mod script;
 mod seed_story;
 mod state_machine;
+mod transport;
 mod updates;
