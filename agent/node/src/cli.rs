@@ -59,6 +59,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]
     pub listen_address: Option<IpAddr>,
 
+    /// Where passwords are: the key K of the secret S is the file S/K in this directory
+    #[arg(long, env = "MANX_SECRETS", value_name = "DIR", default_value = "/etc/manx/secrets")]
+    pub secrets: PathBuf,
+
     /// The routing table that takes the routes
     #[arg(long, env = "MANX_TABLE", value_name = "N", default_value_t = 254, value_parser = clap::value_parser!(u32).range(1..))]
     pub table: u32,

@@ -6,10 +6,12 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use manx_transport::{Guard, Guards, ListenerError, ListenerGuards};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::Interest,
@@ -66,8 +68,18 @@ pub enum Command {
     Close,
 }
 
-/// Binds and listens. Non-blocking, IPv6 sockets for IPv6 only.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A listening socket, and what it has been given for the peers.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: Arc<TcpListener>,
+    pub guards: ListenerGuards,
+    /// What the kernel has refused to give it.
+    pub refused: Option<ListenerError>,
+}
+
+/// Binds, protects and listens, in this order: no SYN finds the socket unprotected. Non-blocking, IPv6 sockets for
+/// IPv6 only.
+pub fn listen(address: SocketAddr, guards: &Guards) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -75,12 +87,21 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    let mut given = ListenerGuards::default();
+    let refused = given.apply(&socket, address.is_ipv4(), guards).err();
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    let socket = Arc::new(TcpListener::from_std(socket.into())?);
+    Ok(Listener { socket, guards: given, refused })
+}
+
+/// What of [`BACKLOG`] the kernel's net.core.somaxconn takes away: the number that is left.
+pub fn capped_backlog() -> Option<i32> {
+    let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?;
+    text.trim().parse().ok().filter(|bound| *bound < BACKLOG)
 }
 
 /// Accepts until the task is aborted.
-pub async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
+pub async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -99,12 +120,13 @@ pub async fn accept(listener: TcpListener, events: mpsc::Sender<Event>) {
 }
 
 /// Opens a connection from `source` (the kernel chooses if `None`) to `to`.
-pub async fn dial(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+pub async fn dial(source: Option<IpAddr>, to: SocketAddr, guard: &Guard) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    manx_transport::protect_dial(&socket, to.ip(), guard)?;
     let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
     tokio::time::timeout(DIAL_TIMEOUT, socket.connect(to))
         .await
@@ -239,9 +261,9 @@ mod tests {
     use super::*;
 
     async fn pair() -> (TcpStream, TcpStream) {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), &Guards::default()).unwrap().socket;
         let to = listener.local_addr().unwrap();
-        let dialled = dial(Some("127.0.0.1".parse().unwrap()), to).await.unwrap();
+        let dialled = dial(Some("127.0.0.1".parse().unwrap()), to, &Guard::default()).await.unwrap();
         (dialled, listener.accept().await.unwrap().0)
     }
 
@@ -312,9 +334,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_dial_says_so() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), &Guards::default()).unwrap().socket;
         let to = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(dial(None, to).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            dial(None, to, &Guard::default()).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 }

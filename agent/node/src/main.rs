@@ -9,7 +9,9 @@ mod clock;
 mod connection;
 mod daemon;
 mod logging;
+mod netstat;
 mod process;
+mod secrets;
 
 use std::process::ExitCode;
 

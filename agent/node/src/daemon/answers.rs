@@ -16,7 +16,7 @@ use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
 
-use super::{Daemon, wiring};
+use super::Daemon;
 use crate::api::{Answer, Question, Subject};
 
 /// Prefixes asked of the speaker at a time.
@@ -64,7 +64,7 @@ impl Daemon {
             .iter()
             .flat_map(|plan| &plan.peers)
             .filter_map(|peer| {
-                if let Some(why) = wiring::why_closed(peer) {
+                if let Some(why) = self.protection.why_closed(peer) {
                     return Some(self.closed(peer, why));
                 }
                 let key = PeerKey { address: peer.address, port: peer.port };
@@ -94,6 +94,9 @@ impl Daemon {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         warnings.extend(self.listen_error.clone());
+        warnings.extend(self.sockets.refused());
+        warnings.extend(self.protection.warnings());
+        warnings.extend(self.protection.dropped());
         if self.plan.is_none() && self.restarting {
             warnings.push("there is no plan; the routes of the earlier run stay as they are".into());
         }

@@ -8,6 +8,7 @@ mod explain;
 mod fast_path;
 mod filters;
 mod log;
+mod protection;
 mod sockets;
 mod wiring;
 
@@ -30,6 +31,7 @@ use manx_dataplane::{
 use manx_datastore::{Datastore, Update};
 use manx_resources::{NodePlan, Snapshot, plan};
 use tokio::{
+    net::TcpStream,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::{sleep, sleep_until},
@@ -39,13 +41,14 @@ use self::{
     explain::History,
     fast_path::FastPath,
     log::{ReportLog, SessionLog},
+    protection::Protection,
     sockets::Sockets,
 };
 use crate::{
     api::{self, Question},
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
-    connection::Event,
+    connection::{Event, capped_backlog},
     process::Lock,
 };
 
@@ -80,6 +83,7 @@ pub struct Daemon {
     dataplane: Dataplane,
     fast_path: FastPath,
     sockets: Sockets,
+    protection: Protection,
     /// The next hops that the speaker asked about, as the dataplane knows them.
     next_hops: BTreeMap<NextHop, Gateway>,
     /// Why nobody can dial us.
@@ -147,6 +151,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             dataplane,
             fast_path,
             sockets: Sockets::new(events_in),
+            protection: Protection::new(&args.secrets),
             next_hops: BTreeMap::new(),
             listen_error: None,
             questions: questions_in,
@@ -267,6 +272,7 @@ impl Daemon {
     /// What no event tells: netfilter's rules, a port that was taken, what others removed.
     fn check(&mut self) {
         self.fast_path.decide();
+        self.follow_secrets();
         self.listen();
         if self.writes() {
             let links: Vec<_> = self.dataplane.links().cloned().collect();
@@ -345,19 +351,42 @@ impl Daemon {
             plan.pools.len(),
             plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
         );
-        for peer in &plan.peers {
-            if let Some(why) = wiring::why_closed(peer) {
-                tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
-            }
-        }
-        let now = self.clock.now();
-        let mut config = wiring::speaker_config(&plan, self.restarting, self.seed);
-        config.best_paths = self.writes();
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
         }
+        self.protection.read_secrets(&plan);
         self.plan = Some(plan);
+        self.open_sessions();
+    }
+
+    /// A changed password reaches the sessions that it is for, and no others.
+    fn follow_secrets(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        if self.protection.read_secrets(plan) {
+            tracing::info!("secrets have changed");
+            self.open_sessions();
+        } else if self.sockets.refused().is_some() {
+            self.sockets.guard(self.protection.guards());
+        }
+    }
+
+    /// Protects the sockets as the plan and the secrets have it, and then tells the speaker of its peers.
+    fn open_sessions(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        for (peer, why) in self.protection.follow(plan) {
+            tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
+        }
+        for warning in self.protection.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed);
+        config.best_paths = self.args.dataplane == DataplaneMode::On;
+        self.sockets.guard(self.protection.guards());
         self.listen();
+        if let Some(refused) = self.sockets.refused() {
+            tracing::error!("{refused}");
+        }
+        let now = self.clock.now();
         match &mut self.speaker {
             Some(speaker) => speaker.configure(config, now),
             None => self.speaker = Some(Speaker::new(config, now)),
@@ -371,6 +400,7 @@ impl Daemon {
     fn listen(&mut self) {
         let Some(plan) = &self.plan else { return };
         let port = plan.listen_port;
+        let anew = !self.sockets.listens_on(self.args.listen_address, port);
         let error = self.sockets.listen(self.args.listen_address, port).err().map(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => "; another BGP daemon runs here",
@@ -383,6 +413,15 @@ impl Daemon {
                 sockets::reason(&error)
             )
         });
+        if anew
+            && error.is_none()
+            && let Some(bound) = capped_backlog()
+        {
+            tracing::warn!(
+                "net.core.somaxconn lets only {bound} peers connect in one instant; the others wait a second or \
+                 more for their next attempt. 4096 is Linux's default"
+            );
+        }
         if error != self.listen_error {
             match &error {
                 Some(error) => tracing::error!("{error}. Trying again every {} s", CHECK_PERIOD.as_secs()),
@@ -396,21 +435,7 @@ impl Daemon {
         let Some(speaker) = &mut self.speaker else { return };
         let now = self.clock.now();
         match event {
-            Event::Accepted { stream, local, remote } => match speaker.accept(local, remote, now) {
-                Ok(conn) => {
-                    self.sockets.serve(conn, stream);
-                    on_link(speaker, conn, local, remote, now);
-                }
-                Err(Refusal::UnknownPeer) => {
-                    let address = remote.ip().to_canonical();
-                    if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
-                        tracing::warn!(
-                            "{address} dials us and is no peer of this node's plan; refused, and not said again"
-                        );
-                    }
-                }
-                Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
-            },
+            Event::Accepted { stream, local, remote } => return self.take_connection(stream, local, remote),
             Event::Dialled { connection, outcome } => {
                 let conn = ConnId(connection);
                 if !self.sockets.dialled(conn) {
@@ -442,6 +467,35 @@ impl Daemon {
                 };
                 speaker.handle(SpeakerEvent::Closed { conn, reason }, now);
             }
+        }
+        self.drain_outputs();
+    }
+
+    fn take_connection(&mut self, stream: TcpStream, local: SocketAddr, remote: SocketAddr) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let address = remote.ip();
+        if let Some(why) = self.protection.is_closed_to(address) {
+            tracing::debug!(%remote, "connection refused: {why}");
+            return;
+        }
+        if let Err(error) = self.sockets.admit(&stream, local, remote) {
+            tracing::debug!(%remote, "connection refused: {error}");
+            return;
+        }
+        let now = self.clock.now();
+        match speaker.accept(local, remote, now) {
+            Ok(conn) => {
+                self.sockets.serve(conn, stream);
+                on_link(speaker, conn, local, remote, now);
+            }
+            Err(Refusal::UnknownPeer) => {
+                if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
+                    tracing::warn!(
+                        "{address} dials us and is no peer of this node's plan; refused, and not said again"
+                    );
+                }
+            }
+            Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
         }
         self.drain_outputs();
     }

@@ -4,9 +4,11 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use manx_bgp::{ConnId, Speaker, Time};
+use manx_transport::{Guard, Guards};
 use nix::errno::Errno;
 use tokio::{
     net::TcpStream,
@@ -14,7 +16,7 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
 };
 
-use crate::connection::{self, Command, Event};
+use crate::connection::{self, Command, Event, Listener};
 
 /// What is asked of the speaker for one connection at a time: enough to fill a socket's buffer, little enough
 /// that a slow peer's queue stays with the speaker, where new state replaces old.
@@ -34,7 +36,8 @@ pub struct Sockets {
     events: mpsc::Sender<Event>,
     connections: HashMap<ConnId, Connection>,
     dials: HashMap<ConnId, AbortHandle>,
-    listeners: Vec<JoinHandle<()>>,
+    guards: Guards,
+    listeners: Vec<(Listener, JoinHandle<()>)>,
     listening_on: Option<(Option<IpAddr>, u16)>,
 }
 
@@ -44,15 +47,47 @@ impl Sockets {
             events,
             connections: HashMap::new(),
             dials: HashMap::new(),
+            guards: Guards::default(),
             listeners: Vec::new(),
             listening_on: None,
         }
     }
 
+    /// From now on peers are held to these. Connections that stand keep what they have.
+    pub fn guard(&mut self, guards: &Guards) {
+        self.guards.clone_from(guards);
+        for (listener, _) in &mut self.listeners {
+            let Ok(address) = listener.socket.local_addr() else { continue };
+            listener.refused = listener.guards.apply(&listener.socket, address.is_ipv4(), &self.guards).err();
+        }
+    }
+
+    /// What the kernel has refused to put onto the listening sockets. Whom that concerns is not let in.
+    pub fn refused(&self) -> Option<String> {
+        let refused = self.listeners.iter().find_map(|(listener, _)| listener.refused.as_ref())?;
+        Some(format!("some peers cannot dial us, for they cannot be protected: {refused}"))
+    }
+
+    /// Holds an accepted connection to what its peer must show. On an error it is to be closed.
+    pub fn admit(&self, stream: &TcpStream, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+        let guard = self.guards.of(remote.ip());
+        let of_family = |listener: &Listener| {
+            listener.socket.local_addr().is_ok_and(|address| address.is_ipv4() == local.is_ipv4())
+        };
+        let admitted = self
+            .listeners
+            .iter()
+            .any(|(listener, _)| of_family(listener) && listener.guards.admits(remote.ip(), &guard));
+        if !admitted {
+            return Err(io::Error::other("it came in unprotected"));
+        }
+        manx_transport::protect_accepted(stream, remote.ip(), &guard)
+    }
+
     /// Listens on `port`, on `address` or on every address; what was listened on before is closed. Does nothing if
     /// that is so already. On an error nothing is listened on; call again to try again.
     pub fn listen(&mut self, address: Option<IpAddr>, port: u16) -> io::Result<()> {
-        if self.listening_on == Some((address, port)) {
+        if self.listens_on(address, port) {
             return Ok(());
         }
         self.stop_listening();
@@ -62,7 +97,7 @@ impl Sockets {
         };
         let mut listeners = Vec::new();
         for ip in addresses {
-            match connection::listen(SocketAddr::new(ip, port)) {
+            match connection::listen(SocketAddr::new(ip, port), &self.guards) {
                 Ok(listener) => listeners.push(listener),
                 // A kernel without IPv6, or with IPv6 switched off.
                 Err(error)
@@ -77,23 +112,31 @@ impl Sockets {
         }
         self.listeners = listeners
             .into_iter()
-            .map(|listener| tokio::spawn(connection::accept(listener, self.events.clone())))
+            .map(|listener| {
+                let accepting = connection::accept(Arc::clone(&listener.socket), self.events.clone());
+                (listener, tokio::spawn(accepting))
+            })
             .collect();
         self.listening_on = Some((address, port));
         Ok(())
     }
 
+    pub fn listens_on(&self, address: Option<IpAddr>, port: u16) -> bool {
+        self.listening_on == Some((address, port))
+    }
+
     pub fn stop_listening(&mut self) {
-        for listener in self.listeners.drain(..) {
-            listener.abort();
+        for (_, accepting) in self.listeners.drain(..) {
+            accepting.abort();
         }
         self.listening_on = None;
     }
 
     pub fn dial(&mut self, conn: ConnId, source: Option<IpAddr>, to: SocketAddr) {
         let events = self.events.clone();
+        let guard = self.guards.of(to.ip());
         let task = tokio::spawn(async move {
-            let outcome = connection::dial(source, to).await;
+            let outcome = connection::dial(source, to, &guard).await.map_err(|error| hint(error, &guard));
             // The receiver is gone only when the daemon ends.
             let _ = events.send(Event::Dialled { connection: conn.0, outcome }).await;
         });
@@ -162,6 +205,20 @@ impl Sockets {
         // A task that has ended has said so, and the event is on its way.
         let _ = connection.commands.send(Command::Send(VecDeque::from(messages)));
     }
+}
+
+/// Silence is all that one learns of a wrong password or of a TTL that is too low.
+fn hint(error: io::Error, guard: &Guard) -> io::Error {
+    if error.kind() != io::ErrorKind::TimedOut {
+        return error;
+    }
+    let suspect = match (&guard.password, guard.min_ttl) {
+        (Some(_), None) => "is the password the same on both sides?",
+        (None, Some(_)) => "is it further away than ttlSecurity allows, or does it send with a lower TTL?",
+        (Some(_), Some(_)) => "is the password the same on both sides, and ttlSecurity right?",
+        (None, None) => return error,
+    };
+    io::Error::new(io::ErrorKind::TimedOut, format!("Connection timed out; {suspect}"))
 }
 
 /// The kernel's words without the number that Rust appends: "Connection refused".

@@ -11,13 +11,16 @@ use manx_net::Prefix;
 use manx_resources as resources;
 use manx_resources::{NodePlan, PeerPlan};
 
-use super::filters::{export_rules, import_rules};
+use super::{
+    filters::{export_rules, import_rules},
+    protection::Protection,
+};
 
 /// Longer than peers may be gone before their routes are dropped (RFC 4724 §3); Calico and BIRD have the same.
 const RESTART_TIME: Duration = Duration::from_secs(120);
 
 /// `restarting`: the kernel holds routes of an earlier run. `seed`: for jitter, differs from node to node.
-pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
+pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool, seed: u64) -> Config {
     let speaker = &plan.speaker;
     let defaults = Config::new(plan.as_number, plan.router_id);
     Config {
@@ -34,8 +37,10 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
         peers: plan
             .peers
             .iter()
-            .filter(|peer| why_closed(peer).is_none())
-            .map(|peer| peer_config(plan, peer))
+            // What its resource asks for as protection must not be left out in silence: such a peer is none.
+            .filter_map(|peer| {
+                Some(PeerConfig { transport: protection.transport_of(peer)?, ..peer_config(plan, peer) })
+            })
             .collect(),
         originated: plan
             .blocks
@@ -64,18 +69,6 @@ pub fn speaker_config(plan: &NodePlan, restarting: bool, seed: u64) -> Config {
 /// Calico's first export rule: nothing of a pool with `disableBGPExport` leaves, own blocks included.
 fn exported(plan: &NodePlan, block: Prefix) -> bool {
     !plan.pools.iter().any(|pool| pool.disable_bgp_export && pool.cidr.covers(block))
-}
-
-/// Why no session with this peer is opened. What its resource asks for as protection must not be left out in
-/// silence.
-pub fn why_closed(peer: &PeerPlan) -> Option<&'static str> {
-    if peer.password_from.is_some() {
-        Some("not opened: it asks for a password, which this version cannot set")
-    } else if peer.ttl_security.is_some() {
-        Some("not opened: it asks for TTL security, which this version cannot set")
-    } else {
-        None
-    }
 }
 
 fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
@@ -137,7 +130,7 @@ pub fn route_plan(plan: &NodePlan) -> RoutePlan {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, path::Path};
 
     use super::*;
 
@@ -193,10 +186,22 @@ spec:
         manx_resources::plan(&collected.snapshot, "a").unwrap()
     }
 
+    fn protection(plan: &NodePlan, secrets: &Path) -> Protection {
+        let mut protection = Protection::new(secrets);
+        protection.read_secrets(plan);
+        protection.follow(plan);
+        protection
+    }
+
+    fn config_of_a(secrets: &Path) -> Config {
+        let plan = plan_of_a();
+        speaker_config(&plan, &protection(&plan, secrets), false, 0)
+    }
+
     #[test]
     fn a_block_of_a_pool_that_is_not_exported_is_a_blackhole_and_is_not_announced() {
         let plan = plan_of_a();
-        let config = speaker_config(&plan, false, 0);
+        let config = speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0);
         let announced: Vec<String> = config.originated.iter().map(|own| own.prefix.to_string()).collect();
         assert_eq!(announced, ["172.16.1.0/26"]);
         assert_eq!(route_plan(&plan).own_blocks.len(), 2);
@@ -207,19 +212,30 @@ spec:
 
     #[test]
     fn a_dual_stack_pair_has_a_session_for_each_family() {
-        let config = speaker_config(&plan_of_a(), false, 0);
+        let config = config_of_a(Path::new("/nonexistent"));
         let families: Vec<_> =
             config.peers.iter().map(|peer| (peer.address.is_ipv4(), &*peer.families)).collect();
         assert_eq!(families, [(true, &[Family::Ipv4Unicast][..]), (false, &[Family::Ipv6Unicast])]);
     }
 
     #[test]
-    fn a_peer_whose_protection_cannot_be_had_is_not_dialled() {
+    fn a_peer_whose_password_is_missing_is_none_and_with_the_password_it_is_one() {
+        let directory = tempfile::tempdir().unwrap();
         let plan = plan_of_a();
         let secret = plan.peers.iter().find(|peer| peer.password_from.is_some()).unwrap();
-        assert!(why_closed(secret).unwrap().contains("password"));
-        let config = speaker_config(&plan, false, 0);
-        assert!(config.peers.iter().all(|peer| peer.address != secret.address));
+        let is_peer =
+            |config: &Config| config.peers.iter().find(|peer| peer.address == secret.address).cloned();
+        assert!(is_peer(&config_of_a(directory.path())).is_none());
+        let file = directory.path().join("s/k");
+        let without = protection(&plan, directory.path());
+        assert!(without.why_closed(secret).unwrap().ends_with(&format!("{} does not exist", file.display())));
+        assert!(without.is_closed_to(secret.address).is_some());
+        std::fs::create_dir(directory.path().join("s")).unwrap();
+        std::fs::write(&file, "password").unwrap();
+        assert_ne!(is_peer(&config_of_a(directory.path())).unwrap().transport, 0);
+        let with = protection(&plan, directory.path());
+        assert!(with.is_closed_to(secret.address).is_none());
+        assert!(with.guards().of(secret.address).password.is_some());
     }
 
     #[test]
@@ -259,7 +275,7 @@ spec: {bgp: {ipv4Address: 10.0.0.1/24}}
         let collected = manx_resources::collect([("cluster.yaml", &*text)]);
         assert_eq!(collected.problems, []);
         let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
-        let config = speaker_config(&plan, false, 0);
+        let config = speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0);
         assert_eq!(config.graceful_restart.long_lived, Some(3600));
         assert!(config.graceful_restart.after_notification);
         assert!(config.ebgp_requires_policy && config.graceful_shutdown);

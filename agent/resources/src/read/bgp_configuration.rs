@@ -64,9 +64,6 @@ pub(super) fn read(
     if spec.choice("bindMode", &[("None", false), ("NodeIP", true)]) == Some(true) {
         spec.without_effect("bindMode");
     }
-    if spec.is_set("nodeMeshPassword") {
-        spec.without_effect("nodeMeshPassword");
-    }
     // Which of Calico's programs writes the routes; here there is one.
     spec.accept(&[("programClusterRoutes", Form::Text)]);
     if name != "default" {

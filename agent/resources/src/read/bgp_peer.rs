@@ -43,7 +43,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         reverse_peering_manual: reverse.unwrap_or(false),
         extensions,
     };
-    for field in ["password", "ttlSecurity", "reachableBy", "localWorkloadSelector"] {
+    for field in ["reachableBy", "localWorkloadSelector"] {
         if spec.is_set(field) {
             spec.without_effect(field);
         }

@@ -358,7 +358,6 @@ fn settings_of_a_peer_are_carried_into_the_plan() {
         [
             "BGPPeer/p names BGPFilter/f, which does not exist; it is skipped",
             "BGPPeer/p names BGPFilter/g, which does not exist; it is skipped",
-            "BGPPeer/p: spec.password, spec.ttlSecurity have no effect yet",
         ]
     );
 }

@@ -1,0 +1,121 @@
+//! What protects the sessions of a plan: each peer's password and minimum TTL, and which peers have no session because
+//! they could not be protected as their resource asks.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    num::NonZeroU8,
+    path::Path,
+};
+
+use manx_bgp::PeerKey;
+use manx_net::Prefix;
+use manx_resources::{NodePlan, PeerPlan, SecretKey};
+use manx_transport::{Guard, Guards, min_ttl_of};
+
+use crate::{netstat::Dropped, secrets::Secrets};
+
+#[derive(Debug)]
+pub struct Protection {
+    secrets: Secrets,
+    guards: Guards,
+    /// What [`manx_bgp::PeerConfig::transport`] is to be.
+    transports: HashMap<PeerKey, u64>,
+    dropped: Dropped,
+    /// Why no session is opened.
+    closed: BTreeMap<PeerKey, String>,
+}
+
+impl Protection {
+    pub fn new(secrets: &Path) -> Protection {
+        Protection {
+            secrets: Secrets::new(secrets),
+            guards: Guards::default(),
+            transports: HashMap::new(),
+            dropped: Dropped::from_now(),
+            closed: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the secrets that the plan names. True: something is other than before.
+    pub fn read_secrets(&mut self, plan: &NodePlan) -> bool {
+        self.secrets.read(plan.peers.iter().filter_map(|peer| peer.password_from.as_ref()))
+    }
+
+    /// Works out who is protected how, from the secrets as they were read last. Returns the peers that have no session
+    /// for it, with the reason, as far as that is new.
+    pub fn follow<'p>(&mut self, plan: &'p NodePlan) -> Vec<(&'p PeerPlan, String)> {
+        self.guards = Guards::default();
+        self.transports.clear();
+        let said = std::mem::take(&mut self.closed);
+        for peer in &plan.peers {
+            let key = key_of(peer);
+            match self.guard(peer.password_from.as_ref(), peer.ttl_security) {
+                Ok((guard, transport)) => {
+                    let prefix = Prefix::host(peer.address);
+                    self.guards.insert(prefix, guard.clone());
+                    // The kernel knows peers by address.
+                    if self.guards.of(peer.address) == guard {
+                        self.transports.insert(key, transport);
+                    } else {
+                        let why =
+                            "not opened: another peer with its address has another password or ttlSecurity";
+                        self.closed.insert(key, why.into());
+                    }
+                }
+                Err(problem) => {
+                    self.closed.insert(key, format!("not opened: its password is missing: {problem}"));
+                }
+            }
+        }
+        let closed = plan.peers.iter().filter_map(|peer| Some((peer, self.why_closed(peer)?.to_owned())));
+        closed.filter(|(peer, why)| said.get(&key_of(peer)) != Some(why)).collect()
+    }
+
+    fn guard(&self, password: Option<&SecretKey>, hops: Option<u8>) -> Result<(Guard, u64), String> {
+        let min_ttl = hops.and_then(NonZeroU8::new).map(min_ttl_of);
+        let reading = password.map(|key| self.secrets.get(key)).transpose()?;
+        let guard = Guard { password: reading.map(|reading| reading.password.clone()), min_ttl };
+        let revision = reading.map_or(0, |reading| reading.revision);
+        Ok((guard, revision << 8 | u64::from(min_ttl.map_or(0, NonZeroU8::get))))
+    }
+
+    pub fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// What stands for the peer's protection in the speaker's configuration; `None`: it has no session.
+    pub fn transport_of(&self, peer: &PeerPlan) -> Option<u64> {
+        self.transports.get(&key_of(peer)).copied()
+    }
+
+    pub fn why_closed(&self, peer: &PeerPlan) -> Option<&str> {
+        self.closed.get(&key_of(peer)).map(String::as_str)
+    }
+
+    /// Why nobody with this address may connect.
+    pub fn is_closed_to(&self, address: IpAddr) -> Option<&str> {
+        let mut peers = self.transports.keys().chain(self.closed.keys()).filter(|key| key.address == address);
+        let all_closed = peers.all(|key| self.closed.contains_key(key));
+        let range = PeerKey { address, port: 0 }..=PeerKey { address, port: u16::MAX };
+        self.closed.range(range).next().filter(|_| all_closed).map(|(_, why)| why.as_str())
+    }
+
+    /// Secrets that cannot be read any more.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.secrets.outlived().into_iter()
+    }
+
+    /// What the kernel has dropped for somebody's protection, where somebody is protected.
+    pub fn dropped(&self) -> Vec<String> {
+        if self.transports.values().all(|transport| *transport == 0) {
+            Vec::new()
+        } else {
+            self.dropped.since()
+        }
+    }
+}
+
+fn key_of(peer: &PeerPlan) -> PeerKey {
+    PeerKey { address: peer.address, port: peer.port }
+}
