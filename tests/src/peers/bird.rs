@@ -4,7 +4,7 @@ use std::{fmt::Write, net::IpAddr, path::Path, process::Command, time::Duration}
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Learned, Program, Side, Speaking, family, family_of};
+use super::{Learned, Program, Side, Speaking, family};
 use crate::{host::Host, process::Daemon, wait::eventually};
 
 const CONFIG: &str = "/etc/bird/bird.conf";
@@ -74,6 +74,11 @@ fn config(speaking: &Speaking) -> String {
         }
         out.push_str("}\n");
     }
+    if speaking.ipv4_by_ipv6 {
+        for channel in ["ipv4", "ipv6"] {
+            let _ = writeln!(out, "protocol kernel {{ {channel} {{ export where source = RTS_BGP; }}; }}");
+        }
+    }
     for neighbour in &speaking.neighbours {
         let Speaking { as_number, .. } = speaking;
         let _ = writeln!(
@@ -94,11 +99,15 @@ fn config(speaking: &Speaking) -> String {
         if let Some(cluster) = speaking.cluster_id {
             let _ = writeln!(out, "  rr client; rr cluster id {cluster};");
         }
-        let _ = writeln!(
-            out,
-            "  {} {{ import all; export where source = RTS_STATIC || source = RTS_BGP; }};\n}}",
-            family_of(neighbour.address)
-        );
+        for channel in ["ipv4", "ipv6"].into_iter().filter(|channel| speaking.carries(neighbour, channel)) {
+            let extended =
+                if speaking.ipv4_by_ipv6 && channel == "ipv4" { "extended next hop on; " } else { "" };
+            let _ = writeln!(
+                out,
+                "  {channel} {{ {extended}import all; export where source = RTS_STATIC || source = RTS_BGP; }};"
+            );
+        }
+        out.push_str("}\n");
     }
     out
 }

@@ -106,6 +106,9 @@ fn config(speaking: &Speaking) -> String {
         if speaking.side == Side::Listens {
             let _ = writeln!(out, " neighbor {address} passive");
         }
+        if speaking.ipv4_by_ipv6 {
+            let _ = writeln!(out, " neighbor {address} capability extended-nexthop");
+        }
     }
     for name in ["ipv4", "ipv6"] {
         let _ = writeln!(out, " address-family {name} unicast");
@@ -114,7 +117,7 @@ fn config(speaking: &Speaking) -> String {
                 let _ = writeln!(out, "  network {} route-map own{n}", route.prefix);
             }
         }
-        for neighbour in speaking.neighbours.iter().filter(|n| family_of(n.address) == name) {
+        for neighbour in speaking.neighbours.iter().filter(|n| speaking.carries(n, name)) {
             let address = neighbour.address;
             let _ = writeln!(out, "  neighbor {address} activate\n  neighbor {address} send-community all");
             if speaking.cluster_id.is_some() {

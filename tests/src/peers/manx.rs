@@ -142,6 +142,7 @@ impl Manx {
         found.with_context(|| format!("{}: no route to {prefix}", self.node))
     }
 
+    /// Since the maps were made.
     pub fn counters(&self) -> Result<Counters> {
         self.ask("dataplane counters")
     }

@@ -34,6 +34,8 @@ pub struct Speaking {
     pub side: Side,
     /// Does not offer AS numbers of four octets (RFC 6793). Not every program can be told so.
     pub two_octets: bool,
+    /// IPv4 over the IPv6 sessions, with IPv6 next hops (RFC 8950), and into the kernel. Not every program can be told so.
+    pub ipv4_by_ipv6: bool,
     pub neighbours: Vec<Neighbour>,
     pub routes: Vec<Announced>,
 }
@@ -185,4 +187,11 @@ fn family(prefix: &str) -> &'static str {
 
 fn family_of(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+impl Speaking {
+    /// Does the session with this neighbour carry routes of this family?
+    fn carries(&self, neighbour: &Neighbour, family: &str) -> bool {
+        family_of(neighbour.address) == family || (self.ipv4_by_ipv6 && neighbour.address.is_ipv6())
+    }
 }

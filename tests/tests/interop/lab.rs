@@ -108,6 +108,7 @@ impl Place {
             cluster_id: None,
             side: Side::Both,
             two_octets: false,
+            ipv4_by_ipv6: false,
             neighbours: others.iter().flat_map(to).collect(),
             routes: own
                 .map(|(prefix, next_hop)| Announced { prefix, next_hop, marks: self.marks() })

@@ -4,6 +4,7 @@
 //! tshark. The seed's story with BIRD in a node's place is `seed` and `restart`.
 
 mod blackhole;
+mod ipv4_by_ipv6;
 mod lab;
 mod restart;
 mod sessions;

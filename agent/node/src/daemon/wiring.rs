@@ -1,6 +1,6 @@
 //! A node's plan in the words of the speaker and of the dataplane. Pure.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
     Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, NextHopMode, Originated, PeerConfig,
@@ -73,7 +73,12 @@ fn exported(plan: &NodePlan, block: Prefix) -> bool {
 
 fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
     // A session carries the family that it runs over, as Calico's two BIRDs do: a dual-stack pair has two.
-    let family = if peer.address.is_ipv4() { Family::Ipv4Unicast } else { Family::Ipv6Unicast };
+    // With IPv6 next hops for IPv4 the IPv6 session carries both: there may be no other.
+    let families = match peer.address {
+        IpAddr::V4(_) => vec![Family::Ipv4Unicast],
+        IpAddr::V6(_) if peer.extended_next_hop => Family::ALL.to_vec(),
+        IpAddr::V6(_) => vec![Family::Ipv6Unicast],
+    };
     PeerConfig {
         port: peer.port,
         local_address: peer.source_address,
@@ -90,7 +95,8 @@ fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
             resources::NextHopMode::SelfAddress => NextHopMode::Self_,
             resources::NextHopMode::Keep => NextHopMode::Keep,
         },
-        families: vec![family],
+        extended_next_hop: peer.extended_next_hop,
+        families,
         // Both are seconds in OPEN's or the timer's field; the resources' reader bounds them lower.
         keepalive_time: peer.keepalive_time.map(|seconds| u16::try_from(seconds).unwrap_or(u16::MAX)),
         restart_time: peer.restart_time.map(|seconds| seconds.min(4095) as u16),
