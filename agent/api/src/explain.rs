@@ -26,6 +26,10 @@ pub struct PathRow {
     /// The peer that announced it; `None` is this node.
     pub from: Option<IpAddr>,
     pub best: bool,
+    /// The best, and what is used beside it.
+    pub used: bool,
+    /// The peer's name for it, if it has names for its paths (RFC 7911).
+    pub path_id: Option<u32>,
     /// Best, or the step at which it lost, or why it is not considered. A sentence's end.
     pub standing: String,
     /// The rule of a filter that let it in or refused it.
@@ -52,6 +56,23 @@ pub struct PathRow {
 pub struct SentRow {
     pub peer: IpAddr,
     pub port: u16,
+    /// Any path.
+    pub sent: bool,
+    /// A sentence's end.
+    pub why: String,
+    /// Each of the best paths, where the peer takes several for a prefix (RFC 7911).
+    pub paths: Vec<SentPathRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SentPathRow {
+    /// Our name for it, by which the peer has it if it is sent.
+    pub path_id: u32,
+    /// The peer that announced it; `None` is this node.
+    pub from: Option<IpAddr>,
+    /// That peer's name for it.
+    pub received_id: Option<u32>,
     pub sent: bool,
     /// A sentence's end.
     pub why: String,

@@ -9,7 +9,7 @@ mod routes;
 mod status;
 
 pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus};
-pub use explain::{Explanation, History, HistoryEvent, PathRow, SentRow};
+pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, PeerKind, PeerStatus, SessionState,

@@ -37,6 +37,8 @@ pub struct BgpRoute {
     /// True for what this node advertises itself.
     pub originated: bool,
     pub next_hop: Option<IpAddr>,
+    /// Next hops that are used beside it (ECMP).
+    pub other_next_hops: Vec<IpAddr>,
     /// The peer whose path is best.
     pub peer: Option<IpAddr>,
     pub as_path: String,

@@ -45,6 +45,8 @@ pub struct Config {
     /// Say each change of a best path ([`crate::Output::Best`]): a driver that forwards nothing wants none. Default true;
     /// counts when the speaker is made.
     pub best_paths: bool,
+    /// Several equally good paths at once (ECMP). Off by default.
+    pub multipath: Multipath,
     /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
     pub seed: u64,
 }
@@ -67,6 +69,7 @@ impl Config {
             graceful_shutdown: false,
             max_paths: 4_000_000,
             best_paths: true,
+            multipath: Multipath::default(),
             seed: 0,
         }
     }
@@ -182,9 +185,46 @@ pub struct PeerConfig {
     /// business. When it changes, the connection is made anew, and what the peer has announced is kept meanwhile if
     /// graceful restart was agreed on.
     pub transport: u64,
+    /// Whether either side announces several paths for a prefix. A change of whether, not of how many, resets the
+    /// session.
+    pub add_path: AddPath,
 }
 
-/// How much a peer may announce. Beyond the limit the session ends with Cease/1 (RFC 4486 §4), and the peer is left
+/// RFC 7911, on one session and in each direction for itself; what both sides offer is used, in every family that
+/// the session carries. Off by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddPath {
+    /// So many paths of a prefix, the best first, go to the peer at most; more than [`AddPath::MOST`] count as that.
+    /// 0: the best alone, as without the extension.
+    pub send: u8,
+    /// Take several from the peer.
+    pub receive: bool,
+}
+
+impl AddPath {
+    /// The best so many paths of a prefix are those of which some may be sent.
+    pub const MOST: u8 = 64;
+}
+
+/// How many paths are used at once, of those that are as good as the best one up to the metric of their next hops
+/// (RFC 4271 §9.1.2.2 a to e), each with another next hop. 0 and 1: the best alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Multipath {
+    /// Where the best path comes from another AS.
+    pub ebgp: u8,
+    /// Where it comes from our own.
+    pub ibgp: u8,
+}
+
+impl Default for Multipath {
+    fn default() -> Multipath {
+        Multipath { ebgp: 1, ibgp: 1 }
+    }
+}
+
+/// How much a peer may announce: paths, where it may announce several for a prefix. Beyond the limit the session ends with Cease/1 (RFC 4486 §4), and the peer is left
 /// alone for a minute, and for twice as long each time after that, up to an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPrefixes {
@@ -227,6 +267,7 @@ impl PeerConfig {
             blackholes: Vec::new(),
             max_prefixes: None,
             transport: 0,
+            add_path: AddPath::default(),
         }
     }
 

@@ -30,8 +30,8 @@ pub mod view;
 
 pub use attr::parse::{AttributeError, Outcome};
 pub use config::{
-    Config, Dial, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes, NextHopMode, Originated,
-    PeerConfig, PeerKey, PoolRule, WellKnown,
+    AddPath, Config, Dial, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes, Multipath,
+    NextHopMode, Originated, PeerConfig, PeerKey, PoolRule, WellKnown,
 };
 pub use event::{
     About, BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent, Warning,

@@ -140,7 +140,20 @@ pub struct NegotiatedView {
     pub extended_messages: bool,
     /// RFC 8950: IPv4 routes may have IPv6 next hops.
     pub extended_next_hop: bool,
+    /// Families in which several paths for a prefix are announced (RFC 7911).
+    pub add_path: Vec<AddPathView>,
     pub graceful_restart: Option<GracefulRestartView>,
+}
+
+/// Who announces several paths for a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddPathView {
+    pub family: Family,
+    /// We do.
+    pub send: bool,
+    /// The peer does.
+    pub receive: bool,
 }
 
 /// The peer's graceful restart capability.
@@ -180,6 +193,8 @@ pub struct PeerCounters {
 #[serde(rename_all = "camelCase")]
 pub enum Standing {
     Best,
+    /// As good as the best one, and used beside it ([`crate::Config::multipath`]).
+    Multipath,
     Lost(LostAt),
     Refused(RefusedBy),
     /// Its next hop is not reachable.
@@ -206,6 +221,8 @@ pub enum LostAt {
     RouterId,
     ClusterListLength,
     PeerAddress,
+    /// Two of one peer's (RFC 7911): the lesser name.
+    PathId,
 }
 
 /// Why a route in the Adj-RIB-In is not considered.
@@ -230,6 +247,8 @@ pub enum RefusedBy {
 pub struct PathView {
     pub source: PathSource,
     pub standing: Standing,
+    /// The peer's name for it, if it has names for its paths (RFC 7911).
+    pub path_id: Option<u32>,
     /// The rule that let it in or refused it (`BGPFilter/edge importV4[2]`), if one decided.
     pub rule: Option<RuleName>,
     /// Kept though its session was lost (RFC 4724), or not yet heard again.
@@ -271,6 +290,8 @@ pub struct AttributesView {
 pub struct RouteView {
     pub prefix: Prefix,
     pub best: PathView,
+    /// Used beside the best ([`Standing::Multipath`]).
+    pub others: Vec<PathView>,
 }
 
 /// All that is known of a prefix.
@@ -288,8 +309,24 @@ pub struct PrefixView {
 #[serde(rename_all = "camelCase")]
 pub struct SentView {
     pub peer: PeerKey,
+    /// Of the best path; where the peer takes several, `Sent` or `Queued` if any of them goes there.
     pub export: Export,
     /// The rule that let it out or refused it, if one decided.
+    pub rule: Option<RuleName>,
+    /// Each of the best paths, where the peer takes several for a prefix.
+    pub paths: Vec<SentPathView>,
+}
+
+/// What became of one path for a peer that takes several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SentPathView {
+    pub source: PathSource,
+    /// Our name for it, by which the peer has it if it is sent.
+    pub path_id: u32,
+    /// Its source's name for it.
+    pub received_id: Option<u32>,
+    pub export: Export,
     pub rule: Option<RuleName>,
 }
 
@@ -302,6 +339,8 @@ pub enum Export {
     Queued,
     /// There is no best path.
     NoRoute,
+    /// The peer takes several paths for a prefix, and so many better ones go there.
+    NotAmongBest,
     /// It came from there.
     FromThisPeer,
     /// iBGP to iBGP, and neither side is a client (RFC 4456 §6).

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write, path::Path, process::ExitCode};
 
-use manx_api::{Explanation, PathRow, path};
+use manx_api::{Explanation, PathRow, SentPathRow, SentRow, path};
 
 use crate::{client, output, table};
 
@@ -37,18 +37,7 @@ fn render(explanation: &Explanation) -> String {
         out.push_str(&table::columns(&["", "PATH FROM", "NEXT HOP", "STANDING", "ATTRIBUTES"], &rows));
     }
     if !explanation.sent.is_empty() {
-        let rows: Vec<Vec<String>> = explanation
-            .sent
-            .iter()
-            .map(|sent| {
-                let verdict = if sent.sent { "yes" } else { "no" };
-                vec![
-                    sent.peer.to_string(),
-                    verdict.into(),
-                    if sent.sent { String::new() } else { sent.why.clone() },
-                ]
-            })
-            .collect();
+        let rows: Vec<Vec<String>> = explanation.sent.iter().flat_map(sent_rows).collect();
         out.push('\n');
         out.push_str(&table::columns(&["PEER", "SENT", "WHY NOT"], &rows));
     }
@@ -65,6 +54,23 @@ fn render(explanation: &Explanation) -> String {
     out
 }
 
+/// One row, or where the peer takes several paths one for each, by our names for them.
+fn sent_rows(sent: &SentRow) -> Vec<Vec<String>> {
+    let row = |peer: String, sent: bool, why: &str| {
+        vec![peer, if sent { "yes" } else { "no" }.into(), if sent { "" } else { why }.to_owned()]
+    };
+    if sent.paths.is_empty() {
+        return vec![row(sent.peer.to_string(), sent.sent, &sent.why)];
+    }
+    let of_path = |path: &SentPathRow| {
+        let from = path.from.map_or_else(|| "this node".into(), |from| from.to_string());
+        let received = path.received_id.map(|id| format!(" (id {id})")).unwrap_or_default();
+        let peer = format!("{} path {} from {from}{received}", sent.peer, path.path_id);
+        row(peer, path.sent, &path.why)
+    };
+    sent.paths.iter().map(of_path).collect()
+}
+
 fn path_row(path: &PathRow) -> Vec<String> {
     let mut standing = path.standing.clone();
     if let Some(rule) = &path.rule {
@@ -74,8 +80,19 @@ fn path_row(path: &PathRow) -> Vec<String> {
         standing.push_str(", stale");
     }
     vec![
-        if path.best { "*" } else { "" }.into(),
-        path.from.map_or_else(|| "this node".into(), |from| from.to_string()),
+        if path.best {
+            "*"
+        } else if path.used {
+            "+"
+        } else {
+            ""
+        }
+        .into(),
+        format!(
+            "{}{}",
+            path.from.map_or_else(|| "this node".into(), |from| from.to_string()),
+            path.path_id.map(|id| format!(" (id {id})")).unwrap_or_default()
+        ),
         path.next_hop.map_or_else(|| "-".into(), |hop| hop.to_string()),
         standing,
         attributes(path),
@@ -110,14 +127,14 @@ fn attributes(path: &PathRow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use manx_api::SentRow;
-
     use super::*;
 
     fn path(from: &str, standing: &str) -> PathRow {
         PathRow {
             from: from.parse().ok(),
             best: standing == "best",
+            used: standing == "best",
+            path_id: None,
             standing: standing.into(),
             rule: None,
             stale: false,
@@ -146,6 +163,7 @@ mod tests {
                 port: 179,
                 sent: false,
                 why: "it came from there".into(),
+                paths: vec![],
             }],
             route: None,
         });

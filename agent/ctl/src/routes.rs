@@ -65,7 +65,8 @@ fn bgp(route: &BgpRoute) -> String {
         _ => String::new(),
     };
     let stale = if route.stale { " (stale)" } else { "" };
-    format!("{next_hop}{from}{stale}")
+    let others: String = route.other_next_hops.iter().map(|hop| format!(" + {hop}")).collect();
+    format!("{next_hop}{from}{stale}{others}")
 }
 
 #[cfg(test)]
@@ -83,6 +84,7 @@ mod tests {
             bgp: Some(BgpRoute {
                 originated: false,
                 next_hop: "192.168.80.125".parse().ok(),
+                other_next_hops: vec![],
                 peer: "192.168.80.121".parse().ok(),
                 as_path: String::new(),
                 local_pref: Some(100),

@@ -20,6 +20,7 @@ mod capability {
     pub const EXTENDED_MESSAGES: u8 = 6;
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_AS: u8 = 65;
+    pub const ADD_PATH: u8 = 69;
     pub const ENHANCED_REFRESH: u8 = 70;
     pub const LONG_LIVED_RESTART: u8 = 71;
 }
@@ -54,6 +55,17 @@ pub struct Capabilities {
     pub extended_next_hop: bool,
     pub graceful_restart: Option<GracefulRestartCapability>,
     pub long_lived: Vec<LongLived>,
+    pub add_path: Vec<AddPathOffer>,
+}
+
+/// RFC 7911 §4, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddPathOffer {
+    pub family: Family,
+    /// Takes several paths for a prefix.
+    pub receive: bool,
+    /// Announces several.
+    pub send: bool,
 }
 
 /// RFC 9494 §3, of one family.
@@ -161,6 +173,21 @@ impl Capabilities {
                     })
                     .collect();
             }
+            capability::ADD_PATH => {
+                let (tuples, rest) = value.as_chunks::<4>();
+                // With any other value the capability as a whole is not understood.
+                let understood = rest.is_empty() && tuples.iter().all(|[.., mode]| (1..=3).contains(mode));
+                let tuples = if understood { tuples } else { &[] };
+                self.add_path.clear();
+                for &[a, b, safi, mode] in tuples {
+                    if let Some(family) = Family::from_wire(u16::from_be_bytes([a, b]), safi)
+                        && self.add_path.iter().all(|offer| offer.family != family)
+                    {
+                        let (receive, send) = (mode & 1 != 0, mode & 2 != 0);
+                        self.add_path.push(AddPathOffer { family, receive, send });
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -204,6 +231,13 @@ impl Capabilities {
         if let Some(number) = self.four_octet_as {
             out.put_slice(&[capability::FOUR_OCTET_AS, 4]);
             out.put_u32(number);
+        }
+        if !self.add_path.is_empty() {
+            out.put_slice(&[capability::ADD_PATH, 4 * self.add_path.len() as u8]);
+            for AddPathOffer { family, receive, send } in &self.add_path {
+                out.put_u16(family.afi());
+                out.put_slice(&[1, u8::from(*receive) | u8::from(*send) << 1]);
+            }
         }
         if self.enhanced_refresh {
             out.put_slice(&[capability::ENHANCED_REFRESH, 0]);
@@ -326,6 +360,10 @@ mod tests {
                     LongLived { family: Family::Ipv4Unicast, preserved: true, time: 0x00ab_cdef },
                     LongLived { family: Family::Ipv6Unicast, preserved: false, time: 1 },
                 ],
+                add_path: vec![
+                    AddPathOffer { family: Family::Ipv4Unicast, receive: true, send: true },
+                    AddPathOffer { family: Family::Ipv6Unicast, receive: false, send: true },
+                ],
             },
         }
     }
@@ -385,6 +423,25 @@ mod tests {
         assert!(!only_evpn.capabilities.carries(Family::Ipv4Unicast));
         let twice = Open::parse(&body(&[2, 12, 1, 4, 0, 1, 0, 1, 1, 4, 0, 1, 0, 1])).unwrap();
         assert_eq!(twice.capabilities.families, [Family::Ipv4Unicast]);
+    }
+
+    /// RFC 7911 §4.
+    #[test]
+    fn an_add_path_capability_with_a_value_that_has_no_meaning_is_ignored_as_a_whole() {
+        let offers = |value: &[u8]| {
+            let head = [2, value.len() as u8 + 2, 69, value.len() as u8];
+            Open::parse(&body(&[&head, value].concat())).unwrap().capabilities.add_path
+        };
+        let v4 = |receive, send| AddPathOffer { family: Family::Ipv4Unicast, receive, send };
+        assert_eq!(offers(&[0, 1, 1, 1]), [v4(true, false)]);
+        assert_eq!(offers(&[0, 1, 1, 2, 0, 25, 70, 3]), [v4(false, true)]);
+        // Of two for one family the first counts.
+        assert_eq!(offers(&[0, 1, 1, 3, 0, 1, 1, 1]), [v4(true, true)]);
+        for meaningless in
+            [&[0, 1, 1, 0][..], &[0, 1, 1, 4], &[0, 1, 1, 3, 0, 2, 1, 255], &[0, 1, 1, 3, 0], &[]]
+        {
+            assert_eq!(offers(meaningless), []);
+        }
     }
 
     /// Behaviour 17.

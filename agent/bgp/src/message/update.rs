@@ -288,44 +288,76 @@ pub fn end_of_rib(family: Family) -> Bytes {
     out.freeze()
 }
 
+/// What stands in an UPDATE's list of prefixes.
+pub trait Listed: Copy {
+    const FAMILY: Family;
+    /// In octets.
+    fn wire_len(self) -> usize;
+    fn put(self, out: &mut BytesMut);
+}
+
+impl<P: Nlri> Listed for P {
+    const FAMILY: Family = <P as Nlri>::FAMILY;
+
+    fn wire_len(self) -> usize {
+        1 + usize::from(self.length()).div_ceil(8)
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        out.put_u8(self.length());
+        self.put_address(out, usize::from(self.length()).div_ceil(8));
+    }
+}
+
+/// A prefix with the name of one of its paths (RFC 7911 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<P> {
+    pub id: PathId,
+    pub prefix: P,
+}
+
+impl<P: Nlri> Listed for Named<P> {
+    const FAMILY: Family = <P as Nlri>::FAMILY;
+
+    fn wire_len(self) -> usize {
+        4 + self.prefix.wire_len()
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        out.put_u32(self.id);
+        self.prefix.put(out);
+    }
+}
+
 /// What is left for prefixes after the fixed parts of an UPDATE.
 const ROOM: usize = MAX_LEN - HEADER_LEN - 4;
 /// The same, with extended messages.
 const EXTENDED_ROOM: usize = MAX_EXTENDED_LEN - HEADER_LEN - 4;
 
-fn put_prefix<P: Nlri>(out: &mut BytesMut, prefix: P) {
-    out.put_u8(prefix.length());
-    prefix.put_address(out, usize::from(prefix.length()).div_ceil(8));
-}
-
-fn wire_len<P: Nlri>(prefix: P) -> usize {
-    1 + usize::from(prefix.length()).div_ceil(8)
-}
-
 /// How many of `prefixes`, from the front, fit into `room` octets.
-fn fitting<P: Nlri>(prefixes: &[P], room: usize) -> usize {
+fn fitting<P: Listed>(prefixes: &[P], room: usize) -> usize {
     let mut used = 0;
     prefixes
         .iter()
         .take_while(|prefix| {
-            used += wire_len(**prefix);
+            used += prefix.wire_len();
             used <= room
         })
         .count()
 }
 
 /// Appends UPDATEs that withdraw these prefixes, each as full as it can be (behaviour 52), and returns their number.
-pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32 {
+pub fn write_withdrawals<P: Listed>(out: &mut BytesMut, mut prefixes: &[P]) -> u32 {
     let mut messages = 0;
     while !prefixes.is_empty() {
         // MP_UNREACH needs seven octets more.
         let (now, later) = prefixes.split_at(fitting(prefixes, ROOM - 7));
         write_message(out, UPDATE, |out| {
-            let octets: usize = now.iter().map(|&p| wire_len(p)).sum();
+            let octets: usize = now.iter().map(|&p| p.wire_len()).sum();
             match P::FAMILY {
                 Family::Ipv4Unicast => {
                     out.put_u16(octets as u16);
-                    now.iter().for_each(|&p| put_prefix(out, p));
+                    now.iter().for_each(|&p| p.put(out));
                     out.put_u16(0);
                 }
                 Family::Ipv6Unicast => {
@@ -334,7 +366,7 @@ pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32
                     out.put_slice(&[flag::OPTIONAL | flag::EXTENDED_LENGTH, code::MP_UNREACH]);
                     out.put_u16(octets as u16 + 3);
                     out.put_slice(&[0, 2, 1]);
-                    now.iter().for_each(|&p| put_prefix(out, p));
+                    now.iter().for_each(|&p| p.put(out));
                 }
             }
         });
@@ -349,7 +381,7 @@ pub fn write_withdrawals<P: Nlri>(out: &mut BytesMut, mut prefixes: &[P]) -> u32
 /// (behaviour 51). With `extended` there is more room (RFC 8654), and it is used only where the attributes leave no
 /// choice: long messages delay what comes behind them and save nothing. `next_hop` is what MP_REACH says, in 16 or 32
 /// octets; empty where NEXT_HOP stands among the attributes.
-pub fn write_announcements<P: Nlri>(
+pub fn write_announcements<P: Listed>(
     out: &mut BytesMut,
     mut prefixes: &[P],
     attributes: &[u8],
@@ -359,7 +391,7 @@ pub fn write_announcements<P: Nlri>(
     // MP_REACH: four octets of attribute header, five of its own, and the next hop.
     let own = if next_hop.is_empty() { 0 } else { 9 + next_hop.len() };
     let fixed = attributes.len() + own;
-    let longest = prefixes.iter().map(|&p| wire_len(p)).max()?;
+    let longest = prefixes.iter().map(|&p| p.wire_len()).max()?;
     let beside = |room: usize| room.checked_sub(fixed).filter(|&room| longest <= room);
     let room = beside(ROOM).or_else(|| if extended { beside(EXTENDED_ROOM) } else { None })?;
     let mut messages = 0;
@@ -367,12 +399,12 @@ pub fn write_announcements<P: Nlri>(
         let (now, later) = prefixes.split_at(fitting(prefixes, room));
         write_message(out, UPDATE, |out| {
             out.put_u16(0);
-            let octets: usize = now.iter().map(|&p| wire_len(p)).sum();
+            let octets: usize = now.iter().map(|&p| p.wire_len()).sum();
             match next_hop {
                 [] => {
                     out.put_u16(attributes.len() as u16);
                     out.put_slice(attributes);
-                    now.iter().for_each(|&p| put_prefix(out, p));
+                    now.iter().for_each(|&p| p.put(out));
                 }
                 next_hop => {
                     out.put_u16((fixed + octets) as u16);
@@ -383,7 +415,7 @@ pub fn write_announcements<P: Nlri>(
                     out.put_slice(&[1, next_hop.len() as u8]);
                     out.put_slice(next_hop);
                     out.put_u8(0);
-                    now.iter().for_each(|&p| put_prefix(out, p));
+                    now.iter().for_each(|&p| p.put(out));
                     out.put_slice(attributes);
                 }
             }

@@ -39,6 +39,8 @@ pub struct GroupKey {
     pub extended_messages: bool,
     /// Routes with LLGR_STALE may go there (RFC 9494 §4.4).
     pub long_lived: bool,
+    /// So many paths of a prefix go there, with their names (RFC 7911); 0: the best alone, without.
+    pub add_path: u8,
     pub rules: ExportRules,
 }
 
@@ -269,6 +271,7 @@ mod tests {
             four_octet: true,
             extended_messages: false,
             long_lived: true,
+            add_path: 0,
             rules: ExportRules::default(),
         }
     }

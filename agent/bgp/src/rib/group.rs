@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     export::{ExportRules, GroupKey, Source, outgoing},
+    group_paths::PathsOut,
     table::{OWN, PeerSlot, RouteId, Table},
 };
 use crate::{
@@ -80,6 +81,8 @@ pub struct Batch {
 pub struct Group {
     pub key: GroupKey,
     state: Vec<OutState>,
+    /// Only where the members take several paths for a prefix.
+    pub(super) paths: Vec<PathsOut>,
     log: VecDeque<RouteId>,
     /// The place of the log's first entry.
     base: u64,
@@ -111,6 +114,7 @@ impl Group {
         Group {
             key,
             state: Vec::new(),
+            paths: Vec::new(),
             log: VecDeque::new(),
             base: 0,
             members: BTreeMap::new(),
@@ -130,6 +134,7 @@ impl Group {
         Group {
             key: GroupKey { rules, ..self.key.clone() },
             state: self.state.clone(),
+            paths: self.paths.clone(),
             log: self.log.clone(),
             base: self.base,
             superseded: self.superseded,
@@ -223,35 +228,55 @@ impl Group {
         if let Some(state) = self.state.get_mut(id as usize) {
             *state = UNSEEN;
         }
+        self.forget_paths(id);
     }
 
-    /// Routes announced to a member: all but its own.
+    /// Routes announced to a member, or paths where it takes several: all but its own.
     pub fn announced_to(&self, peer: PeerSlot) -> u64 {
         self.announced - self.announced_from.get(&peer).copied().unwrap_or(0)
     }
 
-    fn set(&mut self, id: RouteId, export: Export, source: PeerSlot) -> bool {
-        let at = id as usize;
-        if self.state.len() <= at {
-            self.state.resize(at + 1, UNSEEN);
+    pub(super) fn make_room(&mut self, id: RouteId) {
+        if self.state.len() <= id as usize {
+            self.state.resize(id as usize + 1, UNSEEN);
         }
-        // Just made to reach it.
-        let state = &mut self.state[at];
-        let was_sent = state.export == Some(Export::Sent);
-        if was_sent {
-            self.announced -= 1;
-            if let Some(count) = self.announced_from.get_mut(&state.source) {
-                *count -= 1;
-            }
+    }
+
+    pub(super) fn set_export(&mut self, id: RouteId, export: Export) {
+        if let Some(state) = self.state.get_mut(id as usize) {
+            state.export = Some(export);
         }
-        state.export = Some(export);
-        if export == Export::Sent {
-            if state.source != source {
-                state.displaced = state.source != NOBODY;
-                state.source = source;
-            }
+    }
+
+    /// One more of the source's is announced, or one less.
+    pub(super) fn count(&mut self, source: PeerSlot, more: bool) {
+        let from = self.announced_from.entry(source).or_default();
+        if more {
             self.announced += 1;
-            *self.announced_from.entry(source).or_default() += 1;
+            *from += 1;
+        } else {
+            self.announced -= 1;
+            *from -= 1;
+        }
+    }
+
+    fn set(&mut self, id: RouteId, export: Export, source: PeerSlot) -> bool {
+        self.make_room(id);
+        // Just made to reach it.
+        let OutState { source: before, export: exported, .. } = self.state[id as usize];
+        let was_sent = exported == Some(Export::Sent);
+        if was_sent {
+            self.count(before, false);
+        }
+        if export == Export::Sent {
+            self.count(source, true);
+        }
+        // As above.
+        let state = &mut self.state[id as usize];
+        state.export = Some(export);
+        if export == Export::Sent && state.source != source {
+            state.displaced = state.source != NOBODY;
+            state.source = source;
         }
         was_sent
     }
@@ -289,7 +314,7 @@ impl Group {
         }
     }
 
-    fn append(&mut self, id: RouteId, routes: usize) {
+    pub(super) fn append(&mut self, id: RouteId, routes: usize) {
         // Of more entries than this at least half are dead.
         if self.log.len() > 2 * routes + 1024 {
             self.compact();
@@ -359,7 +384,11 @@ impl Group {
             }
             place += 1;
         }
-        let mut batch = self.encode(&ids, Vec::new(), table, source);
+        let mut batch = if self.key.add_path > 0 {
+            self.encode_paths(&ids, Vec::new(), false, table, source)
+        } else {
+            self.encode(&ids, Vec::new(), table, source)
+        };
         (batch.to, batch.superseded) = (place, self.superseded);
         let batch = Arc::new(batch);
         self.kept_octets += batch.octets.len();
@@ -384,7 +413,7 @@ impl Group {
         source: impl Fn(PeerSlot) -> Option<Source>,
     ) -> Batch {
         let rules = self.key.rules.clone();
-        let mut sorted = Sorted { withdrawn: gone, ..Sorted::default() };
+        let mut sorted = Sorted::withdrawing(gone);
         for &id in ids {
             let Some(route) = table.get(id) else { continue };
             let state = self.state.get(id as usize).copied().unwrap_or(UNSEEN);
@@ -441,12 +470,18 @@ impl Group {
         for id in too_long {
             self.set(id, Export::TooLong, NOBODY);
         }
-        Batch { octets: out.freeze(), parts, to: 0, superseded: 0 }
+        Batch::new(out.freeze(), parts)
+    }
+}
+
+impl Batch {
+    pub(super) fn new(octets: Bytes, parts: Vec<(usize, Audience)>) -> Batch {
+        Batch { octets, parts, to: 0, superseded: 0 }
     }
 }
 
 /// Ends a part at `end`; joins it to the one before if that has the same audience.
-fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience) {
+pub(super) fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience) {
     match parts.last_mut() {
         Some((last, same)) if *same == audience => *last = end,
         Some((last, _)) if *last == end => {}
@@ -457,12 +492,12 @@ fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience
 
 /// All on which the attributes depend with which a route leaves.
 #[derive(Clone, Copy)]
-struct Form<'a> {
-    attributes: &'a Arc<Attributes>,
+pub(super) struct Form<'a> {
+    pub attributes: &'a Arc<Attributes>,
     /// What a rule changes; a slice of that rule, so that two of one place are the same.
-    changes: &'a [Change],
-    source: PeerSlot,
-    displaced: bool,
+    pub changes: &'a [Change],
+    pub source: PeerSlot,
+    pub displaced: bool,
 }
 
 /// Equal for forms that are the same.
@@ -477,27 +512,25 @@ impl Form<'_> {
 }
 
 /// Routes sorted by what goes into one UPDATE.
-struct Sorted<'a, P> {
-    withdrawn: Vec<P>,
+pub(super) struct Sorted<'a, P> {
+    pub withdrawn: Vec<P>,
     forms: Vec<Form<'a>>,
     index: HashMap<FormIdentity, u32>,
     announced: Vec<(u32, RouteId, P)>,
 }
 
-struct Bucket<'a, P> {
-    form: Form<'a>,
-    ids: Vec<RouteId>,
-    prefixes: Vec<P>,
+pub(super) struct Bucket<'a, P> {
+    pub form: Form<'a>,
+    pub ids: Vec<RouteId>,
+    pub prefixes: Vec<P>,
 }
 
-impl<P> Default for Sorted<'_, P> {
-    fn default() -> Self {
-        Sorted { withdrawn: Vec::new(), forms: Vec::new(), index: HashMap::new(), announced: Vec::new() }
+impl<'a, P> Sorted<'a, P> {
+    pub fn withdrawing(withdrawn: Vec<P>) -> Self {
+        Sorted { withdrawn, forms: Vec::new(), index: HashMap::new(), announced: Vec::new() }
     }
-}
 
-impl<'a, P: Nlri> Sorted<'a, P> {
-    fn announce(&mut self, id: RouteId, prefix: P, form: Form<'a>) {
+    pub fn announce(&mut self, id: RouteId, prefix: P, form: Form<'a>) {
         let identity = form.identity();
         let last = self.announced.last().map(|&(bucket, ..)| bucket);
         // Numbers of buckets are indices of `forms`.
@@ -512,7 +545,7 @@ impl<'a, P: Nlri> Sorted<'a, P> {
     }
 
     /// In the order in which the sets first appeared; routes of a set in their order.
-    fn buckets(mut self) -> impl Iterator<Item = Bucket<'a, P>> {
+    pub fn buckets(mut self) -> impl Iterator<Item = Bucket<'a, P>> {
         self.announced.sort_by_key(|&(bucket, ..)| bucket);
         let mut rest = self.announced.into_iter().peekable();
         std::iter::from_fn(move || {
@@ -550,6 +583,7 @@ mod tests {
             four_octet: true,
             extended_messages: false,
             long_lived: true,
+            add_path: 0,
             rules: ExportRules::default(),
         })
     }

@@ -1,7 +1,7 @@
 //! Work on many routes, in pieces, so that no event keeps a keepalive waiting. A job walks the tables by route
 //! number; what changes behind its back while it is under way has been settled with the new facts anyway.
 
-use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, Why, by_family, identity};
+use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, Why, WhyPaths, by_family, identity};
 use crate::config::Family;
 
 /// Routes looked at in one piece.
@@ -133,6 +133,7 @@ impl Rib {
     }
 
     fn work_on<P: Kept>(&mut self, kind: &Kind, id: RouteId) {
+        let wanted = self.wanted;
         let Some(route) = P::table(&self.tables).get(id) else { return };
         match *kind {
             Kind::Sweep { slot, generation, grace } => {
@@ -146,17 +147,20 @@ impl Rib {
             Kind::LongLive { slot, generation } => self.long_live::<P>(id, slot, generation),
             Kind::NextHops(ref ids) => {
                 if route.paths.iter().any(|path| ids.contains(&path.next_hop)) {
-                    let before = identity(route);
+                    let before = identity(route, wanted);
                     self.settle::<P>(id, before, None);
                 }
             }
             Kind::Reselect | Kind::FirstChoice => {
-                let before = identity(route);
+                let before = identity(route, wanted);
                 self.settle::<P>(id, before, None);
             }
             Kind::Reimport(slot) => self.reimport::<P>(id, slot),
             Kind::Rules(transition) => self.judge_by_new_rules::<P>(id, transition),
-            Kind::Rejudge => self.judge::<P>(id, Why::Rules),
+            Kind::Rejudge => {
+                self.judge::<P>(id, Why::Rules);
+                self.judge_paths::<P>(id, WhyPaths::Rules);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod export;
 pub mod group;
+pub mod group_paths;
 pub mod import;
 mod index;
 pub mod intern;
@@ -25,23 +26,25 @@ use std::{
 };
 
 use manx_net::{Prefix, Prefix4, Prefix6};
+use smallvec::SmallVec;
 
 use crate::{
     attr::Attributes,
-    config::{Family, PeerKey, PerFamily},
+    config::{AddPath, Family, Multipath, PeerKey, PerFamily},
     event::{BestPath, NextHop, PathSource},
     message::update::Nlri,
     view::Export,
 };
 use export::{GroupKey, PeerKind, Policy, Source, leaves_alike, verdict};
 use group::Group;
+use group_paths::judged_paths;
 use import::Import;
 use intern::{Interner, SeededHash};
 use jobs::Job;
 use next_hops::NextHops;
 use pull::Membership;
-use select::{Announcer, select};
-use table::{NextHopId, OWN, PackedStanding, Path, PeerSlot, Route, RouteId, Table};
+use select::{Announcer, Wanted, select};
+use table::{NextHopId, OWN, PackedStanding, Path, PathKey, PeerSlot, Route, RouteId, Table};
 
 /// A family's table, found by the type of its prefixes.
 pub trait Kept: Nlri {
@@ -143,6 +146,7 @@ pub struct Rib {
     own: BTreeMap<Prefix, Arc<Attributes>>,
     /// Who announces too many paths, and for what.
     crowded: Option<(PeerSlot, Prefix)>,
+    wanted: Wanted,
 }
 
 /// Why a route is judged.
@@ -154,11 +158,39 @@ enum Why<'a> {
     Rules,
 }
 
-/// What decides whether a best path is another one.
-type Identity = Option<(*const Attributes, PeerSlot, NextHopId)>;
+/// Why the paths of a route are judged.
+#[derive(Clone, Copy)]
+enum WhyPaths<'a> {
+    /// They are others, or in another order. If one peer put one in the place of its earlier one: that.
+    Ranked { before: &'a [(*const Attributes, PathKey)], replaced: Option<&'a Path> },
+    /// The rules are others; only what flips is told.
+    Rules,
+}
 
-fn identity<P>(route: &Route<P>) -> Identity {
-    route.best().map(|best| (Arc::as_ptr(&best.attributes), best.peer, best.next_hop))
+/// What decides whether the choice among a route's paths is another one.
+#[derive(PartialEq, Eq)]
+struct Identity {
+    best: Option<(*const Attributes, PeerSlot, NextHopId)>,
+    /// Used beside the best.
+    others: SmallVec<[NextHopId; 4]>,
+    /// The best and the next best, where that matters to some group.
+    ranked: SmallVec<[(*const Attributes, PathKey); 2]>,
+}
+
+fn identity<P>(route: &Route<P>, wanted: Wanted) -> Identity {
+    let mut identity = Identity {
+        best: route.best().map(|best| (Arc::as_ptr(&best.attributes), best.peer, best.next_hop)),
+        others: SmallVec::new(),
+        ranked: SmallVec::new(),
+    };
+    if route.paths.len() > 1 {
+        identity.others.extend(route.used_beside_best().map(|path| path.next_hop));
+    }
+    if wanted.ranked > 1 {
+        let ranked = route.ranked(wanted.ranked);
+        identity.ranked.extend(ranked.map(|path| (Arc::as_ptr(&path.attributes), path.key())));
+    }
+    identity
 }
 
 impl Rib {
@@ -184,6 +216,7 @@ impl Rib {
             settled: !deferred,
             own: BTreeMap::new(),
             crowded: None,
+            wanted: Wanted::default(),
         }
     }
 
@@ -326,6 +359,23 @@ impl Rib {
         }
     }
 
+    /// How many paths are used at once.
+    pub fn set_multipath(&mut self, multipath: Multipath) {
+        self.set_wanted(Wanted { multipath, ..self.wanted });
+    }
+
+    /// Some peer wants more than the best path.
+    pub fn rank_paths(&mut self) {
+        self.set_wanted(Wanted { ranked: usize::from(AddPath::MOST), ..self.wanted });
+    }
+
+    fn set_wanted(&mut self, wanted: Wanted) {
+        if self.wanted != wanted {
+            self.wanted = wanted;
+            self.jobs.push_back(Job::reselect());
+        }
+    }
+
     /// The driver's word on a next hop.
     pub fn set_next_hop(&mut self, next_hop: NextHop, metric: Option<u32>) {
         let Some(id) = self.next_hops.set_metric(next_hop, metric) else { return };
@@ -340,6 +390,7 @@ impl Rib {
     /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path in whose place its peer has
     /// put another.
     fn settle<P: Kept>(&mut self, id: RouteId, before: Identity, replaced: Option<&Path>) {
+        let wanted = self.wanted;
         let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
         if self.deferred {
             for path in route.paths.iter_mut().filter(|path| !path.standing.is_refused()) {
@@ -347,26 +398,31 @@ impl Rib {
             }
         } else {
             let peers = &self.peers;
-            select(&mut route.paths, &self.next_hops, |slot| announcer(peers, slot));
+            select(&mut route.paths, &self.next_hops, wanted, |slot| announcer(peers, slot));
         }
         if route.paths.is_empty() {
             self.empty.push_back((P::FAMILY, id));
         }
-        let after = identity(route);
+        let after = identity(route, wanted);
         if before == after {
             return;
         }
-        self.tell::<P>(id);
-        let exported = |identity: Identity| identity.map(|(attributes, peer, _)| (attributes, peer));
-        if exported(before) != exported(after) {
+        if (before.best, &before.others) != (after.best, &after.others) {
+            self.tell::<P>(id);
+        }
+        let exported = |identity: &Identity| identity.best.map(|(attributes, peer, _)| (attributes, peer));
+        if exported(&before) != exported(&after) {
             let of_best = |path: &&Path| {
                 let held = (Arc::as_ptr(&path.attributes), path.peer);
-                exported(before) == Some(held) && exported(after).is_some_and(|(_, peer)| peer == path.peer)
+                exported(&before) == Some(held) && exported(&after).is_some_and(|(_, peer)| peer == path.peer)
             };
             self.judge::<P>(
                 id,
                 Why::Best { replaced: replaced.filter(of_best).map(|path| &*path.attributes) },
             );
+        }
+        if before.ranked != after.ranked {
+            self.judge_paths::<P>(id, WhyPaths::Ranked { before: &before.ranked, replaced });
         }
     }
 
@@ -387,7 +443,8 @@ impl Rib {
         let Some(route) = table.get(id) else { return };
         let mut policy = None;
         for (number, group) in self.groups.iter_mut().enumerate() {
-            let Some(group) = group.as_mut().filter(|group| group.key.family == P::FAMILY) else { continue };
+            let its = |group: &&mut Group| group.key.family == P::FAMILY && group.key.add_path == 0;
+            let Some(group) = group.as_mut().filter(its) else { continue };
             let policy = *policy.get_or_insert_with(|| self.policy.judge(route.prefix.into()));
             let (export, slot) = judged(route, &self.peers, policy, &group.key);
             let told = match why {
@@ -416,6 +473,44 @@ impl Rib {
         }
     }
 
+    /// The same for the groups that take several paths.
+    fn judge_paths<P: Kept>(&mut self, id: RouteId, why: WhyPaths<'_>) {
+        let (table, peers, wanted) = (P::table(&self.tables), &self.peers, self.wanted);
+        let Some(route) = table.get(id) else { return };
+        let mut policy = None;
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            let its = |group: &&mut Group| group.key.family == P::FAMILY && group.key.add_path > 0;
+            let Some(group) = group.as_mut().filter(its) else { continue };
+            let policy = *policy.get_or_insert_with(|| self.policy.judge(route.prefix.into()));
+            let judged = judged_paths(route, wanted, |slot| source(peers, slot), policy, &group.key);
+            let told = match why {
+                WhyPaths::Rules => {
+                    group.export(id).is_some() && group.record_paths(id, &judged, |_| false, table.len())
+                }
+                WhyPaths::Ranked { before, replaced } => {
+                    let in_transition = group.is_in_transition(id);
+                    let key = group.key.clone();
+                    let changed = |which: PathKey| {
+                        let Some(path) = route.path_at(which) else { return true };
+                        let set = Arc::as_ptr(&path.attributes);
+                        if before.contains(&(set, which)) {
+                            return false;
+                        }
+                        let alike = |old: &Path| {
+                            let (prefix, source) = (route.prefix.into(), source(peers, path.peer));
+                            leaves_alike(prefix, &old.attributes, &path.attributes, source, &key)
+                        };
+                        in_transition || !replaced.filter(|old| old.key() == which).is_some_and(alike)
+                    };
+                    group.record_paths(id, &judged, changed, table.len())
+                }
+            };
+            if told && !self.touched.contains(&number) {
+                self.touched.push(number);
+            }
+        }
+    }
+
     // What the driver is told.
 
     pub fn next_order(&mut self) -> Option<WatchOrder> {
@@ -431,23 +526,34 @@ impl Rib {
                 let route = P::table_mut(&mut self.tables).get_mut(id);
                 route.map(|route| {
                     route.to_tell = false;
-                    (Prefix::from(route.prefix), route.best().cloned())
+                    let others: SmallVec<[Path; 1]> = route.used_beside_best().cloned().collect();
+                    (Prefix::from(route.prefix), route.best().cloned(), others)
                 })
             });
-            if let Some((prefix, best)) = told {
-                return Some((prefix, best.map(|path| self.best_path(prefix, &path))));
+            if let Some((prefix, best, others)) = told {
+                return Some((prefix, best.map(|path| self.best_path(prefix, &path, &others))));
             }
         }
         None
     }
 
-    fn best_path(&self, prefix: Prefix, path: &Path) -> BestPath {
-        let import = self.peer(path.peer).map(|peer| &peer.import);
+    /// `others` are used beside `path`.
+    fn best_path(&self, prefix: Prefix, path: &Path, others: &[Path]) -> BestPath {
+        let is_blackhole = |path: &Path| {
+            let import = self.peer(path.peer).map(|peer| &peer.import);
+            import.is_some_and(|import| import.is_blackhole(prefix, &path.attributes))
+        };
+        // Who asks for a blackhole does not want a share of the packets.
+        let others = others.iter().filter(|path| !is_blackhole(path));
+        let used = std::iter::once(path).chain(others).map(|path| path.next_hop);
+        let mut next_hops: Vec<NextHop> = used.filter_map(|id| self.next_hops.get(id)).collect();
+        next_hops.sort_unstable();
+        next_hops.dedup();
         BestPath {
             source: self.path_source(path.peer),
-            next_hops: self.next_hops.get(path.next_hop).into_iter().collect(),
+            next_hops,
             local_pref: path.attributes.local_pref(),
-            blackhole: import.is_some_and(|import| import.is_blackhole(prefix, &path.attributes)),
+            blackhole: is_blackhole(path),
         }
     }
 

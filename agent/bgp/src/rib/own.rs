@@ -53,10 +53,11 @@ impl Rib {
             generation: 0,
             standing: PackedStanding::DEFERRED,
         };
+        let wanted = self.wanted;
         let table = P::table_mut(&mut self.tables);
         let id = table.insert(prefix);
         let Some(route) = table.get_mut(id) else { return };
-        let before = identity(route);
+        let before = identity(route, wanted);
         let old = match route.paths.iter_mut().find(|path| path.peer == OWN) {
             Some(held) if Arc::ptr_eq(&held.attributes, attributes) => return,
             Some(held) => Some(std::mem::replace(held, path)),

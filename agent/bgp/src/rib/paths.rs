@@ -39,10 +39,11 @@ impl Rib {
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
         let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
         let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
+        let wanted = self.wanted;
         let table = P::table_mut(&mut self.tables);
         let id = table.insert(prefix);
         let Some(route) = table.get_mut(id) else { return };
-        let before = identity(route);
+        let before = identity(route, wanted);
         let mut path = Path {
             attributes: attributes.clone(),
             next_hop,
@@ -100,8 +101,9 @@ impl Rib {
     }
 
     pub(super) fn remove_paths<P: Kept>(&mut self, id: RouteId, which: impl Fn(&Path) -> bool) {
+        let wanted = self.wanted;
         let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
-        let before = identity(route);
+        let before = identity(route, wanted);
         let mut removed: SmallVec<[Path; 1]> = SmallVec::new();
         while let Some(at) = route.paths.iter().position(&which) {
             removed.push(route.paths.remove(at));

@@ -1,14 +1,20 @@
 //! What a peer is sent, when it asks for it: its first table, the log of its group, and the markers between.
 //! Nothing is prepared earlier, so a peer whose socket is full costs its cursor and at most one batch.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{
-    Kept, PeerSlot, Rib, RouteId, by_family,
-    export::GroupKey,
+    Kept, PathKey, PeerSlot, Rib, Route, RouteId, Table, by_family,
+    export::{GroupKey, Source},
     group::{Batch, Group},
+    group_paths::judged_paths,
     judged, source,
 };
 use crate::{
@@ -16,7 +22,7 @@ use crate::{
     message::{
         length_of_first,
         refresh::{RefreshKind, RouteRefresh},
-        update::end_of_rib,
+        update::{Named, PathId, end_of_rib},
     },
     view::Export,
 };
@@ -53,13 +59,22 @@ enum Then {
     Nothing,
 }
 
-/// The routes that a peer may have been sent by the group that it was in before, a bit each.
+/// What a peer may have been sent by the group that it was in before.
 #[derive(Debug)]
-struct Announced(Vec<u64>);
+struct Announced {
+    /// The routes, a bit each.
+    routes: Vec<u64>,
+    /// By which names, where it takes several paths for a prefix.
+    names: HashMap<RouteId, SmallVec<[PathId; 2]>>,
+}
 
 impl Announced {
+    fn names(&self, id: RouteId) -> &[PathId] {
+        self.names.get(&id).map_or(&[], |names| names)
+    }
+
     fn contains(&self, id: RouteId) -> bool {
-        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0)
+        self.routes.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0)
     }
 }
 
@@ -69,6 +84,13 @@ impl Membership {
         match &self.phase {
             Phase::Dump { next, held: Some(held), .. } => id >= *next && held.contains(id),
             _ => false,
+        }
+    }
+
+    fn held_names(&self, id: RouteId) -> &[PathId] {
+        match &self.phase {
+            Phase::Dump { next, held: Some(held), .. } if id >= *next => held.names(id),
+            _ => &[],
         }
     }
 
@@ -166,6 +188,9 @@ impl Rib {
 
     /// Its number is a free one.
     pub(super) fn add_group(&mut self, group: Group) -> usize {
+        if group.key.add_path > 0 {
+            self.rank_paths();
+        }
         match self.groups.iter().position(Option::is_none) {
             Some(free) => {
                 // `position` found it.
@@ -200,7 +225,8 @@ impl Rib {
 
     fn announced_before(&self, slot: PeerSlot, family: Family) -> Announced {
         let end = by_family!(family, P => P::table(&self.tables).end());
-        let mut bits = vec![0u64; end.div_ceil(64) as usize];
+        let mut routes = vec![0u64; end.div_ceil(64) as usize];
+        let mut names = HashMap::new();
         if let Some(member) = self.peer(slot).and_then(|peer| peer.members[family].as_ref())
             && let Some(Some(group)) = self.groups.get(member.group)
             && !matches!(member.phase, Phase::Held)
@@ -209,12 +235,17 @@ impl Rib {
             for id in 0..end {
                 let sent = group.export(id) == Some(Export::Sent) || group.is_ahead(id, cursor);
                 if sent || member.holds(id) {
-                    // `bits` was made to hold `end` of them.
-                    bits[id as usize / 64] |= 1 << (id % 64);
+                    // `routes` was made to hold `end` of them.
+                    routes[id as usize / 64] |= 1 << (id % 64);
+                    if group.key.add_path > 0 {
+                        let mut known = group.names_known(id, cursor);
+                        known.extend_from_slice(member.held_names(id));
+                        names.insert(id, known);
+                    }
                 }
             }
         }
-        Announced(bits)
+        Announced { routes, names }
     }
 
     /// The peer wants everything again (RFC 2918), between the marks of RFC 7313 if both sides know them.
@@ -337,6 +368,22 @@ impl Rib {
             Phase::Dump { next, held, .. } if *next < table.end() => {
                 let end = table.end().min(next.saturating_add(DUMP_ROUTES));
                 let key = group.key.clone();
+                if key.add_path > 0 {
+                    let batch = dump_paths(
+                        group,
+                        *next..end,
+                        held.as_ref(),
+                        table,
+                        |route| {
+                            let policy = self.policy.judge(route.prefix.into());
+                            judged_paths(route, self.wanted, |slot| source(peers, slot), policy, &key)
+                        },
+                        |slot| source(peers, slot),
+                    );
+                    *next = end;
+                    member.current = Some((Arc::new(batch), 0));
+                    return (member, true);
+                }
                 let (mut ids, mut gone) = (Vec::new(), Vec::new());
                 for id in *next..end {
                     let Some(route) = table.get(id) else { continue };
@@ -376,6 +423,28 @@ impl Rib {
         member.current = Some((batch, 0));
         (member, true)
     }
+}
+
+/// A piece of a table, for a group whose members take several paths for a prefix.
+fn dump_paths<P: Kept>(
+    group: &mut Group,
+    ids: Range<RouteId>,
+    held: Option<&Announced>,
+    table: &Table<P>,
+    judge: impl Fn(&Route<P>) -> SmallVec<[(PathKey, Export); 4]>,
+    source: impl Fn(PeerSlot) -> Option<Source>,
+) -> Batch {
+    let (mut dumped, mut gone) = (Vec::new(), Vec::new());
+    for id in ids {
+        let Some(route) = table.get(id) else { continue };
+        group.see_paths(id, || judge(route));
+        dumped.push(id);
+        let is_sent =
+            |name| group.path_exports(id).any(|path| path.export == Export::Sent && path.key.name() == name);
+        let names = held.map_or(&[][..], |held| held.names(id)).iter().copied();
+        gone.extend(names.filter(|&name| !is_sent(name)).map(|id| Named { id, prefix: route.prefix }));
+    }
+    group.encode_paths(&dumped, gone, true, table, source)
 }
 
 /// Hands out what of the batch is for this peer, cut at messages. True when all of it is out.

@@ -3,7 +3,16 @@
 //! Only where a group with the new rules exists already is the whole table sent instead, for what that one's log has
 //! passed nobody can tell any more.
 
-use super::{GroupKey, Kept, PeerSlot, Rib, RouteId, jobs::Job, judged, table::OWN};
+use manx_net::Prefix;
+
+use super::{
+    GroupKey, Kept, PeerSlot, Rib, RouteId,
+    export::ExportRules,
+    group_paths::judged_paths,
+    jobs::Job,
+    judged, source,
+    table::{OWN, Path},
+};
 use crate::view::Export;
 
 impl Rib {
@@ -69,17 +78,28 @@ impl Rib {
         let Some(number) = self.in_transition(transition) else { return };
         let table = P::table(&self.tables);
         let (Some(route), Some(Some(group))) = (table.get(id), self.groups.get_mut(number)) else { return };
+        if group.key.add_path > 0 {
+            let policy = self.policy.judge(route.prefix.into());
+            let judged =
+                judged_paths(route, self.wanted, |slot| source(&self.peers, slot), policy, &group.key);
+            let seen = group.export(id).is_some();
+            let key = group.key.clone();
+            let Some(transition) = group.transition.as_mut() else { return };
+            transition.next = id + 1;
+            let earlier = transition.earlier.clone();
+            let changed = |which| {
+                route.path_at(which).is_none_or(|path| differs(&earlier, &key, route.prefix.into(), path))
+            };
+            if seen && group.record_paths(id, &judged, changed, table.len()) {
+                self.touch(number);
+            }
+            return;
+        }
         let (export, slot) = judged(route, &self.peers, self.policy.judge(route.prefix.into()), &group.key);
         let Some(transition) = group.transition.as_mut() else { return };
         transition.next = id + 1;
         let prefix = route.prefix.into();
-        let changed = route.best().is_some_and(|best| {
-            let (set, learned, kind) = (&best.attributes, best.peer != OWN, group.key.kind);
-            let (earlier, now) = (&transition.earlier, &group.key.rules);
-            earlier.graceful_shutdown != now.graceful_shutdown
-                || earlier.judge(prefix, set, learned, kind).changes()
-                    != now.judge(prefix, set, learned, kind).changes()
-        });
+        let changed = route.best().is_some_and(|best| differs(&transition.earlier, &group.key, prefix, best));
         let told = match group.export(id) {
             Some(Export::Sent) if export == Export::Sent && changed => {
                 group.record(id, export, slot, table.len())
@@ -90,4 +110,12 @@ impl Rib {
             self.touch(number);
         }
     }
+}
+
+/// Do the rules make something else of this path than earlier ones did?
+fn differs(earlier: &ExportRules, key: &GroupKey, prefix: Prefix, path: &Path) -> bool {
+    let (set, learned, now) = (&path.attributes, path.peer != OWN, &key.rules);
+    earlier.graceful_shutdown != now.graceful_shutdown
+        || earlier.judge(prefix, set, learned, key.kind).changes()
+            != now.judge(prefix, set, learned, key.kind).changes()
 }

@@ -4,11 +4,18 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use smallvec::SmallVec;
+
 use super::{
     next_hops::NextHops,
-    table::{OWN, PackedStanding, Path, PeerSlot},
+    table::{NextHopId, OWN, PackedStanding, Path, PeerSlot},
 };
-use crate::{attr::Attributes, config::WellKnown, view::LostAt};
+use crate::{
+    attr::Attributes,
+    config::{Multipath, WellKnown},
+    message::update::PathId,
+    view::LostAt,
+};
 
 /// What the choice must know of the peer that announced a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +25,22 @@ pub struct Announcer {
     pub ebgp: bool,
 }
 
+/// What is wanted besides the best path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Equally good ones, to use beside it.
+    pub multipath: Multipath,
+    /// So many of the next best in their order, the best included; 0 and 1: it alone.
+    pub ranked: usize,
+}
+
 /// Sets every path's standing and puts the best one first. Refused paths keep their standing.
-pub fn select(paths: &mut [Path], next_hops: &NextHops, announcer: impl Fn(PeerSlot) -> Announcer) {
+pub fn select(
+    paths: &mut [Path],
+    next_hops: &NextHops,
+    wanted: Wanted,
+    announcer: impl Fn(PeerSlot) -> Announcer,
+) {
     // Nearly every route has one path.
     if let [only] = paths {
         if !only.standing.is_refused() {
@@ -30,6 +51,81 @@ pub fn select(paths: &mut [Path], next_hops: &NextHops, announcer: impl Fn(PeerS
         }
         return;
     }
+    let Some(best) = choose(paths, next_hops, &announcer) else { return };
+    paths.swap(0, best);
+    mark_multipath(paths, wanted.multipath, &announcer);
+    if wanted.ranked > 1 {
+        rank(paths, next_hops, wanted.ranked, &announcer);
+    }
+}
+
+/// The best without the better ones, and the best without that, and so on: so that MED, which compares some paths
+/// and not others, has no say in what it does not concern.
+fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &impl Fn(PeerSlot) -> Announcer) {
+    let mut standings: SmallVec<[PackedStanding; 8]> = paths.iter().map(|path| path.standing).collect();
+    for place in 1..ranked.min(paths.len()) {
+        // A place is below the number of paths.
+        let Some(next) = choose(&mut paths[place..], next_hops, announcer) else { break };
+        paths.swap(place, place + next);
+        standings.swap(place, place + next);
+    }
+    // What counts is where each lost against the best.
+    for (path, standing) in paths.iter_mut().zip(standings) {
+        path.standing = standing;
+    }
+}
+
+/// The order of those between which only the last steps decide.
+type LastSteps = (Ipv4Addr, usize, Option<(IpAddr, PeerSlot)>, PathId);
+
+fn last_steps(path: &Path, announcer: &impl Fn(PeerSlot) -> Announcer) -> LastSteps {
+    (
+        identifier(path, announcer),
+        path.attributes.cluster_list.len(),
+        (path.peer != OWN).then(|| (announcer(path.peer).address, path.peer)),
+        path.id,
+    )
+}
+
+/// Of the paths that lost at the last steps only, the first ones with next hops of their own are used beside the
+/// best, which stands first. As in BIRD, their AS_PATHs need only be of one length: a node with uplinks to two
+/// neighbours of different ASes is what this is for.
+fn mark_multipath(paths: &mut [Path], multipath: Multipath, announcer: &impl Fn(PeerSlot) -> Announcer) {
+    let Some((best, others)) = paths.split_first_mut() else { return };
+    if best.peer == OWN {
+        return;
+    }
+    let most = usize::from(if announcer(best.peer).ebgp { multipath.ebgp } else { multipath.ibgp });
+    if most <= 1 {
+        return;
+    }
+    let equal = [LostAt::RouterId, LostAt::ClusterListLength, LostAt::PeerAddress, LostAt::PathId]
+        .map(PackedStanding::lost);
+    let mut equals: SmallVec<[&mut Path; 8]> =
+        others.iter_mut().filter(|path| equal.contains(&path.standing)).collect();
+    equals.sort_by_cached_key(|path| last_steps(path, announcer));
+    let mut used: SmallVec<[NextHopId; 8]> = SmallVec::from_slice(&[best.next_hop]);
+    for path in equals {
+        if used.len() < most && !used.contains(&path.next_hop) {
+            used.push(path.next_hop);
+            path.standing = PackedStanding::MULTIPATH;
+        }
+    }
+}
+
+/// RFC 4456 §9: the originator stands in for the reflector.
+fn identifier(path: &Path, announcer: &impl Fn(PeerSlot) -> Announcer) -> Ipv4Addr {
+    path.attributes.originator_id.unwrap_or_else(|| {
+        if path.peer == OWN { Ipv4Addr::UNSPECIFIED } else { announcer(path.peer).router_id }
+    })
+}
+
+/// Sets every path's standing as if these were all, and says where the best is.
+fn choose(
+    paths: &mut [Path],
+    next_hops: &NextHops,
+    announcer: &impl Fn(PeerSlot) -> Announcer,
+) -> Option<usize> {
     for path in paths.iter_mut().filter(|path| !path.standing.is_refused()) {
         path.standing = match next_hops.metric(path.next_hop) {
             Some(_) => PackedStanding::BEST,
@@ -47,20 +143,15 @@ pub fn select(paths: &mut [Path], next_hops: &NextHops, announcer: impl Fn(PeerS
     prefer_least(paths, LostAt::EbgpOverIbgp, |path| path.peer != OWN && !announcer(path.peer).ebgp);
     // Only reachable ones are left.
     prefer_least(paths, LostAt::IgpMetric, |path| next_hops.metric(path.next_hop).unwrap_or(u32::MAX));
-    prefer_least(paths, LostAt::RouterId, |path| {
-        // RFC 4456 §9: the originator stands in for the reflector.
-        path.attributes.originator_id.unwrap_or_else(|| {
-            if path.peer == OWN { Ipv4Addr::UNSPECIFIED } else { announcer(path.peer).router_id }
-        })
-    });
+    prefer_least(paths, LostAt::RouterId, |path| identifier(path, announcer));
     prefer_least(paths, LostAt::ClusterListLength, |path| path.attributes.cluster_list.len());
     prefer_least(paths, LostAt::PeerAddress, |path| {
         (path.peer != OWN).then(|| (announcer(path.peer).address, path.peer))
     });
 
-    if let Some(best) = paths.iter().position(|path| path.standing == PackedStanding::BEST) {
-        paths.swap(0, best);
-    }
+    prefer_least(paths, LostAt::PathId, |path| path.id);
+
+    paths.iter().position(|path| path.standing == PackedStanding::BEST)
 }
 
 fn standing(paths: &[Path]) -> impl Iterator<Item = &Path> {
@@ -149,7 +240,7 @@ mod tests {
 
     /// Who wins, and where the others lost, by peer.
     fn outcome(mut paths: Vec<Path>) -> Vec<(PeerSlot, Standing)> {
-        select(&mut paths, &next_hops(), announcer);
+        select(&mut paths, &next_hops(), Wanted::default(), announcer);
         let mut all: Vec<_> = paths.iter().map(|p| (p.peer, p.standing.unpack())).collect();
         if let Some(best) = all.iter().position(|(_, s)| *s == Standing::Best) {
             assert_eq!(best, 0, "the best is first");

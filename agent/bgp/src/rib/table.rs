@@ -39,11 +39,37 @@ pub struct Path {
     pub standing: PackedStanding,
 }
 
+/// What tells the paths of one prefix apart here, whatever their peers call them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathKey {
+    pub peer: PeerSlot,
+    pub number: u16,
+}
+
+impl PathKey {
+    /// The name by which others get the path (RFC 7911 §3): it does not change while the path lives, and no peer's
+    /// number of another peer is ever the same. Own paths are 1, the peers' first ones 2 and up.
+    pub fn name(self) -> PathId {
+        u32::from(self.number) << 16 | u32::from(self.peer.wrapping_add(2))
+    }
+}
+
+impl Path {
+    /// The peer's name for it, if it has names for its paths.
+    pub fn received_id(&self) -> Option<PathId> {
+        (self.id != 0).then_some(self.id)
+    }
+
+    pub fn key(&self) -> PathKey {
+        PathKey { peer: self.peer, number: self.number }
+    }
+}
+
 /// [`Standing`] in one octet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedStanding(u8);
 
-const LOST: [LostAt; 11] = [
+const LOST: [LostAt; 12] = [
     LostAt::Own,
     LostAt::LongLivedStale,
     LostAt::LocalPref,
@@ -55,6 +81,7 @@ const LOST: [LostAt; 11] = [
     LostAt::RouterId,
     LostAt::ClusterListLength,
     LostAt::PeerAddress,
+    LostAt::PathId,
 ];
 const REFUSED: [RefusedBy; 6] = [
     RefusedBy::AsLoop,
@@ -69,6 +96,7 @@ impl PackedStanding {
     pub const BEST: PackedStanding = PackedStanding(0);
     pub const UNREACHABLE: PackedStanding = PackedStanding(1);
     pub const DEFERRED: PackedStanding = PackedStanding(2);
+    pub const MULTIPATH: PackedStanding = PackedStanding(3);
 
     pub fn lost(at: LostAt) -> PackedStanding {
         PackedStanding(0x40 | at as u8)
@@ -76,6 +104,11 @@ impl PackedStanding {
 
     pub fn refused(by: RefusedBy) -> PackedStanding {
         PackedStanding(0x80 | by as u8)
+    }
+
+    /// Could it be chosen?
+    pub fn is_eligible(self) -> bool {
+        matches!(self, PackedStanding::BEST | PackedStanding::MULTIPATH) || self.0 & 0x40 != 0
     }
 
     pub fn is_refused(self) -> bool {
@@ -88,6 +121,7 @@ impl PackedStanding {
             0 => Standing::Best,
             1 => Standing::Unreachable,
             2 => Standing::Deferred,
+            3 => Standing::Multipath,
             // Both lists are in the order of their enums, and `self` was made from one of them.
             _ if self.is_refused() => Standing::Refused(REFUSED[index]),
             _ => Standing::Lost(LOST[index]),
@@ -95,7 +129,8 @@ impl PackedStanding {
     }
 }
 
-/// A prefix with its paths. The best path, if there is one, is the first.
+/// A prefix with its paths. The best path, if there is one, is the first; where several are sent to some peer, the
+/// next best follow in their order.
 #[derive(Debug)]
 pub struct Route<P> {
     pub prefix: P,
@@ -109,6 +144,20 @@ pub struct Route<P> {
 impl<P> Route<P> {
     pub fn best(&self) -> Option<&Path> {
         self.paths.first().filter(|path| path.standing == PackedStanding::BEST)
+    }
+
+    /// Those that are used beside the best one.
+    pub fn used_beside_best(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().filter(|path| path.standing == PackedStanding::MULTIPATH)
+    }
+
+    /// The best and the next best, so many at most; in their order if they have been ranked.
+    pub fn ranked(&self, most: usize) -> impl Iterator<Item = &Path> {
+        self.paths.iter().take_while(|path| path.standing.is_eligible()).take(most)
+    }
+
+    pub fn path_at(&self, key: PathKey) -> Option<&Path> {
+        self.paths.iter().find(|path| path.key() == key)
     }
 
     pub fn path_of(&self, peer: PeerSlot, id: PathId) -> Option<&Path> {
@@ -304,5 +353,6 @@ mod tests {
             assert_eq!(PackedStanding::refused(by).unpack(), Standing::Refused(by));
         }
         assert_eq!(PackedStanding::BEST.unpack(), Standing::Best);
+        assert_eq!(PackedStanding::MULTIPATH.unpack(), Standing::Multipath);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     config::{Family, PeerKey},
     message::update::Nlri,
     policy::RuleName,
-    view::{Export, PathView, PrefixView, RouteView, SentView},
+    view::{Export, PathView, PrefixView, RouteView, SentPathView, SentView},
 };
 
 impl Rib {
@@ -21,6 +21,7 @@ impl Rib {
         PathView {
             source: self.path_source(path.peer),
             standing: path.standing.unpack(),
+            path_id: path.received_id(),
             rule: self.import_rule(family, prefix, path),
             stale: generation.is_some_and(|now| now != path.generation),
             next_hop: self.next_hops.get(path.next_hop),
@@ -30,8 +31,9 @@ impl Rib {
     }
 
     fn route_view<P: Kept>(&self, route: &Route<P>) -> Option<RouteView> {
-        let best = self.path_view(P::FAMILY, route.prefix.into(), route.best()?);
-        Some(RouteView { prefix: route.prefix.into(), best })
+        let view = |path| self.path_view(P::FAMILY, route.prefix.into(), path);
+        let others = route.used_beside_best().map(view).collect();
+        Some(RouteView { prefix: route.prefix.into(), best: view(route.best()?), others })
     }
 
     pub fn best(&self, prefix: Prefix) -> Option<RouteView> {
@@ -63,12 +65,48 @@ impl Rib {
             let sent = sessions
                 .iter()
                 .map(|&(slot, peer)| {
+                    if let Some(paths) = self.paths_to(slot, P::FAMILY, id, route) {
+                        return sent_view(peer, paths);
+                    }
                     let export = self.export_to(slot, P::FAMILY, id, route);
-                    SentView { peer, export, rule: self.export_rule(slot, P::FAMILY, export, route) }
+                    let rule = route.best().and_then(|best| self.export_rule(slot, P::FAMILY, export, prefix, best));
+                    SentView { peer, export, rule, paths: Vec::new() }
                 })
                 .collect();
             Some(PrefixView { prefix, paths, sent })
         })
+    }
+
+    /// `None`: the peer takes no more than the best path.
+    fn paths_to<P>(
+        &self,
+        slot: PeerSlot,
+        family: Family,
+        id: RouteId,
+        route: &Route<P>,
+    ) -> Option<Vec<SentPathView>>
+    where
+        P: Nlri,
+    {
+        let member = self.peer(slot)?.members[family].as_ref()?;
+        let group = self.groups.get(member.group)?.as_ref().filter(|group| group.key.add_path > 0)?;
+        let waits = member.awaits(id) || group.is_ahead(id, group.cursor(slot));
+        let views = route.ranked(self.wanted.ranked).map(|path| {
+            let decided = group.path_exports(id).find(|out| out.key == path.key());
+            let export = match decided.map_or(Export::Queued, |out| out.export) {
+                _ if path.peer == slot => Export::FromThisPeer,
+                Export::Sent if waits => Export::Queued,
+                export => export,
+            };
+            SentPathView {
+                source: self.path_source(path.peer),
+                path_id: path.key().name(),
+                received_id: path.received_id(),
+                export,
+                rule: self.export_rule(slot, family, export, route.prefix.into(), path),
+            }
+        });
+        Some(views.collect())
     }
 
     fn export_to<P>(&self, slot: PeerSlot, family: Family, id: RouteId, route: &Route<P>) -> Export {
@@ -92,27 +130,35 @@ impl Rib {
     }
 
     /// The rule behind a verdict; none where no rule had a word in it.
-    fn export_rule<P: Nlri>(
+    fn export_rule(
         &self,
         slot: PeerSlot,
         family: Family,
         export: Export,
-        route: &Route<P>,
+        prefix: Prefix,
+        path: &Path,
     ) -> Option<RuleName> {
         if !matches!(export, Export::Sent | Export::Queued | Export::Filter) {
             return None;
         }
         let member = self.peer(slot)?.members[family].as_ref()?;
         let key = &self.groups.get(member.group)?.as_ref()?.key;
-        let best = route.best()?;
-        let learned = best.peer != OWN;
-        key.rules.judge(route.prefix.into(), &best.attributes, learned, key.kind).rule().cloned()
+        let learned = path.peer != OWN;
+        key.rules.judge(prefix, &path.attributes, learned, key.kind).rule().cloned()
     }
 
     /// Sizes that must return to where they began: routes, attribute sets, next hops.
     pub fn sizes(&self) -> (usize, usize, usize) {
         (self.tables.v4.len() + self.tables.v6.len(), self.interner.len(), self.next_hops.len())
     }
+}
+
+/// The whole in a word: what became of the best path, unless another one goes there.
+fn sent_view(peer: PeerKey, paths: Vec<SentPathView>) -> SentView {
+    let goes = |path: &&SentPathView| matches!(path.export, Export::Sent | Export::Queued);
+    let most = paths.iter().find(goes).or(paths.first());
+    let export = most.map_or(Export::NoRoute, |path| path.export);
+    SentView { peer, export, rule: most.and_then(|path| path.rule.clone()), paths }
 }
 
 fn collect_first<P: Kept>(

@@ -7,12 +7,12 @@ use bytes::{BufMut, BytesMut};
 use manx_net::Asn;
 
 use crate::{
-    config::{Config, Family, PeerConfig},
+    config::{Config, Family, PeerConfig, PerFamily},
     message::{
         notification::Notification,
-        open::{Capabilities, GracefulRestartCapability, LongLived, Open},
+        open::{AddPathOffer, Capabilities, GracefulRestartCapability, LongLived, Open},
     },
-    view::{GracefulRestartView, NegotiatedView},
+    view::{AddPathView, GracefulRestartView, NegotiatedView},
 };
 
 /// Our side of a session.
@@ -31,6 +31,15 @@ pub struct Ours {
     pub after_notification: bool,
     /// Seconds (RFC 9494); `None`: the capability is not announced.
     pub long_lived: Option<u32>,
+    /// RFC 7911, each direction.
+    pub add_path: AddPathUse,
+}
+
+/// In which direction several paths for a prefix are announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddPathUse {
+    pub send: bool,
+    pub receive: bool,
 }
 
 impl Ours {
@@ -54,6 +63,7 @@ impl Ours {
             after_notification: restart.after_notification,
             // RFC 9494 §3: nothing without the other capability.
             long_lived: restart.long_lived.filter(|_| restart.enabled).map(|time| time.min(0x00ff_ffff)),
+            add_path: AddPathUse { send: peer.add_path.send > 0, receive: peer.add_path.receive },
         }
     }
 
@@ -88,8 +98,15 @@ impl Ours {
                         self.families.iter().map(move |&family| LongLived { family, preserved, time })
                     })
                     .collect(),
+                add_path: self.add_path_offers(),
             },
         }
+    }
+
+    fn add_path_offers(&self) -> Vec<AddPathOffer> {
+        let AddPathUse { send, receive } = self.add_path;
+        let families = self.families.iter().filter(|_| send || receive);
+        families.map(|&family| AddPathOffer { family, receive, send }).collect()
     }
 
     /// Both OPENs together, or what the peer's is answered with.
@@ -140,6 +157,13 @@ impl Ours {
                 }
                 _ => Vec::new(),
             },
+            add_path: PerFamily::from_fn(|family| {
+                let theirs = capabilities.add_path.iter().find(|offer| offer.family == family);
+                theirs.map_or_else(AddPathUse::default, |theirs| AddPathUse {
+                    send: self.add_path.send && theirs.receive,
+                    receive: self.add_path.receive && theirs.send,
+                })
+            }),
             remote_id: theirs.identifier,
         })
     }
@@ -163,6 +187,7 @@ pub struct Negotiated {
     pub restart: Option<GracefulRestartCapability>,
     /// The peer's, if both announced it; for no longer than we ask for ourselves.
     pub long_lived: Vec<LongLived>,
+    pub add_path: PerFamily<AddPathUse>,
     pub remote_id: Ipv4Addr,
 }
 
@@ -192,6 +217,11 @@ impl Negotiated {
         self.restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
     }
 
+    fn add_path_view(&self, family: Family) -> Option<AddPathView> {
+        let AddPathUse { send, receive } = self.add_path[family];
+        (send || receive).then_some(AddPathView { family, send, receive })
+    }
+
     pub fn view(&self, keepalive: Option<u16>) -> NegotiatedView {
         NegotiatedView {
             families: self.families.clone(),
@@ -202,6 +232,7 @@ impl Negotiated {
             enhanced_refresh: self.enhanced_refresh,
             extended_messages: self.extended_messages,
             extended_next_hop: self.extended_next_hop,
+            add_path: self.families.iter().filter_map(|&family| self.add_path_view(family)).collect(),
             graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
                 restarting: restart.restarting,
                 notifications: restart.notifications,
@@ -265,6 +296,32 @@ mod tests {
             (long.hold_time, long.keepalive_time(None), long.keepalive_time(Some(5))),
             (90, Some(30), Some(5))
         );
+    }
+
+    /// RFC 7911 §5: a direction is used if one side offers to send and the other to receive.
+    #[test]
+    fn several_paths_go_where_one_side_sends_and_the_other_receives() {
+        let bits = |bits: u8| AddPathUse { receive: bits & 1 != 0, send: bits & 2 != 0 };
+        for (mine, offered, expected) in [
+            (0, 3, 0),
+            (1, 1, 0),
+            (2, 2, 0),
+            (1, 2, 1),
+            (2, 1, 2),
+            (3, 1, 2),
+            (3, 2, 1),
+            (3, 3, 3),
+            (3, 0, 0),
+        ] {
+            let mut ours = ours(64512, 64512);
+            ours.add_path = bits(mine);
+            let offer = AddPathUse { ..bits(offered) };
+            let offer =
+                AddPathOffer { family: Family::Ipv6Unicast, receive: offer.receive, send: offer.send };
+            let agreed = ours.negotiate(&theirs(|open| open.capabilities.add_path = vec![offer])).unwrap();
+            assert_eq!(agreed.add_path[Family::Ipv6Unicast], bits(expected), "{mine} {offered}");
+            assert_eq!(agreed.add_path[Family::Ipv4Unicast], AddPathUse::default());
+        }
     }
 
     /// Behaviour 22.

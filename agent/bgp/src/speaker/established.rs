@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{Speaker, rules::export_of};
 use crate::{
     ConnId, PeerKey, Time,
-    config::{Config, Family, PerFamily},
+    config::{AddPath, Config, Family, PerFamily},
     message::{
         notification::Notification,
         refresh::{RefreshKind, RouteRefresh},
@@ -127,6 +127,11 @@ impl Speaker {
                 four_octet: negotiated.four_octet,
                 extended_messages: negotiated.extended_messages,
                 long_lived: peer.ours.long_lived.is_none() || negotiated.long_lived(family).is_some(),
+                add_path: if negotiated.add_path[family].send {
+                    peer.config.add_path.send.min(AddPath::MOST)
+                } else {
+                    0
+                },
                 rules: export_of(&self.config, &peer.config, &peer.ours, family),
             })
             .collect();

@@ -30,8 +30,8 @@ impl Speaker {
         let reading = Reading {
             ebgp: peer.ours.is_ebgp(),
             four_octet: negotiated.four_octet,
-            add_path: PerFamily::default(),
             extended_next_hop: negotiated.extended_next_hop,
+            add_path: PerFamily::from_fn(|family| negotiated.add_path[family].receive),
         };
         let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
         let carries = |family: Family| carried[family];

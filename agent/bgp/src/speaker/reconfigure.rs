@@ -35,6 +35,10 @@ impl Speaker {
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
         self.rib.set_policy(Policy::new(self.config.export.clone(), own));
+        self.rib.set_multipath(self.config.multipath);
+        if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
+            self.rib.rank_paths();
+        }
         let originated = self.config.originated.clone();
         self.rib.originate(&originated);
 

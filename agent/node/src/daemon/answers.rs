@@ -289,7 +289,7 @@ impl Daemon {
                             .collect()
                     })
                     .unwrap_or_default();
-                out.insert(route.prefix, bgp_route(route.best, sent_to));
+                out.insert(route.prefix, bgp_route(route, sent_to));
             }
         }
     }
@@ -402,8 +402,11 @@ pub(super) fn json(body: &impl Serialize) -> Answer {
     }
 }
 
-fn bgp_route(best: view::PathView, sent_to: Vec<IpAddr>) -> api::BgpRoute {
+fn bgp_route(route: view::RouteView, sent_to: Vec<IpAddr>) -> api::BgpRoute {
+    let best = route.best;
+    let others = route.others.into_iter().filter_map(|path| path.next_hop);
     api::BgpRoute {
+        other_next_hops: others.map(|hop| hop.address).collect(),
         originated: best.source == PathSource::Own,
         next_hop: best.next_hop.map(|hop| hop.address),
         peer: match best.source {

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use manx_api as api;
 use manx_bgp::{
     PathSource, SessionEvent,
-    view::{Export, LostAt, PathView, PrefixView, RefusedBy, SentView, Standing},
+    view::{Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
 };
 use manx_net::Prefix;
 
@@ -90,11 +90,10 @@ impl Daemon {
 fn path_row(path: PathView) -> api::PathRow {
     let attributes = path.attributes;
     api::PathRow {
-        from: match path.source {
-            PathSource::Own => None,
-            PathSource::Peer(peer) => Some(peer.address),
-        },
+        from: address_of(path.source),
         best: path.standing == Standing::Best,
+        used: matches!(path.standing, Standing::Best | Standing::Multipath),
+        path_id: path.path_id,
         standing: standing(path.standing),
         rule: path.rule.map(|rule| rule.to_string()),
         stale: path.stale,
@@ -115,6 +114,7 @@ fn path_row(path: PathView) -> api::PathRow {
 fn standing(standing: Standing) -> String {
     match standing {
         Standing::Best => "best".into(),
+        Standing::Multipath => "used beside the best, for it is as good".into(),
         Standing::Lost(step) => format!("lost: {}", lost_at(step)),
         Standing::Refused(by) => format!("refused: {}", refused_by(by)),
         Standing::Unreachable => "not considered: its next hop cannot be reached".into(),
@@ -135,6 +135,7 @@ fn lost_at(step: LostAt) -> &'static str {
         LostAt::RouterId => "higher router id (or ORIGINATOR_ID)",
         LostAt::ClusterListLength => "longer CLUSTER_LIST",
         LostAt::PeerAddress => "higher peer address",
+        LostAt::PathId => "higher path id of the same peer",
     }
 }
 
@@ -158,6 +159,28 @@ fn sent_row(sent: &SentView) -> api::SentRow {
             Some(rule) if sent.export == Export::Filter => format!("refused by {rule}"),
             _ => export(sent.export).into(),
         },
+        paths: sent.paths.iter().map(sent_path_row).collect(),
+    }
+}
+
+fn sent_path_row(path: &SentPathView) -> api::SentPathRow {
+    api::SentPathRow {
+        path_id: path.path_id,
+        from: address_of(path.source),
+        received_id: path.received_id,
+        sent: path.export == Export::Sent,
+        why: match &path.rule {
+            Some(rule) if path.export == Export::Filter => format!("refused by {rule}"),
+            _ => export(path.export).into(),
+        },
+    }
+}
+
+/// `None` is this node.
+fn address_of(source: PathSource) -> Option<IpAddr> {
+    match source {
+        PathSource::Own => None,
+        PathSource::Peer(peer) => Some(peer.address),
     }
 }
 
@@ -166,6 +189,7 @@ fn export(export: Export) -> &'static str {
         Export::Sent => "sent",
         Export::Queued => "queued: the peer has not taken it yet",
         Export::NoRoute => "there is no best path",
+        Export::NotAmongBest => "as many better paths as the peer is to have go there",
         Export::FromThisPeer => "it came from there",
         Export::NotReflected => "internal to internal, and neither side is a reflector client",
         Export::InsideOwnBlock => "it lies inside a block of our own",
