@@ -30,6 +30,8 @@ pub struct Config {
     pub graceful_restart: GracefulRestart,
     /// Distinct by [`PeerConfig::key`]; of two with one key the first counts.
     pub peers: Vec<PeerConfig>,
+    /// Ranges whose addresses may dial without being among `peers`, which come first. The longest range counts.
+    pub dynamic_peers: Vec<DynamicPeers>,
     /// Own prefixes, announced to every peer. Of two with one prefix the first counts.
     pub originated: Vec<Originated>,
     pub export: ExportRule,
@@ -63,6 +65,7 @@ impl Config {
             hold_time: HoldTime::DEFAULT,
             graceful_restart: GracefulRestart::default(),
             peers: Vec::new(),
+            dynamic_peers: Vec::new(),
             originated: Vec::new(),
             export: ExportRule::default(),
             ebgp_requires_policy: false,
@@ -188,6 +191,27 @@ pub struct PeerConfig {
     /// Whether either side announces several paths for a prefix. A change of whether, not of how many, resets the
     /// session.
     pub add_path: AddPath,
+}
+
+/// Peers that are not known one by one: whoever dials from inside the range becomes one, and is forgotten when its
+/// session has ended and its routes are not kept for it any longer. None of them is ever dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynamicPeers {
+    pub range: Prefix,
+    pub remote_as: RemoteAs,
+    /// What holds for each of them; its own address, port, AS and dial mean nothing.
+    pub template: PeerConfig,
+    /// So many at once, sessions that are only being opened included. Whoever comes then is refused.
+    pub limit: u32,
+}
+
+/// Which AS the peers of a range may be in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteAs {
+    /// Empty: nobody may connect.
+    OneOf(Vec<Asn>),
+    /// Any but our own.
+    External,
 }
 
 /// RFC 7911, on one session and in each direction for itself; what both sides offer is used, in every family that

@@ -80,6 +80,9 @@ pub enum Output {
 pub enum Refusal {
     #[error("no peer is configured with this address")]
     UnknownPeer,
+    /// [`crate::DynamicPeers::limit`].
+    #[error("there are as many peers of its range as there may be")]
+    RangeFull,
     #[error("the peer is disabled")]
     Disabled,
     #[error("the peer is held back after errors")]

@@ -30,8 +30,8 @@ pub mod view;
 
 pub use attr::parse::{AttributeError, Outcome};
 pub use config::{
-    AddPath, Config, Dial, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes, Multipath,
-    NextHopMode, Originated, PeerConfig, PeerKey, PoolRule, WellKnown,
+    AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes,
+    Multipath, NextHopMode, Originated, PeerConfig, PeerKey, PoolRule, RemoteAs, WellKnown,
 };
 pub use event::{
     About, BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent, Warning,

@@ -68,6 +68,8 @@ pub struct NotificationView {
 pub enum Cause {
     Configured,
     Removed,
+    /// A peer of a range, of which nothing is left.
+    Forgotten,
     ConfigurationChanged,
     Disabled,
     Enabled,
@@ -99,6 +101,8 @@ pub struct PeerView {
     pub remote_as: Asn,
     pub local_as: Asn,
     pub rr_client: bool,
+    /// The range that it was let in by, if it is not configured itself ([`crate::DynamicPeers`]).
+    pub range: Option<Prefix>,
     pub dial: Dial,
     pub state: SessionState,
     /// Since when it is in this state.

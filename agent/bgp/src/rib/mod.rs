@@ -273,7 +273,10 @@ impl Rib {
             && peer.kind != kind
         {
             peer.kind = kind;
-            self.jobs.push_back(Job::rejudge());
+            // What goes to the peer is its group's, which it joins anew.
+            if peer.received != PerFamily::default() {
+                self.jobs.push_back(Job::rejudge());
+            }
         }
     }
 

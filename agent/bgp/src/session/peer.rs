@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use manx_net::Prefix;
+
 use super::{connection::Connection, negotiation::Ours, timers::Jitter};
 use crate::{
     Time,
@@ -46,6 +48,8 @@ pub struct Peer {
     pub slot: PeerSlot,
     pub config: PeerConfig,
     pub ours: Ours,
+    /// It is not configured itself.
+    pub of_range: Option<OfRange>,
     /// Dialled by us, by the peer, and which of them is Established.
     pub outgoing: Option<ConnId>,
     pub incoming: Option<ConnId>,
@@ -89,6 +93,7 @@ impl Peer {
             slot,
             config,
             ours,
+            of_range: None,
             outgoing: None,
             incoming: None,
             established: None,
@@ -190,6 +195,14 @@ impl Peer {
     pub fn may_connect(&self) -> bool {
         !self.disabled && !self.held_back
     }
+}
+
+/// The range that a peer was let in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfRange {
+    pub range: Prefix,
+    /// The AS in the peer's configuration is its own, and not presumed.
+    pub as_known: bool,
 }
 
 /// Which faults in UPDATEs were reported, so that a peer cannot flood the log.

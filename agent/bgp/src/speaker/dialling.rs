@@ -134,7 +134,10 @@ impl Speaker {
         // A dual-stack listener shows IPv4 peers as mapped addresses.
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let (local, remote) = (plain(local), plain(remote));
-        let slot = self.whose(remote.ip()).ok_or(Refusal::UnknownPeer)?;
+        let slot = match self.whose(remote.ip()) {
+            Some(slot) => slot,
+            None => self.admit_from_range(remote.ip(), now)?,
+        };
         let Some(peer) = self.peer_at(slot) else { return Err(Refusal::UnknownPeer) };
         if peer.disabled {
             return Err(Refusal::Disabled);
@@ -209,6 +212,7 @@ impl Speaker {
         let Some(&slot) = self.by_key.get(&key) else { return };
         let Some(peer) = self.peer_at_mut(slot).filter(|peer| peer.disabled) else { return };
         (peer.disabled, peer.held_back, peer.failures) = (false, false, 0);
+        self.may_be_forgotten(slot);
         self.note_state(slot, Cause::Enabled, None, now);
         self.start(slot, now);
     }

@@ -224,6 +224,7 @@ impl Speaker {
         self.timers.clear(Timer::Stale(slot, family));
         self.set_stale(slot, family, false);
         self.set_refreshing(slot, family, false);
+        self.may_be_forgotten(slot);
         self.rib.sweep(slot, family, 0);
     }
 
@@ -305,6 +306,10 @@ impl Speaker {
     }
 
     fn is_complete(&self, awaited: Awaited) -> bool {
+        // Nobody knows who may still come from a range.
+        if !self.config.dynamic_peers.is_empty() && !self.settling_over {
+            return false;
+        }
         self.by_key.values().all(|&slot| {
             let Some(peer) = self.peer_at(slot) else { return true };
             let Some(conn) = peer.established else { return self.settling_over || peer.disabled };

@@ -10,8 +10,10 @@ use crate::{
         notification::{Notification, cease},
         open::Open,
     },
+    rib::table::PeerSlot,
     session::{
         connection::Stage,
+        negotiation::Negotiated,
         peer::{NO_COLLISION, survivor},
         timers::Timer,
     },
@@ -21,11 +23,7 @@ use crate::{
 impl Speaker {
     pub(super) fn opened(&mut self, conn: ConnId, body: &[u8], now: Time) {
         let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
-        let Some(peer) = self.peer_at(slot) else { return };
-        let negotiated = Open::parse(body)
-            .map_err(|error| error.notification())
-            .and_then(|open| peer.ours.negotiate(&open));
-        let negotiated = match negotiated {
+        let negotiated = match self.negotiate(slot, body) {
             Ok(negotiated) => negotiated,
             Err(notification) => return self.fail(conn, notification, now),
         };
@@ -44,6 +42,13 @@ impl Speaker {
         self.send(conn, keepalive());
         self.set_keepalive(conn, now);
         self.note_state(slot, Cause::OpenReceived, Some(direction), now);
+    }
+
+    fn negotiate(&mut self, slot: PeerSlot, body: &[u8]) -> Result<Negotiated, Notification> {
+        let open = Open::parse(body).map_err(|error| error.notification())?;
+        self.take_as(slot, &open)?;
+        let peer = self.peer_at(slot).ok_or_else(|| Notification::cease(cease::DECONFIGURED))?;
+        peer.ours.negotiate(&open)
     }
 
     /// Judges this connection, whose OPEN has come, against the peer's others; closes those that lose. The identifier

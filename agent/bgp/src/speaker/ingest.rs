@@ -151,7 +151,9 @@ impl Speaker {
         }
         if !attributes.cluster_list.is_empty() {
             let own = self.config.cluster_id.unwrap_or(self.config.router_id);
-            let mut ids = self.config.peers.iter().filter_map(|peer| peer.cluster_id).chain([own]);
+            let templates = self.config.dynamic_peers.iter().map(|peers| &peers.template);
+            let peers = self.config.peers.iter().chain(templates);
+            let mut ids = peers.filter_map(|peer| peer.cluster_id).chain([own]);
             if ids.any(|id| attributes.cluster_list.contains(&id)) {
                 return Some(RefusedBy::ClusterLoop);
             }

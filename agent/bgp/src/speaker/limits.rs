@@ -96,6 +96,7 @@ impl Speaker {
             if let Some(peer) = self.peer_at_mut(slot) {
                 peer.stale = PerFamily::default();
             }
+            self.may_be_forgotten(slot);
         }
     }
 

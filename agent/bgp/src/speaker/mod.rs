@@ -3,6 +3,7 @@
 //! [`established`] (up, down, graceful restart), [`ingest`] (UPDATE), [`reconfigure`].
 
 mod dialling;
+mod dynamic;
 mod established;
 mod handshake;
 mod ingest;
@@ -42,6 +43,8 @@ pub struct Speaker {
     peers: Vec<Option<Peer>>,
     by_key: BTreeMap<PeerKey, PeerSlot>,
     leaving: Vec<PeerSlot>,
+    /// Peers of ranges that may have nothing left to be remembered for.
+    forgettable: Vec<PeerSlot>,
     connections: HashMap<ConnId, Connection>,
     next_conn: u64,
     timers: Timers,
@@ -70,6 +73,7 @@ impl Speaker {
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             leaving: Vec::new(),
+            forgettable: Vec::new(),
             connections: HashMap::new(),
             next_conn: 0,
             timers: Timers::default(),
@@ -215,7 +219,8 @@ impl Speaker {
     }
 
     /// Says whose bytes are waiting.
-    fn after(&mut self, _now: Time) {
+    fn after(&mut self, now: Time) {
+        self.forget_dynamic_peers(now);
         if self.rib.has_touched() {
             for slot in self.rib.take_touched() {
                 if let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) {
@@ -421,6 +426,7 @@ impl Speaker {
         if let Some(peer) = self.peer_at_mut(connection.peer) {
             peer.forget(connection.id);
         }
+        self.may_be_forgotten(connection.peer);
         if was_established {
             self.session_down(connection, keep_routes, now);
         }
@@ -447,6 +453,7 @@ impl Speaker {
                 if let Some(peer) = self.peer_at_mut(slot) {
                     peer.held_back = false;
                 }
+                self.may_be_forgotten(slot);
                 self.note_state(slot, Cause::BackOffOver, None, now);
                 self.dial(slot, now);
             }

@@ -11,7 +11,7 @@ use crate::{
     rib::{export::Policy, table::PeerSlot},
     session::{
         negotiation::Ours,
-        peer::{GRACE, Peer},
+        peer::{GRACE, OfRange, Peer},
         timers::Timer,
     },
     view::{Cause, SessionState},
@@ -31,6 +31,7 @@ impl Speaker {
             wanted.entry(peer.key()).or_insert_with(|| peer.clone());
         }
         self.config = config;
+        self.keep_dynamic_peers(&mut wanted);
 
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
@@ -50,12 +51,12 @@ impl Speaker {
         let gone: Vec<PeerKey> =
             self.by_key.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         for key in gone {
-            self.remove_peer(key, now);
+            self.remove_peer(key, Cause::Removed, now);
         }
         for (key, peer) in wanted {
             match self.by_key.get(&key) {
                 Some(&slot) => self.change_peer(slot, peer, now),
-                None => self.add_peer(peer, now),
+                None => self.add_peer(peer, None, now),
             }
         }
         self.rib.end_splits();
@@ -63,12 +64,13 @@ impl Speaker {
         self.after(now);
     }
 
-    fn add_peer(&mut self, config: PeerConfig, now: Time) {
+    pub(super) fn add_peer(&mut self, config: PeerConfig, of_range: Option<OfRange>, now: Time) {
         let ours = Ours::new(&self.config, &config);
         let key = config.key();
         let mut peer = Peer::new(0, config, ours, now);
         let slot = self.rib.add_peer(key, kind_of(&peer));
         peer.slot = slot;
+        peer.of_range = of_range;
         let import = import_of(&self.config, &peer);
         self.rib.set_import(slot, import);
         let at = usize::from(slot);
@@ -81,10 +83,10 @@ impl Speaker {
         self.start(slot, now);
     }
 
-    fn remove_peer(&mut self, key: PeerKey, now: Time) {
+    pub(super) fn remove_peer(&mut self, key: PeerKey, cause: Cause, now: Time) {
         let Some(slot) = self.by_key.remove(&key) else { return };
         self.cease(slot, cease::DECONFIGURED, now);
-        self.report_removed(slot, now);
+        self.report_removed(slot, cause, now);
         for timer in [Timer::Dial(slot), Timer::HoldBack(slot)] {
             self.timers.clear(timer);
         }
@@ -100,12 +102,12 @@ impl Speaker {
         }
     }
 
-    fn report_removed(&mut self, slot: PeerSlot, now: Time) {
+    fn report_removed(&mut self, slot: PeerSlot, cause: Cause, now: Time) {
         if let Some(peer) = self.peer_at_mut(slot) {
             // Gone is a state that has no name: it is Idle for good.
             peer.disabled = true;
         }
-        self.note_state(slot, Cause::Removed, None, now);
+        self.note_state(slot, cause, None, now);
     }
 
     fn change_peer(&mut self, slot: PeerSlot, config: PeerConfig, now: Time) {

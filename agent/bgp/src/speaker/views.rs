@@ -34,6 +34,7 @@ impl Speaker {
             remote_as: peer.ours.remote_as,
             local_as: peer.ours.local_as,
             rr_client: peer.config.rr_client && !peer.ours.is_ebgp(),
+            range: peer.of_range.map(|of_range| of_range.range),
             dial: peer.config.dial,
             state: peer.state,
             since: peer.since,

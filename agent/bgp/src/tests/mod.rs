@@ -5,6 +5,7 @@ mod any_bytes;
 mod attribute_errors;
 mod collision;
 mod convergence;
+mod dynamic;
 mod export_by_group;
 mod extended_next_hop;
 mod limits;

@@ -33,7 +33,7 @@ impl SessionLog {
         };
         let (peer, from, to) = (event.peer, event.from.name(), event.to.name());
         let cause = cause(&event.cause);
-        if event.cause == Cause::Removed {
+        if matches!(event.cause, Cause::Removed | Cause::Forgotten) {
             self.failures.remove(&peer);
         }
         if event.to == Established {
@@ -79,6 +79,7 @@ pub fn cause(cause: &Cause) -> String {
     match cause {
         Cause::Configured => "configured".into(),
         Cause::Removed => "no longer in the plan".into(),
+        Cause::Forgotten => "of a range, and there is nothing left to remember it for".into(),
         Cause::ConfigurationChanged => "its configuration changed".into(),
         Cause::Disabled => "disabled".into(),
         Cause::Enabled => "enabled".into(),
