@@ -26,7 +26,7 @@ pub mod path {
     pub const STATUS: &str = "/v1/status";
     /// The running `NodePlan`, as `manxctl plan -o json` prints it.
     pub const PLAN: &str = "/v1/plan";
-    /// [`super::Routes`]
+    /// [`super::Routes`]; `?limit=` rows at most, of those after the prefix `?after=`.
     pub const ROUTES: &str = "/v1/routes";
     /// [`super::Explanation`]; `?prefix=` takes a prefix or an address.
     pub const EXPLAIN: &str = "/v1/explain";

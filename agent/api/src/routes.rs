@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct Routes {
     pub node: String,
+    /// Where a limit was asked for and cut the table: ask for what comes after this prefix.
+    #[serde(default)]
+    pub next: Option<Prefix>,
     /// Sorted by prefix.
     pub routes: Vec<RouteRow>,
 }

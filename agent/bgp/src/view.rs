@@ -192,6 +192,14 @@ pub struct PeerCounters {
     pub attributes_discarded: u64,
 }
 
+/// How far a walk over the Loc-RIB has come; the default is its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    pub(crate) ipv6: bool,
+    /// The number of the next route in the family's table.
+    pub(crate) next: u32,
+}
+
 /// Where a path stands in the choice of the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]

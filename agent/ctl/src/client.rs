@@ -7,9 +7,9 @@ use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use manx_api::ApiError;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
-/// An answer takes milliseconds; a daemon that is stopped never gives one.
+/// Any part of an answer takes milliseconds; a daemon that is stopped never gives one.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Far above the largest answer, a table of a million routes.
 const LARGEST_ANSWER: usize = 1 << 30;
@@ -44,8 +44,7 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError
         .enable_all()
         .build()
         .map_err(|e| transport(e.into()))?;
-    let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, get(socket, path)).await });
-    let (status, body) = answer.map_err(|_| AskError::Silent { socket: name.clone() })??;
+    let (status, body) = runtime.block_on(get(socket, path))?;
     if !status.is_success() {
         let reason =
             serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
@@ -60,10 +59,14 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
         socket: name.clone(),
         source,
     };
-    let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
-        _ => AskError::NotRunning { socket: name.clone(), reason: words(&source) },
-    })?;
+    let silent = |_| AskError::Silent { socket: name.clone() };
+    let stream =
+        timeout(DEADLINE, UnixStream::connect(socket)).await.map_err(silent)?.map_err(
+            |source| match source.kind() {
+                io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
+                _ => AskError::NotRunning { socket: name.clone(), reason: words(&source) },
+            },
+        )?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| transport(e.into()))?;
     let request = Request::get(path)
@@ -71,10 +74,16 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
         .body(Empty::<Bytes>::new())
         .map_err(|e| transport(e.into()))?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| transport(e.into()))?;
+        let sent = timeout(DEADLINE, sender.send_request(request)).await.map_err(silent)?;
+        let response = sent.map_err(|e| transport(e.into()))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.map_err(transport)?;
-        Ok((status, body.to_bytes()))
+        let mut body = Limited::new(response.into_body(), LARGEST_ANSWER);
+        let mut text = Vec::new();
+        // A long answer comes in parts, as the daemon has time for them.
+        while let Some(frame) = timeout(DEADLINE, body.frame()).await.map_err(silent)? {
+            text.extend(frame.map_err(transport)?.into_data().unwrap_or_default());
+        }
+        Ok((status, text.into()))
     };
     tokio::pin!(connection);
     tokio::pin!(answer);

@@ -397,6 +397,16 @@ impl Dataplane {
         self.table.map_routes()
     }
 
+    /// As [`Self::map_routes`], for one prefix.
+    pub fn map_route(&self, prefix: Prefix) -> Option<Route> {
+        self.table.map_route(prefix)
+    }
+
+    /// Prefixes of which something is wanted or withheld as of the last step, in order, after `after`.
+    pub fn prefixes_after(&self, after: Option<Prefix>) -> impl Iterator<Item = Prefix> {
+        self.table.prefixes_after(after)
+    }
+
     /// Links, foreign routes and neighbours as of the last event.
     pub fn kernel(&self) -> &KernelView {
         &self.view
@@ -407,6 +417,7 @@ impl Dataplane {
     }
 
     /// The routes of our protocol as the kernel has them now, all tables, both families.
+    /// [`read_back`] does the same from another thread.
     pub fn read_back(&mut self) -> io::Result<Vec<FibRoute>> {
         fib::read_back(&mut self.requests, self.place.protocol)
     }

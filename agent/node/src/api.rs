@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     net::IpAddr,
+    num::NonZeroUsize,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::UnixStream,
@@ -28,17 +29,21 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::gather::{Found, Gather, Piece, Stopping};
+
+const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+
 /// Read and written by root and the socket's group.
 const MODE: u32 = 0o660;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Subject {
     Status,
     Plan,
-    Routes,
-    Explain(Prefix),
+    /// With what the sinks have for the prefix.
+    Explain(Box<Found>),
     /// The longest prefix that covers an address.
-    ExplainAddress(IpAddr),
+    Longest(IpAddr),
     History(Option<IpAddr>),
     Dataplane,
     Counters,
@@ -46,15 +51,21 @@ pub enum Subject {
 
 /// One request on its way to the daemon's loop.
 #[derive(Debug)]
-pub struct Question {
-    pub subject: Subject,
-    pub answer: oneshot::Sender<Answer>,
+pub enum Question {
+    Whole {
+        subject: Subject,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// Of an answer that is too long for one turn of the loop.
+    Piece(Piece),
 }
 
-/// A JSON document, or why there is none.
+/// An answer, or why there is none.
 #[derive(Debug)]
 pub enum Answer {
+    /// A JSON document.
     Json(Vec<u8>),
+    Longest(Option<Prefix>),
     /// Not now: for instance before the first plan.
     Unavailable(String),
     /// There is nothing of that name.
@@ -120,11 +131,11 @@ fn inode(path: &Path) -> Option<u64> {
 }
 
 fn router(questions: mpsc::Sender<Question>) -> Router {
-    let subject = |subject| get(move |State(questions)| ask(questions, subject));
+    let subject = |subject: Subject| get(move |State(questions)| ask(questions, subject));
     Router::new()
         .route(path::STATUS, subject(Subject::Status))
         .route(path::PLAN, subject(Subject::Plan))
-        .route(path::ROUTES, subject(Subject::Routes))
+        .route(path::ROUTES, get(routes))
         .route(path::EXPLAIN, get(explain))
         .route(path::HISTORY, get(history))
         .route(path::DATAPLANE, subject(Subject::Dataplane))
@@ -134,16 +145,40 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
 }
 
 async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {
-    let (answer, answered) = oneshot::channel();
-    if questions.send(Question { subject, answer }).await.is_err() {
-        return failure(StatusCode::SERVICE_UNAVAILABLE, "manxd is stopping".into());
-    }
-    match answered.await {
-        Ok(Answer::Json(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    match answer(&questions, subject).await {
+        Ok(Answer::Json(body)) => (JSON, body).into_response(),
+        Ok(Answer::Longest(prefix)) => axum::Json(prefix).into_response(),
         Ok(Answer::Unknown(what)) => failure(StatusCode::NOT_FOUND, what),
         Ok(Answer::Unavailable(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
-        Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "manxd is stopping".into()),
+        Err(stopping) => stopping.into_response(),
     }
+}
+
+async fn answer(questions: &mpsc::Sender<Question>, subject: Subject) -> Result<Answer, Stopping> {
+    let (answer, answered) = oneshot::channel();
+    questions.send(Question::Whole { subject, answer }).await.map_err(|_| Stopping)?;
+    answered.await.map_err(|_| Stopping)
+}
+
+impl IntoResponse for Stopping {
+    fn into_response(self) -> Response {
+        failure(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
+    }
+}
+
+#[derive(Deserialize)]
+struct RoutesQuery {
+    after: Option<Prefix>,
+    limit: Option<NonZeroUsize>,
+}
+
+async fn routes(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<RoutesQuery>,
+) -> Result<Response, Stopping> {
+    let limit = query.limit.unwrap_or(NonZeroUsize::MAX);
+    let body = Gather::begin(questions).await?.routes(query.after, limit).await?;
+    Ok((JSON, body).into_response())
 }
 
 #[derive(Deserialize)]
@@ -154,13 +189,29 @@ struct ExplainQuery {
 async fn explain(
     State(questions): State<mpsc::Sender<Question>>,
     Query(query): Query<ExplainQuery>,
-) -> Response {
-    let subject = match (query.prefix.parse::<Prefix>(), query.prefix.parse::<IpAddr>()) {
-        (Ok(prefix), _) => Subject::Explain(prefix),
-        (_, Ok(address)) => Subject::ExplainAddress(address),
-        (Err(error), Err(_)) => return failure(StatusCode::BAD_REQUEST, error.to_string()),
+) -> Result<Response, Stopping> {
+    let prefix = match (query.prefix.parse::<Prefix>(), query.prefix.parse::<IpAddr>()) {
+        (Ok(prefix), _) => prefix,
+        (_, Ok(address)) => match longest(&questions, address).await? {
+            Some(prefix) => prefix,
+            None => {
+                let text = format!(
+                    "no prefix that this node knows covers {address}; the kernel decides by its other routes"
+                );
+                return Ok(failure(StatusCode::NOT_FOUND, text));
+            }
+        },
+        (Err(error), Err(_)) => return Ok(failure(StatusCode::BAD_REQUEST, error.to_string())),
     };
-    ask(questions, subject).await
+    let found = Gather::begin(questions.clone()).await?.find(prefix).await?;
+    Ok(ask(questions, Subject::Explain(Box::new(found))).await)
+}
+
+async fn longest(questions: &mpsc::Sender<Question>, address: IpAddr) -> Result<Option<Prefix>, Stopping> {
+    match answer(questions, Subject::Longest(address)).await? {
+        Answer::Longest(prefix) => Ok(prefix),
+        _ => Err(Stopping),
+    }
 }
 
 #[derive(Deserialize)]

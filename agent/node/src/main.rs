@@ -8,6 +8,7 @@ mod cli;
 mod clock;
 mod connection;
 mod daemon;
+mod gather;
 mod logging;
 mod netstat;
 mod process;

@@ -3,6 +3,7 @@
 //! communities, shutdown texts, and graceful restart of either side under traffic. Every capture is decoded by
 //! tshark. The seed's story with BIRD in a node's place is `seed` and `restart`.
 
+mod answers;
 mod blackhole;
 mod ipv4_by_ipv6;
 mod lab;

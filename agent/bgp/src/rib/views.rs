@@ -12,7 +12,7 @@ use crate::{
     config::{Family, PeerKey},
     message::update::Nlri,
     policy::RuleName,
-    view::{Export, PathView, PrefixView, RouteView, SentPathView, SentView},
+    view::{Export, PathView, PrefixView, RouteView, SentPathView, SentView, Walk},
 };
 
 impl Rib {
@@ -53,6 +53,24 @@ impl Rib {
             by_family!(Family::of(prefix), P => self.route_view(P::table(&self.tables).get(id)?))
         });
         views.collect()
+    }
+
+    /// The prefixes with a best path among the next `slots` places of the tables, in no order, and where the walk goes
+    /// on. What stands throughout a walk is met once.
+    pub fn walk(&self, from: Walk, slots: u32) -> (Vec<Prefix>, Option<Walk>) {
+        let family = if from.ipv6 { Family::Ipv6Unicast } else { Family::Ipv4Unicast };
+        by_family!(family, P => {
+            let table = P::table(&self.tables);
+            let end = from.next.saturating_add(slots).min(table.end());
+            let routes = (from.next..end).filter_map(|id| table.get(id));
+            let found = routes.filter(|route| route.best().is_some()).map(|route| route.prefix.into());
+            let next = match (end < table.end(), from.ipv6) {
+                (true, ipv6) => Some(Walk { ipv6, next: end }),
+                (false, false) => Some(Walk { ipv6: true, next: 0 }),
+                (false, true) => None,
+            };
+            (found.collect(), next)
+        })
     }
 
     /// `sessions`: the peers whose sessions carry the prefix's family.

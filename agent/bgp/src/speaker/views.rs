@@ -8,7 +8,7 @@ use crate::{
     config::Family,
     rib::table::PeerSlot,
     session::{peer::Peer, timers::Timer},
-    view::{PeerCounters, PeerView, PrefixView, RouteView},
+    view::{PeerCounters, PeerView, PrefixView, RouteView, Walk},
 };
 
 impl Speaker {
@@ -66,6 +66,12 @@ impl Speaker {
     /// The Loc-RIB, in order: up to `limit` prefixes after `after`.
     pub fn routes(&self, after: Option<Prefix>, limit: usize) -> Vec<RouteView> {
         self.rib.routes(after, limit)
+    }
+
+    /// The Loc-RIB's prefixes in pieces, in no order: of each piece at most `slots` places are looked at, whatever the
+    /// table's size. `None`: that was the last. What stands throughout a walk is met once.
+    pub fn walk(&self, from: Walk, slots: u32) -> (Vec<Prefix>, Option<Walk>) {
+        self.rib.walk(from, slots)
     }
 
     pub fn best(&self, prefix: Prefix) -> Option<RouteView> {

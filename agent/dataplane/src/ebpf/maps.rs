@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
 };
 
 use aya::{
@@ -46,6 +47,26 @@ impl Maps {
             uplinks: take(ebpf, map::UPLINKS)?,
             settings: take(ebpf, map::SETTINGS)?,
             counters: take(ebpf, map::COUNTERS)?,
+        })
+    }
+
+    /// The same maps once more, from other descriptors of theirs.
+    pub fn duplicate(handles: &[(&'static str, MapData)]) -> Result<Maps, Error> {
+        let open = |name| -> Result<MapData, Error> {
+            let handle = handles.iter().find(|(of, _)| *of == name).map(|(_, handle)| handle);
+            let handle = handle.ok_or_else(|| Error::Load { reason: format!("there is no map {name}") })?;
+            let fd = handle.fd().as_fd().try_clone_to_owned();
+            let opened = fd.map_err(MapError::IoError).and_then(MapData::from_fd);
+            opened.map_err(|error| failed(name, "opening it once more", &error))
+        };
+        Ok(Maps {
+            routes4: typed(map::ROUTES4, Map::LpmTrie(open(map::ROUTES4)?))?,
+            routes6: typed(map::ROUTES6, Map::LpmTrie(open(map::ROUTES6)?))?,
+            next_hops: typed(map::NEXTHOPS, Map::Array(open(map::NEXTHOPS)?))?,
+            endpoints: typed(map::ENDPOINTS, Map::Array(open(map::ENDPOINTS)?))?,
+            uplinks: typed(map::UPLINKS, Map::HashMap(open(map::UPLINKS)?))?,
+            settings: typed(map::SETTINGS, Map::Array(open(map::SETTINGS)?))?,
+            counters: typed(map::COUNTERS, Map::PerCpuArray(open(map::COUNTERS)?))?,
         })
     }
 
@@ -166,6 +187,13 @@ where
     M: TryFrom<Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or_else(|| Error::Load { reason: format!("it has no map {name}") })?;
+    typed(name, map)
+}
+
+fn typed<M>(name: &'static str, map: Map) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
     M::try_from(map).map_err(|error| failed(name, "opening", &error))
 }
 

@@ -23,5 +23,5 @@ pub use error::Error;
 pub use held::held_as;
 pub use object::OBJECT;
 pub use pins::cleanup;
-pub use sink::{EbpfSink, Options, give_back_heap};
+pub use sink::{EbpfSink, Options, Reader, give_back_heap};
 pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};

@@ -206,6 +206,11 @@ impl EbpfSink {
         Ok(Held::read(&self.maps, Instant::now())?.routes())
     }
 
+    /// Reads the maps beside this sink, from whatever thread.
+    pub fn reader(&self) -> Result<Reader, Error> {
+        Ok(Reader { maps: Maps::duplicate(&self.handles)? })
+    }
+
     /// A desired route as [`Self::dump`] should show it: as [`super::held_as`] says; without a pod's MAC where its
     /// interface is gone or no veth into another namespace; and `Pass` where it, or a more specific route, could
     /// not be written (then the next [`Self::apply`] that makes room writes it). A refused route without an older
@@ -289,6 +294,19 @@ impl EbpfSink {
             self.attachments.insert((ifindex, program.name()), attachment);
         }
         Ok(())
+    }
+}
+
+/// The kernel's maps for reading. A large table takes seconds to read, which the sink's owner may not have.
+#[derive(Debug)]
+pub struct Reader {
+    maps: Maps,
+}
+
+impl Reader {
+    /// As [`EbpfSink::dump`].
+    pub fn dump(&self) -> Result<Vec<Route>, Error> {
+        Ok(Held::read(&self.maps, Instant::now())?.routes())
     }
 }
 

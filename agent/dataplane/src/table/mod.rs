@@ -13,6 +13,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -258,6 +259,22 @@ impl Table {
         let mut delta = Delta { upserts, removals: Vec::new() };
         delta.sort();
         delta.upserts
+    }
+
+    /// As [`Self::map_routes`], for one prefix.
+    pub fn map_route(&self, prefix: Prefix) -> Option<Route> {
+        let paths = self.paths.get(&prefix);
+        let moved = paths.is_some_and(|paths| paths.iter().any(|gateway| self.moved.contains(gateway)));
+        if moved || self.dirty.contains(&prefix) {
+            return decide(self, prefix).map_route(prefix);
+        }
+        self.entries.get(&prefix)?.map_route(prefix)
+    }
+
+    /// Prefixes of which something is wanted or withheld as of the last commit, in order, after `after`.
+    pub fn prefixes_after(&self, after: Option<Prefix>) -> impl Iterator<Item = Prefix> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((from, Bound::Unbounded)).map(|(prefix, _)| *prefix)
     }
 
     /// Why the best path for this prefix is not written, as of the last commit.

@@ -1,38 +1,50 @@
 //! The local API's answers, made from what the speaker, the table and the sinks say of themselves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use manx_api as api;
 use manx_bgp::{PathSource, PeerKey, view};
 use manx_dataplane::{
+    ebpf::EbpfSink,
     fib::{FibRoute, FibState},
     kernel::{Leg, Role, RouteKind},
-    route::{Action, BlackholeKind, Route},
+    route::{Action, BlackholeKind},
 };
 use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
 
 use super::Daemon;
-use crate::api::{Answer, Question, Subject};
+use crate::{
+    api::{Answer, Question, Subject},
+    gather::{Found, Piece, Sources},
+};
 
-/// Prefixes asked of the speaker at a time.
-const PAGE: usize = 4096;
+/// Places of the speaker's tables that are looked at in one turn of the loop.
+const PLACES: u32 = 4096;
+/// Prefixes of the desired table that are told in one turn of the loop.
+const PREFIXES: usize = 4096;
+/// How long rows of an answer are made in one turn of the loop.
+const ROWS_FOR: Duration = Duration::from_millis(2);
 
 impl Daemon {
     pub(super) fn answer(&mut self, question: Question) {
-        let answer = match question.subject {
+        let (subject, answer_to) = match question {
+            Question::Whole { subject, answer } => (subject, answer),
+            Question::Piece(piece) => return self.answer_piece(piece),
+        };
+        let answer = match subject {
             Subject::Status => json(&self.status()),
             Subject::Plan => match &self.plan {
                 Some(plan) => json(plan),
                 None => Answer::Unavailable(self.no_plan()),
             },
-            Subject::Routes => json(&self.routes()),
-            Subject::Explain(prefix) => self.explain(prefix),
-            Subject::ExplainAddress(address) => self.explain_address(address),
+            Subject::Explain(found) => self.explain(*found),
+            Subject::Longest(address) => Answer::Longest(self.longest(address)),
             Subject::History(peer) => json(&self.history_of(peer)),
             Subject::Dataplane => json(&self.dataplane_status()),
             Subject::Counters => match self.counters() {
@@ -41,7 +53,7 @@ impl Daemon {
             },
         };
         // Whoever asked may have gone meanwhile.
-        let _ = question.answer.send(answer);
+        let _ = answer_to.send(answer);
     }
 
     fn no_plan(&self) -> String {
@@ -188,67 +200,76 @@ impl Daemon {
             .map(|node| node.name().to_owned())
     }
 
-    pub(super) fn routes(&mut self) -> api::Routes {
-        let names = self.interface_names();
-        let fib: BTreeMap<Prefix, FibRoute> = match self.dataplane.read_back() {
-            Ok(routes) => routes
-                .into_iter()
-                .filter(|route| route.table == self.args.table)
-                .map(|route| (route.prefix, route))
-                .collect(),
-            Err(error) => {
-                tracing::warn!("reading the kernel's routes failed: {error}");
-                BTreeMap::new()
+    /// A piece of a table, in a bounded time.
+    pub(super) fn answer_piece(&mut self, piece: Piece) {
+        // Whoever asked may have gone meanwhile.
+        match piece {
+            Piece::Sources(answer) => drop(answer.send(self.sources())),
+            Piece::Bgp { from, answer } => {
+                let found = self.speaker.as_ref().map(|speaker| speaker.walk(from, PLACES));
+                drop(answer.send(found.unwrap_or_default()));
             }
-        };
-        let map: BTreeMap<Prefix, Route> = match self.fast_path.sink().map(|sink| sink.dump()) {
-            Some(Ok(routes)) => routes.into_iter().map(|route| (route.prefix, route)).collect(),
-            Some(Err(error)) => {
-                tracing::warn!("{error}");
-                BTreeMap::new()
+            Piece::Wanted { after, answer } => {
+                drop(answer.send(self.dataplane.prefixes_after(after).take(PREFIXES).collect()));
             }
-            None => BTreeMap::new(),
-        };
-        let wanted: BTreeMap<Prefix, Route> =
-            self.dataplane.map_routes().into_iter().map(|route| (route.prefix, route)).collect();
-        let bgp = self.best_paths();
-        let prefixes: BTreeSet<Prefix> =
-            bgp.keys().chain(fib.keys()).chain(map.keys()).chain(wanted.keys()).copied().collect();
-        let routes = prefixes
-            .into_iter()
-            .map(|prefix| {
-                let wanted = wanted.get(&prefix);
-                let fib = fib.get(&prefix);
-                let map = map.get(&prefix);
-                let refused = self.fast_path.refused().contains_key(&prefix);
-                let map_agrees = self
-                    .fast_path
-                    .sink()
-                    .is_none_or(|sink| !refused && wanted.map(|route| sink.expected(route)).as_ref() == map);
-                let fib_agrees = match self.dataplane.fib_state(prefix) {
-                    None => fib.is_none(),
-                    Some(FibState::Installed) => match (wanted, fib) {
-                        (Some(wanted), Some(fib)) => is_as_wanted(&wanted.action, fib),
-                        _ => false,
-                    },
-                    Some(_) => false,
-                };
-                api::RouteRow {
-                    prefix,
-                    wanted: wanted.map(|route| action_text(&route.action, &names)),
-                    reason: self.why_not(prefix),
-                    bgp: bgp.get(&prefix).cloned(),
-                    fib: fib.map(|route| api::FibRoute {
-                        text: fib_text(route, &names),
-                        protocol: self.args.places.protocol,
-                    }),
-                    theirs: wanted.and_then(|route| theirs(&route.action, &names)),
-                    map: map.map(|route| api::MapRoute { text: action_text(&route.action, &names) }),
-                    agree: map_agrees && fib_agrees,
+            Piece::Rows { of, answer } => {
+                let (names, until) = (self.interface_names(), Instant::now() + ROWS_FOR);
+                let mut rows = Vec::new();
+                for found in of {
+                    rows.push(self.row(found, &names));
+                    if Instant::now() >= until {
+                        break;
+                    }
                 }
-            })
-            .collect();
-        api::Routes { node: self.node.clone(), routes }
+                drop(answer.send(rows));
+            }
+        }
+    }
+
+    fn sources(&self) -> Sources {
+        let reader = self.fast_path.sink().map(|sink| sink.reader());
+        Sources {
+            node: self.node.clone(),
+            protocol: self.args.places.protocol,
+            table: self.args.table,
+            maps: match reader {
+                Some(Ok(reader)) => Some(reader),
+                Some(Err(error)) => {
+                    tracing::warn!("{error}");
+                    None
+                }
+                None => None,
+            },
+        }
+    }
+
+    pub(super) fn row(&self, found: Found, names: &BTreeMap<u32, String>) -> api::RouteRow {
+        let Found { prefix, fib, map } = found;
+        let wanted = self.dataplane.map_route(prefix);
+        let refused = self.fast_path.refused().contains_key(&prefix);
+        let expected = |sink: &EbpfSink| wanted.as_ref().map(|route| sink.expected(route));
+        let map_agrees = self.fast_path.sink().is_none_or(|sink| !refused && expected(sink) == map);
+        let fib_agrees = match self.dataplane.fib_state(prefix) {
+            None => fib.is_none(),
+            Some(FibState::Installed) => match (&wanted, &fib) {
+                (Some(wanted), Some(fib)) => is_as_wanted(&wanted.action, fib),
+                _ => false,
+            },
+            Some(_) => false,
+        };
+        api::RouteRow {
+            prefix,
+            wanted: wanted.as_ref().map(|route| action_text(&route.action, names)),
+            reason: self.why_not(prefix),
+            bgp: self.bgp_of(prefix),
+            fib: fib.map(|route| api::FibRoute {
+                text: fib_text(&route, names),
+                protocol: self.args.places.protocol,
+            }),
+            theirs: wanted.and_then(|route| theirs(&route.action, names)),
+            map: map.map(|route| api::MapRoute { text: action_text(&route.action, names) }),
+            agree: map_agrees && fib_agrees,
+        }
     }
 
     /// Why a sink does not have what the table or BGP wants.
@@ -269,32 +290,16 @@ impl Daemon {
         }
     }
 
-    fn best_paths(&self) -> BTreeMap<Prefix, api::BgpRoute> {
-        let mut out = BTreeMap::new();
-        let Some(speaker) = &self.speaker else { return out };
-        let mut after = None;
-        loop {
-            let page = speaker.routes(after, PAGE);
-            let Some(last) = page.last() else { return out };
-            after = Some(last.prefix);
-            for route in page {
-                let sent_to = speaker
-                    .explain(route.prefix)
-                    .map(|explained| {
-                        explained
-                            .sent
-                            .iter()
-                            .filter(|sent| sent.export == view::Export::Sent)
-                            .map(|sent| sent.peer.address)
-                            .collect()
-                    })
-                    .unwrap_or_default();
-                out.insert(route.prefix, bgp_route(route, sent_to));
-            }
-        }
+    fn bgp_of(&self, prefix: Prefix) -> Option<api::BgpRoute> {
+        let speaker = self.speaker.as_ref()?;
+        let route = speaker.best(prefix)?;
+        let explained = speaker.explain(prefix);
+        let sent = explained.iter().flat_map(|explained| &explained.sent);
+        let sent = sent.filter(|sent| sent.export == view::Export::Sent).map(|sent| sent.peer.address);
+        Some(bgp_route(route, sent.collect()))
     }
 
-    fn interface_names(&self) -> BTreeMap<u32, String> {
+    pub(super) fn interface_names(&self) -> BTreeMap<u32, String> {
         self.dataplane.links().map(|link| (link.ifindex, link.name.clone())).collect()
     }
 

@@ -11,7 +11,7 @@ use manx_bgp::{
 use manx_net::Prefix;
 
 use super::{Daemon, answers, log};
-use crate::api::Answer;
+use crate::{api::Answer, gather::Found};
 
 /// Session events that are remembered, of all peers together.
 const REMEMBERED: usize = 2048;
@@ -33,9 +33,12 @@ impl History {
 }
 
 impl Daemon {
-    pub(super) fn explain(&mut self, prefix: Prefix) -> Answer {
+    pub(super) fn explain(&self, found: Found) -> Answer {
+        let prefix = found.prefix;
         let view = self.speaker.as_ref().and_then(|speaker| speaker.explain(prefix));
-        let route = self.routes().routes.into_iter().find(|row| row.prefix == prefix);
+        let row = self.row(found, &self.interface_names());
+        let is_there = row.bgp.is_some() || row.wanted.is_some() || row.fib.is_some() || row.map.is_some();
+        let route = is_there.then_some(row);
         if view.is_none() && route.is_none() {
             return Answer::Unknown(format!(
                 "nobody has announced {prefix}, and this node has no route of its own for it"
@@ -50,21 +53,13 @@ impl Daemon {
         answers::json(&api::Explanation { node: self.node.clone(), prefix, paths, sent, route })
     }
 
-    pub(super) fn explain_address(&mut self, address: IpAddr) -> Answer {
-        let wanted = self.dataplane.map_routes();
-        let longest = (0..=Prefix::host(address).len())
-            .rev()
-            .filter_map(|len| Prefix::new(address, len))
-            .find(|prefix| {
-                wanted.iter().any(|route| route.prefix == *prefix)
-                    || self.speaker.as_ref().is_some_and(|speaker| speaker.explain(*prefix).is_some())
-            });
-        match longest {
-            Some(prefix) => self.explain(prefix),
-            None => Answer::Unknown(format!(
-                "no prefix that this node knows covers {address}; the kernel decides by its other routes"
-            )),
-        }
+    /// The longest prefix that this node knows and that covers the address.
+    pub(super) fn longest(&self, address: IpAddr) -> Option<Prefix> {
+        let lengths = (0..=Prefix::host(address).len()).rev();
+        lengths.filter_map(|len| Prefix::new(address, len)).find(|prefix| {
+            self.dataplane.map_route(*prefix).is_some()
+                || self.speaker.as_ref().is_some_and(|speaker| speaker.explain(*prefix).is_some())
+        })
     }
 
     pub(super) fn history_of(&self, peer: Option<IpAddr>) -> api::History {

@@ -1,0 +1,91 @@
+//! A question about a table of forty thousand routes delays nothing else that the daemon has to do.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use manx_api::Routes;
+use manx_tests::{
+    lab::Lab,
+    peers::{
+        Announced, Bird, Marks, Peer,
+        manx::{Manx, resources},
+    },
+    wait::eventually,
+};
+
+use crate::lab::{AS, HIGH, MIDDLE, POOLS};
+
+const ROUTES: usize = 40_000;
+const LOADED: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_long_answer_holds_up_neither_other_answers_nor_keepalives() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let peers: Vec<_> = HIGH.peers(AS).take(1).collect();
+    fs::write(lab.store().join("cluster.yaml"), resources(AS, &POOLS, &[MIDDLE.node(None)], &peers))?;
+    let mut speaking = HIGH.speaking(AS, &[(MIDDLE, AS)]);
+    speaking.routes = (0..ROUTES as u32)
+        .map(|n| Announced {
+            prefix: format!("{}/26", std::net::Ipv4Addr::from_bits((10 << 24) + (n << 6))),
+            next_hop: HIGH.ipv4().into(),
+            marks: Marks::default(),
+        })
+        .collect();
+    let _high = Peer::start(&Bird, HIGH.host(&mut lab)?, speaking, &lab.logs())?;
+    let node = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
+    // Own blocks of both families, and the pools' own entries in the map.
+    let expected = ROUTES + MIDDLE.blocks().len() + POOLS.len();
+    let routes = || -> Result<Routes> { Ok(serde_json::from_str(&node.host.sh("manxctl routes -o json")?)?) };
+    eventually("everything is in both sinks", LOADED, || {
+        let all = routes()?.routes;
+        let agree = all.iter().filter(|row| row.agree).count();
+        ensure!(all.len() == expected && agree == expected, "{} rows, {agree} as wanted", all.len());
+        Ok(())
+    })?;
+
+    let started = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let took = thread::scope(|scope| -> Result<Duration> {
+        let long = scope.spawn(|| routes().map(|all| (all, started.elapsed())));
+        while !long.is_finished() {
+            let asked = Instant::now();
+            node.peer(HIGH.ipv4().into())?;
+            slowest = slowest.max(asked.elapsed());
+        }
+        let (all, took) = long.join().map_err(|_| anyhow::anyhow!("the question panicked"))??;
+        let sorted = all.routes.is_sorted_by_key(|row| row.prefix);
+        ensure!(sorted && all.routes.len() == expected && all.next.is_none(), "{} rows", all.routes.len());
+        Ok(took)
+    })?;
+    println!("{expected} rows in {took:?}; meanwhile a status took {slowest:?} at most");
+    // A process of its own asks for each status, on a machine with other things to do.
+    ensure!(slowest < Duration::from_millis(400) && slowest < took / 2, "{slowest:?} of {took:?}");
+
+    // By pages it is the same table.
+    let whole = routes()?.routes;
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let query = after.map_or_else(String::new, |after| format!("&after={after}"));
+        let page = node.host.sh(&format!(
+            "curl -s --unix-socket /run/manx/manx.sock http://manxd/v1/routes?limit=15000{query}"
+        ))?;
+        let page: Routes = serde_json::from_str(&page)?;
+        ensure!(page.routes.len() <= 15_000, "{} rows", page.routes.len());
+        pages.extend(page.routes);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    ensure!(pages == whole, "{} rows by pages, {} at once", pages.len(), whole.len());
+
+    let explained = Instant::now();
+    let text = node.host.sh("manxctl explain 10.7.8.9")?;
+    ensure!(text.starts_with("10.7.8.0/26 on middle"), "{text}");
+    println!("an explanation took {:?}", explained.elapsed());
+    Ok(())
+}
