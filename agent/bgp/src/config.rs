@@ -146,7 +146,7 @@ impl fmt::Display for PeerKey {
 }
 
 /// One peer. What resets a session when it changes: `remote_as`, `local_as`, `local_address`, `families`,
-/// `extended_next_hop`, `hold_time` and `restart_time`, since OPEN says them, or the defaults in [`Config`] that stand for them. The rest
+/// `extended_next_hop`, `role`, `strict_role`, `hold_time` and `restart_time`, since OPEN says them, or the defaults in [`Config`] that stand for them. The rest
 /// takes effect on the running session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
@@ -166,6 +166,10 @@ pub struct PeerConfig {
     /// IPv4 routes may have IPv6 next hops, in both directions, if the peer offers it, too (RFC 8950). Over an IPv6
     /// session our own IPv4 next hop is then the session's address.
     pub extended_next_hop: bool,
+    /// What we are to a peer of another AS (RFC 9234). Without meaning within the AS.
+    pub role: Option<Role>,
+    /// With a role: a peer that names none is refused (RFC 9234 §4.2).
+    pub strict_role: bool,
     /// What we offer; what both offer is used.
     pub families: Vec<Family>,
     pub hold_time: Option<HoldTime>,
@@ -281,6 +285,8 @@ impl PeerConfig {
             dial: Dial::First,
             next_hop: NextHopMode::Auto,
             extended_next_hop: false,
+            role: None,
+            strict_role: false,
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             hold_time: None,
             keepalive_time: None,
@@ -318,6 +324,44 @@ pub enum Dial {
 impl Dial {
     /// How long a [`Dial::Later`] peer waits for the other side.
     pub const PATIENCE: Duration = Duration::from_secs(5);
+}
+
+/// Our part in the peering of two ASes (RFC 9234 §3.1); the number is the capability's (§4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// We carry the peer's traffic to anywhere.
+    Provider = 0,
+    RouteServer = 1,
+    RouteServerClient = 2,
+    /// The peer carries ours.
+    Customer = 3,
+    /// Each only to what is its own or its customers'.
+    Peer = 4,
+}
+
+impl Role {
+    pub const fn from_wire(value: u8) -> Option<Role> {
+        Some(match value {
+            0 => Role::Provider,
+            1 => Role::RouteServer,
+            2 => Role::RouteServerClient,
+            3 => Role::Customer,
+            4 => Role::Peer,
+            _ => return None,
+        })
+    }
+
+    /// What the other side must be (RFC 9234 §4.2).
+    pub const fn counterpart(self) -> Role {
+        match self {
+            Role::Provider => Role::Customer,
+            Role::RouteServer => Role::RouteServerClient,
+            Role::RouteServerClient => Role::RouteServer,
+            Role::Customer => Role::Provider,
+            Role::Peer => Role::Peer,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

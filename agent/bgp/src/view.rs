@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     PeerKey,
-    config::{Dial, Family},
+    config::{Dial, Family, Role},
     event::{NextHop, PathSource},
     policy::RuleName,
     time::Time,
@@ -144,6 +144,8 @@ pub struct NegotiatedView {
     pub extended_messages: bool,
     /// RFC 8950: IPv4 routes may have IPv6 next hops.
     pub extended_next_hop: bool,
+    /// What the peer says that it is to us (RFC 9234).
+    pub role: Option<Role>,
     /// Families in which several paths for a prefix are announced (RFC 7911).
     pub add_path: Vec<AddPathView>,
     pub graceful_restart: Option<GracefulRestartView>,
@@ -246,6 +248,8 @@ pub enum RefusedBy {
     ClusterLoop,
     /// Unspecified, loopback, multicast, or an address of our own.
     InvalidNextHop,
+    /// It should go to customers only, and comes from somebody who may not pass it on (RFC 9234 §5).
+    RouteLeak,
     /// The prefix lies where no route can lead: "this network", loopback, link-local, multicast, reserved
     /// (RFC 6890), or is an address of our own.
     InvalidPrefix,
@@ -292,6 +296,8 @@ pub struct AttributesView {
     pub large_communities: Vec<String>,
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Vec<Ipv4Addr>,
+    /// RFC 9234: which AS said that it should go to customers only.
+    pub only_to_customers: Option<u32>,
     /// Type codes of attributes that Manx passes on without knowing them.
     pub unknown: Vec<u8>,
 }
@@ -373,6 +379,8 @@ pub enum Export {
     LongLivedStale,
     /// We have no address of this family to announce as next hop.
     NoNextHop,
+    /// It should go to customers only, and the peer is none (RFC 9234 §5).
+    OnlyToCustomers,
     /// Its next hop is an IPv6 address, it is of IPv4, and the peer has not agreed to that (RFC 8950 §4).
     NextHopFamily,
     /// Its attributes do not fit into one message.

@@ -16,6 +16,8 @@ pub struct Outgoing {
     /// Beside a global next hop, the same interface's address on the link to these peers (RFC 2545 §3).
     pub link_local: Option<Ipv6Addr>,
     pub four_octet: bool,
+    /// RFC 9234 §5: the peer may pass it on to its customers alone, we say, unless somebody has said so before.
+    pub only_to_customers: Option<u32>,
     pub kind: OutgoingKind,
 }
 
@@ -125,6 +127,9 @@ pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) 
     if !attributes.large.is_empty() {
         let value: Vec<u8> = attributes.large.iter().flatten().flat_map(|c| c.to_be_bytes()).collect();
         put_attribute(out, OPTIONAL_TRANSITIVE, code::LARGE_COMMUNITIES, &value);
+    }
+    if let Some(number) = attributes.only_to_customers.or(outgoing.only_to_customers) {
+        put_attribute(out, OPTIONAL_TRANSITIVE, code::ONLY_TO_CUSTOMERS, &number.to_be_bytes());
     }
     for unknown in &attributes.unknown {
         // RFC 4271 §9: Partial, for we did not know what it says.

@@ -34,6 +34,7 @@ pub mod code {
     pub const AS4_AGGREGATOR: u8 = 18;
     pub const AIGP: u8 = 26;
     pub const LARGE_COMMUNITIES: u8 = 32;
+    pub const ONLY_TO_CUSTOMERS: u8 = 35;
     pub const PREFIX_SID: u8 = 40;
 }
 
@@ -57,6 +58,7 @@ pub fn name(code: u8) -> std::borrow::Cow<'static, str> {
         code::AS4_AGGREGATOR => "AS4_AGGREGATOR",
         code::AIGP => "AIGP",
         code::LARGE_COMMUNITIES => "LARGE_COMMUNITY",
+        code::ONLY_TO_CUSTOMERS => "ONLY_TO_CUSTOMER",
         code::PREFIX_SID => "PREFIX_SID",
         other => return std::borrow::Cow::Owned(format!("attribute {other}")),
     })
@@ -98,6 +100,8 @@ pub struct Attributes {
     pub originator_id: Option<Ipv4Addr>,
     /// Never from eBGP. The reflector nearest to us first.
     pub cluster_list: Box<[Ipv4Addr]>,
+    /// RFC 9234 §5: the AS that said so.
+    pub only_to_customers: Option<u32>,
     /// Optional transitive ones, in the order of their codes.
     pub unknown: Box<[Unknown]>,
     /// The set that the peer sent, where our rules made this one of it.
@@ -130,6 +134,7 @@ impl Attributes {
             large: Box::default(),
             originator_id: None,
             cluster_list: Box::default(),
+            only_to_customers: None,
             unknown: Box::default(),
             received: None,
         }
@@ -165,6 +170,7 @@ impl Attributes {
             large_communities: self.large.iter().map(|[a, b, c]| format!("{a}:{b}:{c}")).collect(),
             originator_id: self.originator_id,
             cluster_list: self.cluster_list.to_vec(),
+            only_to_customers: self.only_to_customers,
             unknown: self.unknown.iter().map(|u| u.code).collect(),
         }
     }

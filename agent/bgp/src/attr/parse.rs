@@ -117,6 +117,7 @@ pub struct Parsed<'a> {
     pub large: Box<[[u32; 3]]>,
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Box<[Ipv4Addr]>,
+    pub only_to_customers: Option<u32>,
     pub unknown: Vec<Unknown>,
     pub mp_reach: Option<MpReach<'a>>,
     pub mp_unreach: Option<MpUnreach<'a>>,
@@ -186,6 +187,7 @@ impl Parsed<'_> {
             large: self.large.clone(),
             originator_id: self.originator_id,
             cluster_list: self.cluster_list.clone(),
+            only_to_customers: self.only_to_customers,
             unknown: self.unknown.clone().into_boxed_slice(),
             received: None,
         })
@@ -206,7 +208,8 @@ impl AttributeError {
     }
 }
 
-/// The flags an attribute must have, and what an error in it costs (RFC 7606 §7, RFC 8092 §6, RFC 8669 §6). `None`: unknown.
+/// The flags an attribute must have, and what an error in it costs (RFC 7606 §7, RFC 8092 §6, RFC 8669 §6, RFC 9234 §5).
+/// `None`: unknown.
 fn rule(code: u8) -> Option<(u8, Outcome)> {
     use Outcome::{Discard, TreatAsWithdraw};
     use flag::{OPTIONAL, TRANSITIVE};
@@ -217,9 +220,10 @@ fn rule(code: u8) -> Option<(u8, Outcome)> {
             (OPTIONAL | TRANSITIVE, Discard)
         }
         code::AIGP => (OPTIONAL, Discard),
-        code::COMMUNITIES | code::EXTENDED_COMMUNITIES | code::LARGE_COMMUNITIES => {
-            (OPTIONAL | TRANSITIVE, TreatAsWithdraw)
-        }
+        code::COMMUNITIES
+        | code::EXTENDED_COMMUNITIES
+        | code::LARGE_COMMUNITIES
+        | code::ONLY_TO_CUSTOMERS => (OPTIONAL | TRANSITIVE, TreatAsWithdraw),
         code::MED | code::ORIGINATOR_ID | code::CLUSTER_LIST | code::MP_REACH | code::MP_UNREACH => {
             (OPTIONAL, TreatAsWithdraw)
         }
@@ -359,6 +363,7 @@ fn read(parsed: &mut Parsed<'_>, code: u8, value: &[u8], reading: Reading) -> Re
                 })
                 .collect();
         }
+        code::ONLY_TO_CUSTOMERS => parsed.only_to_customers = Some(number()?),
         code::ORIGINATOR_ID => parsed.originator_id = Some(Ipv4Addr::from_bits(number()?)),
         code::CLUSTER_LIST => {
             parsed.cluster_list =

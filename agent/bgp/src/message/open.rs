@@ -18,6 +18,7 @@ mod capability {
     pub const ROUTE_REFRESH: u8 = 2;
     pub const EXTENDED_NEXT_HOP: u8 = 5;
     pub const EXTENDED_MESSAGES: u8 = 6;
+    pub const ROLE: u8 = 9;
     pub const GRACEFUL_RESTART: u8 = 64;
     pub const FOUR_OCTET_AS: u8 = 65;
     pub const ADD_PATH: u8 = 69;
@@ -53,6 +54,7 @@ pub struct Capabilities {
     pub extended_messages: bool,
     /// RFC 8950 §4, of the one pair that Manx knows: IPv4 unicast with IPv6 next hops.
     pub extended_next_hop: bool,
+    pub role: OfferedRole,
     pub graceful_restart: Option<GracefulRestartCapability>,
     pub long_lived: Vec<LongLived>,
     pub add_path: Vec<AddPathOffer>,
@@ -66,6 +68,16 @@ pub struct AddPathOffer {
     pub receive: bool,
     /// Announces several.
     pub send: bool,
+}
+
+/// RFC 9234 §4.1, as the octet stands there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OfferedRole {
+    #[default]
+    None,
+    One(u8),
+    /// Several that differ, for the session to refuse.
+    Contradictory,
 }
 
 /// RFC 9494 §3, of one family.
@@ -137,6 +149,15 @@ impl Capabilities {
                 let (tuples, _) = value.as_chunks::<6>();
                 self.extended_next_hop |= tuples.contains(&IPV4_BY_IPV6);
             }
+            capability::ROLE => {
+                // A value of another length is no role.
+                let [role] = *value else { return };
+                self.role = match self.role {
+                    OfferedRole::None => OfferedRole::One(role),
+                    OfferedRole::One(other) if other == role => OfferedRole::One(role),
+                    _ => OfferedRole::Contradictory,
+                };
+            }
             capability::FOUR_OCTET_AS => {
                 let parsed: IResult<&[u8], u32> = be_u32.parse(value);
                 if let Ok(([], number)) = parsed {
@@ -207,6 +228,9 @@ impl Capabilities {
         }
         if self.extended_messages {
             out.put_slice(&[capability::EXTENDED_MESSAGES, 0]);
+        }
+        if let OfferedRole::One(role) = self.role {
+            out.put_slice(&[capability::ROLE, 1, role]);
         }
         if let Some(restart) = &self.graceful_restart {
             out.put_slice(&[capability::GRACEFUL_RESTART, 2 + 4 * restart.families.len() as u8]);
@@ -350,6 +374,7 @@ mod tests {
                 enhanced_refresh: true,
                 extended_messages: true,
                 extended_next_hop: true,
+                role: OfferedRole::One(3),
                 graceful_restart: Some(GracefulRestartCapability {
                     restarting: true,
                     notifications: true,

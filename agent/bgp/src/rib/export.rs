@@ -16,7 +16,7 @@ use crate::{
         Attributes,
         encode::{Outgoing, OutgoingKind},
     },
-    config::{ExportRule, Family, NextHopMode, WellKnown},
+    config::{ExportRule, Family, NextHopMode, Role, WellKnown},
     policy::{Candidate, Change, Community, Rules, Verdict, changed},
     view::Export,
 };
@@ -31,6 +31,8 @@ pub struct GroupKey {
     pub self_next_hop: Option<IpAddr>,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Ours, to a peer of another AS (RFC 9234).
+    pub role: Option<Role>,
     /// Beside a global [`Self::self_next_hop`], our address on the link to these peers (RFC 2545 §3).
     pub link_local: Option<Ipv6Addr>,
     pub cluster_id: Ipv4Addr,
@@ -155,6 +157,12 @@ pub fn verdict(
     {
         return Export::NoExport;
     }
+    // RFC 9234 §5: what has come from a provider, a peer or a route server goes to none of them.
+    if attributes.only_to_customers.is_some()
+        && matches!(key.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient))
+    {
+        return Export::OnlyToCustomers;
+    }
     if !key.long_lived && attributes.has_community(WellKnown::LLGR_STALE) {
         return Export::LongLivedStale;
     }
@@ -209,7 +217,13 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
     // RFC 2545 §3: both addresses only of what is on the link; of others' next hops we do not know a second one.
     let ours = Some(next_hop) == key.self_next_hop;
     let link_local = key.link_local.filter(|&address| ours && IpAddr::V6(address) != next_hop);
-    Some(Outgoing { next_hop, link_local, four_octet: key.four_octet, kind })
+    let only_to_customers = match (key.kind, key.role) {
+        (PeerKind::Ebgp { local_as }, Some(Role::Provider | Role::Peer | Role::RouteServer)) => {
+            Some(local_as.get())
+        }
+        _ => None,
+    };
+    Some(Outgoing { next_hop, link_local, four_octet: key.four_octet, only_to_customers, kind })
 }
 
 /// Do both sets, from one source, leave as the same bytes (behaviour 48)?
@@ -234,6 +248,7 @@ pub fn leaves_alike(
         && a.extended == b.extended
         && a.large == b.large
         && a.unknown == b.unknown
+        && a.only_to_customers == b.only_to_customers
         && (ebgp || (inside(a) == inside(b) && a.cluster_list == b.cluster_list))
         && (source.is_some() || a.med == b.med)
 }
@@ -266,6 +281,7 @@ mod tests {
             next_hop_mode,
             self_next_hop: Some("10.0.0.1".parse().unwrap()),
             extended_next_hop: false,
+            role: None,
             link_local: None,
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
             four_octet: true,

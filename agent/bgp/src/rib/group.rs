@@ -578,6 +578,7 @@ mod tests {
             next_hop_mode: NextHopMode::Auto,
             self_next_hop: None,
             extended_next_hop: false,
+            role: None,
             link_local: None,
             cluster_id: Ipv4Addr::LOCALHOST,
             four_octet: true,

@@ -83,11 +83,12 @@ const LOST: [LostAt; 12] = [
     LostAt::PeerAddress,
     LostAt::PathId,
 ];
-const REFUSED: [RefusedBy; 6] = [
+const REFUSED: [RefusedBy; 7] = [
     RefusedBy::AsLoop,
     RefusedBy::OriginatorIsUs,
     RefusedBy::ClusterLoop,
     RefusedBy::InvalidNextHop,
+    RefusedBy::RouteLeak,
     RefusedBy::InvalidPrefix,
     RefusedBy::Filter,
 ];

@@ -1,5 +1,5 @@
 //! What an OPEN says of us, what the peer's must say, and what both together mean (RFC 4271 §4.2 and §6.2, RFC
-//! 4724 §3, RFC 6286, RFC 6793).
+//! 4724 §3, RFC 6286, RFC 6793, RFC 9234 §4).
 
 use std::net::Ipv4Addr;
 
@@ -7,10 +7,10 @@ use bytes::{BufMut, BytesMut};
 use manx_net::Asn;
 
 use crate::{
-    config::{Config, Family, PeerConfig, PerFamily},
+    config::{Config, Family, PeerConfig, PerFamily, Role},
     message::{
         notification::Notification,
-        open::{AddPathOffer, Capabilities, GracefulRestartCapability, LongLived, Open},
+        open::{AddPathOffer, Capabilities, GracefulRestartCapability, LongLived, OfferedRole, Open},
     },
     view::{AddPathView, GracefulRestartView, NegotiatedView},
 };
@@ -25,6 +25,9 @@ pub struct Ours {
     pub families: Vec<Family>,
     /// RFC 8950.
     pub extended_next_hop: bool,
+    /// RFC 9234; only towards another AS.
+    pub role: Option<Role>,
+    pub strict_role: bool,
     /// Seconds; `None`: the capability is not announced.
     pub restart_time: Option<u16>,
     /// RFC 8538.
@@ -49,8 +52,13 @@ impl Ours {
         let mut families = peer.families.clone();
         families.sort();
         families.dedup();
+        let local_as = peer.local_as.unwrap_or(config.local_as);
+        // RFC 9234 §4: within an AS there are no roles.
+        let role = peer.role.filter(|_| local_as != peer.remote_as);
         Ours {
-            local_as: peer.local_as.unwrap_or(config.local_as),
+            local_as,
+            role,
+            strict_role: role.is_some() && peer.strict_role,
             remote_as: peer.remote_as,
             router_id: config.router_id,
             hold_time: peer.hold_time.unwrap_or(config.hold_time).seconds(),
@@ -85,6 +93,7 @@ impl Ours {
                 enhanced_refresh: true,
                 extended_messages: true,
                 extended_next_hop: self.extended_next_hop,
+                role: self.role.map_or(OfferedRole::None, |role| OfferedRole::One(role as u8)),
                 graceful_restart: self.restart_time.map(|restart_time| GracefulRestartCapability {
                     restarting,
                     notifications: self.after_notification,
@@ -123,6 +132,7 @@ impl Ours {
         if theirs.identifier.is_unspecified() || (same_id && !self.is_ebgp()) {
             return Err(Notification::new(2, 3, &[]));
         }
+        let role = self.role_of(theirs)?;
         let families: Vec<Family> =
             self.families.iter().copied().filter(|&family| theirs.capabilities.carries(family)).collect();
         if families.is_empty() {
@@ -164,8 +174,33 @@ impl Ours {
                     receive: self.add_path.receive && theirs.send,
                 })
             }),
+            role,
             remote_id: theirs.identifier,
         })
+    }
+
+    /// What the peer says that it is, if it says so (RFC 9234 §4.2). Without a role of our own whatever it says is as
+    /// good as any other.
+    fn role_of(&self, theirs: &Open) -> Result<Option<Role>, Notification> {
+        let mismatch = Err(Notification::new(2, 11, &[]));
+        if !self.is_ebgp() {
+            return Ok(None);
+        }
+        match (theirs.capabilities.role, self.role) {
+            (OfferedRole::Contradictory, _) => mismatch,
+            (OfferedRole::None, _) => {
+                if self.strict_role {
+                    mismatch
+                } else {
+                    Ok(None)
+                }
+            }
+            (OfferedRole::One(said), None) => Ok(Role::from_wire(said)),
+            (OfferedRole::One(said), Some(ours)) => match Role::from_wire(said) {
+                Some(theirs) if theirs == ours.counterpart() => Ok(Some(theirs)),
+                _ => mismatch,
+            },
+        }
     }
 }
 
@@ -188,6 +223,8 @@ pub struct Negotiated {
     /// The peer's, if both announced it; for no longer than we ask for ourselves.
     pub long_lived: Vec<LongLived>,
     pub add_path: PerFamily<AddPathUse>,
+    /// The peer's, if it said so (RFC 9234).
+    pub role: Option<Role>,
     pub remote_id: Ipv4Addr,
 }
 
@@ -232,6 +269,7 @@ impl Negotiated {
             enhanced_refresh: self.enhanced_refresh,
             extended_messages: self.extended_messages,
             extended_next_hop: self.extended_next_hop,
+            role: self.role,
             add_path: self.families.iter().filter_map(|&family| self.add_path_view(family)).collect(),
             graceful_restart: self.restart.as_ref().map(|restart| GracefulRestartView {
                 restarting: restart.restarting,
@@ -322,6 +360,45 @@ mod tests {
             assert_eq!(agreed.add_path[Family::Ipv6Unicast], bits(expected), "{mine} {offered}");
             assert_eq!(agreed.add_path[Family::Ipv4Unicast], AddPathUse::default());
         }
+    }
+
+    /// RFC 9234 §4.2.
+    #[test]
+    fn roles_that_do_not_fit_are_refused_and_a_missing_one_where_that_is_wanted() {
+        let with = |role, strict_role| Ours { role, strict_role, ..ours(64513, 64512) };
+        let saying = |role| theirs(|o| o.capabilities.role = role);
+        let all = [Role::Provider, Role::RouteServer, Role::RouteServerClient, Role::Customer, Role::Peer];
+        for ours in all {
+            for theirs in all {
+                let answer = with(Some(ours), true).negotiate(&saying(OfferedRole::One(theirs as u8)));
+                if [(0, 3), (3, 0), (1, 2), (2, 1), (4, 4)].contains(&(ours as u8, theirs as u8)) {
+                    assert_eq!(answer.unwrap().role, Some(theirs));
+                } else {
+                    let error = answer.unwrap_err();
+                    assert_eq!((error.code, error.subcode), (2, 11), "{ours:?} {theirs:?}");
+                }
+            }
+            assert_eq!(refusal(&with(Some(ours), false), &saying(OfferedRole::One(5))), (2, 11));
+        }
+        assert_eq!(refusal(&with(None, false), &saying(OfferedRole::Contradictory)), (2, 11));
+        assert_eq!(refusal(&with(Some(Role::Peer), true), &saying(OfferedRole::None)), (2, 11));
+        assert_eq!(with(Some(Role::Peer), false).negotiate(&saying(OfferedRole::None)).unwrap().role, None);
+        assert_eq!(with(None, true).role_of(&saying(OfferedRole::One(77))).unwrap(), None);
+    }
+
+    /// RFC 9234 §4: roles are between ASes, and each is in the OPEN once.
+    #[test]
+    fn a_role_is_said_to_another_as_alone() {
+        for (remote_as, expected) in [(64512, OfferedRole::None), (64513, OfferedRole::One(0))] {
+            let config = Config::new(Asn::CALICO_DEFAULT, Ipv4Addr::new(10, 0, 0, 1));
+            let mut peer = PeerConfig::new("10.0.0.2".parse().unwrap(), Asn::new(remote_as).unwrap());
+            (peer.role, peer.strict_role) = (Some(Role::Provider), true);
+            let ours = Ours::new(&config, &peer);
+            assert_eq!(ours.open(false, false).capabilities.role, expected);
+            assert_eq!(ours.strict_role, remote_as == 64513);
+        }
+        let ibgp = ours(64512, 64512);
+        assert!(ibgp.negotiate(&theirs(|o| o.capabilities.role = OfferedRole::Contradictory)).is_ok());
     }
 
     /// Behaviour 22.

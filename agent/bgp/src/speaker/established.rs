@@ -122,6 +122,7 @@ impl Speaker {
                 next_hop_mode: peer.config.next_hop,
                 self_next_hop,
                 extended_next_hop: negotiated.extended_next_hop,
+                role: peer.ours.role,
                 link_local: connection.link_local.filter(|_| self_next_hop.is_some_and(|own| own.is_ipv6())),
                 cluster_id,
                 four_octet: negotiated.four_octet,

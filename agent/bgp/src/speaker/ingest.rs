@@ -12,7 +12,7 @@ use crate::{
         Attributes,
         parse::{Outcome, Reading},
     },
-    config::{Family, PerFamily},
+    config::{Family, PerFamily, Role},
     message::update::{Prefixes, Update},
     rib::{
         Kept,
@@ -120,7 +120,12 @@ impl Speaker {
         prefixes: Prefixes<'_, P>,
         attributes: Option<Attributes>,
     ) {
-        let Some(attributes) = attributes else { return self.withdraw_all(slot, prefixes) };
+        let Some(mut attributes) = attributes else { return self.withdraw_all(slot, prefixes) };
+        // RFC 9234 §5, whatever the peer says of its role: ours says what it is to us.
+        let ours = self.peer_at(slot).map(|peer| (peer.ours.role, peer.ours.remote_as.get()));
+        if let Some((Some(Role::Customer | Role::Peer | Role::RouteServerClient), remote_as)) = ours {
+            attributes.only_to_customers.get_or_insert(remote_as);
+        }
         let refused = self.refuses(slot, &attributes);
         let Some(key) = self.peer_at(slot).map(|peer| peer.config.key()) else { return };
         let next_hop = match refused {
@@ -141,6 +146,16 @@ impl Speaker {
     /// Behaviours 35, 40 and 47, as far as the attributes show it: such a route replaces what the peer announced before, and is not considered.
     fn refuses(&self, slot: PeerSlot, attributes: &Attributes) -> Option<RefusedBy> {
         let peer = self.peer_at(slot)?;
+        if let Some(number) = attributes.only_to_customers {
+            let leaked = match peer.ours.role {
+                Some(Role::Provider | Role::RouteServer) => true,
+                Some(Role::Peer) => number != peer.ours.remote_as.get(),
+                _ => false,
+            };
+            if leaked {
+                return Some(RefusedBy::RouteLeak);
+            }
+        }
         let own = [peer.ours.local_as, self.config.local_as];
         let allowed = usize::from(peer.config.allow_local_as);
         if own.iter().any(|&number| attributes.as_path.count(number) > allowed) {

@@ -28,12 +28,12 @@ fn attributes() -> impl Strategy<Value = Attributes> {
     let many = |n| prop::collection::vec(any::<u32>(), 0..n);
     let first = (0u8..3, numbers, any::<u32>(), any::<Option<u32>>(), any::<Option<u32>>(), any::<bool>());
     let second = (any::<Option<(u16, u32)>>(), many(70), prop::collection::vec(any::<u64>(), 0..9), many(9));
-    let third = (any::<Option<u32>>(), many(5), prop::collection::vec(any::<u8>(), 0..400));
+    let third = (any::<[Option<u32>; 2]>(), many(5), prop::collection::vec(any::<u8>(), 0..400));
     (first, second, third).prop_map(
         |(
             (origin, path, hop, med, pref, atomic),
             (aggregator, communities, extended, large),
-            (id, list, unknown),
+            ([id, only_to_customers], list, unknown),
         )| {
             Attributes {
                 origin: [Origin::Igp, Origin::Egp, Origin::Incomplete][usize::from(origin)],
@@ -48,6 +48,7 @@ fn attributes() -> impl Strategy<Value = Attributes> {
                 large: large.chunks_exact(3).map(|c| [c[0], c[1], c[2]]).collect(),
                 originator_id: id.map(Ipv4Addr::from_bits),
                 cluster_list: list.into_iter().map(Ipv4Addr::from_bits).collect(),
+                only_to_customers,
                 unknown: if unknown.is_empty() {
                     Box::default()
                 } else {
@@ -68,7 +69,7 @@ proptest! {
         let cluster_id = Ipv4Addr::new(8, 8, 8, 8);
         let kind = OutgoingKind::Reflected { originator, cluster_id };
         let mut wire = bytes::BytesMut::new();
-        encode(&mut wire, &attributes, &Outgoing { next_hop: attributes.next_hop, link_local: None, four_octet, kind });
+        encode(&mut wire, &attributes, &Outgoing { next_hop: attributes.next_hop, link_local: None, only_to_customers: None, four_octet, kind });
         let parsed = parse(&wire, Reading { ebgp: false, four_octet, add_path: PerFamily::both(false), extended_next_hop: true }).unwrap();
         prop_assert_eq!(&parsed.errors, &[]);
         let mut expected = attributes.clone();

@@ -16,6 +16,7 @@ mod pace;
 mod policy;
 mod reflection;
 mod restart;
+mod roles;
 mod script;
 mod seed_story;
 mod state_machine;

@@ -90,7 +90,11 @@ impl Script {
     }
 
     pub fn accept(&mut self) -> ConnId {
-        let (local, remote) = (SocketAddr::new(ip(US), 179), SocketAddr::new(ip(THEM), 40000));
+        self.accept_from(THEM)
+    }
+
+    pub fn accept_from(&mut self, remote: &str) -> ConnId {
+        let (local, remote) = (SocketAddr::new(ip(US), 179), SocketAddr::new(ip(remote), 40000));
         let conn = self.speaker.accept(local, remote, self.now).unwrap();
         self.drain();
         conn

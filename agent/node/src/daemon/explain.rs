@@ -140,6 +140,7 @@ fn refused_by(by: RefusedBy) -> &'static str {
         RefusedBy::OriginatorIsUs => "we brought it into the AS (ORIGINATOR_ID)",
         RefusedBy::ClusterLoop => "it has passed our cluster already (CLUSTER_LIST)",
         RefusedBy::InvalidNextHop => "its next hop is no address to forward to, or our own",
+        RefusedBy::RouteLeak => "a route leak: it was to go to customers only (OTC, RFC 9234)",
         RefusedBy::InvalidPrefix => "no route can lead to this prefix, or it is an address of our own",
         RefusedBy::Filter => "by a filter",
     }
@@ -194,6 +195,7 @@ fn export(export: Export) -> &'static str {
         Export::NoExport => "community NO_EXPORT, and the peer is another AS",
         Export::Filter => "by a filter",
         Export::LongLivedStale => "kept long after its peer was lost, and this peer does not speak RFC 9494",
+        Export::OnlyToCustomers => "it is to go to customers only (OTC, RFC 9234), and the peer is none",
         Export::NextHopFamily => {
             "its next hop is an IPv6 address, and the peer has not agreed to that for IPv4 (RFC 8950)"
         }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
     Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, NextHopMode, Originated, PeerConfig,
-    PoolRule,
+    PoolRule, Role,
 };
 use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
 use manx_net::Prefix;
@@ -96,6 +96,8 @@ fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
             resources::NextHopMode::Keep => NextHopMode::Keep,
         },
         extended_next_hop: peer.extended_next_hop,
+        role: peer.local_role.map(role),
+        strict_role: peer.strict_role,
         families,
         // Both are seconds in OPEN's or the timer's field; the resources' reader bounds them lower.
         keepalive_time: peer.keepalive_time.map(|seconds| u16::try_from(seconds).unwrap_or(u16::MAX)),
@@ -110,6 +112,16 @@ fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
             accepted_only: max.accepted_only,
         }),
         ..PeerConfig::new(peer.address, peer.as_number)
+    }
+}
+
+fn role(role: resources::Role) -> Role {
+    match role {
+        resources::Role::Provider => Role::Provider,
+        resources::Role::RsServer => Role::RouteServer,
+        resources::Role::RsClient => Role::RouteServerClient,
+        resources::Role::Customer => Role::Customer,
+        resources::Role::Peer => Role::Peer,
     }
 }
 
