@@ -192,7 +192,7 @@ impl Group {
     }
 
     /// Drops what every member has passed.
-    fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         let first = self.cursors.keys().next().copied().unwrap_or_else(|| self.end());
         let passed = first.saturating_sub(self.base) as usize;
         self.log.drain(..passed.min(self.log.len()));

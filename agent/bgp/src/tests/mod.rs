@@ -1,6 +1,8 @@
 //! Speakers against each other over a simulated network in virtual time ([`network`]), and one speaker against a
 //! peer that a test plays message by message ([`script`]).
 
+mod add_path;
+mod add_path_histories;
 mod any_bytes;
 mod attribute_errors;
 mod collision;
@@ -8,8 +10,10 @@ mod convergence;
 mod dynamic;
 mod export_by_group;
 mod extended_next_hop;
+mod hub;
 mod limits;
 mod long_lived;
+mod multipath;
 mod network;
 mod outputs;
 mod pace;
