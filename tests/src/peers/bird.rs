@@ -38,6 +38,12 @@ impl Program for Bird {
         learned(&host.sh(&format!("birdc show route {prefix} primary all"))?)
     }
 
+    fn only_to_customers(&self, host: &Host, prefix: &str) -> Result<Option<u32>> {
+        let text = host.sh(&format!("birdc show route {prefix} primary all"))?;
+        let found = text.lines().find_map(|line| line.trim().strip_prefix("BGP.otc:"));
+        found.map(|number| number.trim().parse().with_context(|| text.clone())).transpose()
+    }
+
     fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()> {
         host.sh(&format!("birdc reload in {}", name_of(neighbour))).map(drop)
     }
@@ -92,6 +98,9 @@ fn config(speaking: &Speaking) -> String {
         );
         if speaking.side == Side::Listens {
             out.push_str("  passive on;\n");
+        }
+        if let Some(role) = speaking.role {
+            let _ = writeln!(out, "  local role {role};");
         }
         if speaking.two_octets {
             out.push_str("  enable as4 off;\n");

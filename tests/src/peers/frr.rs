@@ -51,6 +51,13 @@ impl Program for Frr {
         learned(best).with_context(|| format!("not as FRR prints a path: {best}"))
     }
 
+    fn only_to_customers(&self, host: &Host, prefix: &str) -> Result<Option<u32>> {
+        let text = vtysh(host, "bgpd", &format!("show bgp {} unicast {prefix}", family(prefix)))?;
+        let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == ',').collect();
+        let found = words.iter().position(|word| *word == "otc").and_then(|at| words.get(at + 1));
+        found.map(|number| number.parse().with_context(|| text.clone())).transpose()
+    }
+
     fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()> {
         let family = family_of(neighbour);
         vtysh(host, "bgpd", &format!("clear bgp {family} unicast {neighbour} in")).map(drop)
@@ -105,6 +112,9 @@ fn config(speaking: &Speaking) -> String {
         );
         if speaking.side == Side::Listens {
             let _ = writeln!(out, " neighbor {address} passive");
+        }
+        if let Some(role) = speaking.role {
+            let _ = writeln!(out, " neighbor {address} local-role {role}");
         }
         if speaking.ipv4_by_ipv6 {
             let _ = writeln!(out, " neighbor {address} capability extended-nexthop");

@@ -36,6 +36,8 @@ pub struct Speaking {
     pub two_octets: bool,
     /// IPv4 over the IPv6 sessions, with IPv6 next hops (RFC 8950), and into the kernel. Not every program can be told so.
     pub ipv4_by_ipv6: bool,
+    /// What it is to its neighbours (RFC 9234). Not every program can be told so.
+    pub role: Option<&'static str>,
     pub neighbours: Vec<Neighbour>,
     pub routes: Vec<Announced>,
 }
@@ -107,6 +109,11 @@ pub trait Program: fmt::Debug + Sync {
     /// The best path to `prefix`, or the error that there is none.
     fn learned(&self, host: &Host, prefix: &str) -> Result<Learned>;
 
+    /// The AS that says of the best path to `prefix` that it should go to customers only (RFC 9234 §5).
+    fn only_to_customers(&self, _host: &Host, prefix: &str) -> Result<Option<u32>> {
+        anyhow::bail!("{} does not say who may have {prefix}", self.name())
+    }
+
     /// Whether it ever sends a ROUTE-REFRESH of its own.
     fn asks_for_refresh(&self) -> bool {
         true
@@ -164,6 +171,10 @@ impl Peer {
 
     pub fn learned(&self, prefix: &str) -> Result<Learned> {
         self.program.learned(&self.host, prefix).with_context(|| format!("{}: {prefix}", self.program.name()))
+    }
+
+    pub fn only_to_customers(&self, prefix: &str) -> Result<Option<u32>> {
+        self.program.only_to_customers(&self.host, prefix)
     }
 
     pub fn ask_for_refresh(&self, neighbour: IpAddr) -> Result<()> {

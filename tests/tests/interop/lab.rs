@@ -109,6 +109,7 @@ impl Place {
             side: Side::Both,
             two_octets: false,
             ipv4_by_ipv6: false,
+            role: None,
             neighbours: others.iter().flat_map(to).collect(),
             routes: own
                 .map(|(prefix, next_hop)| Announced { prefix, next_hop, marks: self.marks() })
