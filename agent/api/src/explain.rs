@@ -96,7 +96,9 @@ pub struct HistoryEvent {
     pub port: u16,
     pub from: super::SessionState,
     pub to: super::SessionState,
-    /// NOTIFICATIONs by name, with the peer's text.
+    /// NOTIFICATIONs by name, with their text.
     pub cause: String,
+    /// The NOTIFICATION that ended the connection, from whichever side.
+    pub notification: Option<super::NotificationStatus>,
     pub dialled_by: Option<super::Dialler>,
 }

@@ -12,7 +12,8 @@ pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, In
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, PeerKind, PeerStatus, SessionState,
+    Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, Ordered, PeerKind, PeerStatus,
+    SessionState,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// The socket that manxd serves and manxctl asks, if neither is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/manx/manx.sock";
 
-/// The paths that the local API answers, all by GET.
+/// The paths that the local API answers: by GET, but for the orders.
 pub mod path {
     /// [`super::NodeStatus`]
     pub const STATUS: &str = "/v1/status";
@@ -36,6 +37,13 @@ pub mod path {
     pub const DATAPLANE: &str = "/v1/dataplane";
     /// [`super::Counters`]
     pub const COUNTERS: &str = "/v1/dataplane/counters";
+    /// By POST, `?peer=`: asks the peer for its routes again (RFC 2918). [`super::Ordered`]
+    pub const REFRESH: &str = "/v1/peers/refresh";
+    /// By POST, `?peer=&text=`: ends the session and opens none until [`ENABLE`], or until manxd starts again.
+    /// [`super::Ordered`]
+    pub const DISABLE: &str = "/v1/peers/disable";
+    /// By POST, `?peer=`: [`super::Ordered`]
+    pub const ENABLE: &str = "/v1/peers/enable";
 }
 
 /// The body of every answer that is not a success.

@@ -147,6 +147,17 @@ pub struct NotificationStatus {
     pub at: String,
     pub code: u8,
     pub subcode: u8,
-    /// Such as "Cease/Connection Collision Resolution".
+    /// Such as "Cease / Connection Collision Resolution".
     pub name: String,
+    /// The shutdown communication (RFC 9003), control characters escaped.
+    pub text: Option<String>,
+}
+
+/// An order that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ordered {
+    pub node: String,
+    /// The peers that it was about: more than one if several have the address, on ports of their own.
+    pub peers: Vec<SocketAddr>,
 }

@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use manx_api::ApiError;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,15 @@ pub enum AskError {
 
 /// `GET path` from the daemon behind `socket`.
 pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    request(socket, Method::GET, path)
+}
+
+/// `POST path`: the daemon is to do something.
+pub fn order<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    request(socket, Method::POST, path)
+}
+
+fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, AskError> {
     let name = socket.display().to_string();
     let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
         socket: name.clone(),
@@ -44,7 +53,7 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError
         .enable_all()
         .build()
         .map_err(|e| transport(e.into()))?;
-    let (status, body) = runtime.block_on(get(socket, path))?;
+    let (status, body) = runtime.block_on(send(socket, method, path))?;
     if !status.is_success() {
         let reason =
             serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
@@ -53,7 +62,7 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError
     serde_json::from_slice(&body).map_err(|source| AskError::Answer { socket: name, source })
 }
 
-async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError> {
+async fn send(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), AskError> {
     let name = socket.display().to_string();
     let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
         socket: name.clone(),
@@ -69,7 +78,9 @@ async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), AskError>
         )?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| transport(e.into()))?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, "manxd")
         .body(Empty::<Bytes>::new())
         .map_err(|e| transport(e.into()))?;

@@ -82,6 +82,7 @@ mod tests {
                     from: SessionState::Established,
                     to: SessionState::Active,
                     cause: "NOTIFICATION received: Cease / Peer De-configured".into(),
+                    notification: None,
                     dialled_by: Some(Dialler::Local),
                 }],
                 forgotten: 3,

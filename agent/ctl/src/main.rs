@@ -12,6 +12,7 @@ mod history;
 mod input;
 mod node_status;
 mod output;
+mod peer;
 mod plan;
 mod routes;
 mod table;
@@ -59,6 +60,9 @@ enum Command {
     Explain(explain::Args),
     /// Show what became of the sessions, when, and why
     History(history::Args),
+    /// Tell the manxd of this node what to do about a peer
+    #[command(subcommand)]
+    Peer(peer::Command),
     /// Ask the manxd of this node about its eBPF programs
     #[command(subcommand)]
     Dataplane(dataplane::Command),
@@ -89,6 +93,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Routes(args) => routes::run(args, &cli.socket),
         Command::Explain(args) => explain::run(args, &cli.socket),
         Command::History(args) => history::run(args, &cli.socket),
+        Command::Peer(command) => peer::run(command, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore),
     }

@@ -18,7 +18,7 @@ use axum::{
     extract::{Query, State},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use manx_api::{ApiError, path};
 use manx_net::Prefix;
@@ -45,8 +45,17 @@ pub enum Subject {
     /// The longest prefix that covers an address.
     Longest(IpAddr),
     History(Option<IpAddr>),
+    Peer(IpAddr, PeerOrder),
     Dataplane,
     Counters,
+}
+
+/// What is to become of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerOrder {
+    Refresh,
+    Disable { text: String },
+    Enable,
 }
 
 /// One request on its way to the daemon's loop.
@@ -132,6 +141,11 @@ fn inode(path: &Path) -> Option<u64> {
 
 fn router(questions: mpsc::Sender<Question>) -> Router {
     let subject = |subject: Subject| get(move |State(questions)| ask(questions, subject));
+    let order = |order: fn(String) -> PeerOrder| {
+        post(move |State(questions), Query(query): Query<OrderQuery>| {
+            ask(questions, Subject::Peer(query.peer, order(query.text)))
+        })
+    };
     Router::new()
         .route(path::STATUS, subject(Subject::Status))
         .route(path::PLAN, subject(Subject::Plan))
@@ -140,6 +154,9 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::HISTORY, get(history))
         .route(path::DATAPLANE, subject(Subject::Dataplane))
         .route(path::COUNTERS, subject(Subject::Counters))
+        .route(path::REFRESH, order(|_| PeerOrder::Refresh))
+        .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
+        .route(path::ENABLE, order(|_| PeerOrder::Enable))
         .fallback(unknown)
         .with_state(questions)
 }
@@ -226,6 +243,13 @@ async fn history(
     ask(questions, Subject::History(query.peer)).await
 }
 
+#[derive(Deserialize)]
+struct OrderQuery {
+    peer: IpAddr,
+    #[serde(default)]
+    text: String,
+}
+
 async fn unknown(uri: Uri) -> Response {
     let known = [
         path::STATUS,
@@ -235,6 +259,9 @@ async fn unknown(uri: Uri) -> Response {
         path::HISTORY,
         path::DATAPLANE,
         path::COUNTERS,
+        path::REFRESH,
+        path::DISABLE,
+        path::ENABLE,
     ]
     .join(", ");
     failure(StatusCode::NOT_FOUND, format!("there is no {}; there are {known}", uri.path()))

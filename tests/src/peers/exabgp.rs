@@ -73,6 +73,11 @@ impl Program for ExaBgp {
         last.context("no route")
     }
 
+    /// 4.2.21 offers it, and closes the connection when a request comes.
+    fn answers_refresh(&self) -> bool {
+        false
+    }
+
     fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()> {
         tell(host, &format!("neighbor {neighbour} announce route-refresh {} unicast", family_of(neighbour)))
     }

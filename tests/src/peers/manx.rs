@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use manx_api::{Counters, NodeStatus, PeerStatus, RouteRow, Routes};
+use manx_api::{Counters, Explanation, History, HistoryEvent, NodeStatus, PeerStatus, RouteRow, Routes};
 use serde::de::DeserializeOwned;
 
 use crate::{host::Host, process::Daemon, programs, wait::eventually};
@@ -145,6 +145,20 @@ impl Manx {
     /// Since the maps were made.
     pub fn counters(&self) -> Result<Counters> {
         self.ask("dataplane counters")
+    }
+
+    pub fn explain(&self, prefix: &str) -> Result<Explanation> {
+        self.ask(&format!("explain {prefix}"))
+    }
+
+    /// What became of the sessions with a peer, oldest first.
+    pub fn history(&self, peer: IpAddr) -> Result<Vec<HistoryEvent>> {
+        Ok(self.ask::<History>(&format!("history {peer}"))?.events)
+    }
+
+    /// `manxctl peer …`, in the words of its command line.
+    pub fn order(&self, words: &str) -> Result<()> {
+        self.host.shell(&format!("manxctl peer {words}"))?.success().map(drop)
     }
 
     pub fn log_text(&self) -> Result<String> {

@@ -119,6 +119,11 @@ pub trait Program: fmt::Debug + Sync {
         true
     }
 
+    /// Whether it sends its routes again when it is asked to.
+    fn answers_refresh(&self) -> bool {
+        true
+    }
+
     /// Makes it send a ROUTE-REFRESH (RFC 2918) for the family of the session.
     fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()>;
 

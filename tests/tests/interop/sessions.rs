@@ -23,20 +23,20 @@ use manx_tests::{
 use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
 
 /// GoBGP waits 5 to 10 s before it dials.
-const UP: Duration = Duration::from_secs(20);
-const HEARD: Duration = Duration::from_secs(10);
+pub const UP: Duration = Duration::from_secs(20);
+pub const HEARD: Duration = Duration::from_secs(10);
 const CLUSTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 7);
 /// The capability of RFC 6793 §3.
 const FOUR_OCTETS: u8 = 65;
 /// The capability, and the subtypes around an answer (RFC 7313 §3.2).
-const ENHANCED_REFRESH: u8 = 70;
+pub const ENHANCED_REFRESH: u8 = 70;
 const BEGIN_AND_END: [u8; 2] = [1, 2];
 /// The subcode of Cease (RFC 4486 §4).
 const DECONFIGURED: u8 = 3;
 const FAREWELL: &str = "maintenance until noon";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Relation {
+pub enum Relation {
     /// One AS; Manx is the reflector.
     Clients,
     /// Three ASes.
@@ -83,17 +83,17 @@ impl Relation {
 }
 
 /// Manx in the middle, and the other two.
-struct Trio {
+pub struct Trio {
     relation: Relation,
     program: Other,
-    manx: Manx,
-    low: Peer,
-    high: Peer,
-    lab: Lab,
+    pub manx: Manx,
+    pub low: Peer,
+    pub high: Peer,
+    pub lab: Lab,
 }
 
 impl Trio {
-    fn start(program: Other, relation: Relation) -> Result<(Trio, Capture)> {
+    pub fn start(program: Other, relation: Relation) -> Result<(Trio, Capture)> {
         let mut lab = Lab::new()?;
         write_resources(&lab, relation, &[LOW, HIGH])?;
         let capture = Capture::start(&lab)?;
@@ -110,12 +110,12 @@ impl Trio {
         Ok((Trio { relation, program, manx, low, high, lab }, capture))
     }
 
-    fn account(&self) -> String {
+    pub fn account(&self) -> String {
         format!("{}\n{}\n{}", self.manx.account(), self.low.account(), self.high.account())
     }
 
     /// Every session stands, was established once, and was dialled by the side that should.
-    fn sessions_stand(&self) -> Result<()> {
+    pub fn sessions_stand(&self) -> Result<()> {
         for (place, dialler) in [(LOW, Dialler::Local), (HIGH, Dialler::Remote)] {
             for address in place.addresses() {
                 let peer = self.manx.peer(address)?;
@@ -130,7 +130,7 @@ impl Trio {
     }
 
     /// Both have Manx's routes and each other's, with all that belongs to them.
-    fn routes_have_passed(&self) -> Result<()> {
+    pub fn routes_have_passed(&self) -> Result<()> {
         for (place, peer, other) in [(LOW, &self.low, HIGH), (HIGH, &self.high, LOW)] {
             for family in [0, 1] {
                 for (prefix, expected) in [

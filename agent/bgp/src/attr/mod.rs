@@ -166,13 +166,30 @@ impl Attributes {
             atomic_aggregate: self.atomic_aggregate,
             aggregator: self.aggregator.map(|(number, address)| format!("{number} {address}")),
             communities: self.communities.iter().map(|&c| community_name(c)).collect(),
-            extended_communities: self.extended.iter().map(|c| format!("{c:016x}")).collect(),
+            extended_communities: self.extended.iter().map(|&c| extended_name(c)).collect(),
             large_communities: self.large.iter().map(|[a, b, c]| format!("{a}:{b}:{c}")).collect(),
             originator_id: self.originator_id,
             cluster_list: self.cluster_list.to_vec(),
             only_to_customers: self.only_to_customers,
             unknown: self.unknown.iter().map(|u| u.code).collect(),
         }
+    }
+}
+
+/// Route targets and route origins (RFC 4360 §4 and §5, RFC 5668) as everybody writes them, `rt:65001:7`; all else in
+/// hexadecimal digits.
+fn extended_name(community: u64) -> String {
+    let [kind, subtype, a, b, c, d, e, f] = community.to_be_bytes();
+    let name = match subtype {
+        2 => "rt",
+        3 => "ro",
+        _ => return format!("{community:016x}"),
+    };
+    match kind {
+        0 => format!("{name}:{}:{}", u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f])),
+        1 => format!("{name}:{}:{}", Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([e, f])),
+        2 => format!("{name}:{}:{}", u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f])),
+        _ => format!("{community:016x}"),
     }
 }
 
@@ -186,5 +203,26 @@ fn community_name(community: u32) -> String {
         WellKnown::NO_ADVERTISE => "no-advertise".to_owned(),
         WellKnown::NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),
         other => format!("{}:{}", other >> 16, other & 0xffff),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extended_community_is_written_as_other_speakers_write_it() {
+        for (community, expected) in [
+            (0x0002_fde9_0000_0007, "rt:65001:7"),
+            (0x0003_fde9_ffff_ffff, "ro:65001:4294967295"),
+            (0x0102_0a00_0001_0007, "rt:10.0.0.1:7"),
+            (0x0202_fa56_ea00_0007, "rt:4200000000:7"),
+            // Not transitive, opaque, and a subtype that has no name here.
+            (0x4002_fde9_0000_0007, "4002fde900000007"),
+            (0x0302_0000_0000_0001, "0302000000000001"),
+            (0x0008_fde9_0000_0007, "0008fde900000007"),
+        ] {
+            assert_eq!(extended_name(community), expected);
+        }
     }
 }

@@ -199,19 +199,30 @@ impl Speaker {
         let Some(&slot) = self.by_key.get(&key) else { return };
         let Some(peer) = self.peer_at_mut(slot) else { return };
         peer.disabled = true;
-        let connections: Vec<ConnId> = peer.connections().collect();
+        let (connections, had_session): (Vec<ConnId>, bool) =
+            (peer.connections().collect(), peer.established.is_some());
+        let mut direction = None;
         for conn in connections {
-            self.close(conn, Some(&Notification::cease_with_text(cease::SHUTDOWN, text)), now);
+            let gone = self.close(conn, Some(&Notification::cease_with_text(cease::SHUTDOWN, text)), now);
+            direction = direction.or(gone.map(|gone| gone.direction));
         }
         self.timers.clear(Timer::Dial(slot));
         self.timers.clear(Timer::HoldBack(slot));
-        self.note_state(slot, Cause::Disabled, None, now);
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        peer.last_error = Some("disabled".to_owned());
+        // The last word says more than that.
+        let cause = match peer.notification_sent.clone().filter(|_| had_session) {
+            Some(last_word) => Cause::NotificationSent(last_word),
+            None => Cause::Disabled,
+        };
+        self.note_state(slot, cause, direction, now);
     }
 
     pub(super) fn enable(&mut self, key: PeerKey, now: Time) {
         let Some(&slot) = self.by_key.get(&key) else { return };
         let Some(peer) = self.peer_at_mut(slot).filter(|peer| peer.disabled) else { return };
         (peer.disabled, peer.held_back, peer.failures) = (false, false, 0);
+        peer.last_error = None;
         self.may_be_forgotten(slot);
         self.note_state(slot, Cause::Enabled, None, now);
         self.start(slot, now);

@@ -217,6 +217,14 @@ fn each_reason_of_ours_has_its_cease_and_the_notification_goes_out_before_the_cl
     let (code, subcode, data) = script.notification();
     assert_eq!((code, subcode, &data[1..]), (6, 2, &b"back at noon"[..]));
     assert_eq!(script.state(), SessionState::Idle);
+    assert_eq!(script.view().last_error.as_deref(), Some("disabled"));
+    let Some(Cause::NotificationSent(said)) = script.history.last().map(|event| event.cause.clone()) else {
+        panic!("{:?}", script.history)
+    };
+    assert_eq!(
+        (said.name.as_str(), said.text.as_deref()),
+        ("Cease / Administrative Shutdown", Some("back at noon"))
+    );
     let remote = SocketAddr::new(key.address, 9);
     let refused = script.speaker.accept(SocketAddr::new(ip("10.0.0.1"), 179), remote, script.now);
     assert_eq!(refused, Err(Refusal::Disabled));

@@ -46,6 +46,7 @@ impl Daemon {
             Subject::Explain(found) => self.explain(*found),
             Subject::Longest(address) => Answer::Longest(self.longest(address)),
             Subject::History(peer) => json(&self.history_of(peer)),
+            Subject::Peer(address, order) => self.carry_out(address, order),
             Subject::Dataplane => json(&self.dataplane_status()),
             Subject::Counters => match self.counters() {
                 Some(counters) => json(&counters),
@@ -56,7 +57,7 @@ impl Daemon {
         let _ = answer_to.send(answer);
     }
 
-    fn no_plan(&self) -> String {
+    pub(super) fn no_plan(&self) -> String {
         let why = self.problems.first().map_or("resources have not been read yet", String::as_str);
         format!("there is no plan: {why}")
     }
@@ -178,12 +179,13 @@ impl Daemon {
         }
     }
 
-    fn notification(&self, n: &view::NotificationView) -> api::NotificationStatus {
+    pub(super) fn notification(&self, n: &view::NotificationView) -> api::NotificationStatus {
         api::NotificationStatus {
             at: self.clock.rfc3339(n.at),
             code: n.code,
             subcode: n.subcode,
             name: n.name.clone(),
+            text: n.text.clone(),
         }
     }
 

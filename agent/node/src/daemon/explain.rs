@@ -6,7 +6,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use manx_api as api;
 use manx_bgp::{
     PathSource, SessionEvent,
-    view::{Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
+    view::{Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
 };
 use manx_net::Prefix;
 
@@ -75,6 +75,10 @@ impl Daemon {
                 from: answers::state(event.from),
                 to: answers::state(event.to),
                 cause: log::cause(&event.cause),
+                notification: match &event.cause {
+                    Cause::NotificationSent(n) | Cause::NotificationReceived(n) => Some(self.notification(n)),
+                    _ => None,
+                },
                 dialled_by: event.dialled_by.map(answers::dialler),
             })
             .collect();

@@ -8,6 +8,7 @@ mod explain;
 mod fast_path;
 mod filters;
 mod log;
+mod orders;
 mod protection;
 mod sockets;
 mod wiring;
