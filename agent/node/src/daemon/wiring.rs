@@ -3,8 +3,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
-    Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, NextHopMode, Originated, PeerConfig,
-    PoolRule, Role,
+    AddPath, Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath, NextHopMode,
+    Originated, PeerConfig, PoolRule, Role,
 };
 use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
 use manx_net::Prefix;
@@ -60,6 +60,7 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
         },
         ebgp_requires_policy: speaker.ebgp_requires_policy,
         graceful_shutdown: speaker.graceful_shutdown,
+        multipath: Multipath { ebgp: speaker.multipath.ebgp, ibgp: speaker.multipath.ibgp },
         max_paths: speaker.max_paths.map_or(defaults.max_paths, u64::from),
         seed,
         ..defaults
@@ -106,6 +107,7 @@ fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
         import: import_rules(plan, peer),
         export: export_rules(plan, peer),
         blackholes: peer.blackholes.clone(),
+        add_path: AddPath { send: peer.add_path.send, receive: peer.add_path.receive },
         max_prefixes: peer.max_prefixes.map(|max| MaxPrefixes {
             limit: max.limit,
             warn_at: max.warn_at,

@@ -170,9 +170,7 @@ fn add_path(text: &str) -> Result<AddPath, String> {
     let mut read = AddPath::default();
     for word in words(text) {
         let (what, paths) = match word.split_once('=') {
-            Some((what, paths)) => {
-                (what, Some(number(paths, 1..=255, "number of paths for a prefix")? as u8))
-            }
+            Some((what, paths)) => (what, Some(number(paths, 1..=64, "number of paths for a prefix")? as u8)),
             None => (word, None),
         };
         let send = paths.unwrap_or(AddPath::DEFAULT_SEND);
