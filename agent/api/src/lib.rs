@@ -13,7 +13,7 @@ pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, Sent
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, Ordered, PeerKind, PeerStatus,
-    SessionState,
+    RangeStatus, SessionState,
 };
 
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use manx_net::Asn;
+use manx_net::{Asn, Prefix};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct NodeStatus {
     pub datastore: DatastoreStatus,
     pub fast_path: super::FastPath,
     pub peers: Vec<PeerStatus>,
+    /// Who else may dial.
+    #[serde(default)]
+    pub ranges: Vec<RangeStatus>,
     /// What the plan warns of.
     pub warnings: Vec<String>,
 }
@@ -106,6 +109,9 @@ pub struct PeerStatus {
     pub resource: String,
     /// The name of the Node resource that has this address, if one has.
     pub node: Option<String>,
+    /// The range that let it in, if no resource names the peer itself.
+    #[serde(default)]
+    pub range: Option<Prefix>,
     /// We reflect routes to and from it (RFC 4456).
     pub rr_client: bool,
     pub state: SessionState,
@@ -131,6 +137,20 @@ pub struct PeerStatus {
     pub attributes_discarded: u64,
     pub last_notification_sent: Option<NotificationStatus>,
     pub last_notification_received: Option<NotificationStatus>,
+}
+
+/// Peers that are not known one by one. Those that are there are among the peers, each with its range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RangeStatus {
+    pub range: Prefix,
+    /// The resource that asks for it, such as `BGPPeer/rack`.
+    pub resource: String,
+    /// How many are there, and how many may be.
+    pub peers: u64,
+    pub limit: u32,
+    /// Empty, or why nobody may connect.
+    pub info: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -87,13 +87,20 @@ fn notes(status: &NodeStatus) -> Vec<String> {
     if status.restarting {
         notes.push("Restarting: routes of the earlier run stay until the peers have sent theirs.".into());
     }
+    notes.extend(status.ranges.iter().map(|range| {
+        let why = if range.info.is_empty() { String::new() } else { format!("; {}", range.info) };
+        format!(
+            "{}: {} of at most {} peers from {}{why}",
+            range.resource, range.peers, range.limit, range.range
+        )
+    }));
     notes.extend(status.warnings.iter().map(|warning| format!("Warning: {warning}")));
     notes
 }
 
 #[cfg(test)]
 mod tests {
-    use manx_api::{DatastoreStatus, FastPath, PeerKind};
+    use manx_api::{DatastoreStatus, FastPath, PeerKind, RangeStatus};
 
     use super::*;
 
@@ -105,6 +112,7 @@ mod tests {
             kind,
             resource: "BGPConfiguration/default".into(),
             node: None,
+            range: None,
             rr_client: false,
             state: SessionState::Established,
             since: since.into(),
@@ -139,6 +147,7 @@ mod tests {
             },
             fast_path: FastPath { mode: "auto".into(), on: true, reason: String::new() },
             peers,
+            ranges: vec![],
             warnings: vec![],
         }
     }
@@ -192,6 +201,26 @@ No IPv6 peers found.
     #[test]
     fn an_old_session_shows_its_date() {
         assert_eq!(since("2026-11-20T11:59:00Z", &now()), "2026-11-20");
+    }
+
+    #[test]
+    fn a_range_says_how_many_peers_it_has() {
+        let mut status = status(vec![]);
+        let range = |peers, info: &str| RangeStatus {
+            range: "10.0.0.0/24".parse().unwrap(),
+            resource: "BGPPeer/rack".into(),
+            peers,
+            limit: 40,
+            info: info.into(),
+        };
+        status.ranges = vec![range(3, ""), range(0, "not opened: why")];
+        assert_eq!(
+            notes(&status),
+            [
+                "BGPPeer/rack: 3 of at most 40 peers from 10.0.0.0/24",
+                "BGPPeer/rack: 0 of at most 40 peers from 10.0.0.0/24; not opened: why",
+            ]
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{
-    Dial, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem, SpeakerPlan,
+    Dial, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem, RangeAs,
+    RangePlan, SpeakerPlan,
 };
 
 use crate::{input::Input, output, table};
@@ -56,10 +57,10 @@ fn render(plan: &NodePlan) -> String {
         let _ = writeln!(text, "{line}");
     }
     text.push('\n');
-    if plan.peers.is_empty() {
+    if plan.peers.is_empty() && plan.ranges.is_empty() {
         text.push_str("No peers.\n");
     } else {
-        let rows: Vec<_> = plan.peers.iter().map(peer).collect();
+        let rows: Vec<_> = plan.peers.iter().map(peer).chain(plan.ranges.iter().map(range)).collect();
         text.push_str(&table::columns(&["PEER", "AS", "PEER TYPE", "DIALS", "SETTINGS", "RULE"], &rows));
     }
     text.push('\n');
@@ -109,6 +110,19 @@ fn speaker(speaker: &SpeakerPlan) -> Vec<String> {
         lines.push("Clients do not hear of one another".to_owned());
     }
     lines
+}
+
+/// Peers by range, as one row.
+fn range(range: &RangePlan) -> Vec<String> {
+    let as_numbers = match &range.as_numbers {
+        RangeAs::External => "external".to_owned(),
+        RangeAs::OneOf(numbers) => numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    };
+    let mut row = peer(&range.settings);
+    for (cell, text) in row.iter_mut().zip([format!("{} (up to {})", range.range, range.limit), as_numbers]) {
+        *cell = text;
+    }
+    row
 }
 
 fn peer(peer: &PeerPlan) -> Vec<String> {

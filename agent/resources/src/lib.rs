@@ -22,7 +22,7 @@ pub use kind::{Key, Kind};
 pub use nearest::nearest;
 pub use plan::{
     AddPath, Dial, MaxPrefixes, Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError,
-    PoolPlan, PoolWrite, Role, SecretKey, SpeakerPlan, Warning, plan,
+    PoolPlan, PoolWrite, RangeAs, RangePlan, Role, SecretKey, SpeakerPlan, Warning, plan,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

@@ -23,7 +23,7 @@ use crate::{
 };
 use cluster::{Cluster, cluster_id};
 
-pub use crate::spec::{AddPath, MaxPrefixes, Multipath, NextHopMode, Role, SecretKey};
+pub use crate::spec::{AddPath, MaxPrefixes, Multipath, NextHopMode, RangeAs, Role, SecretKey};
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
 
@@ -43,6 +43,8 @@ pub struct NodePlan {
     pub speaker: SpeakerPlan,
     /// By address, then port; no two have the same address and port.
     pub peers: Vec<PeerPlan>,
+    /// Who else may dial, sorted by prefix. The longest counts, and `peers` come first.
+    pub ranges: Vec<RangePlan>,
     /// The blocks that this node owns, sorted.
     pub blocks: Vec<Prefix>,
     /// All pools of the cluster, sorted by prefix.
@@ -108,6 +110,18 @@ pub struct PeerPlan {
     /// The rule that made this peer. `BGPConfiguration/default` for a mesh peer, also where that object does not
     /// exist: the mesh is its default.
     pub resource: Key,
+}
+
+/// Peers that are not known one by one: whoever dials from inside the range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RangePlan {
+    pub range: Prefix,
+    pub as_numbers: RangeAs,
+    /// So many at once.
+    pub limit: u32,
+    /// What holds for each of them. Its address and AS stand for all of them.
+    pub settings: PeerPlan,
 }
 
 /// How a peer came about, which is also its PEER TYPE.
@@ -184,7 +198,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     let own = snapshot.node(node).ok_or_else(|| unknown_node(snapshot, node))?;
     let cluster = Cluster::new(snapshot);
     let mut warnings = Vec::new();
-    let peers = derive::peers(&cluster, own, &mut warnings);
+    let (peers, ranges) = derive::peers(&cluster, own, &mut warnings);
     let bgp = own.spec.bgp.as_ref();
     let address = OwnAddress { ipv4: bgp.and_then(|bgp| bgp.ipv4), ipv6: bgp.and_then(|bgp| bgp.ipv6) };
     let mut blocks: Vec<Prefix> = snapshot
@@ -197,7 +211,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     let mut pools: Vec<PoolPlan> =
         snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
     pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
-    let named = peers.iter().flat_map(|peer| &peer.filters);
+    let named = peers.iter().chain(ranges.iter().map(|range| &range.settings)).flat_map(|peer| &peer.filters);
     let filters = named.filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone()))).collect();
     let mut plan = NodePlan {
         node: node.to_owned(),
@@ -207,6 +221,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         listen_port: cluster.listen_port_of(own),
         speaker: speaker::speaker(&cluster, own),
         peers,
+        ranges,
         blocks,
         pools,
         warnings: Vec::new(),

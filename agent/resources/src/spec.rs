@@ -13,7 +13,9 @@ use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
 use crate::selector::Selector;
-pub use extensions::{AddPath, MaxPrefixes, Multipath, PeerExtensions, Role, SpeakerExtensions};
+pub use extensions::{
+    AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, RangeAs, Role, SpeakerExtensions,
+};
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };

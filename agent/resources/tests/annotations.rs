@@ -59,6 +59,7 @@ fn a_peers_annotations_are_read() {
         local_role: Some(Role::RsClient),
         strict_role: true,
         extended_next_hop: true,
+        range: None,
     };
     assert_eq!((read, problems), (expected, vec![]));
 }

@@ -18,9 +18,6 @@ use crate::{
 /// Its connections come from any port and we dial none.
 const PORT: u16 = 179;
 
-/// RFC 6793's AS_TRANS, for a peer whose AS is not known before its OPEN.
-const NOT_KNOWN_YET: u32 = 23456;
-
 impl DynamicPeers {
     fn peer(&self, address: IpAddr, remote_as: Asn) -> PeerConfig {
         PeerConfig { address, port: PORT, remote_as, dial: Dial::Never, ..self.template.clone() }
@@ -37,7 +34,8 @@ impl DynamicPeers {
     fn presumed_as(&self) -> Option<(Asn, bool)> {
         match &self.remote_as {
             RemoteAs::OneOf(numbers) => Some((*numbers.first()?, numbers.len() == 1)),
-            RemoteAs::External => Some((Asn::new(NOT_KNOWN_YET)?, false)),
+            // RFC 6793: what stands for an AS that cannot be said.
+            RemoteAs::External => Some((Asn::TRANS, false)),
         }
     }
 }

@@ -83,6 +83,7 @@ impl Daemon {
                 let key = PeerKey { address: peer.address, port: peer.port };
                 Some(self.peer_status(peer, views.get(&key)?))
             })
+            .chain(self.peers_of_ranges(&views))
             .collect();
         api::NodeStatus {
             node: self.node.clone(),
@@ -100,8 +101,30 @@ impl Daemon {
             },
             fast_path: self.fast_path.state(),
             peers,
+            ranges: self.ranges(&views),
             warnings: self.warnings(),
         }
+    }
+
+    /// Those whom no resource names.
+    fn peers_of_ranges(&self, views: &BTreeMap<PeerKey, view::PeerView>) -> Vec<api::PeerStatus> {
+        let ranges = self.plan.iter().flat_map(|plan| &plan.ranges);
+        let of = |range: Prefix| ranges.clone().find(|known| known.range == range);
+        let dynamic = views.values().filter_map(|view| Some((of(view.range?)?, view)));
+        dynamic.map(|(range, view)| self.peer_status(&range.settings, view)).collect()
+    }
+
+    fn ranges(&self, views: &BTreeMap<PeerKey, view::PeerView>) -> Vec<api::RangeStatus> {
+        let ranges = self.plan.iter().flat_map(|plan| &plan.ranges);
+        ranges
+            .map(|range| api::RangeStatus {
+                range: range.range,
+                resource: range.settings.resource.to_string(),
+                peers: views.values().filter(|view| view.range == Some(range.range)).count() as u64,
+                limit: range.limit,
+                info: self.protection.why_range_closed(range).unwrap_or_default().to_owned(),
+            })
+            .collect()
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -126,6 +149,7 @@ impl Daemon {
             kind: kind(plan.kind),
             resource: plan.resource.to_string(),
             node: self.node_at(plan.address),
+            range: None,
             rr_client: plan.rr_client,
             state: api::SessionState::Idle,
             since: self.clock.started_at(),
@@ -152,6 +176,7 @@ impl Daemon {
             kind: kind(plan.kind),
             resource: plan.resource.to_string(),
             node: self.node_at(peer.address),
+            range: peer.range,
             rr_client: peer.rr_client,
             state: state(peer.state),
             since: self.clock.rfc3339(peer.session_since),

@@ -496,6 +496,11 @@ impl Daemon {
                     );
                 }
             }
+            Err(refusal @ Refusal::RangeFull) => {
+                if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
+                    tracing::warn!("{address} dials us; refused, for {refusal}; not said again");
+                }
+            }
             Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
         }
         self.drain_outputs();

@@ -1,16 +1,11 @@
 //! What protects the sessions of a plan: each peer's password and minimum TTL, and which peers have no session because
 //! they could not be protected as their resource asks.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    num::NonZeroU8,
-    path::Path,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU8, path::Path};
 
 use manx_bgp::PeerKey;
 use manx_net::Prefix;
-use manx_resources::{NodePlan, PeerPlan, SecretKey};
+use manx_resources::{NodePlan, PeerPlan, RangePlan, SecretKey};
 use manx_transport::{Guard, Guards, min_ttl_of};
 
 use crate::{netstat::Dropped, secrets::Secrets};
@@ -20,10 +15,12 @@ pub struct Protection {
     secrets: Secrets,
     guards: Guards,
     /// What [`manx_bgp::PeerConfig::transport`] is to be.
-    transports: HashMap<PeerKey, u64>,
+    transports: BTreeMap<PeerKey, u64>,
     dropped: Dropped,
     /// Why no session is opened.
     closed: BTreeMap<PeerKey, String>,
+    /// The same for ranges.
+    ranges: BTreeMap<Prefix, Result<u64, String>>,
 }
 
 impl Protection {
@@ -31,15 +28,16 @@ impl Protection {
         Protection {
             secrets: Secrets::new(secrets),
             guards: Guards::default(),
-            transports: HashMap::new(),
+            transports: BTreeMap::new(),
             dropped: Dropped::from_now(),
             closed: BTreeMap::new(),
+            ranges: BTreeMap::new(),
         }
     }
 
     /// Reads the secrets that the plan names. True: something is other than before.
     pub fn read_secrets(&mut self, plan: &NodePlan) -> bool {
-        self.secrets.read(plan.peers.iter().filter_map(|peer| peer.password_from.as_ref()))
+        self.secrets.read(settings(plan).filter_map(|peer| peer.password_from.as_ref()))
     }
 
     /// Works out who is protected how, from the secrets as they were read last. Returns the peers that have no session
@@ -63,18 +61,37 @@ impl Protection {
                         self.closed.insert(key, why.into());
                     }
                 }
-                Err(problem) => {
-                    self.closed.insert(key, format!("not opened: its password is missing: {problem}"));
+                Err(why) => {
+                    self.closed.insert(key, why);
                 }
             }
         }
+        let ranges_said = std::mem::take(&mut self.ranges);
+        for range in &plan.ranges {
+            let guard = self.guard(range.settings.password_from.as_ref(), range.settings.ttl_security);
+            let transport = guard.map(|(guard, transport)| {
+                self.guards.insert(range.range, guard);
+                transport
+            });
+            self.ranges.insert(range.range, transport);
+        }
         let closed = plan.peers.iter().filter_map(|peer| Some((peer, self.why_closed(peer)?.to_owned())));
-        closed.filter(|(peer, why)| said.get(&key_of(peer)) != Some(why)).collect()
+        let mut news: Vec<_> = closed.filter(|(peer, why)| said.get(&key_of(peer)) != Some(why)).collect();
+        for range in &plan.ranges {
+            let now = self.ranges.get(&range.range);
+            if let Some(Err(why)) = now.filter(|now| ranges_said.get(&range.range) != Some(now)) {
+                news.push((&range.settings, why.clone()));
+            }
+        }
+        news
     }
 
     fn guard(&self, password: Option<&SecretKey>, hops: Option<u8>) -> Result<(Guard, u64), String> {
         let min_ttl = hops.and_then(NonZeroU8::new).map(min_ttl_of);
-        let reading = password.map(|key| self.secrets.get(key)).transpose()?;
+        let reading = password
+            .map(|key| self.secrets.get(key))
+            .transpose()
+            .map_err(|problem| format!("not opened: its password is missing: {problem}"))?;
         let guard = Guard { password: reading.map(|reading| reading.password.clone()), min_ttl };
         let revision = reading.map_or(0, |reading| reading.revision);
         Ok((guard, revision << 8 | u64::from(min_ttl.map_or(0, NonZeroU8::get))))
@@ -89,16 +106,29 @@ impl Protection {
         self.transports.get(&key_of(peer)).copied()
     }
 
+    pub fn transport_of_range(&self, range: &RangePlan) -> Option<u64> {
+        self.ranges.get(&range.range)?.as_ref().ok().copied()
+    }
+
+    pub fn why_range_closed(&self, range: &RangePlan) -> Option<&str> {
+        self.ranges.get(&range.range)?.as_ref().err().map(String::as_str)
+    }
+
     pub fn why_closed(&self, peer: &PeerPlan) -> Option<&str> {
         self.closed.get(&key_of(peer)).map(String::as_str)
     }
 
     /// Why nobody with this address may connect.
     pub fn is_closed_to(&self, address: IpAddr) -> Option<&str> {
-        let mut peers = self.transports.keys().chain(self.closed.keys()).filter(|key| key.address == address);
-        let all_closed = peers.all(|key| self.closed.contains_key(key));
-        let range = PeerKey { address, port: 0 }..=PeerKey { address, port: u16::MAX };
-        self.closed.range(range).next().filter(|_| all_closed).map(|(_, why)| why.as_str())
+        let ports = PeerKey { address, port: 0 }..=PeerKey { address, port: u16::MAX };
+        if self.transports.range(ports.clone()).next().is_some() {
+            return None;
+        }
+        if let Some((_, why)) = self.closed.range(ports).next() {
+            return Some(why);
+        }
+        let ranges = self.ranges.iter().filter(|(range, _)| range.contains(address));
+        ranges.max_by_key(|(range, _)| range.len())?.1.as_ref().err().map(String::as_str)
     }
 
     /// Secrets that cannot be read any more.
@@ -108,12 +138,18 @@ impl Protection {
 
     /// What the kernel has dropped for somebody's protection, where somebody is protected.
     pub fn dropped(&self) -> Vec<String> {
-        if self.transports.values().all(|transport| *transport == 0) {
+        let of_ranges = self.ranges.values().filter_map(|transport| transport.as_ref().ok());
+        if self.transports.values().chain(of_ranges).all(|transport| *transport == 0) {
             Vec::new()
         } else {
             self.dropped.since()
         }
     }
+}
+
+/// Of peers and ranges.
+fn settings(plan: &NodePlan) -> impl Iterator<Item = &PeerPlan> {
+    plan.peers.iter().chain(plan.ranges.iter().map(|range| &range.settings))
 }
 
 fn key_of(peer: &PeerPlan) -> PeerKey {

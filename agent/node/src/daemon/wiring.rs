@@ -3,8 +3,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
-    AddPath, Config, Dial, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath, NextHopMode,
-    Originated, PeerConfig, PoolRule, Role,
+    AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
+    NextHopMode, Originated, PeerConfig, PoolRule, RemoteAs, Role,
 };
 use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
 use manx_net::Prefix;
@@ -40,6 +40,25 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
             // What its resource asks for as protection must not be left out in silence: such a peer is none.
             .filter_map(|peer| {
                 Some(PeerConfig { transport: protection.transport_of(peer)?, ..peer_config(plan, peer) })
+            })
+            .collect(),
+        dynamic_peers: plan
+            .ranges
+            .iter()
+            .filter_map(|range| {
+                let template = PeerConfig {
+                    transport: protection.transport_of_range(range)?,
+                    ..peer_config(plan, &range.settings)
+                };
+                Some(DynamicPeers {
+                    range: range.range,
+                    remote_as: match &range.as_numbers {
+                        resources::RangeAs::External => RemoteAs::External,
+                        resources::RangeAs::OneOf(numbers) => RemoteAs::OneOf(numbers.clone()),
+                    },
+                    template,
+                    limit: range.limit,
+                })
             })
             .collect(),
         originated: plan

@@ -7,15 +7,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use manx_net::Asn;
+use manx_net::{Asn, Prefix};
 
 use super::{
-    Dial, NextHopMode, PeerKind, PeerPlan, Warning,
+    Dial, NextHopMode, PeerKind, PeerPlan, RangeAs, RangePlan, Warning,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
 use crate::{
     Key, Kind, Object,
-    spec::{self, PeerExtensions, Role},
+    spec::{self, PeerExtensions, PeerRange, Role},
 };
 
 type PeerObject = Object<spec::BgpPeer>;
@@ -34,6 +34,7 @@ pub(super) struct Derivation<'c, 's> {
     cluster: &'c Cluster<'s>,
     own: &'s NodeObject,
     peers: BTreeMap<(IpAddr, u16), PeerPlan>,
+    ranges: BTreeMap<Prefix, RangePlan>,
     warnings: &'c mut Vec<Warning>,
 }
 
@@ -41,13 +42,14 @@ pub(super) fn peers<'c, 's>(
     cluster: &'c Cluster<'s>,
     own: &'s NodeObject,
     warnings: &'c mut Vec<Warning>,
-) -> Vec<PeerPlan> {
-    let mut derivation = Derivation { cluster, own, peers: BTreeMap::new(), warnings };
+) -> (Vec<PeerPlan>, Vec<RangePlan>) {
+    let mut derivation =
+        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings };
     derivation.explicit(PeerKind::Global);
     derivation.explicit(PeerKind::Node);
     derivation.reverse();
     derivation.mesh();
-    derivation.peers.into_values().collect()
+    (derivation.peers.into_values().collect(), derivation.ranges.into_values().collect())
 }
 
 impl<'s> Derivation<'_, 's> {
@@ -56,6 +58,10 @@ impl<'s> Derivation<'_, 's> {
         for object in self.cluster.snapshot.bgp_peers() {
             let global = object.spec.node.is_none() && object.spec.node_selector.is_none();
             if global != (kind == PeerKind::Global) || !self.is_local_to(object) {
+                continue;
+            }
+            if let Some(range) = &object.spec.extensions.range {
+                self.add_range(object, kind, range);
                 continue;
             }
             for remote in self.remotes(object) {
@@ -216,6 +222,79 @@ impl<'s> Derivation<'_, 's> {
         if own_address == remote.address {
             return;
         }
+        let peer = self.peer_plan(object, kind, own_address, remote, settings);
+        match self.peers.entry((peer.address, peer.port)) {
+            Entry::Vacant(entry) => {
+                entry.insert(peer);
+            }
+            Entry::Occupied(entry) => {
+                let kept = entry.get();
+                // What another BGPPeer says of the same session counts for nothing; only a difference is worth
+                // a word, and both ends naming each other is not one.
+                let same = PeerPlan { kind: peer.kind, resource: peer.resource.clone(), ..kept.clone() };
+                if peer != same && peer.resource != kept.resource {
+                    self.warnings.push(Warning::DuplicatePeer {
+                        address: peer.address,
+                        kept: kept.resource.clone(),
+                        dropped: peer.resource,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Peers by range: each is as if a BGPPeer had its address, but that it is never dialled.
+    fn add_range(&mut self, object: &PeerObject, kind: PeerKind, range: &PeerRange) {
+        let resource = Key::new(Kind::BgpPeer, object.name());
+        let network = range.prefix.addr();
+        let Some(own_address) = address(self.own, Family::of(network)) else {
+            self.warnings.push(Warning::NoOwnAddress { resource, address: network });
+            return;
+        };
+        let as_numbers = match (object.spec.as_number, &range.as_numbers) {
+            (Some(number), _) => RangeAs::OneOf(vec![number]),
+            (None, Some(as_numbers)) => as_numbers.clone(),
+            (None, None) => RangeAs::OneOf(vec![self.cluster.as_number]),
+        };
+        let own_as = object.spec.local_as_number.unwrap_or(self.cluster.as_number_of(self.own));
+        // What depends on the AS is for a peer of our own where there may be one; to another it means nothing.
+        let as_number = match &as_numbers {
+            RangeAs::OneOf(numbers) if numbers.contains(&own_as) => own_as,
+            RangeAs::OneOf(numbers) => numbers.first().copied().unwrap_or(Asn::TRANS),
+            RangeAs::External => Asn::TRANS,
+        };
+        let remote = Remote { address: network, port: 179, as_number, cluster_id: None };
+        let settings = Settings {
+            local_as: object.spec.local_as_number,
+            allow_local_as: object.spec.allow_local_as,
+            keep_next_hop: object.spec.keep_original_next_hop,
+            extensions: object.spec.extensions.clone(),
+        };
+        let settings = PeerPlan {
+            dial: Dial::Never,
+            source_address: None,
+            ..self.peer_plan(object, kind, own_address, remote, settings)
+        };
+        let plan = RangePlan { range: range.prefix, as_numbers, limit: range.limit, settings };
+        match self.ranges.entry(range.prefix) {
+            Entry::Vacant(entry) => {
+                entry.insert(plan);
+            }
+            Entry::Occupied(entry) => {
+                let kept = entry.get().settings.resource.clone();
+                self.warnings.push(Warning::DuplicateRange { range: range.prefix, kept, dropped: resource });
+            }
+        }
+    }
+
+    fn peer_plan(
+        &self,
+        object: &PeerObject,
+        kind: PeerKind,
+        own_address: IpAddr,
+        remote: Remote,
+        settings: Settings,
+    ) -> PeerPlan {
         let spec = &object.spec;
         let extensions = settings.extensions;
         let own_as = settings.local_as.unwrap_or(self.cluster.as_number_of(self.own));
@@ -224,7 +303,7 @@ impl<'s> Derivation<'_, 's> {
         let client_of = own_cluster.filter(|own| internal && remote.cluster_id != Some(*own));
         let keep = settings.keep_next_hop && !internal;
         let next_hop = spec.next_hop_mode.unwrap_or(if keep { NextHopMode::Keep } else { NextHopMode::Auto });
-        let peer = PeerPlan {
+        PeerPlan {
             address: remote.address,
             port: remote.port,
             as_number: remote.as_number,
@@ -247,25 +326,7 @@ impl<'s> Derivation<'_, 's> {
             local_role: extensions.local_role.filter(|_| !internal),
             strict_role: extensions.strict_role && !internal,
             extended_next_hop: extensions.extended_next_hop,
-            resource,
-        };
-        match self.peers.entry((peer.address, peer.port)) {
-            Entry::Vacant(entry) => {
-                entry.insert(peer);
-            }
-            Entry::Occupied(entry) => {
-                let kept = entry.get();
-                // What another BGPPeer says of the same session counts for nothing; only a difference is worth
-                // a word, and both ends naming each other is not one.
-                let same = PeerPlan { kind: peer.kind, resource: peer.resource.clone(), ..kept.clone() };
-                if peer != same && peer.resource != kept.resource {
-                    self.warnings.push(Warning::DuplicatePeer {
-                        address: peer.address,
-                        kept: kept.resource.clone(),
-                        dropped: peer.resource,
-                    });
-                }
-            }
+            resource: Key::new(Kind::BgpPeer, object.name()),
         }
     }
 }
@@ -287,6 +348,7 @@ fn reversed(extensions: &PeerExtensions) -> PeerExtensions {
         local_role: extensions.local_role.map(Role::reversed),
         strict_role: extensions.strict_role,
         extended_next_hop: extensions.extended_next_hop,
+        range: None,
     }
 }
 

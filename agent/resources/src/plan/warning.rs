@@ -45,6 +45,8 @@ pub enum Warning {
     AsAssumed { resource: Key, assumed: Asn },
     #[error("{dropped} says otherwise than {kept} about the peer {address}; {kept} counts")]
     DuplicatePeer { address: IpAddr, kept: Key, dropped: Key },
+    #[error("{dropped} is for the range {range}, and so is {kept}; {kept} counts")]
+    DuplicateRange { range: Prefix, kept: Key, dropped: Key },
     #[error(
         "{resource} leads to {address}, but this node has no address of that family in spec.bgp; there is no session"
     )]
@@ -124,7 +126,7 @@ fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
         return;
     }
     let alone = cluster.snapshot.nodes().all(|node| node.name() == own.name());
-    if plan.peers.is_empty() && !alone {
+    if plan.peers.is_empty() && plan.ranges.is_empty() && !alone {
         let node = own.name().to_owned();
         match plan.cluster_id {
             Some(cluster_id) if cluster.mesh => found.push(Warning::ReflectorCutOff { node, cluster_id }),
@@ -180,7 +182,7 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
 
 /// Calico skips a missing filter without a word.
 fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
-    for peer in &plan.peers {
+    for peer in plan.peers.iter().chain(plan.ranges.iter().map(|range| &range.settings)) {
         for filter in peer.filters.iter().filter(|name| !plan.filters.contains_key(*name)) {
             let (resource, filter) = (peer.resource.clone(), filter.clone());
             found.push(Warning::UnknownFilter { resource, filter });

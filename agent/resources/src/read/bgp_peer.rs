@@ -6,8 +6,11 @@ use crate::{
     spec::{BgpPeer, NextHopMode},
 };
 
+/// What says who the peer is.
+const REMOTES: [&str; 3] = ["peerIP", "peerSelector", "localWorkloadSelector"];
+
 pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<'_, '_>) -> Option<BgpPeer> {
-    let extensions = extensions::of_peer(annotations);
+    let mut extensions = extensions::of_peer(annotations);
     let Some(mut spec) = document.object("spec") else {
         if !document.is_set("spec") {
             document.refuse(
@@ -17,6 +20,11 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         }
         return None;
     };
+    let named = REMOTES.iter().find(|field| spec.is_set(field));
+    if let (Some(field), true) = (named, extensions.range.is_some()) {
+        annotations.warn(extensions::PEER_RANGE, format!("has no effect beside spec.{field}"));
+        extensions.range = None;
+    }
     let mode = [("Auto", NextHopMode::Auto), ("Self", NextHopMode::SelfAddress), ("Keep", NextHopMode::Keep)];
     let source = spec.choice("sourceAddress", &[("UseNodeIP", false), ("None", true)]);
     let reverse = spec.choice("reversePeering", &[("Auto", false), ("Manual", true)]);
@@ -49,6 +57,10 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         }
     }
     exclusions(&mut spec);
+    if named.is_none() && !annotations.is_set(extensions::PEER_RANGE) {
+        // Calico takes it, and makes nothing of it.
+        spec.warn("peerIP", "is missing; without peerIP or peerSelector this object makes no peer");
+    }
     if let (Some(gateway), Some(peer)) = (read.reachable_by, read.peer_ip)
         && gateway.is_ipv4() != peer.addr.is_ipv4()
     {
@@ -85,10 +97,5 @@ fn exclusions(spec: &mut Fields<'_, '_>) {
         if spec.is_set(field) && !spec.is_set(other) {
             spec.refuse(field, message);
         }
-    }
-    let remotes = ["peerIP", "peerSelector", "localWorkloadSelector"];
-    if !remotes.iter().any(|field| spec.is_set(field)) {
-        // Calico takes it, and makes nothing of it.
-        spec.warn("peerIP", "is missing; without peerIP or peerSelector this object makes no peer");
     }
 }

@@ -1,18 +1,18 @@
 //! Which annotations each kind has, and what their values look like. Their meaning is in `docs/extensions.md`.
 
-use manx_net::Prefix;
+use manx_net::{Asn, Prefix};
 
 use crate::{
     Kind,
     nearest::nearest,
     read::annotations::{Annotations, PREFIX, number},
-    spec::{AddPath, MaxPrefixes, Multipath, PeerExtensions, Role, SpeakerExtensions},
+    spec::{AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, RangeAs, Role, SpeakerExtensions},
     tree::excerpt,
 };
 
 /// A BGPPeer's, and those of them that the mesh has, too, with the name that they have there: as Calico's
 /// `nodeMeshPassword` is to `password`.
-const PEER: [(&str, Option<&str>); 8] = [
+const PEER: [(&str, Option<&str>); 11] = [
     (BGP_PEER.max_prefixes, Some(MESH.max_prefixes)),
     (BGP_PEER.max_prefixes_warn_at, Some(MESH.max_prefixes_warn_at)),
     (BGP_PEER.max_prefixes_accepted_only, Some(MESH.max_prefixes_accepted_only)),
@@ -21,9 +21,15 @@ const PEER: [(&str, Option<&str>); 8] = [
     (BGP_PEER.extended_next_hop, Some(MESH.extended_next_hop)),
     (LOCAL_ROLE, None),
     (STRICT_ROLE, None),
+    (PEER_RANGE, None),
+    (PEER_RANGE_AS, None),
+    (PEER_RANGE_LIMIT, None),
 ];
 const LOCAL_ROLE: &str = "localRole";
 const STRICT_ROLE: &str = "strictRole";
+pub(super) const PEER_RANGE: &str = "peerRange";
+const PEER_RANGE_AS: &str = "peerRangeAS";
+const PEER_RANGE_LIMIT: &str = "peerRangeLimit";
 
 const SPEAKER: [&str; 6] = [
     "multipath",
@@ -89,7 +95,36 @@ pub(super) fn of_peer(annotations: &mut Annotations<'_, '_>) -> PeerExtensions {
     if strict_role && !annotations.is_set(LOCAL_ROLE) {
         annotations.warn(STRICT_ROLE, format!("has no effect without {PREFIX}{LOCAL_ROLE}"));
     }
-    PeerExtensions { local_role, strict_role, ..peering(annotations, &BGP_PEER) }
+    let range = peer_range(annotations);
+    PeerExtensions { local_role, strict_role, range, ..peering(annotations, &BGP_PEER) }
+}
+
+fn peer_range(annotations: &mut Annotations<'_, '_>) -> Option<PeerRange> {
+    let prefix = annotations.parse(PEER_RANGE, str::parse::<Prefix>);
+    let as_numbers = annotations.parse(PEER_RANGE_AS, range_as);
+    // A speaker numbers its peers by two octets, and others want some, too.
+    let limit = annotations.number(PEER_RANGE_LIMIT, 1..=50_000, "number of peers");
+    if !annotations.is_set(PEER_RANGE) {
+        for name in [PEER_RANGE_AS, PEER_RANGE_LIMIT] {
+            annotations.warn(name, format!("has no effect without {PREFIX}{PEER_RANGE}"));
+        }
+    }
+    Some(PeerRange { prefix: prefix?, as_numbers, limit: limit.unwrap_or(PeerRange::DEFAULT_LIMIT) })
+}
+
+/// `external`, or numbers: `65001, 65002`.
+fn range_as(text: &str) -> Result<RangeAs, String> {
+    if text == "external" {
+        return Ok(RangeAs::External);
+    }
+    let numbers = words(text).map(|word| word.parse::<Asn>());
+    let numbers = numbers
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("{error}; write AS numbers, or \"external\" for any but this node's"))?;
+    if numbers.is_empty() {
+        return Err("there is no AS number; write some, or \"external\" for any but this node's".to_owned());
+    }
+    Ok(RangeAs::OneOf(numbers))
 }
 
 /// What `BGPConfiguration/default` says of the peers of the mesh.
@@ -120,6 +155,7 @@ fn peering(annotations: &mut Annotations<'_, '_>, names: &PeerNames) -> PeerExte
         extended_next_hop: annotations.flag(names.extended_next_hop).unwrap_or(false),
         local_role: None,
         strict_role: false,
+        range: None,
     }
 }
 

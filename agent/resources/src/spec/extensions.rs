@@ -1,7 +1,7 @@
 //! What annotations under `manx.dev/` say: settings of the speaker for which Calico's schema has no field. What is
 //! None is not set; the defaults are the plan's.
 
-use manx_net::Prefix;
+use manx_net::{Asn, Prefix};
 use serde::Serialize;
 
 /// One peering's.
@@ -17,6 +17,32 @@ pub struct PeerExtensions {
     pub strict_role: bool,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// In place of one peer: whoever dials from inside it.
+    pub range: Option<PeerRange>,
+}
+
+/// Peers that are not known one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRange {
+    pub prefix: Prefix,
+    /// None: as `spec.asNumber` says.
+    pub as_numbers: Option<RangeAs>,
+    /// So many at once, at least 1.
+    pub limit: u32,
+}
+
+impl PeerRange {
+    pub const DEFAULT_LIMIT: u32 = 1000;
+}
+
+/// Which AS a peer of a range may be in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RangeAs {
+    /// Any but this node's.
+    External,
+    /// At least one.
+    OneOf(Vec<Asn>),
 }
 
 /// How much a peer may announce (RFC 4486 §4).

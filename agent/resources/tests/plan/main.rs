@@ -2,6 +2,7 @@
 
 mod common;
 mod extensions;
+mod ranges;
 mod rules;
 mod seed;
 mod symmetry;

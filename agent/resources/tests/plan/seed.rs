@@ -134,6 +134,7 @@ fn the_plans_json_is_the_interface() {
             "clientToClient": true,
             "gracefulShutdown": false,
         },
+        "ranges": [],
         "peers": (["192.168.80.124", "192.168.80.125"].map(|address| serde_json::json!({
             "address": address,
             "port": 179,
