@@ -21,6 +21,9 @@ pub struct Config {
     pub router_id: Ipv4Addr,
     /// For route reflection; `None` is the router id (RFC 4456 §7).
     pub cluster_id: Option<Ipv4Addr>,
+    /// Reflect the routes of a client to the other clients of its cluster. Off where they have sessions with each other
+    /// (RFC 4456 §10). Default true.
+    pub client_to_client: bool,
     /// The next hop to announce with IPv4 routes where the session itself runs over IPv6.
     pub next_hop_v4: Option<Ipv4Addr>,
     /// The next hop to announce with IPv6 routes where the session itself runs over IPv4.
@@ -60,6 +63,7 @@ impl Config {
             local_as,
             router_id,
             cluster_id: None,
+            client_to_client: true,
             next_hop_v4: None,
             next_hop_v6: None,
             hold_time: HoldTime::DEFAULT,

@@ -363,6 +363,8 @@ pub enum Export {
     FromThisPeer,
     /// iBGP to iBGP, and neither side is a client (RFC 4456 §6).
     NotReflected,
+    /// From a client to a client of the same cluster, and they have sessions with each other (RFC 4456 §10).
+    ClientToClient,
     /// Inside a prefix of our own.
     InsideOwnBlock,
     /// In a pool that is not exported.

@@ -36,6 +36,8 @@ pub struct GroupKey {
     /// Beside a global [`Self::self_next_hop`], our address on the link to these peers (RFC 2545 §3).
     pub link_local: Option<Ipv6Addr>,
     pub cluster_id: Ipv4Addr,
+    /// Clients of one cluster get each other's routes from us.
+    pub client_to_client: bool,
     pub four_octet: bool,
     /// Longer UPDATEs are taken (RFC 8654).
     pub extended_messages: bool,
@@ -102,6 +104,7 @@ pub enum PeerKind {
 pub struct Source {
     pub kind: PeerKind,
     pub router_id: Ipv4Addr,
+    pub cluster_id: Ipv4Addr,
 }
 
 /// The built-in policy, ready to be asked.
@@ -168,10 +171,13 @@ pub fn verdict(
     }
     if let Some(source) = source
         && let (PeerKind::Ibgp { client: from }, PeerKind::Ibgp { client: to }) = (source.kind, key.kind)
-        && !from
-        && !to
     {
-        return Export::NotReflected;
+        if !from && !to {
+            return Export::NotReflected;
+        }
+        if from && to && !key.client_to_client && source.cluster_id == key.cluster_id {
+            return Export::ClientToClient;
+        }
     }
     // The peer's rules come first, as Calico's filters do; a route that they leave open is the built-in ones'.
     match key.rules.judge(prefix, attributes, source.is_some(), key.kind) {
@@ -208,7 +214,7 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
         (PeerKind::Ebgp { local_as }, source) => {
             OutgoingKind::Ebgp { prepend: local_as, own: source.is_none() }
         }
-        (PeerKind::Ibgp { .. }, Some(Source { kind: PeerKind::Ibgp { .. }, router_id })) => {
+        (PeerKind::Ibgp { .. }, Some(Source { kind: PeerKind::Ibgp { .. }, router_id, .. })) => {
             OutgoingKind::Reflected { originator: router_id, cluster_id: key.cluster_id }
         }
         (PeerKind::Ibgp { .. }, _) => OutgoingKind::Ibgp,
@@ -284,6 +290,7 @@ mod tests {
             role: None,
             link_local: None,
             cluster_id: Ipv4Addr::new(1, 1, 1, 1),
+            client_to_client: true,
             four_octet: true,
             extended_messages: false,
             long_lived: true,
@@ -307,7 +314,7 @@ mod tests {
     }
 
     fn from(kind: PeerKind) -> Option<Source> {
-        Some(Source { kind, router_id: Ipv4Addr::new(2, 2, 2, 2) })
+        Some(Source { kind, router_id: Ipv4Addr::new(2, 2, 2, 2), cluster_id: Ipv4Addr::new(1, 1, 1, 1) })
     }
 
     /// Behaviours 38 and 49.

@@ -581,6 +581,7 @@ mod tests {
             role: None,
             link_local: None,
             cluster_id: Ipv4Addr::LOCALHOST,
+            client_to_client: true,
             four_octet: true,
             extended_messages: false,
             long_lived: true,

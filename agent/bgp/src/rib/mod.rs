@@ -101,6 +101,8 @@ pub struct RibPeer {
     pub key: PeerKey,
     pub kind: PeerKind,
     pub router_id: Ipv4Addr,
+    /// Under which its routes are reflected.
+    cluster_id: Ipv4Addr,
     import: Import,
     /// By family. Paths of an earlier generation are stale.
     generation: PerFamily<u8>,
@@ -228,6 +230,7 @@ impl Rib {
             key,
             kind,
             router_id: Ipv4Addr::UNSPECIFIED,
+            cluster_id: Ipv4Addr::UNSPECIFIED,
             import: Import::default(),
             generation: PerFamily::default(),
             received: PerFamily::default(),
@@ -274,6 +277,18 @@ impl Rib {
         {
             peer.kind = kind;
             // What goes to the peer is its group's, which it joins anew.
+            if peer.received != PerFamily::default() {
+                self.jobs.push_back(Job::rejudge());
+            }
+        }
+    }
+
+    /// The peer belongs to another cluster: to which clients its routes go is judged anew.
+    pub fn set_cluster(&mut self, slot: PeerSlot, cluster_id: Ipv4Addr) {
+        if let Some(peer) = self.peer_mut(slot)
+            && peer.cluster_id != cluster_id
+        {
+            peer.cluster_id = cluster_id;
             if peer.received != PerFamily::default() {
                 self.jobs.push_back(Job::rejudge());
             }
@@ -599,7 +614,7 @@ fn announcer(peers: &[Option<RibPeer>], slot: PeerSlot) -> Announcer {
 
 fn source(peers: &[Option<RibPeer>], slot: PeerSlot) -> Option<Source> {
     let peer = peers.get(usize::from(slot))?.as_ref()?;
-    Some(Source { kind: peer.kind, router_id: peer.router_id })
+    Some(Source { kind: peer.kind, router_id: peer.router_id, cluster_id: peer.cluster_id })
 }
 
 /// The verdict on a route for a group, and from whom the best path came.

@@ -11,7 +11,7 @@ use crate::{
     config::Dial,
     message::{notification::Notification, open::Open},
     rib::table::PeerSlot,
-    session::peer::OfRange,
+    session::{negotiation::Ours, peer::OfRange},
     view::Cause,
 };
 
@@ -77,10 +77,11 @@ impl Speaker {
         if !range.allows(remote_as, &self.config) {
             return Err(bad_peer_as());
         }
+        let known = PeerConfig { remote_as, ..peer.config.clone() };
+        let ours = Ours::new(&self.config, &known);
         let Some(peer) = self.peer_at_mut(slot) else { return Ok(()) };
         peer.of_range = Some(OfRange { as_known: true, ..of_range });
-        peer.config.remote_as = remote_as;
-        peer.ours.remote_as = remote_as;
+        (peer.config, peer.ours) = (known, ours);
         let kind = kind_of(peer);
         self.rib.set_kind(slot, kind);
         if let Some(import) = self.peer_at(slot).map(|peer| import_of(&self.config, peer)) {

@@ -1,6 +1,9 @@
 //! Sessions that come up and go down, and graceful restart (RFC 4724) in both roles.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{Speaker, rules::export_of};
 use crate::{
@@ -41,6 +44,11 @@ pub(super) fn kind_of(peer: &Peer) -> PeerKind {
     } else {
         PeerKind::Ibgp { client: peer.config.rr_client }
     }
+}
+
+/// The cluster under whose id we reflect to the peer, and the peer's routes (RFC 4456 §7).
+pub(super) fn cluster_of(config: &Config, peer: &Peer) -> Ipv4Addr {
+    peer.config.cluster_id.or(config.cluster_id).unwrap_or(config.router_id)
 }
 
 /// Our address of this family towards a peer to whom we are `local`.
@@ -108,7 +116,7 @@ impl Speaker {
         let Some(peer) = self.peer_at(slot) else { return };
         let Some(connection) = peer.established.and_then(|conn| self.connections.get(&conn)) else { return };
         let Some(negotiated) = &connection.negotiated else { return };
-        let cluster_id = peer.config.cluster_id.or(self.config.cluster_id).unwrap_or(self.config.router_id);
+        let cluster_id = cluster_of(&self.config, peer);
         let keys: Vec<GroupKey> = negotiated
             .families
             .iter()
@@ -125,6 +133,7 @@ impl Speaker {
                 role: peer.ours.role,
                 link_local: connection.link_local.filter(|_| self_next_hop.is_some_and(|own| own.is_ipv6())),
                 cluster_id,
+                client_to_client: self.config.client_to_client,
                 four_octet: negotiated.four_octet,
                 extended_messages: negotiated.extended_messages,
                 long_lived: peer.ours.long_lived.is_none() || negotiated.long_lived(family).is_some(),

@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Speaker, established::kind_of, rules::import_of};
+use super::{
+    Speaker,
+    established::{cluster_of, kind_of},
+    rules::import_of,
+};
 use crate::{
     Config, ConnId, PeerConfig, PeerKey, Time,
     config::{Dial, ExportRule, PerFamily},
@@ -73,6 +77,7 @@ impl Speaker {
         peer.of_range = of_range;
         let import = import_of(&self.config, &peer);
         self.rib.set_import(slot, import);
+        self.rib.set_cluster(slot, cluster_of(&self.config, &peer));
         let at = usize::from(slot);
         if self.peers.len() <= at {
             self.peers.resize_with(at + 1, || None);
@@ -140,8 +145,10 @@ impl Speaker {
             self.reconnect(slot, now);
         }
         self.rib.set_kind(slot, kind);
-        if let Some(import) = self.peer_at(slot).map(|peer| import_of(&self.config, peer)) {
+        if let Some(peer) = self.peer_at(slot) {
+            let (import, cluster_id) = (import_of(&self.config, peer), cluster_of(&self.config, peer));
             self.rib.set_import(slot, import);
+            self.rib.set_cluster(slot, cluster_id);
         }
         self.join_groups(slot);
         self.check_max_prefixes(slot, now);

@@ -10,6 +10,7 @@ mod convergence;
 mod dynamic;
 mod export_by_group;
 mod extended_next_hop;
+mod hierarchy;
 mod hub;
 mod limits;
 mod long_lived;

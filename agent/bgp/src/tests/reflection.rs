@@ -10,23 +10,23 @@ use crate::{
 
 const POOL: &str = "172.16.0.0/16";
 
-fn address(node: usize) -> String {
+pub fn address(node: usize) -> String {
     format!("10.0.0.{}", node + 1)
 }
 
 /// The block that a node owns.
-fn block(node: usize) -> String {
+pub fn block(node: usize) -> String {
     format!("172.16.{node}.0/26")
 }
 
-struct Lab {
-    network: Network,
-    configs: Vec<Config>,
+pub struct Lab {
+    pub network: Network,
+    pub configs: Vec<Config>,
 }
 
 impl Lab {
     /// Nodes with these AS numbers, each with its block, all exporting the pool.
-    fn new(numbers: &[u32]) -> Lab {
+    pub fn new(numbers: &[u32]) -> Lab {
         let mut network = Network::new(9);
         let configs = numbers.iter().enumerate().map(|(node, &number)| {
             network.add(&address(node));
@@ -41,7 +41,7 @@ impl Lab {
     }
 
     /// A session between two nodes; the first dials, and treats the other as its client if told so.
-    fn link(&mut self, from: usize, to: usize, client: bool) -> &mut Lab {
+    pub fn link(&mut self, from: usize, to: usize, client: bool) -> &mut Lab {
         let numbers = [from, to].map(|node| self.configs[node].local_as.get());
         let mut there = peer(&address(to), numbers[1]);
         there.rr_client = client;
@@ -52,28 +52,28 @@ impl Lab {
         self
     }
 
-    fn peer_of(&mut self, node: usize, other: usize) -> &mut PeerConfig {
+    pub fn peer_of(&mut self, node: usize, other: usize) -> &mut PeerConfig {
         let of = ip(&address(other));
         self.configs[node].peers.iter_mut().find(|peer| peer.address == of).unwrap()
     }
 
-    fn apply(&mut self) {
+    pub fn apply(&mut self) {
         for (node, config) in self.configs.iter().enumerate() {
             self.network.configure(node, config.clone());
         }
         self.network.run(secs(8));
     }
 
-    fn knows(&self, node: usize, of: usize) -> bool {
+    pub fn knows(&self, node: usize, of: usize) -> bool {
         self.network.nodes[node].best.contains_key(&prefix(&block(of)))
     }
 
-    fn path(&mut self, node: usize, of: usize) -> crate::view::PathView {
+    pub fn path(&mut self, node: usize, of: usize) -> crate::view::PathView {
         let route = self.network.speaker(node).best(prefix(&block(of)));
         route.unwrap_or_else(|| panic!("{node} has no path to {of}")).best
     }
 
-    fn export(&mut self, node: usize, of: usize, to: usize) -> Export {
+    pub fn export(&mut self, node: usize, of: usize, to: usize) -> Export {
         let view = self.network.speaker(node).explain(prefix(&block(of))).unwrap();
         let to = ip(&address(to));
         view.sent.iter().find(|sent| sent.peer.address == to).unwrap().export
@@ -199,6 +199,40 @@ fn two_reflectors_serve_their_clients_and_loops_end_at_the_cluster_list() {
         lab.network.run(secs(200));
         assert_eq!(lab.network.next_hop(3, &block(2)), Some(ip(&address(2))));
     }
+}
+
+/// Behaviour 42; RFC 4456 §10: clients that have sessions with each other need no reflection among them.
+#[test]
+fn with_client_to_client_off_a_client_reaches_all_but_the_clients_of_its_cluster() {
+    // 0 reflects: 1 and 2 in its own cluster, 3 and 4 in another; 5 is no client, 6 is another AS.
+    let mut lab = Lab::new(&[64512, 64512, 64512, 64512, 64512, 64512, 64999]);
+    for client in 1..=4 {
+        lab.link(0, client, true);
+    }
+    lab.link(0, 5, false).link(0, 6, false);
+    for client in [3, 4] {
+        lab.peer_of(0, client).cluster_id = Some(Ipv4Addr::new(244, 0, 0, 2));
+    }
+    let same = |a: usize, b: usize| (1..=2).contains(&a) == (1..=2).contains(&b);
+    for on in [true, false, true, false] {
+        lab.configs[0].client_to_client = on;
+        lab.apply();
+        for from in 1..=6 {
+            for to in (1..=6).filter(|&to| to != from) {
+                let both_clients = from <= 4 && to <= 4;
+                let expected = on || !(both_clients && same(from, to));
+                assert_eq!(lab.knows(to, from), expected, "{on}: {to} knows {from}'s block");
+                let export = lab.export(0, from, to);
+                assert_eq!(export == Export::ClientToClient, !expected, "{on}: {from} to {to}: {export:?}");
+            }
+            assert!(lab.knows(from, 0) && lab.knows(0, from));
+        }
+    }
+    // A client that moves to the other cluster is told what it missed, and the others are told of what is gone.
+    lab.peer_of(0, 2).cluster_id = Some(Ipv4Addr::new(244, 0, 0, 2));
+    lab.apply();
+    assert!(lab.knows(1, 2) && lab.knows(2, 1) && !lab.knows(3, 2) && !lab.knows(2, 3));
+    assert_eq!(lab.network.view(0, &address(2)).established_count, 1);
 }
 
 /// Behaviour 50.

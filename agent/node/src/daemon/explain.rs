@@ -192,6 +192,7 @@ fn export(export: Export) -> &'static str {
         Export::NotAmongBest => "as many better paths as the peer is to have go there",
         Export::FromThisPeer => "it came from there",
         Export::NotReflected => "internal to internal, and neither side is a reflector client",
+        Export::ClientToClient => "both are clients of one cluster, and clientToClient is off",
         Export::InsideOwnBlock => "it lies inside a block of our own",
         Export::PoolNotExported => "its pool has disableBGPExport",
         Export::NoTransit => "it lies in no pool, and nobody becomes transit by accident",

@@ -25,6 +25,7 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
     let defaults = Config::new(plan.as_number, plan.router_id);
     Config {
         cluster_id: plan.cluster_id,
+        client_to_client: speaker.client_to_client,
         next_hop_v4: plan.address.ipv4.map(|interface| interface.addr),
         next_hop_v6: plan.address.ipv6.map(|interface| interface.addr),
         graceful_restart: GracefulRestart {
