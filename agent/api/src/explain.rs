@@ -96,6 +96,9 @@ pub struct HistoryEvent {
     pub port: u16,
     pub from: super::SessionState,
     pub to: super::SessionState,
+    /// Something to know of the peer; its session did not change by it.
+    #[serde(default)]
+    pub warning: bool,
     /// NOTIFICATIONs by name, with their text.
     pub cause: String,
     /// The NOTIFICATION that ended the connection, from whichever side.

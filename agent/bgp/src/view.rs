@@ -126,8 +126,20 @@ pub struct PeerView {
     pub last_error: Option<String>,
     pub notification_sent: Option<NotificationView>,
     pub notification_received: Option<NotificationView>,
+    /// Families of which it holds nearly as much as it may ([`crate::MaxPrefixes::warn_at`]).
+    pub near_limit: Vec<LimitView>,
     /// Families whose routes are kept though the session was lost, until when.
     pub stale_until: Option<Time>,
+}
+
+/// How much a peer holds of what it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitView {
+    pub family: Family,
+    /// Only what counts, see [`crate::MaxPrefixes::accepted_only`].
+    pub held: u64,
+    pub limit: u32,
 }
 
 /// What both OPENs agreed on.

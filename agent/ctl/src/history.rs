@@ -33,7 +33,7 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
 
 fn render(history: &History, zone: &TimeZone) -> String {
     if history.events.is_empty() {
-        return "No session has changed its state since manxd started.\n".into();
+        return "Nothing has happened to a session since manxd started.\n".into();
     }
     let rows: Vec<Vec<String>> = history
         .events
@@ -51,8 +51,8 @@ fn render(history: &History, zone: &TimeZone) -> String {
             vec![
                 at,
                 event.peer.to_string(),
-                format!("{} -> {}", event.from, event.to),
-                event.cause.clone(),
+                if event.warning { event.to.to_string() } else { format!("{} -> {}", event.from, event.to) },
+                if event.warning { format!("Warning: {}", event.cause) } else { event.cause.clone() },
                 dialled.into(),
             ]
         })
@@ -71,6 +71,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_warning_changes_no_state() {
+        let event = HistoryEvent {
+            at: "2026-11-22T11:01:13.524Z".into(),
+            peer: "192.168.80.121".parse().unwrap(),
+            port: 179,
+            from: SessionState::Established,
+            to: SessionState::Established,
+            warning: true,
+            cause: "sent a malformed UPDATE".into(),
+            notification: None,
+            dialled_by: None,
+        };
+        let history = History { node: "kw01".into(), events: vec![event], forgotten: 0 };
+        let text = render(&history, &TimeZone::UTC);
+        assert!(text.contains("192.168.80.121   Established   Warning: sent a malformed UPDATE"), "{text}");
+    }
+
+    #[test]
     fn an_event_has_its_time_its_cause_and_who_dialled() {
         let text = render(
             &History {
@@ -81,6 +99,7 @@ mod tests {
                     port: 179,
                     from: SessionState::Established,
                     to: SessionState::Active,
+                    warning: false,
                     cause: "NOTIFICATION received: Cease / Peer De-configured".into(),
                     notification: None,
                     dialled_by: Some(Dialler::Local),

@@ -71,7 +71,7 @@ fn add_path_may_be_said_in_several_ways() {
         ("send", 4, false),
         ("send=2", 2, false),
         ("both", 4, true),
-        ("both=255", 255, true),
+        ("both=64", 64, true),
         ("send=2,receive", 2, true),
     ] {
         assert_eq!(of_peer(&[("addPath", text)]).0.add_path, AddPath { send, receive }, "{text}");
@@ -149,7 +149,7 @@ fn a_bad_annotation_costs_itself_alone_and_is_told_with_place_unit_and_remedy() 
         "f:8:26: BGPPeer \"p\": metadata.annotations[manx.dev/blackholes]: \"10.1.0.1\" is not a prefix; write \
          ADDRESS/LENGTH, such as 172.16.0.0/16; until then it counts as not set",
         "f:9:23: BGPPeer \"p\": metadata.annotations[manx.dev/addPath]: \"0\" is no number of paths for a prefix; write \
-         1 to 255; until then it counts as not set",
+         1 to 64; until then it counts as not set",
         "f:10:25: BGPPeer \"p\": metadata.annotations[manx.dev/localRole]: \"custmer\" is no role; did you mean customer?; \
          until then it counts as not set",
         "f:11:26: BGPPeer \"p\": metadata.annotations[manx.dev/strictRole]: \"yes\" is neither \"true\" nor \"false\"; \

@@ -11,10 +11,10 @@ use crate::{
     message::notification::{Notification, cease},
     rib::{paths::MOST_PATHS, table::PeerSlot},
     session::{
-        peer::{LIMIT_HOLD_BACK, MAX_LIMIT_HOLD_BACK},
+        peer::{LIMIT_HOLD_BACK, MAX_LIMIT_HOLD_BACK, Peer},
         timers::Timer,
     },
-    view::Cause,
+    view::{Cause, LimitView},
 };
 
 /// So many octets of UPDATEs may pass between two looks at the whole RIB's size, for a look costs a visit to every
@@ -61,6 +61,27 @@ impl Speaker {
                 self.warn(slot, About::PrefixesNearLimit { family, held, limit }, now);
             }
         }
+    }
+
+    pub(super) fn near_limits(&self, peer: &Peer) -> Vec<LimitView> {
+        let Some(max) = peer.config.max_prefixes else { return Vec::new() };
+        let near = Family::ALL.into_iter().filter(|&family| peer.near_limit[family]);
+        near.map(|family| {
+            let (received, refused) = self.rib.held(peer.slot, family);
+            let held = if max.accepted_only { received - refused } else { received };
+            LimitView { family, held, limit: max.limit }
+        })
+        .collect()
+    }
+
+    /// Nine tenths of [`crate::Config::max_paths`] are held.
+    pub fn is_near_bound(&self) -> bool {
+        self.near_bound
+    }
+
+    /// [`crate::Config::max_paths`] as it is in force.
+    pub fn max_paths(&self) -> u64 {
+        self.config.max_paths
     }
 
     /// Of those who hold too much together, whoever holds the most has to go.

@@ -56,6 +56,7 @@ impl Speaker {
             last_error: peer.last_error.clone(),
             notification_sent: peer.notification_sent.clone(),
             notification_received: peer.notification_received.clone(),
+            near_limit: self.near_limits(peer),
             stale_until: Family::ALL
                 .into_iter()
                 .filter_map(|family| self.timers.get(Timer::Stale(peer.slot, family)))

@@ -28,6 +28,8 @@ use crate::{
 const PLACES: u32 = 4096;
 /// Prefixes of the desired table that are told in one turn of the loop.
 const PREFIXES: usize = 4096;
+/// Remarks about resources in a status: a store may be full of documents that are not ours.
+const REMARKS: usize = 10;
 /// How long rows of an answer are made in one turn of the loop.
 const ROWS_FOR: Duration = Duration::from_millis(2);
 
@@ -136,7 +138,20 @@ impl Daemon {
         if self.plan.is_none() && self.restarting {
             warnings.push("there is no plan; the routes of the earlier run stay as they are".into());
         }
+        if let Some(speaker) = &self.speaker {
+            warnings.extend(self.alarms.standing(speaker, &self.clock, self.clock.now()));
+        }
+        if self.plan.as_ref().is_some_and(|plan| plan.speaker.graceful_shutdown) {
+            warnings.push(
+                "this node asks everybody to go another way (manx.dev/gracefulShutdown on its Node)".into(),
+            );
+        }
         warnings.extend(self.plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string));
+        warnings.extend(self.remarks.iter().take(REMARKS).cloned());
+        if self.remarks.len() > REMARKS {
+            let more = self.remarks.len() - REMARKS;
+            warnings.push(format!("and {more} more remarks about resources; the log has them all"));
+        }
         warnings
     }
 

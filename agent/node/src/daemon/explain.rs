@@ -5,8 +5,11 @@ use std::{collections::VecDeque, net::IpAddr};
 
 use manx_api as api;
 use manx_bgp::{
-    PathSource, SessionEvent,
-    view::{Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
+    PathSource, SessionEvent, Warning,
+    view::{
+        Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, SessionState,
+        Standing,
+    },
 };
 use manx_net::Prefix;
 
@@ -18,12 +21,32 @@ const REMEMBERED: usize = 2048;
 
 #[derive(Debug, Default)]
 pub struct History {
-    events: VecDeque<SessionEvent>,
+    events: VecDeque<Happened>,
     forgotten: u64,
+}
+
+#[derive(Debug)]
+enum Happened {
+    Session(SessionEvent),
+    /// In the state in which the session was and is.
+    Warned {
+        warning: Warning,
+        state: SessionState,
+    },
 }
 
 impl History {
     pub fn push(&mut self, event: SessionEvent) {
+        self.keep(Happened::Session(event));
+    }
+
+    /// `state`: the peer's; None if it is gone.
+    pub fn warned(&mut self, warning: &Warning, state: Option<SessionState>) {
+        let state = state.unwrap_or(SessionState::Idle);
+        self.keep(Happened::Warned { warning: warning.clone(), state });
+    }
+
+    fn keep(&mut self, event: Happened) {
         if self.events.len() == REMEMBERED {
             self.events.pop_front();
             self.forgotten += 1;
@@ -67,20 +90,36 @@ impl Daemon {
             .history
             .events
             .iter()
-            .filter(|event| peer.is_none_or(|peer| event.peer.address == peer))
-            .map(|event| api::HistoryEvent {
-                at: self.clock.rfc3339(event.at),
-                peer: event.peer.address,
-                port: event.peer.port,
-                from: answers::state(event.from),
-                to: answers::state(event.to),
-                cause: log::cause(&event.cause),
-                notification: match &event.cause {
-                    Cause::NotificationSent(n) | Cause::NotificationReceived(n) => Some(self.notification(n)),
-                    _ => None,
+            .map(|event| match event {
+                Happened::Session(event) => api::HistoryEvent {
+                    at: self.clock.rfc3339(event.at),
+                    peer: event.peer.address,
+                    port: event.peer.port,
+                    from: answers::state(event.from),
+                    to: answers::state(event.to),
+                    warning: false,
+                    cause: log::cause(&event.cause),
+                    notification: match &event.cause {
+                        Cause::NotificationSent(n) | Cause::NotificationReceived(n) => {
+                            Some(self.notification(n))
+                        }
+                        _ => None,
+                    },
+                    dialled_by: event.dialled_by.map(answers::dialler),
                 },
-                dialled_by: event.dialled_by.map(answers::dialler),
+                Happened::Warned { warning, state } => api::HistoryEvent {
+                    at: self.clock.rfc3339(warning.at),
+                    peer: warning.peer.address,
+                    port: warning.peer.port,
+                    from: answers::state(*state),
+                    to: answers::state(*state),
+                    warning: true,
+                    cause: warning.about.to_string(),
+                    notification: None,
+                    dialled_by: None,
+                },
             })
+            .filter(|event| peer.is_none_or(|peer| event.peer == peer))
             .collect();
         api::History { node: self.node.clone(), events, forgotten: self.history.forgotten }
     }

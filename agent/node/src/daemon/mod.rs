@@ -3,6 +3,7 @@
 //! kernel's news become next-hop metrics. Everything runs on one thread, in turn; sockets have tasks of their
 //! own that only move bytes.
 
+mod alarms;
 mod answers;
 mod explain;
 mod fast_path;
@@ -39,6 +40,7 @@ use tokio::{
 };
 
 use self::{
+    alarms::Alarms,
     explain::History,
     fast_path::FastPath,
     log::{ReportLog, SessionLog},
@@ -74,7 +76,10 @@ pub struct Daemon {
     snapshot: Arc<Snapshot>,
     plan: Option<NodePlan>,
     loaded_at: Option<String>,
+    /// Why newer resources were not taken.
     problems: Vec<String>,
+    /// What else is wrong with those in force.
+    remarks: Vec<String>,
     /// `None` until the first plan: a speaker without numbers cannot speak.
     speaker: Option<Speaker>,
     settled: bool,
@@ -94,6 +99,7 @@ pub struct Daemon {
     socket: api::Socket,
     sessions_said: SessionLog,
     history: History,
+    alarms: Alarms,
     reports_said: ReportLog,
     /// Addresses that dialled us without being in the plan; each is said once.
     strangers: BTreeSet<IpAddr>,
@@ -145,6 +151,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             plan: None,
             loaded_at: None,
             problems: Vec::new(),
+            remarks: Vec::new(),
             speaker: None,
             settled: false,
             restarting,
@@ -159,6 +166,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             socket,
             sessions_said: SessionLog::default(),
             history: History::default(),
+            alarms: Alarms::default(),
             reports_said: ReportLog::new(now),
             strangers: BTreeSet::new(),
             next_check: now,
@@ -302,7 +310,10 @@ impl Daemon {
 
     fn take_update(&mut self, update: Update) {
         let had_problems = !std::mem::take(&mut self.problems).is_empty();
-        self.problems = update.problems.iter().map(ToString::to_string).collect();
+        let (errors, remarks): (Vec<_>, Vec<_>) =
+            update.problems.iter().partition(|problem| problem.is_error());
+        self.problems = errors.into_iter().map(ToString::to_string).collect();
+        self.remarks = remarks.into_iter().map(ToString::to_string).collect();
         let refused = update.problems.iter().any(|problem| problem.is_error());
         for problem in update.problems.iter() {
             if problem.is_error() {
@@ -539,7 +550,12 @@ impl Daemon {
                     self.sessions_said.say(&event);
                     self.history.push(event);
                 }
-                Output::Warning(warning) => tracing::warn!(peer = %warning.peer, "{}", warning.about),
+                Output::Warning(warning) => {
+                    tracing::warn!(peer = %warning.peer, "{}", warning.about);
+                    self.alarms.take(&warning);
+                    let state = speaker.peer(warning.peer).map(|peer| peer.state);
+                    self.history.warned(&warning, state);
+                }
                 Output::Watch { next_hop } => {
                     let gateway = gateway(speaker, next_hop);
                     self.next_hops.insert(next_hop, gateway);

@@ -299,6 +299,8 @@ metadata:
     manx.dev/restartAfterNotification: 'true'
     manx.dev/ebgpRequiresPolicy: 'true'
     manx.dev/maxPaths: '1000'
+    manx.dev/multipath: 'ebgp=4, ibgp=2'
+    manx.dev/nodeMeshAddPath: both=3
     manx.dev/nodeMeshMaxPrefixes: '64'
     manx.dev/nodeMeshBlackholes: 172.16.0.0/16
 ---
@@ -320,8 +322,10 @@ spec: {bgp: {ipv4Address: 10.0.0.1/24}}
         assert!(config.graceful_restart.after_notification);
         assert!(config.ebgp_requires_policy && config.graceful_shutdown);
         assert_eq!(config.max_paths, 1000);
+        assert_eq!(config.multipath, Multipath { ebgp: 4, ibgp: 2 });
         let peer = config.peers.iter().find(|peer| peer.address == IpAddr::from([10, 0, 0, 2])).unwrap();
         assert_eq!(peer.max_prefixes, Some(MaxPrefixes::new(64)));
+        assert_eq!(peer.add_path, AddPath { send: 3, receive: true });
         assert_eq!(peer.blackholes, ["172.16.0.0/16".parse().unwrap()]);
     }
 }
