@@ -38,6 +38,20 @@ impl Program for Bird {
         learned(&host.sh(&format!("birdc show route {prefix} primary all"))?)
     }
 
+    fn next_hops(&self, host: &Host, prefix: &str) -> Result<Vec<IpAddr>> {
+        let text = host.sh(&format!("birdc show route {prefix} all"))?;
+        let each = text.lines().filter_map(|line| line.trim().strip_prefix("BGP.next_hop:"));
+        // A link-local one may follow it.
+        let read = each.map(|words| words.split_whitespace().next()?.parse().ok());
+        let mut read: Vec<IpAddr> = read.collect::<Option<_>>().with_context(|| text.clone())?;
+        read.sort_unstable();
+        Ok(read)
+    }
+
+    fn withdraw(&self, host: &Host, _: &Speaking, n: usize) -> Result<()> {
+        host.sh(&format!("birdc disable own{n}")).map(drop)
+    }
+
     fn only_to_customers(&self, host: &Host, prefix: &str) -> Result<Option<u32>> {
         let text = host.sh(&format!("birdc show route {prefix} primary all"))?;
         let found = text.lines().find_map(|line| line.trim().strip_prefix("BGP.otc:"));
@@ -63,22 +77,32 @@ fn config(speaking: &Speaking) -> String {
     let _ = writeln!(out, "log stderr all;\nrouter id {};\nprotocol device {{ }}", speaking.router_id);
     // Next hops of iBGP are looked up in BIRD's own table.
     out.push_str("protocol direct { ipv4; ipv6; }\n");
-    for channel in ["ipv4", "ipv6"] {
-        let _ = writeln!(out, "protocol static {{\n  {channel};");
-        for route in speaking.routes.iter().filter(|route| family(&route.prefix) == channel) {
-            let _ = write!(out, "  route {} blackhole {{", route.prefix);
-            for (attribute, texts) in [
-                ("bgp_community", &route.marks.plain),
-                ("bgp_ext_community", &route.marks.extended),
-                ("bgp_large_community", &route.marks.large),
-            ] {
-                for text in texts {
-                    let _ = write!(out, " {attribute}.add(({}));", text.replace(':', ", "));
-                }
+    for (n, route) in speaking.routes.iter().enumerate() {
+        let channel = family(&route.prefix);
+        let _ = write!(out, "protocol static own{n} {{ {channel}; route {} blackhole {{", route.prefix);
+        for (attribute, texts) in [
+            ("bgp_community", &route.marks.plain),
+            ("bgp_ext_community", &route.marks.extended),
+            ("bgp_large_community", &route.marks.large),
+        ] {
+            for text in texts {
+                let _ = write!(out, " {attribute}.add(({}));", text.replace(':', ", "));
             }
-            out.push_str(" };\n");
         }
-        out.push_str("}\n");
+        out.push_str(" }; }\n");
+    }
+    // A next hop counts that is set on the way out.
+    for channel in ["ipv4", "ipv6"] {
+        let _ = writeln!(out, "filter with_next_hop_{channel} {{");
+        let own = speaking.routes.iter().enumerate();
+        for (n, route) in own.filter(|(_, route)| family(&route.prefix) == channel) {
+            let _ = writeln!(
+                out,
+                "  if proto = \"own{n}\" then {{ bgp_next_hop = {}; accept; }}",
+                route.next_hop
+            );
+        }
+        out.push_str("  if source = RTS_BGP then accept;\n  reject;\n}\n");
     }
     if speaking.ipv4_by_ipv6 {
         for channel in ["ipv4", "ipv6"] {
@@ -111,10 +135,12 @@ fn config(speaking: &Speaking) -> String {
         for channel in ["ipv4", "ipv6"].into_iter().filter(|channel| speaking.carries(neighbour, channel)) {
             let extended =
                 if speaking.ipv4_by_ipv6 && channel == "ipv4" { "extended next hop on; " } else { "" };
-            let _ = writeln!(
-                out,
-                "  {channel} {{ {extended}import all; export where source = RTS_STATIC || source = RTS_BGP; }};"
-            );
+            let (add_path, export) = if speaking.add_path {
+                ("add paths on; ", format!("filter with_next_hop_{channel}"))
+            } else {
+                ("", String::from("where source = RTS_STATIC || source = RTS_BGP"))
+            };
+            let _ = writeln!(out, "  {channel} {{ {extended}{add_path}import all; export {export}; }};");
         }
         out.push_str("}\n");
     }

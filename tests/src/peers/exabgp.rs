@@ -2,7 +2,7 @@
 //! writes no route. A shell script of its own is its API's other end: it appends every UPDATE, as JSON, to a file,
 //! and hands on commands from a pipe.
 
-use std::{fmt::Write, net::IpAddr, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -78,6 +78,42 @@ impl Program for ExaBgp {
         false
     }
 
+    fn next_hops(&self, host: &Host, prefix: &str) -> Result<Vec<IpAddr>> {
+        let heard = host.sh(&format!("cat {HEARD}"))?;
+        let mut paths = BTreeMap::new();
+        for line in heard.lines() {
+            let message: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            let update = &message["neighbor"]["message"]["update"];
+            let families = update["withdraw"].as_object().into_iter().flat_map(|families| families.values());
+            for id in families.flat_map(|list| ids(list, prefix)) {
+                paths.remove(&id);
+            }
+            let families = update["announce"].as_object().into_iter().flat_map(|families| families.values());
+            for (next_hop, list) in families.filter_map(Value::as_object).flatten() {
+                for id in ids(list, prefix) {
+                    paths.insert(id, next_hop.parse::<IpAddr>()?);
+                }
+            }
+        }
+        let mut found: Vec<IpAddr> = paths.into_values().collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn withdraw(&self, host: &Host, speaking: &Speaking, n: usize) -> Result<()> {
+        let route = speaking.routes.get(n).with_context(|| format!("route {n}"))?;
+        let Some(neighbour) =
+            speaking.neighbours.iter().find(|n| family_of(n.address) == super::family(&route.prefix))
+        else {
+            bail!("nobody to tell")
+        };
+        let (address, id) = (neighbour.address, path_id(speaking, n));
+        tell(
+            host,
+            &format!("neighbor {address} withdraw route {} next-hop {}{id}", route.prefix, route.next_hop),
+        )
+    }
+
     fn ask_for_refresh(&self, host: &Host, neighbour: IpAddr) -> Result<()> {
         tell(host, &format!("neighbor {neighbour} announce route-refresh {} unicast", family_of(neighbour)))
     }
@@ -105,7 +141,7 @@ fn config(speaking: &Speaking) -> String {
             out,
             "neighbor {} {{\n  router-id {};\n  local-address {};\n  local-as {};\n  peer-as {};\n  passive {};\n  \
              family {{ {family} unicast; }}\n  \
-             capability {{ asn4 {}; route-refresh enable; graceful-restart {RESTART_TIME}; }}\n  \
+             capability {{ asn4 {}; route-refresh enable; graceful-restart {RESTART_TIME};{} }}\n  \
              api {{ processes [ listener ]; receive {{ parsed; update; }} }}\n  static {{",
             neighbour.address,
             speaking.router_id,
@@ -114,9 +150,12 @@ fn config(speaking: &Speaking) -> String {
             neighbour.as_number,
             speaking.side == Side::Listens,
             if speaking.two_octets { "disable" } else { "enable" },
+            if speaking.add_path { " add-path send/receive;" } else { "" },
         );
-        for route in speaking.routes.iter().filter(|route| super::family(&route.prefix) == family) {
-            let _ = write!(out, "    route {} next-hop {}", route.prefix, route.next_hop);
+        let own = speaking.routes.iter().enumerate();
+        for (n, route) in own.filter(|(_, route)| super::family(&route.prefix) == family) {
+            let id = path_id(speaking, n);
+            let _ = write!(out, "    route {} next-hop {}{id}", route.prefix, route.next_hop);
             for (keyword, texts) in [
                 ("community", &route.marks.plain),
                 ("large-community", &route.marks.large),
@@ -133,6 +172,18 @@ fn config(speaking: &Speaking) -> String {
         out.push_str("  }\n}\n");
     }
     out
+}
+
+/// RFC 7911 §3, in the words of its configuration.
+fn path_id(speaking: &Speaking, n: usize) -> String {
+    if speaking.add_path { format!(" path-information 0.0.0.{}", n + 1) } else { String::new() }
+}
+
+/// Its names for the paths to a prefix; empty where they have none.
+fn ids(prefixes: &Value, prefix: &str) -> Vec<String> {
+    let all = prefixes.as_array().into_iter().flatten();
+    let its = all.filter(|nlri| nlri["nlri"] == prefix);
+    its.map(|nlri| nlri["path-information"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 fn names(prefixes: &Value, prefix: &str) -> bool {

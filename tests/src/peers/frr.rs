@@ -51,6 +51,16 @@ impl Program for Frr {
         learned(best).with_context(|| format!("not as FRR prints a path: {best}"))
     }
 
+    fn next_hops(&self, host: &Host, prefix: &str) -> Result<Vec<IpAddr>> {
+        let text = vtysh(host, "bgpd", &format!("show bgp {} unicast {prefix} json", family(prefix)))?;
+        let answer: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+        let paths = answer["paths"].as_array().context("no route")?;
+        let read = paths.iter().map(|path| path["nexthops"][0]["ip"].as_str()?.parse().ok());
+        let mut read: Vec<IpAddr> = read.collect::<Option<_>>().with_context(|| text.clone())?;
+        read.sort_unstable();
+        Ok(read)
+    }
+
     fn only_to_customers(&self, host: &Host, prefix: &str) -> Result<Option<u32>> {
         let text = vtysh(host, "bgpd", &format!("show bgp {} unicast {prefix}", family(prefix)))?;
         let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == ',').collect();
@@ -130,6 +140,10 @@ fn config(speaking: &Speaking) -> String {
         for neighbour in speaking.neighbours.iter().filter(|n| speaking.carries(n, name)) {
             let address = neighbour.address;
             let _ = writeln!(out, "  neighbor {address} activate\n  neighbor {address} send-community all");
+            // Several are taken without a word.
+            if speaking.add_path {
+                let _ = writeln!(out, "  neighbor {address} addpath-tx-all-paths");
+            }
             if speaking.cluster_id.is_some() {
                 let _ = writeln!(out, "  neighbor {address} route-reflector-client");
             }

@@ -42,13 +42,9 @@ impl Program for GoBgp {
             host.sh("gobgp global")
         })?;
         // It takes routes of its own only from its API.
-        for route in &speaking.routes {
-            let mut line = format!(
-                "gobgp global rib -a {} add {} nexthop {}",
-                family(&route.prefix),
-                route.prefix,
-                route.next_hop
-            );
+        for (n, route) in speaking.routes.iter().enumerate() {
+            let mut line =
+                format!("gobgp global rib {} nexthop {}", own(speaking, n, "add")?, route.next_hop);
             for (keyword, texts) in
                 [("community", &route.marks.plain), ("large-community", &route.marks.large)]
             {
@@ -78,6 +74,26 @@ impl Program for GoBgp {
         Ok(learned)
     }
 
+    fn next_hops(&self, host: &Host, prefix: &str) -> Result<Vec<IpAddr>> {
+        let text = host.sh(&format!("gobgp -j global rib -a {} {prefix}", family(prefix)))?;
+        let answer: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+        let paths = answer.get(prefix).unwrap_or(&answer).as_array().context("no route")?;
+        let mut found = Vec::new();
+        for path in paths {
+            let mut learned = Learned::default();
+            for attribute in path["attrs"].as_array().context("no attributes")? {
+                take(&mut learned, attribute)?;
+            }
+            found.push(learned.next_hop.with_context(|| format!("no next hop: {path}"))?);
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn withdraw(&self, host: &Host, speaking: &Speaking, n: usize) -> Result<()> {
+        host.sh(&format!("gobgp global rib {}", own(speaking, n, "del")?)).map(drop)
+    }
+
     /// It answers a ROUTE-REFRESH; its own "softresetin" looks again at what it has kept.
     fn asks_for_refresh(&self) -> bool {
         false
@@ -90,6 +106,16 @@ impl Program for GoBgp {
     fn shut_down(&self, host: &Host, neighbour: IpAddr, text: &str) -> Result<()> {
         host.shell(&format!("gobgp neighbor {neighbour} shutdown --reason '{text}'"))?.success().map(drop)
     }
+}
+
+/// What adds or deletes a route of its own.
+fn own(speaking: &Speaking, n: usize, verb: &str) -> Result<String> {
+    let route = speaking.routes.get(n).with_context(|| format!("route {n}"))?;
+    let mut line = format!("-a {} {verb} {}", family(&route.prefix), route.prefix);
+    if speaking.add_path {
+        let _ = write!(line, " identifier {}", n + 1);
+    }
+    Ok(line)
 }
 
 fn config(speaking: &Speaking) -> String {
@@ -115,6 +141,9 @@ fn config(speaking: &Speaking) -> String {
             speaking.side == Side::Listens,
             family_of(neighbour.address)
         );
+        if speaking.add_path {
+            out.push_str("[neighbors.afi-safis.add-paths.config]\nreceive = true\nsend-max = 8\n");
+        }
         if let Some(cluster) = speaking.cluster_id {
             let _ = writeln!(
                 out,

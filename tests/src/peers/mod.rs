@@ -38,6 +38,9 @@ pub struct Speaking {
     pub ipv4_by_ipv6: bool,
     /// What it is to its neighbours (RFC 9234). Not every program can be told so.
     pub role: Option<&'static str>,
+    /// Sends several paths for a prefix and takes several (RFC 7911). Routes of its own with one prefix are then paths of
+    /// their own.
+    pub add_path: bool,
     pub neighbours: Vec<Neighbour>,
     pub routes: Vec<Announced>,
 }
@@ -109,6 +112,16 @@ pub trait Program: fmt::Debug + Sync {
     /// The best path to `prefix`, or the error that there is none.
     fn learned(&self, host: &Host, prefix: &str) -> Result<Learned>;
 
+    /// The next hops of all paths to `prefix` that it has learned, sorted.
+    fn next_hops(&self, _host: &Host, prefix: &str) -> Result<Vec<IpAddr>> {
+        anyhow::bail!("{} does not show all paths to {prefix}", self.name())
+    }
+
+    /// Takes back the route of its own that it began with as number `n` of [`Speaking::routes`].
+    fn withdraw(&self, _host: &Host, speaking: &Speaking, n: usize) -> Result<()> {
+        anyhow::bail!("{} cannot withdraw {:?}", self.name(), speaking.routes.get(n))
+    }
+
     /// The AS that says of the best path to `prefix` that it should go to customers only (RFC 9234 §5).
     fn only_to_customers(&self, _host: &Host, prefix: &str) -> Result<Option<u32>> {
         anyhow::bail!("{} does not say who may have {prefix}", self.name())
@@ -176,6 +189,14 @@ impl Peer {
 
     pub fn learned(&self, prefix: &str) -> Result<Learned> {
         self.program.learned(&self.host, prefix).with_context(|| format!("{}: {prefix}", self.program.name()))
+    }
+
+    pub fn next_hops(&self, prefix: &str) -> Result<Vec<IpAddr>> {
+        self.program.next_hops(&self.host, prefix)
+    }
+
+    pub fn withdraw(&self, n: usize) -> Result<()> {
+        self.program.withdraw(&self.host, &self.speaking, n)
     }
 
     pub fn only_to_customers(&self, prefix: &str) -> Result<Option<u32>> {

@@ -109,6 +109,7 @@ impl Place {
             side: Side::Both,
             two_octets: false,
             ipv4_by_ipv6: false,
+            add_path: false,
             role: None,
             neighbours: others.iter().flat_map(to).collect(),
             routes: own

@@ -3,6 +3,7 @@
 //! communities, shutdown texts, roles, what an operator sees and orders, and graceful restart of either side under
 //! traffic. Every capture is decoded by tshark. The seed's story with BIRD in a node's place is `seed` and `restart`.
 
+mod add_path;
 mod answers;
 mod blackhole;
 mod ipv4_by_ipv6;
