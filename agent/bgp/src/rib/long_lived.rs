@@ -24,7 +24,8 @@ impl Rib {
         let Some(route) = P::table(&self.tables).get(id) else { return };
         let stale =
             |path: &super::Path| path.peer == slot && generation.wrapping_sub(path.generation) as i8 > 0;
-        let says_no = |path: &super::Path| path.attributes.as_received().has_community(WellKnown::NO_LLGR);
+        // From the peer, or by a rule of ours.
+        let says_no = |path: &super::Path| path.attributes.has_community(WellKnown::NO_LLGR);
         if route.paths.iter().any(|path| stale(path) && says_no(path)) {
             self.remove_paths::<P>(id, |path| stale(path) && says_no(path));
         }

@@ -84,6 +84,27 @@ fn after_the_restart_time_routes_stay_marked_for_the_long_lived_time_but_not_tho
     assert_eq!(script.speaker.sizes(), (0, 0, 0));
 }
 
+/// RFC 9494 §4.2: the operator's rules may say it, too.
+#[test]
+fn a_rule_may_attach_no_llgr() {
+    let mut config = long_lived();
+    let no = crate::policy::Change::AddCommunity(crate::policy::Community::Standard(0xffff_0007));
+    let name = crate::policy::RuleName::new("not for long");
+    let action = crate::policy::Action::Accept([no].into());
+    let rule = crate::policy::Rule { name, matches: crate::policy::Match::default(), action };
+    config.peers[0].import.ipv4 = crate::policy::Rules::from_iter([rule]);
+    let mut open = their_open(&config);
+    says(&mut open, true, 500);
+    let mut script = Script::established_with(config, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    let conn = script.conn;
+    lose(&mut script, conn);
+    script.wait(secs(119));
+    assert_eq!(marked(&script, A), Some(vec!["no-llgr".to_owned()]));
+    script.wait(secs(2));
+    assert_eq!(marked(&script, A), None);
+}
+
 #[test]
 fn who_comes_back_having_preserved_its_forwarding_loses_only_what_it_does_not_repeat() {
     for preserved in [true, false] {

@@ -4,6 +4,7 @@
 mod add_path;
 mod add_path_histories;
 mod any_bytes;
+mod attribute_changes;
 mod attribute_errors;
 mod collision;
 mod convergence;

@@ -147,3 +147,19 @@ fn host_bits_are_no_part_of_a_route() {
     script.give(&raw_update(&[], &unreach, &[]));
     assert_eq!(script.view().counters.prefixes_received, 0);
 }
+
+/// Behaviour 10: octets are no sign of life, only whole messages are. Else one that is never finished holds a session,
+/// and what it was told, for ever.
+#[test]
+fn a_message_that_comes_octet_by_octet_does_not_prolong_the_session() {
+    let mut script = Script::established(config(64512));
+    let mut stream = update(&[], &marked(1), &["10.1.0.0/16"]).to_vec();
+    stream[16..18].copy_from_slice(&4096u16.to_be_bytes());
+    stream.resize(4095, 0);
+    for octet in stream.chunks(1).take(95) {
+        script.give(octet);
+        script.wait(secs(1));
+    }
+    assert_ne!(script.state(), SessionState::Established);
+    assert_eq!(script.notification(), (4, 0, vec![]));
+}

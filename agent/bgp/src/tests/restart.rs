@@ -1,10 +1,13 @@
 //! Graceful restart (RFC 4724): as the peer that helps, and as the one that restarts.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use super::{
     network::{Network, asn, ip, ms, peer, prefix, secs},
-    script::{Script, config, mandatory, their_open, update},
+    script::{Script, config, mandatory, raw_update, their_open, update},
 };
 use crate::{
     Config, Dial, Event, ExportRule, Family, Originated,
@@ -415,4 +418,70 @@ fn a_dead_machine_is_noticed_within_the_hold_time_and_its_routes_go() {
     assert_eq!(network.next_hop(2, "172.16.1.0/26"), Some(ip("10.0.0.2")));
     network.run(secs(31));
     assert_eq!(network.next_hop(2, "172.16.1.0/26"), None);
+}
+
+/// Behaviour 58: the choice takes several pieces. Whoever comes between two of them gets its first table, and End-of-RIB
+/// after it, when all is chosen; else it would take the marker for the end of half a table, and drop the rest.
+#[test]
+fn who_comes_up_during_the_first_choice_gets_the_whole_table_before_the_marker() {
+    const ROUTES: u32 = 20_000;
+    let mut config = restarting();
+    config.peers[0].rr_client = true;
+    let mut second = peer("10.0.0.3", 64512);
+    second.dial = Dial::Never;
+    config.peers.push(second);
+    let mut script = Script::established(config.clone());
+    script.wait(secs(11));
+    let numbers: Vec<u32> = (0..ROUTES).collect();
+    for part in numbers.chunks(1000) {
+        let nlri: Vec<u8> = part.iter().flat_map(|n| [24, 11, (n >> 8) as u8, *n as u8]).collect();
+        script.give(&raw_update(&[], &mandatory(&[]).concat(), &nlri));
+    }
+    script.give(&end_of_rib(Family::Ipv6Unicast));
+    let bytes = end_of_rib(Family::Ipv4Unicast);
+    script.speaker.handle(Event::Received { conn: script.conn, bytes }, script.now);
+    // One piece of several.
+    assert!(script.speaker.advance(script.now));
+    let mut open = their_open(&config);
+    open.identifier = Ipv4Addr::new(10, 0, 0, 3);
+    let (local, remote) = (SocketAddr::new(ip("10.0.0.1"), 179), SocketAddr::new(ip("10.0.0.3"), 9));
+    let conn = script.speaker.accept(local, remote, script.now).unwrap();
+    for bytes in [open.encode(), keepalive()] {
+        script.speaker.handle(Event::Received { conn, bytes }, script.now);
+    }
+    let mut sent = script.take_on(conn);
+    script.drain();
+    sent.extend(script.take_on(conn));
+    let marker = &end_of_rib(Family::Ipv4Unicast)[19..];
+    let at = sent.iter().position(|message| matches!(message, Message::Update(body) if body == marker));
+    let (before, after) = sent.split_at(at.expect("a marker"));
+    let mut state = std::collections::BTreeMap::new();
+    super::export_by_group::apply(&mut state, before);
+    assert_eq!(state.len(), ROUTES as usize + 1);
+    assert_eq!(super::export_by_group::apply(&mut state, after), 0, "nothing comes after the marker");
+}
+
+/// RFC 4271 §9.1.2.2 f: the identifier decides between equals, and a peer that comes back with another one is another
+/// equal. Its stale routes are compared anew, without an UPDATE.
+#[test]
+fn a_peer_that_returns_with_another_identifier_wins_or_loses_its_ties_anew() {
+    let (mut script, first, second) = super::limits::two_peers(config(64512), |_, open| {
+        // As in `two_peers`, but for the restart of whoever comes back.
+        assert!(open.capabilities.graceful_restart.is_some());
+    });
+    for conn in [first, second] {
+        script.give_on(conn, &update(&[], &mandatory(&[]), &[A]));
+    }
+    let best = |script: &Script| match script.explain(A).unwrap().paths[0].source {
+        crate::PathSource::Peer(peer) => peer.address,
+        crate::PathSource::Own => panic!("it is not ours"),
+    };
+    assert_eq!(best(&script), ip("10.0.0.2"));
+    lost(&mut script);
+    let mut open = their_open(&config(64512));
+    open.identifier = Ipv4Addr::new(10, 0, 0, 200);
+    back(&mut script, &open);
+    assert_eq!(best(&script), ip("10.0.0.3"), "10.0.0.200 is higher than 10.0.0.3");
+    let loser = &script.explain(A).unwrap().paths[1];
+    assert_eq!((loser.stale, loser.standing), (true, Standing::Lost(crate::view::LostAt::RouterId)));
 }
