@@ -192,3 +192,32 @@ fn it_goes_marked_to_those_who_know_and_is_withdrawn_from_those_who_do_not() {
         assert_eq!(script.explain(A).unwrap().sent[0].export, expected);
     }
 }
+
+/// The table is marked in pieces. Who comes back in between, and what it announces again, is not old.
+#[test]
+fn what_is_heard_again_while_the_table_is_being_marked_is_not_marked() {
+    let names: Vec<String> = (0..20_000).map(|n| format!("10.{}.{}.0/24", n / 250, n % 250)).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let config = long_lived();
+    let mut open = their_open(&config);
+    says(&mut open, true, 500);
+    let mut script = Script::established_with(config, &open);
+    for some in all.chunks(900) {
+        script.give(&update(&[], &mandatory(&[]), some));
+    }
+    let conn = script.conn;
+    lose(&mut script, conn);
+    script.wait(secs(119));
+    script.now = script.now + secs(2);
+    assert!(script.speaker.advance(script.now), "a piece of it, and more to do");
+    let (local, remote) = ("10.0.0.1:179".parse().unwrap(), "10.0.0.2:40001".parse().unwrap());
+    let conn = script.speaker.accept(local, remote, script.now).unwrap();
+    let last = all[19_999];
+    for bytes in [open.encode(), keepalive(), update(&[], &mandatory(&[]), &[last])] {
+        script.speaker.handle(Event::Received { conn, bytes }, script.now);
+    }
+    script.drain();
+    assert_eq!(marked(&script, last), Some(vec![]));
+    assert_eq!(marked(&script, all[0]), Some(vec!["llgr-stale".to_owned()]));
+    assert_eq!(marked(&script, all[19_998]), Some(vec!["llgr-stale".to_owned()]));
+}
