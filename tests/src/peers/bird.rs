@@ -123,6 +123,12 @@ fn config(speaking: &Speaking) -> String {
         if speaking.side == Side::Listens {
             out.push_str("  passive on;\n");
         }
+        if let Some((restart, long_lived)) = speaking.long_lived {
+            let _ = writeln!(
+                out,
+                "  graceful restart time {restart}; long lived graceful restart on; long lived stale time {long_lived};"
+            );
+        }
         if let Some(role) = speaking.role {
             let _ = writeln!(out, "  local role {role};");
         }

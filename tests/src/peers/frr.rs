@@ -109,6 +109,12 @@ fn config(speaking: &Speaking) -> String {
          no bgp network import-check\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state",
         speaking.as_number, speaking.router_id
     );
+    if let Some((restart, long_lived)) = speaking.long_lived {
+        let _ = writeln!(
+            out,
+            " bgp graceful-restart restart-time {restart}\n bgp long-lived-graceful-restart stale-time {long_lived}"
+        );
+    }
     if let Some(cluster) = speaking.cluster_id {
         let _ = writeln!(out, " bgp cluster-id {cluster}");
     }

@@ -36,6 +36,9 @@ pub struct Speaking {
     pub two_octets: bool,
     /// IPv4 over the IPv6 sessions, with IPv6 next hops (RFC 8950), and into the kernel. Not every program can be told so.
     pub ipv4_by_ipv6: bool,
+    /// Restart time and long-lived time, in seconds, that it asks its neighbours for (RFC 9494). Not every program can
+    /// be told so.
+    pub long_lived: Option<(u16, u32)>,
     /// What it is to its neighbours (RFC 9234). Not every program can be told so.
     pub role: Option<&'static str>,
     /// Sends several paths for a prefix and takes several (RFC 7911). Routes of its own with one prefix are then paths of

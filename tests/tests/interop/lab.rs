@@ -111,6 +111,7 @@ impl Place {
             ipv4_by_ipv6: false,
             add_path: false,
             role: None,
+            long_lived: None,
             neighbours: others.iter().flat_map(to).collect(),
             routes: own
                 .map(|(prefix, next_hop)| Announced { prefix, next_hop, marks: self.marks() })

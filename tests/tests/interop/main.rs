@@ -8,6 +8,7 @@ mod answers;
 mod blackhole;
 mod ipv4_by_ipv6;
 mod lab;
+mod long_lived;
 mod operator;
 mod restart;
 mod roles;
