@@ -4,6 +4,7 @@
 mod chaos;
 mod fib;
 mod lab;
+mod multipath;
 mod pods;
 mod resolve;
 mod scale;
