@@ -23,12 +23,15 @@ use tokio::{
 /// A thousand clients that dial in one instant must not meet a full queue. The kernel caps it by
 /// net.core.somaxconn, 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
-/// Longer than a SYN and two retransmissions; the speaker's own timers decide when to dial again.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a SYN and two retransmissions. A little shorter than the speaker's own patience, so that whoever knows
+/// what the packets must carry says why there may be no answer.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(4_800);
 const READ_SIZE: usize = 64 << 10;
 /// How long a closed connection may take to drain. A socket that is closed with unread bytes sends RST, which
 /// could overtake the NOTIFICATION.
 const LINGER: Duration = Duration::from_secs(1);
+/// What goes wrong ten times a second is not said as often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// IPTOS_PREC_INTERNETCONTROL, as RFC 4271 appendix E advises.
 const INTERNETWORK_CONTROL: u32 = 0xc0;
 
@@ -102,6 +105,7 @@ pub fn capped_backlog() -> Option<i32> {
 
 /// Accepts until the task is aborted.
 pub async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
+    let mut said: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -112,7 +116,10 @@ pub async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Event>) {
             }
             // Out of descriptors, or a connection that was reset while it waited: the next may go well.
             Err(error) => {
-                tracing::warn!(%error, "accepting a BGP connection failed");
+                if said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+                    tracing::warn!(%error, "accepting a BGP connection failed; trying again");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -130,7 +137,7 @@ pub async fn dial(source: Option<IpAddr>, to: SocketAddr, guard: &Guard) -> io::
     let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
     tokio::time::timeout(DIAL_TIMEOUT, socket.connect(to))
         .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "Connection timed out")))
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
 }
 
 /// Moves bytes until the connection ends or is told to. The reader is not read from while the daemon is behind:

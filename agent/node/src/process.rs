@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// The process behind a netlink port, as far as can be told: the first socket of a process has its id as port.
 pub fn name_of(netlink_port: u32) -> String {
     if netlink_port == 0 {
@@ -18,6 +20,16 @@ pub fn name_of(netlink_port: u32) -> String {
         Ok(name) => format!("{} (pid {netlink_port})", name.trim_end()),
         Err(_) => format!("pid {netlink_port}, which has ended"),
     }
+}
+
+/// A connection takes a descriptor, and a service manager's soft limit is 1024 for the sake of programs that call
+/// select(2). The number that this process may have from now on.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
 }
 
 /// Held by whoever writes routes of this protocol in this network namespace: two would undo each other's work. An
@@ -81,6 +93,12 @@ pub fn link_local_towards(local: SocketAddr, remote: SocketAddr) -> Option<Ipv6A
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_may_have_as_many_descriptors_as_its_hard_limit_says() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (limit, limit));
+    }
 
     #[test]
     fn a_lock_is_held_once_and_goes_with_its_holder() {

@@ -135,6 +135,12 @@ fn config(speaking: &Speaking) -> String {
         if speaking.two_octets {
             out.push_str("  enable as4 off;\n");
         }
+        if let Some(password) = speaking.password {
+            let _ = writeln!(out, "  password \"{password}\";");
+        }
+        if speaking.next_link_only {
+            out.push_str("  ttl security on;\n");
+        }
         if let Some(cluster) = speaking.cluster_id {
             let _ = writeln!(out, "  rr client; rr cluster id {cluster};");
         }

@@ -77,6 +77,16 @@ impl Capture {
     /// error, is an error. `narrow` are those with whom AS numbers have two octets (RFC 6793): the dissector guesses
     /// their size from each AS_PATH, and the shortest ones of two octets it guesses wrong.
     pub fn finish(self, lab: &Lab, narrow: &[IpAddr]) -> Result<Vec<Packet>> {
+        self.finish_counting(lab, narrow, &[]).map(|(packets, _)| packets)
+    }
+
+    /// The same, and how many packets each of these display filters lets pass. A filter has no spaces.
+    pub fn finish_counting(
+        self,
+        lab: &Lab,
+        narrow: &[IpAddr],
+        filters: &[&str],
+    ) -> Result<(Vec<Packet>, Vec<usize>)> {
         // It reads the kernel's ring a few times a second.
         thread::sleep(Duration::from_millis(600));
         let ended = self.dumpcap.terminate(Duration::from_secs(10))?;
@@ -103,7 +113,11 @@ impl Capture {
         }
         let fields: Vec<String> = FIELDS.iter().map(|field| format!("-e {field}")).collect();
         let lines = tshark(ns, &format!("-r {file} -Y bgp -T fields {}", fields.join(" ")))?;
-        lines.lines().map(|line| packet(line).with_context(|| format!("tshark: {line:?}"))).collect()
+        let packets = lines.lines().map(|line| packet(line).with_context(|| format!("tshark: {line:?}")));
+        let passed = filters.iter().map(|filter| {
+            Ok(tshark(ns, &format!("-r {file} -Y {filter} -T fields -e frame.number"))?.lines().count())
+        });
+        Ok((packets.collect::<Result<_>>()?, passed.collect::<Result<_>>()?))
     }
 }
 

@@ -45,7 +45,8 @@ impl Program for ExaBgp {
             .env("exabgp.log.destination", "stdout")
             .env("exabgp.api.ack", "false")
             .env("exabgp.api.cli", "false");
-        if speaking.side == Side::Listens {
+        // A neighbour with a password has a listening socket of its own.
+        if speaking.side == Side::Listens && speaking.password.is_none() {
             command.env("exabgp.tcp.bind", "0.0.0.0 ::").env("exabgp.tcp.port", "179");
         }
         let mut daemon = Daemon::start(host, self.name(), command, log)?;
@@ -142,7 +143,7 @@ fn config(speaking: &Speaking) -> String {
             "neighbor {} {{\n  router-id {};\n  local-address {};\n  local-as {};\n  peer-as {};\n  passive {};\n  \
              family {{ {family} unicast; }}\n  \
              capability {{ asn4 {}; route-refresh enable; graceful-restart {RESTART_TIME};{} }}\n  \
-             api {{ processes [ listener ]; receive {{ parsed; update; }} }}\n  static {{",
+             api {{ processes [ listener ]; receive {{ parsed; update; }} }}",
             neighbour.address,
             speaking.router_id,
             neighbour.local,
@@ -152,6 +153,16 @@ fn config(speaking: &Speaking) -> String {
             if speaking.two_octets { "disable" } else { "enable" },
             if speaking.add_path { " add-path send/receive;" } else { "" },
         );
+        if let Some(password) = speaking.password {
+            let _ = writeln!(out, "  md5-password '{password}';");
+            if speaking.side == Side::Listens {
+                out.push_str("  listen 179;\n");
+            }
+        }
+        if speaking.next_link_only {
+            out.push_str("  outgoing-ttl 255;\n  incoming-ttl 255;\n");
+        }
+        out.push_str("  static {\n");
         let own = speaking.routes.iter().enumerate();
         for (n, route) in own.filter(|(_, route)| super::family(&route.prefix) == family) {
             let id = path_id(speaking, n);

@@ -129,6 +129,12 @@ fn config(speaking: &Speaking) -> String {
         if speaking.side == Side::Listens {
             let _ = writeln!(out, " neighbor {address} passive");
         }
+        if let Some(password) = speaking.password {
+            let _ = writeln!(out, " neighbor {address} password {password}");
+        }
+        if speaking.next_link_only {
+            let _ = writeln!(out, " neighbor {address} ttl-security hops 1");
+        }
         if let Some(role) = speaking.role {
             let _ = writeln!(out, " neighbor {address} local-role {role}");
         }

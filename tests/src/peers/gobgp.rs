@@ -130,6 +130,7 @@ fn config(speaking: &Speaking) -> String {
         let _ = writeln!(
             out,
             "[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{}\"\npeer-as = {}\n\
+             auth-password = \"{}\"\n[neighbors.ttl-security.config]\nenabled = {}\nttl-min = 255\n\
              [neighbors.transport.config]\nlocal-address = \"{}\"\npassive-mode = {}\n\
              [neighbors.timers.config]\nconnect-retry = 1\nidle-hold-time-after-reset = 1\n\
              [neighbors.graceful-restart.config]\nenabled = true\nrestart-time = {RESTART_TIME}\n\
@@ -137,6 +138,8 @@ fn config(speaking: &Speaking) -> String {
              [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true",
             neighbour.address,
             neighbour.as_number,
+            speaking.password.unwrap_or_default(),
+            speaking.next_link_only,
             neighbour.local,
             speaking.side == Side::Listens,
             family_of(neighbour.address)

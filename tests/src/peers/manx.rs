@@ -33,6 +33,8 @@ pub struct Node {
 pub struct BgpPeer {
     pub address: IpAddr,
     pub as_number: u32,
+    /// Further fields of the spec, each behind a comma.
+    pub more: &'static str,
 }
 
 /// The document for a cluster without a mesh.
@@ -75,7 +77,7 @@ pub fn resources(as_number: u32, pools: &[&str], nodes: &[Node], peers: &[BgpPee
         resource(
             "BGPPeer",
             &format!("peer-{n}"),
-            &format!("peerIP: \"{}\", asNumber: {}", peer.address, peer.as_number),
+            &format!("peerIP: \"{}\", asNumber: {}{}", peer.address, peer.as_number, peer.more),
         );
     }
     out

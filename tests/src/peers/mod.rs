@@ -34,6 +34,10 @@ pub struct Speaking {
     pub side: Side,
     /// Does not offer AS numbers of four octets (RFC 6793). Not every program can be told so.
     pub two_octets: bool,
+    /// Signs its connections (RFC 2385).
+    pub password: Option<&'static str>,
+    /// Takes packets with a TTL of 255 only (RFC 5082).
+    pub next_link_only: bool,
     /// IPv4 over the IPv6 sessions, with IPv6 next hops (RFC 8950), and into the kernel. Not every program can be told so.
     pub ipv4_by_ipv6: bool,
     /// Restart time and long-lived time, in seconds, that it asks its neighbours for (RFC 9494). Not every program can

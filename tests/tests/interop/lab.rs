@@ -91,7 +91,7 @@ impl Place {
     }
 
     pub fn peers(self, as_number: u32) -> impl Iterator<Item = manx::BgpPeer> {
-        self.addresses().into_iter().map(move |address| manx::BgpPeer { address, as_number })
+        self.addresses().into_iter().map(move |address| manx::BgpPeer { address, as_number, more: "" })
     }
 
     /// What a speaker in this place says to others in theirs, each with its AS.
@@ -108,6 +108,8 @@ impl Place {
             cluster_id: None,
             side: Side::Both,
             two_octets: false,
+            password: None,
+            next_link_only: false,
             ipv4_by_ipv6: false,
             add_path: false,
             role: None,

@@ -10,6 +10,7 @@ mod ipv4_by_ipv6;
 mod lab;
 mod long_lived;
 mod operator;
+mod protected;
 mod restart;
 mod roles;
 mod sessions;

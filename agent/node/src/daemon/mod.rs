@@ -52,7 +52,7 @@ use crate::{
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::{Event, capped_backlog},
-    process::Lock,
+    process::{Lock, raise_descriptor_limit},
 };
 
 /// How often netfilter is looked at, and a port that could not be bound is tried again.
@@ -61,6 +61,8 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 /// A loop that comes back so much later than it wanted was stopped.
 const LATE: Duration = Duration::from_millis(500);
+/// Enough for the peers of any node.
+const DESCRIPTORS: u64 = 8192;
 /// Unknown addresses that are remembered as said.
 const STRANGERS: usize = 256;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
@@ -121,6 +123,15 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
              --protocol, --table, --bpf-dir and --api-socket of its own"
         )
     })?;
+    match raise_descriptor_limit() {
+        Ok(limit) if limit < DESCRIPTORS => {
+            tracing::warn!(
+                "this process may have {limit} descriptors; each session takes one (LimitNOFILE=)"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("cannot raise the number of descriptors: {error}"),
+    }
     // Before the runtime, and before anything else takes memory.
     let fast_path = match args.dataplane {
         DataplaneMode::On => FastPath::open(args.fast_path, &args.places.bpf_dir),

@@ -218,7 +218,7 @@ fn hint(error: io::Error, guard: &Guard) -> io::Error {
         (Some(_), Some(_)) => "is the password the same on both sides, and ttlSecurity right?",
         (None, None) => return error,
     };
-    io::Error::new(io::ErrorKind::TimedOut, format!("Connection timed out; {suspect}"))
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer; {suspect}"))
 }
 
 /// The kernel's words without the number that Rust appends: "Connection refused".
