@@ -8,6 +8,9 @@ use manx_net::Asn;
 
 pub const SET: u8 = 1;
 pub const SEQUENCE: u8 = 2;
+/// RFC 5065 §3.
+const CONFED_SEQUENCE: u8 = 3;
+const CONFED_SET: u8 = 4;
 
 /// Well formed by construction: segments of type 1 or 2, none empty, no AS 0.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -43,6 +46,23 @@ impl AsPath {
             rest = after;
         }
         rest.is_empty().then(|| AsPath(out[..].into()))
+    }
+
+    /// AS4_PATH. Segments of a confederation have no place there and are left out (RFC 6793 §6).
+    pub fn parse_as4(wire: &[u8]) -> Option<AsPath> {
+        let mut plain = Vec::with_capacity(wire.len());
+        let mut rest = wire;
+        while let [kind, count, after @ ..] = rest {
+            let (segment, after) =
+                rest.split_at_checked(rest.len() - after.len() + usize::from(*count) * 4)?;
+            if !matches!(*kind, CONFED_SEQUENCE | CONFED_SET) {
+                plain.extend_from_slice(segment);
+            }
+            rest = after;
+        }
+        // An octet that is left over is as wrong as it was.
+        plain.extend_from_slice(rest);
+        AsPath::parse(&plain, true)
     }
 
     /// The four-octet form.

@@ -48,6 +48,7 @@ const OPTIONAL_TRANSITIVE: u8 = flag::OPTIONAL | flag::TRANSITIVE;
 /// routes carry theirs in MP_REACH.
 pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) {
     let ebgp = matches!(outgoing.kind, OutgoingKind::Ebgp { .. });
+    let transitive = |code| OPTIONAL_TRANSITIVE | attributes.partial.flag(code);
     put_attribute(out, WELL_KNOWN, code::ORIGIN, &[attributes.origin as u8]);
 
     let prepended = match outgoing.kind {
@@ -82,11 +83,11 @@ pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) 
             value.put_u16(number.to_two_octets());
         }
         value.put_slice(&address.octets());
-        put_attribute(out, OPTIONAL_TRANSITIVE, code::AGGREGATOR, &value);
+        put_attribute(out, transitive(code::AGGREGATOR), code::AGGREGATOR, &value);
     }
     if !attributes.communities.is_empty() {
         let value: Vec<u8> = attributes.communities.iter().flat_map(|c| c.to_be_bytes()).collect();
-        put_attribute(out, OPTIONAL_TRANSITIVE, code::COMMUNITIES, &value);
+        put_attribute(out, transitive(code::COMMUNITIES), code::COMMUNITIES, &value);
     }
     let cluster_id = match outgoing.kind {
         OutgoingKind::Reflected { originator, cluster_id } => {
@@ -108,7 +109,7 @@ pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) 
         let value: Vec<u8> =
             attributes.extended.iter().filter(leaves).flat_map(|c| c.to_be_bytes()).collect();
         if !value.is_empty() {
-            put_attribute(out, OPTIONAL_TRANSITIVE, code::EXTENDED_COMMUNITIES, &value);
+            put_attribute(out, transitive(code::EXTENDED_COMMUNITIES), code::EXTENDED_COMMUNITIES, &value);
         }
     }
     if !outgoing.four_octet {
@@ -126,10 +127,15 @@ pub fn encode(out: &mut BytesMut, attributes: &Attributes, outgoing: &Outgoing) 
     }
     if !attributes.large.is_empty() {
         let value: Vec<u8> = attributes.large.iter().flatten().flat_map(|c| c.to_be_bytes()).collect();
-        put_attribute(out, OPTIONAL_TRANSITIVE, code::LARGE_COMMUNITIES, &value);
+        put_attribute(out, transitive(code::LARGE_COMMUNITIES), code::LARGE_COMMUNITIES, &value);
     }
     if let Some(number) = attributes.only_to_customers.or(outgoing.only_to_customers) {
-        put_attribute(out, OPTIONAL_TRANSITIVE, code::ONLY_TO_CUSTOMERS, &number.to_be_bytes());
+        put_attribute(
+            out,
+            transitive(code::ONLY_TO_CUSTOMERS),
+            code::ONLY_TO_CUSTOMERS,
+            &number.to_be_bytes(),
+        );
     }
     for unknown in &attributes.unknown {
         // RFC 4271 §9: Partial, for we did not know what it says.

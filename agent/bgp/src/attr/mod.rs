@@ -72,6 +72,34 @@ pub mod flag {
     pub const EXTENDED_LENGTH: u8 = 0x10;
 }
 
+/// The optional transitive attributes among those that Manx knows which somebody on the way did not: they go on with
+/// the Partial bit that they came with (RFC 4271 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PartialOnes(u8);
+
+impl PartialOnes {
+    /// No attribute without a bit has the flag kept: AS4_PATH and AS4_AGGREGATOR are made anew where they are sent.
+    const fn bit(code: u8) -> u8 {
+        match code {
+            code::AGGREGATOR => 1,
+            code::COMMUNITIES => 1 << 1,
+            code::EXTENDED_COMMUNITIES => 1 << 2,
+            code::LARGE_COMMUNITIES => 1 << 3,
+            code::ONLY_TO_CUSTOMERS => 1 << 4,
+            _ => 0,
+        }
+    }
+
+    pub fn add(&mut self, code: u8) {
+        self.0 |= PartialOnes::bit(code);
+    }
+
+    /// For the attribute's flags.
+    pub const fn flag(self, code: u8) -> u8 {
+        if self.0 & PartialOnes::bit(code) != 0 { flag::PARTIAL } else { 0 }
+    }
+}
+
 /// The lower wins (RFC 4271 §9.1.2.2 b).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
@@ -102,6 +130,7 @@ pub struct Attributes {
     pub cluster_list: Box<[Ipv4Addr]>,
     /// RFC 9234 §5: the AS that said so.
     pub only_to_customers: Option<u32>,
+    pub partial: PartialOnes,
     /// Optional transitive ones, in the order of their codes.
     pub unknown: Box<[Unknown]>,
     /// The set that the peer sent, where our rules made this one of it.
@@ -135,6 +164,7 @@ impl Attributes {
             originator_id: None,
             cluster_list: Box::default(),
             only_to_customers: None,
+            partial: PartialOnes::default(),
             unknown: Box::default(),
             received: None,
         }

@@ -12,7 +12,7 @@ use nom::{
 };
 use serde::Serialize;
 
-use super::{Attributes, Origin, Unknown, as_path::AsPath, code, flag, name};
+use super::{Attributes, Origin, PartialOnes, Unknown, as_path::AsPath, code, flag, name};
 use crate::{
     config::{Family, PerFamily},
     message::notification::Notification,
@@ -118,6 +118,7 @@ pub struct Parsed<'a> {
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Box<[Ipv4Addr]>,
     pub only_to_customers: Option<u32>,
+    pub partial: PartialOnes,
     pub unknown: Vec<Unknown>,
     pub mp_reach: Option<MpReach<'a>>,
     pub mp_unreach: Option<MpUnreach<'a>>,
@@ -188,6 +189,7 @@ impl Parsed<'_> {
             originator_id: self.originator_id,
             cluster_list: self.cluster_list.clone(),
             only_to_customers: self.only_to_customers,
+            partial: self.partial,
             unknown: self.unknown.clone().into_boxed_slice(),
             received: None,
         })
@@ -291,6 +293,8 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
                     read_multiprotocol(&mut parsed, code, value, whole, reading)?;
                 } else if let Err(error) = read(&mut parsed, code, value, reading) {
                     parsed.errors.push((error, on_error));
+                } else if flags & flag::PARTIAL != 0 {
+                    parsed.partial.add(code);
                 }
             }
         }
@@ -341,7 +345,7 @@ fn read(parsed: &mut Parsed<'_>, code: u8, value: &[u8], reading: Reading) -> Re
         }
         // RFC 6793 §6: it carries at least one number.
         code::AS4_PATH if value.is_empty() => return Err(wrong_length),
-        code::AS4_PATH => parsed.as4_path = Some(AsPath::parse(value, true).ok_or(malformed)?),
+        code::AS4_PATH => parsed.as4_path = Some(AsPath::parse_as4(value).ok_or(malformed)?),
         code::AS4_AGGREGATOR => {
             let (head, address) = value.split_first_chunk::<4>().ok_or(wrong_length)?;
             parsed.as4_aggregator = Some(aggregator(u32::from_be_bytes(*head), address).ok_or(wrong_length)?);

@@ -255,6 +255,7 @@ pub fn leaves_alike(
         && a.large == b.large
         && a.unknown == b.unknown
         && a.only_to_customers == b.only_to_customers
+        && a.partial == b.partial
         && (ebgp || (inside(a) == inside(b) && a.cluster_list == b.cluster_list))
         && (source.is_some() || a.med == b.med)
 }

@@ -186,9 +186,12 @@ impl Speaker {
     }
 
     /// Those that we know to be ours: nobody else can be the way to them.
-    fn own_addresses(&self, slot: PeerSlot) -> [Option<IpAddr>; 3] {
+    fn own_addresses(&self, slot: PeerSlot) -> [Option<IpAddr>; 4] {
+        let conn = self.peer_at(slot).and_then(|peer| peer.established);
+        let connection = conn.and_then(|conn| self.connections.get(&conn));
         [
             self.local_address(slot),
+            connection.and_then(|connection| connection.link_local).map(IpAddr::V6),
             self.config.next_hop_v4.map(IpAddr::V4),
             self.config.next_hop_v6.map(IpAddr::V6),
         ]

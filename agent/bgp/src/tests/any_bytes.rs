@@ -13,8 +13,9 @@ use super::{
 use crate::{
     Config, ConnId, Event, ExportRule, NextHop, Output, Speaker, Time,
     attr::{
-        Attributes, Origin, Unknown,
+        Attributes, Origin, PartialOnes, Unknown,
         as_path::{AsPath, tests::path as as_path},
+        code,
         encode::{Outgoing, OutgoingKind, encode},
         parse::{Reading, parse},
     },
@@ -28,14 +29,31 @@ fn attributes() -> impl Strategy<Value = Attributes> {
     let many = |n| prop::collection::vec(any::<u32>(), 0..n);
     let first = (0u8..3, numbers, any::<u32>(), any::<Option<u32>>(), any::<Option<u32>>(), any::<bool>());
     let second = (any::<Option<(u16, u32)>>(), many(70), prop::collection::vec(any::<u64>(), 0..9), many(9));
-    let third = (any::<[Option<u32>; 2]>(), many(5), prop::collection::vec(any::<u8>(), 0..400));
+    let third = (any::<([Option<u32>; 2], u8)>(), many(5), prop::collection::vec(any::<u8>(), 0..400));
     (first, second, third).prop_map(
         |(
             (origin, path, hop, med, pref, atomic),
             (aggregator, communities, extended, large),
-            ([id, only_to_customers], list, unknown),
+            (([id, only_to_customers], bits), list, unknown),
         )| {
+            let large: Vec<u32> = large;
+            let mut partial = PartialOnes::default();
+            for (n, (code, there)) in [
+                (code::AGGREGATOR, aggregator.is_some()),
+                (code::COMMUNITIES, !communities.is_empty()),
+                (code::EXTENDED_COMMUNITIES, !extended.is_empty()),
+                (code::LARGE_COMMUNITIES, large.len() >= 3),
+                (code::ONLY_TO_CUSTOMERS, only_to_customers.is_some()),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                if there && bits >> n & 1 != 0 {
+                    partial.add(code);
+                }
+            }
             Attributes {
+                partial,
                 origin: [Origin::Igp, Origin::Egp, Origin::Incomplete][usize::from(origin)],
                 as_path: if path.is_empty() { AsPath::default() } else { as_path(&path) },
                 next_hop: Ipv4Addr::from_bits(hop).into(),

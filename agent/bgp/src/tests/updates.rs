@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     Family,
-    attr::flag::{OPTIONAL, TRANSITIVE},
+    attr::flag::{OPTIONAL, PARTIAL, TRANSITIVE},
+    message::Message,
     view::{PathView, RefusedBy, SessionState, Standing},
 };
 
@@ -342,6 +343,61 @@ fn a_two_octet_peer_is_read_and_its_as4_attributes_are_merged() {
         (plain.as_path.as_str(), plain.aggregator.as_deref()),
         ("64600 23456 23456", Some("64600 9.9.9.9"))
     );
+}
+
+/// RFC 6793 §6: what a confederation has left in AS4_PATH is not counted, and the rest is.
+#[test]
+fn confederation_segments_in_as4_path_are_left_out() {
+    let mut open = their_open(&config(EBGP));
+    open.capabilities.four_octet_as = None;
+    for (as4, expected) in [
+        (&[3, 1, 0, 0, 0xff, 1, 2, 1, 0, 1, 0x11, 0x70][..], "64600 70000"),
+        (&[2, 1, 0, 1, 0x11, 0x70, 4, 1, 0, 0, 0xff, 1], "64600 70000"),
+        // Cut off, or nothing a path can have: the attribute is gone.
+        (&[3, 9, 0, 0, 0xff, 1], "64600 23456"),
+        (&[2, 1, 0, 1, 0x11, 0x70, 3], "64600 23456"),
+        (&[5, 1, 0, 1, 0x11, 0x70], "64600 23456"),
+    ] {
+        let mut script = Script::established_with(config(EBGP), &open);
+        let attributes = vec![
+            attribute(TRANSITIVE, 1, &[0]),
+            attribute(TRANSITIVE, 2, &[2, 2, 0xfc, 0x58, 0x5b, 0xa0]),
+            attribute(TRANSITIVE, 3, &[10, 0, 0, 2]),
+            attribute(OPTIONAL | TRANSITIVE, 17, as4),
+        ];
+        script.give(&update(&[], &attributes, &[A]));
+        assert_eq!(path(&script).unwrap().attributes.as_path, expected, "{as4:?}");
+    }
+}
+
+/// RFC 4271 §5: once set, the Partial bit of a recognised attribute goes on, and nobody else's does.
+#[test]
+fn the_partial_bit_of_an_attribute_that_we_know_is_kept() {
+    use super::limits::two_peers;
+    for bit in [0, PARTIAL] {
+        let (mut script, first, second) = two_peers(config(IBGP), |_, _| ());
+        let mut clients = script.speaker.config().clone();
+        clients.peers.iter_mut().for_each(|peer| peer.rr_client = true);
+        script.speaker.configure(clients, script.now);
+        let flags = OPTIONAL | TRANSITIVE | bit;
+        let plain = attribute(OPTIONAL | TRANSITIVE, 16, &[0, 2, 0, 1, 0, 0, 0, 1]);
+        let partial = [
+            attribute(flags, 7, &[0, 0, 0, 9, 9, 9, 9, 9]),
+            attribute(flags, 8, &[0, 1, 0, 1]),
+            attribute(flags, 32, &[0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3]),
+            attribute(flags, 35, &[0, 0, 0, 7]),
+        ];
+        let mut attributes = mandatory(&[]);
+        attributes.extend(partial.clone());
+        script.give_on(first, &update(&[], &with(attributes, plain.clone()), &[A]));
+        let sent = script.take_on(second);
+        let there = |part: &[u8]| {
+            sent.iter().any(|message| {
+                matches!(message, Message::Update(body) if body.windows(part.len()).any(|window| window == part))
+            })
+        };
+        assert!(there(&plain) && partial.iter().all(|part| there(part)), "{bit}: {sent:?}");
+    }
 }
 
 /// Behaviours 40 and 47.
