@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -37,6 +38,9 @@ pub enum Event {
     /// The answer to [`Output::Watch`], and again at every change: metric of the kernel's route to the next hop,
     /// or `None` if there is none. Until the first answer a next hop counts as unreachable.
     NextHop { next_hop: NextHop, metric: Option<u32> },
+    /// By which interface the next hop is reached, for rules that ask; `None`: not at all. Say it before
+    /// [`Event::NextHop`], and again at every change.
+    Interface { next_hop: NextHop, interface: Option<Arc<str>> },
     /// Close the session with Cease/2 and this text (RFC 9003), and keep it closed.
     Disable { peer: PeerKey, text: String },
     /// Undo [`Event::Disable`].

@@ -133,8 +133,16 @@ pub struct Attributes {
     pub partial: PartialOnes,
     /// Optional transitive ones, in the order of their codes.
     pub unknown: Box<[Unknown]>,
-    /// The set that the peer sent, where our rules made this one of it.
-    pub received: Option<Arc<Attributes>>,
+    /// What this one was made of, if no peer sent it as it is.
+    pub received: Option<Box<Received>>,
+}
+
+/// What a peer sent, and what is known of it here beside that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Received {
+    pub set: Arc<Attributes>,
+    /// By which the next hop is reached; known where some rule asks.
+    pub interface: Option<Arc<str>>,
 }
 
 /// An attribute that we pass on without knowing it (RFC 4271 §9).
@@ -172,7 +180,12 @@ impl Attributes {
 
     /// The set before our rules changed it.
     pub fn as_received(self: &Arc<Self>) -> &Arc<Attributes> {
-        self.received.as_ref().unwrap_or(self)
+        self.received.as_ref().map_or(self, |received| &received.set)
+    }
+
+    /// By which the next hop is reached, if some rule asks and it is known.
+    pub fn interface(&self) -> Option<&str> {
+        self.received.as_ref()?.interface.as_deref()
     }
 
     pub fn local_pref(&self) -> u32 {

@@ -62,6 +62,11 @@ impl Rules {
         self.0.is_empty()
     }
 
+    /// Some rule asks by which interface a route leads.
+    pub fn ask_interfaces(&self) -> bool {
+        self.0.iter().any(|rule| rule.matches.interface.is_some())
+    }
+
     /// The verdict of the first rule that matches.
     pub fn judge(&self, route: &Candidate<'_>) -> Verdict<'_> {
         match self.0.iter().find(|rule| rule.matches.fits(route)) {

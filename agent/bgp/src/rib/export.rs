@@ -79,7 +79,13 @@ impl ExportRules {
             return Verdict::Fallthrough;
         }
         let peer_type = kind.peer_type();
-        self.rules.judge(&Candidate { prefix, attributes, learned, peer_type, interface: None })
+        self.rules.judge(&Candidate {
+            prefix,
+            attributes,
+            learned,
+            peer_type,
+            interface: attributes.interface(),
+        })
     }
 
     /// The set with which a route leaves that these changes are for.

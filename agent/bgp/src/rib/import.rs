@@ -14,7 +14,7 @@ use super::{
     table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path},
 };
 use crate::{
-    attr::Attributes,
+    attr::{Attributes, Received},
     config::{Family, PeerKey, PerFamily, WellKnown},
     event::NextHop,
     message::update::PathId,
@@ -78,24 +78,29 @@ impl Rib {
         let Some(peer) = self.peer(slot) else { return };
         let (rules, peer_type) = (peer.import.rules.of(P::FAMILY).clone(), peer.kind.peer_type());
         let generation = peer.generation[P::FAMILY];
+        let interface = self.interface_of(next_hop).cloned();
         // What each list of changes made of the set; nearly always there is one.
         let mut made: SmallVec<[(&[Change], Arc<Attributes>); 2]> = SmallVec::new();
         for (id, prefix, refused) in prefixes {
             let verdict = if rules.is_empty() {
                 Verdict::Fallthrough
             } else {
-                rules.judge(&candidate(prefix.into(), received, peer_type))
+                rules.judge(&candidate(prefix.into(), received, peer_type, interface.as_deref()))
             };
             let changes = match (refused, verdict.changes()) {
                 (None, Some(changes)) => changes,
-                (refused, _) => {
-                    let refused = refused.or(Some(RefusedBy::Filter));
-                    self.put(slot, id, prefix, received, NO_NEXT_HOP, refused, generation);
+                (Some(refused), _) => {
+                    self.put(slot, id, prefix, received, NO_NEXT_HOP, Some(refused), generation);
+                    continue;
+                }
+                (None, None) => {
+                    let held = self.held_though_refused(next_hop);
+                    self.put(slot, id, prefix, received, held, Some(RefusedBy::Filter), generation);
                     continue;
                 }
             };
             let at = made.iter().position(|(of, _)| std::ptr::eq(*of, changes)).unwrap_or_else(|| {
-                made.push((changes, self.imported(received, changes)));
+                made.push((changes, self.imported(received, changes, interface.clone())));
                 made.len() - 1
             });
             // Just found or made.
@@ -108,14 +113,45 @@ impl Rib {
 
     /// The set as it counts here. RFC 8326 §4.2: a path with GRACEFUL_SHUTDOWN is the last that is chosen, whatever
     /// preference it came with or a rule gave it.
-    fn imported(&mut self, received: &Arc<Attributes>, changes: &[Change]) -> Arc<Attributes> {
+    fn imported(
+        &mut self,
+        received: &Arc<Attributes>,
+        changes: &[Change],
+        interface: Option<Arc<str>>,
+    ) -> Arc<Attributes> {
         let mut set = changed(received, changes);
         if set.has_community(WellKnown::GRACEFUL_SHUTDOWN) && set.local_pref != Some(0) {
             set.to_mut().local_pref = Some(0);
         }
         match set {
-            Cow::Borrowed(_) => received.clone(),
-            Cow::Owned(set) => self.intern(Attributes { received: Some(received.clone()), ..set }),
+            Cow::Borrowed(_) if interface.is_none() => received.clone(),
+            set => {
+                let received = Box::new(Received { set: received.clone(), interface });
+                self.intern(Attributes { received: Some(received), ..set.into_owned() })
+            }
+        }
+    }
+
+    /// Only where some rule asks.
+    fn interface_of(&self, next_hop: NextHopId) -> Option<&Arc<str>> {
+        if self.ask_interfaces { self.next_hops.interface(next_hop) } else { None }
+    }
+
+    /// A path that the rules refuse needs no next hop, unless they may say otherwise once that is reached by another
+    /// interface.
+    fn held_though_refused(&self, next_hop: NextHopId) -> NextHopId {
+        if self.ask_interfaces { next_hop } else { NO_NEXT_HOP }
+    }
+
+    /// These next hops are reached by other interfaces now: asks the rules again about the paths that use them.
+    pub(super) fn judge_interfaces<P: Kept>(&mut self, id: RouteId, next_hops: &[NextHopId]) {
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        let moved = route.paths.iter().filter(|path| next_hops.contains(&path.next_hop));
+        let moved: SmallVec<[(PeerSlot, PathId, Arc<Attributes>); 1]> =
+            moved.map(|path| (path.peer, path.id, path.attributes.as_received().clone())).collect();
+        for (slot, path_id, received) in moved {
+            self.judge_import::<P>(id, slot, path_id, &received);
+            self.release(received);
         }
     }
 
@@ -148,15 +184,20 @@ impl Rib {
         }
         let (prefix, generation) = (route.prefix, path.generation);
         let rules = peer.import.rules.of(P::FAMILY).clone();
-        match rules.judge(&candidate(prefix.into(), received, peer_type)).changes() {
+        let next_hop = next_hop_from(key, received.next_hop);
+        // The driver need not be asked about what a refused path does not use.
+        let asked = self.ask_interfaces.then(|| self.next_hop(next_hop));
+        let interface = asked.and_then(|id| self.interface_of(id)).cloned();
+        match rules.judge(&candidate(prefix.into(), received, peer_type, interface.as_deref())).changes() {
             Some(changes) => {
-                let set = self.imported(received, changes);
-                let next_hop = self.next_hop(next_hop_from(key, received.next_hop));
+                let set = self.imported(received, changes, interface.clone());
+                let next_hop = asked.unwrap_or_else(|| self.next_hop(next_hop));
                 self.put(slot, path_id, prefix, &set, next_hop, None, generation);
                 self.release(set);
             }
             None => {
-                self.put(slot, path_id, prefix, received, NO_NEXT_HOP, Some(RefusedBy::Filter), generation);
+                let held = asked.unwrap_or(NO_NEXT_HOP);
+                self.put(slot, path_id, prefix, received, held, Some(RefusedBy::Filter), generation);
             }
         }
         // The path may be the same and yet a blackhole now, or none any more.
@@ -171,12 +212,17 @@ impl Rib {
         if path.standing.is_refused() && path.standing != PackedStanding::refused(RefusedBy::Filter) {
             return None;
         }
-        let route = candidate(prefix, path.attributes.as_received(), peer.kind.peer_type());
+        let interface = self.interface_of(path.next_hop).map(|interface| &**interface);
+        let route = candidate(prefix, path.attributes.as_received(), peer.kind.peer_type(), interface);
         peer.import.rules.of(family).judge(&route).rule().cloned()
     }
 }
 
-fn candidate(prefix: Prefix, attributes: &Attributes, peer_type: PeerType) -> Candidate<'_> {
-    // No route has an interface before its next hop has been looked up, and that is done for routes that are in.
-    Candidate { prefix, attributes, learned: true, peer_type, interface: None }
+fn candidate<'a>(
+    prefix: Prefix,
+    attributes: &'a Attributes,
+    peer_type: PeerType,
+    interface: Option<&'a str>,
+) -> Candidate<'a> {
+    Candidate { prefix, attributes, learned: true, peer_type, interface }
 }

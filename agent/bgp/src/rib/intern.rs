@@ -111,7 +111,7 @@ impl Interner {
             held.remove();
         }
         // The last of a changed set held the one that it was made from, which itself was made from none.
-        if let Some(received) = attributes.received.clone() {
+        if let Some(received) = attributes.received.as_ref().map(|received| received.set.clone()) {
             drop(attributes);
             self.release(received);
         }

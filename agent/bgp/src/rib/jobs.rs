@@ -30,6 +30,8 @@ enum Kind {
     },
     /// Choose anew where these next hops matter.
     NextHops(Vec<NextHopId>),
+    /// Ask the import rules anew about paths by these next hops, which are reached by other interfaces now.
+    Interfaces(Vec<NextHopId>),
     Reselect,
     /// Ask a peer's import rules anew about its routes.
     Reimport(PeerSlot),
@@ -58,6 +60,10 @@ impl Job {
         Job::over_both(Kind::NextHops(vec![id]))
     }
 
+    pub fn interfaces(id: NextHopId) -> Job {
+        Job::over_both(Kind::Interfaces(vec![id]))
+    }
+
     pub fn reselect() -> Job {
         Job::over_both(Kind::Reselect)
     }
@@ -82,6 +88,14 @@ impl Job {
     pub fn next_hops_not_begun(&mut self) -> Option<&mut Vec<NextHopId>> {
         match &mut self.kind {
             Kind::NextHops(ids) if self.next == 0 && self.family == Family::Ipv4Unicast => Some(ids),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::next_hops_not_begun`].
+    pub fn interfaces_not_begun(&mut self) -> Option<&mut Vec<NextHopId>> {
+        match &mut self.kind {
+            Kind::Interfaces(ids) if self.next == 0 && self.family == Family::Ipv4Unicast => Some(ids),
             _ => None,
         }
     }
@@ -151,6 +165,7 @@ impl Rib {
                     self.settle::<P>(id, before, None);
                 }
             }
+            Kind::Interfaces(ref ids) => self.judge_interfaces::<P>(id, ids),
             Kind::Reselect | Kind::FirstChoice => {
                 let before = identity(route, wanted);
                 self.settle::<P>(id, before, None);

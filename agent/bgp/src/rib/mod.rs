@@ -124,6 +124,7 @@ pub struct Rib {
     tables: Tables,
     interner: Interner,
     next_hops: NextHops,
+    ask_interfaces: bool,
     peers: Vec<Option<RibPeer>>,
     groups: Vec<Option<Group>>,
     /// Groups that were split in the present change of configuration, with what came of them.
@@ -202,6 +203,7 @@ impl Rib {
             tables: Tables { v4: Table::new(hash), v6: Table::new(hash) },
             interner: Interner::new(hash),
             next_hops: NextHops::default(),
+            ask_interfaces: false,
             peers: Vec::new(),
             groups: Vec::new(),
             splits: Vec::new(),
@@ -403,6 +405,33 @@ impl Rib {
         }
         // Small tables are done at once.
         self.work();
+    }
+
+    /// Before whatever else there is to do with these paths: until their rules have been asked they must not be used.
+    pub fn set_interface(&mut self, next_hop: NextHop, interface: Option<Arc<str>>) {
+        let Some(id) = self.next_hops.set_interface(next_hop, interface) else { return };
+        if !self.ask_interfaces {
+            return;
+        }
+        match self.jobs.front_mut().and_then(Job::interfaces_not_begun) {
+            Some(ids) => ids.push(id),
+            None => self.jobs.push_front(Job::interfaces(id)),
+        }
+        self.work();
+    }
+
+    /// Whether some rule asks by which interface a route leads. Only then does a path carry its interface with it.
+    pub fn set_ask_interfaces(&mut self, ask: bool) {
+        if self.ask_interfaces == ask {
+            return;
+        }
+        self.ask_interfaces = ask;
+        for (slot, peer) in self.peers.iter().enumerate() {
+            if peer.as_ref().is_some_and(|peer| peer.received != PerFamily::default()) {
+                // There are no more peers than a number of theirs can say.
+                self.jobs.push_back(Job::reimport(slot as PeerSlot));
+            }
+        }
     }
 
     /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path in whose place its peer has

@@ -1,6 +1,6 @@
 //! Next hops in use, what the driver says of them, and when it need watch one no longer.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::table::{NO_NEXT_HOP, NextHopId};
 use crate::event::NextHop;
@@ -10,6 +10,8 @@ struct Entry {
     next_hop: NextHop,
     /// `None`: unreachable, or not answered yet.
     metric: Option<u32>,
+    /// `None`: not told, or there is none.
+    interface: Option<Arc<str>>,
     paths: u32,
 }
 
@@ -26,7 +28,7 @@ impl NextHops {
         if let Some(&id) = self.index.get(&next_hop) {
             return (id, false);
         }
-        let entry = Entry { next_hop, metric: None, paths: 0 };
+        let entry = Entry { next_hop, metric: None, interface: None, paths: 0 };
         let id = match self.free.pop() {
             Some(id) => {
                 // A free number was given out before.
@@ -76,6 +78,21 @@ impl NextHops {
         }
         entry.metric = metric;
         Some(id)
+    }
+
+    /// The number, if that is news.
+    pub fn set_interface(&mut self, next_hop: NextHop, interface: Option<Arc<str>>) -> Option<NextHopId> {
+        let id = *self.index.get(&next_hop)?;
+        let entry = self.entries.get_mut(id as usize)?;
+        if entry.interface == interface {
+            return None;
+        }
+        entry.interface = interface;
+        Some(id)
+    }
+
+    pub fn interface(&self, id: NextHopId) -> Option<&Arc<str>> {
+        self.entries.get(id as usize)?.interface.as_ref()
     }
 
     /// `Some(0)` for a path that needs none.

@@ -37,7 +37,6 @@ impl Rib {
     ) {
         let family = P::FAMILY;
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
-        let next_hop = if refused.is_some() { NO_NEXT_HOP } else { next_hop };
         let standing = refused.map_or(PackedStanding::DEFERRED, PackedStanding::refused);
         let wanted = self.wanted;
         let table = P::table_mut(&mut self.tables);

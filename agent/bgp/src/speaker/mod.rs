@@ -117,6 +117,7 @@ impl Speaker {
             Event::Received { conn, bytes } => self.received(conn, bytes, now),
             Event::Closed { conn, reason } => self.closed(conn, reason, now),
             Event::NextHop { next_hop, metric } => self.rib.set_next_hop(next_hop, metric),
+            Event::Interface { next_hop, interface } => self.rib.set_interface(next_hop, interface),
             Event::Disable { peer, text } => self.disable(peer, &text, now),
             Event::Enable { peer } => self.enable(peer, now),
             Event::Refresh { peer } => self.ask_refresh(peer),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     Speaker,
     established::{cluster_of, kind_of},
-    rules::import_of,
+    rules::{self, import_of},
 };
 use crate::{
     Config, ConnId, PeerConfig, PeerKey, Time,
@@ -40,6 +40,7 @@ impl Speaker {
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
         self.rib.set_policy(Policy::new(self.config.export.clone(), own));
+        self.rib.set_ask_interfaces(rules::ask_interfaces(&self.config));
         self.rib.set_multipath(self.config.multipath);
         if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
             self.rib.rank_paths();

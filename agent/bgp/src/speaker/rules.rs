@@ -22,6 +22,17 @@ pub(super) fn export_of(config: &Config, peer: &PeerConfig, ours: &Ours, family:
     }
 }
 
+/// Some peer's rules ask by which interface a route leads.
+pub(super) fn ask_interfaces(config: &Config) -> bool {
+    let of_ranges = config.dynamic_peers.iter().map(|range| &range.template);
+    config
+        .peers
+        .iter()
+        .chain(of_ranges)
+        .flat_map(|peer| [&peer.import, &peer.export])
+        .any(|rules| Family::ALL.into_iter().any(|family| rules.of(family).ask_interfaces()))
+}
+
 /// RFC 8212 §2: where a policy is required of eBGP and there is none, nothing passes.
 fn or_nothing(rules: &Rules, config: &Config, ours: &Ours) -> Rules {
     if config.ebgp_requires_policy && ours.is_ebgp() && rules.is_empty() {

@@ -13,6 +13,7 @@ mod export_by_group;
 mod extended_next_hop;
 mod hierarchy;
 mod hub;
+mod interfaces;
 mod limits;
 mod long_lived;
 mod multipath;

@@ -572,9 +572,11 @@ impl Daemon {
                     self.next_hops.insert(next_hop, gateway);
                     let resolution = self.dataplane.watch(gateway);
                     let metric = metric_of(&resolution);
+                    let interface = interface_of(&self.dataplane, &resolution);
                     if let Resolution::Unreachable(why) = &resolution {
                         tracing::warn!(next_hop = %next_hop.address, "next hop cannot be reached: {why}");
                     }
+                    speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
                     speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
                 }
                 Output::Unwatch { next_hop } => {
@@ -603,7 +605,10 @@ impl Daemon {
         let Some(speaker) = &mut self.speaker else { return };
         let now = self.clock.now();
         let metric = metric_of(resolution);
+        let interface = interface_of(&self.dataplane, resolution);
         for next_hop in self.next_hops.iter().filter(|(_, known)| **known == gateway).map(|(hop, _)| *hop) {
+            let interface = interface.clone();
+            speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
             speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
         }
     }
@@ -643,6 +648,13 @@ fn metric_of(resolution: &Resolution) -> Option<u32> {
         Resolution::Reachable { metric, .. } => Some(*metric),
         Resolution::Unreachable(_) => None,
     }
+}
+
+/// The name of the interface by which a next hop is reached; of several the first one's, as in BIRD.
+fn interface_of(dataplane: &Dataplane, resolution: &Resolution) -> Option<Arc<str>> {
+    let Resolution::Reachable { next_hops, .. } = resolution else { return None };
+    let ifindex = next_hops.first()?.ifindex;
+    dataplane.links().find(|link| link.ifindex == ifindex).map(|link| Arc::from(&*link.name))
 }
 
 /// A link-local next hop lies on the link of the session that brought it.

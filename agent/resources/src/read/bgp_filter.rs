@@ -39,9 +39,6 @@ fn rule(mut fields: Fields<'_, '_>, longest: u8) -> Option<FilterRule> {
     let cidr = cidr(&mut fields, longest);
     let source = fields.choice("source", &[("RemotePeers", ())]);
     let interface = fields.parse("interface", value::interface_pattern);
-    if interface.is_some() {
-        fields.without_effect("interface");
-    }
     let peer_type = fields.choice("peerType", &[("eBGP", PeerType::Ebgp), ("iBGP", PeerType::Ibgp)]);
     let community = community_match(&mut fields);
     let as_path_prefix = fields.parse_each("asPathPrefix", str::parse);
