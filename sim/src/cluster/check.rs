@@ -30,7 +30,7 @@ pub enum Wrong {
     Stale { node: usize, prefix: Prefix },
     #[error("node {node} and its peer {peer} are in state {state:?}")]
     Session { node: usize, peer: usize, state: Option<SessionState> },
-    #[error("node {node} has sent {sent} prefixes to {peer}, which has received {received}")]
+    #[error("node {node} has sent {sent} paths to {peer}, which has received {received}")]
     Counts { node: usize, peer: usize, sent: u64, received: u64 },
     #[error("node {node} has not settled")]
     Unsettled { node: usize },
@@ -61,7 +61,7 @@ impl Cluster {
             (0..self.members.len()).filter(|&node| self.members[node].alive && self.members[node].joined)
         {
             for (prefix, owners) in &expected {
-                self.walk(node, *prefix, owners)?;
+                self.walk(node, *prefix, owners, HOPS)?;
             }
         }
         Ok(())
@@ -158,36 +158,49 @@ impl Cluster {
         Ok(())
     }
 
-    /// A packet for the prefix comes to one who has it, and in one hop where all speak iBGP.
-    fn walk(&self, node: usize, prefix: Prefix, owners: &BTreeSet<usize>) -> Result<(), Wrong> {
-        let mut at = node;
-        for hop in 0..HOPS {
-            let best = self.network.nodes[at].best.get(&prefix);
-            let to = best.and_then(|best| best.next_hops.first()).map(|hop| node_at(hop.address));
-            let astray = |why| Err(Wrong::Astray { node: at, prefix, to, why });
-            let Some(best) = best else { return astray("there is no route on the way") };
-            if owners.contains(&at) {
-                return match best.source {
-                    PathSource::Own => Ok(()),
-                    PathSource::Peer(_) => astray("it is the node's own"),
-                };
-            }
-            let Some(next) = to.filter(|&next| self.network.nodes.len() > next && next != at) else {
-                return astray("nobody is there");
+    /// By whatever next hops it goes, a packet for the prefix comes to one who has it, and in one hop where all speak
+    /// iBGP.
+    fn walk(&self, at: usize, prefix: Prefix, owners: &BTreeSet<usize>, hops: usize) -> Result<(), Wrong> {
+        let astray = |to, why| Err(Wrong::Astray { node: at, prefix, to, why });
+        let Some(best) = self.network.nodes[at].best.get(&prefix) else {
+            return astray(None, "there is no route on the way");
+        };
+        if owners.contains(&at) {
+            return match best.source {
+                PathSource::Own => Ok(()),
+                PathSource::Peer(_) => astray(None, "it is the node's own"),
             };
+        }
+        let to: Vec<usize> = best.next_hops.iter().map(|hop| node_at(hop.address)).collect();
+        let first = to.first().copied();
+        if to.is_empty() || to.len() > self.most_next_hops(at) {
+            return astray(first, "it has no next hop, or too many");
+        }
+        if hops == 0 {
+            return astray(first, "the packet goes in a circle");
+        }
+        // Of equal paths the lowest identifiers' come first (RFC 4271 §9.1.2.2 f).
+        if self.scenario.topology == Topology::Mesh && !owners.iter().take(self.most_next_hops(at)).eq(&to) {
+            return astray(first, "another owner is nearer");
+        }
+        for (hop, &next) in best.next_hops.iter().zip(&to) {
+            if next == at || self.network.nodes.len() <= next {
+                return astray(Some(next), "nobody is there");
+            }
             let wanted: IpAddr = match Family::of(prefix) {
                 Family::Ipv4Unicast => address(next).into(),
                 Family::Ipv6Unicast => address_v6(next).into(),
             };
-            if best.next_hops.iter().any(|hop| hop.address != wanted) {
-                return astray("the next hop is not the node's address");
+            if hop.address != wanted {
+                return astray(Some(next), "the next hop is not the node's address");
             }
             match self.scenario.topology {
-                // Of equal paths the lowest identifier's wins (RFC 4271 §9.1.2.2 f).
-                Topology::Mesh if owners.first() != Some(&next) => return astray("another owner is nearer"),
-                Topology::Reflectors(_) if !owners.contains(&next) => return astray("it has no such route"),
-                _ if hop + 1 == HOPS => return astray("the packet goes in a circle"),
-                _ => at = next,
+                Topology::Mesh => {}
+                Topology::Reflectors(_) if !owners.contains(&next) => {
+                    return astray(Some(next), "it has no such route");
+                }
+                Topology::Reflectors(_) => {}
+                Topology::Racks(_) => self.walk(next, prefix, owners, hops - 1)?,
             }
         }
         Ok(())

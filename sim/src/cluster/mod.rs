@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use manx_bgp::{Config, Dial, ExportRule, HoldTime, Originated, PeerConfig, PoolRule, Time};
+use manx_bgp::{
+    AddPath, Config, Dial, ExportRule, HoldTime, Multipath, Originated, PeerConfig, PoolRule, Time,
+};
 use manx_net::{Asn, Prefix, Prefix4, Prefix6};
 
 use crate::{
@@ -288,9 +290,12 @@ impl Cluster {
         config.next_hop_v6 = Some(address_v6(node));
         config.graceful_restart.restarting = restarting;
         config.hold_time = HoldTime::new(self.members[node].hold_time).unwrap_or(HoldTime::DEFAULT);
+        let most = self.most_next_hops(node) as u8;
+        config.multipath = Multipath { ebgp: most, ibgp: most };
         for other in self.neighbours(node) {
             let mut peer = PeerConfig::new(address(other).into(), self.asn(other));
             peer.dial = if node > other { Dial::First } else { Dial::Later };
+            peer.add_path = self.add_path(node);
             peer.rr_client = matches!(self.scenario.topology, Topology::Reflectors(_)) && other >= self.spine;
             config.peers.push(peer);
         }
@@ -310,6 +315,22 @@ impl Cluster {
         ];
         config.export = ExportRule { pools, transit: false };
         config
+    }
+
+    /// Two of three nodes send several paths for a prefix and take several, between whom the session then has them; how
+    /// many differs.
+    fn add_path(&self, node: usize) -> AddPath {
+        let number = self.scenario.seed.wrapping_add(node as u64);
+        if number.is_multiple_of(3) {
+            AddPath::default()
+        } else {
+            AddPath { send: 1 + (number % 4) as u8, receive: true }
+        }
+    }
+
+    /// Half of the nodes use several equally good paths at once.
+    fn most_next_hops(&self, node: usize) -> usize {
+        if (self.scenario.seed / 2 + node as u64).is_multiple_of(2) { 3 } else { 1 }
     }
 
     /// Which prefixes exist for a node, and who has them.
