@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use manx_bgp::{
-    Config, ConnId, Dial, Event, ExportRule, NextHop, Output, PeerConfig, PeerKey, Speaker, Time,
+    Config, ConnId, Dial, Event, ExportRule, NextHop, Output, PeerConfig, PeerKey, Speaker, Time, Warning,
 };
 use manx_net::Asn;
 
@@ -43,6 +43,7 @@ pub struct Stage {
     pub now: Time,
     pub followers: BTreeMap<ConnId, Follower>,
     pub metrics: BTreeMap<Ipv4Addr, Option<u32>>,
+    pub warnings: Vec<Warning>,
     watched: BTreeSet<NextHop>,
 }
 
@@ -54,6 +55,7 @@ impl Stage {
             now,
             followers: BTreeMap::new(),
             metrics: BTreeMap::new(),
+            warnings: Vec::new(),
             watched: BTreeSet::new(),
         }
     }
@@ -139,6 +141,7 @@ impl Stage {
                 Output::Unwatch { next_hop } => {
                     self.watched.remove(&next_hop);
                 }
+                Output::Warning(warning) => self.warnings.push(warning),
                 // The peer of a connection that goes has stopped reading.
                 Output::Close { conn } => {
                     let mut unread = Vec::new();

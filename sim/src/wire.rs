@@ -186,6 +186,14 @@ pub fn announce(attributes: &Attributes, prefix: Prefix) -> Bytes {
     update(&[], &set, &[])
 }
 
+/// IPv4 prefixes with one set of attributes, as many as one message takes.
+pub fn announce_all(attributes: &Attributes, prefixes: impl IntoIterator<Item = Prefix4>) -> Bytes {
+    let (mut set, mut nlri) = (Vec::new(), Vec::new());
+    prefixes.into_iter().for_each(|prefix| put_prefix(&mut nlri, &prefix.into()));
+    attributes.put(&mut set, true);
+    update(&[], &set, &nlri)
+}
+
 pub fn withdraw(prefix: Prefix) -> Bytes {
     let mut nlri = Vec::new();
     put_prefix(&mut nlri, &prefix);

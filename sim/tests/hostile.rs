@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use manx_bgp::{ConnId, Event, Family, view::SessionState};
+use manx_bgp::{About, ConnId, Event, Family, view::SessionState};
 use manx_net::{Prefix, Prefix4};
 use manx_sim::{
     stage::{OUR_AS, Stage, US, config, key},
@@ -225,6 +225,62 @@ fn attribute_sets_without_end_are_forgotten_with_their_routes() {
     });
     let (routes, sets, _) = scene.stage.speaker.sizes();
     assert!((64..=80).contains(&routes) && sets <= 64, "{routes} routes, {sets} sets");
+}
+
+fn discard(stage: &mut Stage, conn: ConnId) {
+    let mut out = Vec::new();
+    while stage.speaker.transmit(conn, 64 * 1024, &mut out, stage.now) > 0 {
+        out.clear();
+    }
+}
+
+/// Five million routes from a peer without a limit, where the RIB holds four; in the long tests just that, else a tenth.
+#[test]
+fn a_peer_that_fills_the_rib_is_named_and_sent_away_with_its_routes() {
+    let scale = if std::env::var_os("MANX_RUNS").is_some() { 10 } else { 1 };
+    let mut config = config(&[(hello(GOOD), true), (hello(BAD), true)]);
+    assert_eq!(config.max_paths, 4_000_000, "what stands in the configuration's own page");
+    config.max_paths = 400_000 * scale;
+    let mut stage = Stage::new(config);
+    let good = stage.session(hello(GOOD)).unwrap();
+    stage.give(good, wire::announce(&Attributes::new(GOOD), prefix(9_000_000)));
+    let bad = stage.session(hello(BAD)).unwrap();
+    let before = held();
+    let (mut peak, mut routes) = (0, 0);
+    for first in (0..500_000 * scale as u32).step_by(800) {
+        let some = (first..first + 800).map(|n| Prefix4::from_bits(0x0a40_0000 + n * 64, 26).unwrap());
+        stage.give(bad, wire::announce_all(&Attributes::new(BAD), some));
+        peak = peak.max(held() - before);
+        let view = stage.speaker.peer(key(BAD)).unwrap();
+        if view.state != SessionState::Established {
+            break;
+        }
+        routes = view.counters.prefixes_received;
+        // The other one is told of everything; what it remembers is not the speaker's memory.
+        discard(&mut stage, good);
+    }
+    assert!(routes >= 399_000 * scale && routes <= 400_000 * scale + 20_000, "{routes}");
+    let view = stage.speaker.peer(key(BAD)).unwrap();
+    assert_eq!(view.notification_sent.unwrap().name, "Cease / Out of Resources");
+    let over: Vec<String> = stage
+        .warnings
+        .iter()
+        .filter(|warning| matches!(warning.about, About::PathsOverBound { .. }))
+        .map(|warning| format!("{}: {}", warning.peer, warning.about))
+        .collect();
+    assert!(over.len() == 1 && over[0].starts_with("10.0.0.2: holds "), "{over:?}");
+    // One set of attributes, one group: less than 100 octets a route, with what a growing table needs for a moment.
+    let each = peak / routes as isize;
+    assert!(each < 160, "{each} octets a route");
+    // Once the others have read that the routes are gone, nothing waits for anybody's timer.
+    discard(&mut stage, good);
+    while stage.speaker.advance(stage.now) {}
+    assert!(stage.speaker.sizes().0 <= 1025, "{:?}", stage.speaker.sizes());
+    stage.speaker.advance(stage.now);
+    assert_eq!(stage.speaker.sizes(), (1, 1, 1));
+    let view = stage.speaker.peer(key(GOOD)).unwrap();
+    assert_eq!((view.state, view.established_count), (SessionState::Established, 1));
+    println!("{routes} routes, {} MiB at most, {} KiB afterwards", peak >> 20, (held() - before) >> 10);
 }
 
 #[test]

@@ -105,12 +105,14 @@ impl Job {
     }
 }
 
+/// So many empty routes wait until there is something else to do; more are work of their own.
+const EMPTY_IN_PASSING: usize = 1024;
 /// Empty routes that are still referred to, and that one look may find.
 const MOST_SPARED: usize = 64;
 
 impl Rib {
     pub fn has_work(&self) -> bool {
-        !self.jobs.is_empty()
+        !self.jobs.is_empty() || (self.freeing && self.empty.len() > EMPTY_IN_PASSING)
     }
 
     /// Does a piece of the first job.
@@ -182,6 +184,7 @@ impl Rib {
     /// Frees the numbers of routes that nobody refers to any more. A peer that does not read may keep many referred
     /// to for minutes; they are looked at a few at a time and in turn.
     fn free_empty_routes(&mut self) {
+        self.freeing = false;
         let mut spared = 0;
         for _ in 0..self.empty.len().min(PIECE as usize) {
             let Some((family, id)) = self.empty.pop_front() else { return };
@@ -198,6 +201,7 @@ impl Rib {
                     }
                     continue;
                 }
+                self.freeing = true;
                 P::table_mut(&mut self.tables).remove(id);
                 for group in self.groups.iter_mut().flatten().filter(|group| group.key.family == family) {
                     group.forget(id);

@@ -140,6 +140,8 @@ pub struct Rib {
     idle_next_hops: Vec<NextHopId>,
     /// Routes that lost their last path.
     empty: VecDeque<(Family, RouteId)>,
+    /// A look at [`Self::empty`] may find some that nobody refers to any more.
+    freeing: bool,
     /// Groups with news for their members.
     touched: Vec<usize>,
     /// Nothing is chosen while the speaker restarts (RFC 4724 §4.1).
@@ -215,6 +217,7 @@ impl Rib {
             orders: VecDeque::new(),
             idle_next_hops: Vec::new(),
             empty: VecDeque::new(),
+            freeing: false,
             touched: Vec::new(),
             deferred,
             settled: !deferred,

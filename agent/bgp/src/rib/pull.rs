@@ -413,6 +413,8 @@ impl Rib {
             Phase::Follow => {
                 let cursor = group.cursor(slot);
                 if cursor == group.end() {
+                    // It may have been the last that referred to many routes.
+                    self.freeing = true;
                     return (member, false);
                 }
                 let batch = group.batch_after(cursor, table, |slot| source(peers, slot));
