@@ -119,6 +119,11 @@ impl Manx {
         Ok(())
     }
 
+    /// Its process's number as this process sees it.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
     /// Ends it by SIGKILL.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.daemon.take().context("manxd does not run")?.kill()

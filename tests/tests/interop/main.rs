@@ -6,6 +6,7 @@
 mod add_path;
 mod answers;
 mod blackhole;
+mod clients;
 mod filters;
 mod ipv4_by_ipv6;
 mod lab;

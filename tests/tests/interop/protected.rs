@@ -37,7 +37,7 @@ const NEAR: &str = ", ttlSecurity: 1";
 const UNSIGNED: &str = "tcp&&!(tcp.option_kind==19)&&tcp.flags.reset==0";
 const FROM_FAR: &str = "tcp&&(ip.ttl<255||ipv6.hlim<255)&&tcp.flags.reset==0";
 
-fn write_resources(lab: &Lab, peers: &[BgpPeer], more: &str) -> Result<()> {
+pub fn write_resources(lab: &Lab, peers: &[BgpPeer], more: &str) -> Result<()> {
     let document = resources(AS, &POOLS, &[MIDDLE.node(None)], peers) + more;
     let (new, file) = (lab.store().join("cluster.new"), lab.store().join("cluster.yaml"));
     fs::write(&new, document)?;
@@ -54,7 +54,7 @@ fn peers_with(places: &[Place], more: &'static str) -> Vec<BgpPeer> {
     places.iter().flat_map(|place| place.peers(AS)).map(|peer| BgpPeer { more, ..peer }).collect()
 }
 
-fn manx(lab: &mut Lab) -> Result<Manx> {
+pub fn manx(lab: &mut Lab) -> Result<Manx> {
     Manx::start(MIDDLE.host(lab)?, &["--dataplane", "off"], &lab.logs())
 }
 
