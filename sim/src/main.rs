@@ -25,6 +25,12 @@ struct Args {
     /// iBGP, the first so many nodes reflect
     #[arg(long, value_name = "R", group = "topology", value_parser = clap::value_parser!(u16).range(1..))]
     reflectors: Option<u16>,
+    /// iBGP, the first so many nodes reflect, but not among their clients, who are meshed
+    #[arg(long, value_name = "R", group = "topology", value_parser = clap::value_parser!(u16).range(1..))]
+    meshed_clients: Option<u16>,
+    /// iBGP, reflectors of reflectors: so many sites with two each, and two above them
+    #[arg(long, value_name = "S", group = "topology", value_parser = clap::value_parser!(u16).range(1..))]
+    sites: Option<u16>,
     /// eBGP, the first so many nodes are switches, all others connect to two of them
     #[arg(long, value_name = "R", group = "topology", value_parser = clap::value_parser!(u16).range(1..))]
     racks: Option<u16>,
@@ -38,9 +44,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let topology = match (args.reflectors, args.racks) {
-        (Some(n), _) => Topology::Reflectors(n.into()),
-        (_, Some(n)) => Topology::Racks(n.into()),
+    let topology = match args {
+        Args { reflectors: Some(n), .. } => Topology::Reflectors(n.into()),
+        Args { meshed_clients: Some(n), .. } => Topology::MeshedClients(n.into()),
+        Args { sites: Some(n), .. } => Topology::Sites(n.into()),
+        Args { racks: Some(n), .. } => Topology::Racks(n.into()),
         _ => Topology::Mesh,
     };
     let clock =

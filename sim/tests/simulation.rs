@@ -25,6 +25,20 @@ fn whatever_befalls_reflectors_and_their_clients_every_node_ends_with_exactly_th
 }
 
 #[test]
+fn whatever_befalls_reflectors_of_meshed_clients_every_node_ends_with_exactly_the_routes_that_exist() {
+    for seed in 0..8 {
+        run(Topology::MeshedClients(1 + seed as usize % 3), 6 + seed as usize, 60, seed);
+    }
+}
+
+#[test]
+fn whatever_befalls_reflectors_of_reflectors_every_node_ends_with_exactly_the_routes_that_exist() {
+    for seed in 0..12 {
+        run(Topology::Sites(1 + seed as usize % 3), 12 + seed as usize, 60, seed);
+    }
+}
+
+#[test]
 fn whatever_befalls_racks_every_packet_finds_its_way() {
     for seed in 0..12 {
         run(Topology::Racks(1 + seed as usize % 4), 4 + seed as usize, 60, seed);
@@ -39,7 +53,7 @@ fn sixty_clients_of_two_reflectors_come_through() {
 
 #[test]
 fn equal_seeds_give_equal_runs_to_the_last_step() {
-    for topology in [Topology::Mesh, Topology::Reflectors(2), Topology::Racks(2)] {
+    for topology in [Topology::Mesh, Topology::Reflectors(2), Topology::Sites(1), Topology::Racks(2)] {
         let once = run(topology, 9, 40, 3);
         assert_eq!(run(topology, 9, 40, 3), once);
         assert_ne!(run(topology, 9, 40, 4).tally.digest, once.tally.digest);

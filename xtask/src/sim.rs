@@ -10,6 +10,7 @@ use crate::tree;
 pub const BRIEFLY: &[&[&str]] = &[
     &["--nodes", "120", "--mesh", "--events", "60"],
     &["--nodes", "300", "--reflectors", "3", "--events", "60"],
+    &["--nodes", "100", "--sites", "4", "--events", "60"],
     &["--nodes", "40", "--racks", "4", "--events", "60"],
 ];
 

@@ -196,10 +196,11 @@ impl Cluster {
             }
             match self.scenario.topology {
                 Topology::Mesh => {}
-                Topology::Reflectors(_) if !owners.contains(&next) => {
-                    return astray(Some(next), "it has no such route");
+                Topology::Reflectors(_) | Topology::MeshedClients(_) | Topology::Sites(_) => {
+                    if !owners.contains(&next) {
+                        return astray(Some(next), "it has no such route");
+                    }
                 }
-                Topology::Reflectors(_) => {}
                 Topology::Racks(_) => self.walk(next, prefix, owners, hops - 1)?,
             }
         }

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(420);
 /// After all is right it must stay right: so long, which is longer than a restart time.
 const LINGER: Duration = Duration::from_secs(130);
 
+/// Of sites: so many stand above all of them.
+const TOP: usize = 2;
+
 /// Who peers with whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
@@ -35,6 +38,11 @@ pub enum Topology {
     Mesh,
     /// iBGP; the first so many nodes reflect, the others are their clients.
     Reflectors(usize),
+    /// iBGP; the first so many nodes reflect, but not among their clients, who are meshed (RFC 4456 §10).
+    MeshedClients(usize),
+    /// iBGP in two levels: two reflectors of reflectors at the top, and so many sites with two reflectors each. With an
+    /// even seed each pair has one cluster id.
+    Sites(usize),
     /// eBGP, an AS each; the first so many nodes are switches, all others connect to two of them.
     Racks(usize),
 }
@@ -165,7 +173,10 @@ impl Cluster {
             members: (0..nodes).map(member).collect(),
             spine: match scenario.topology {
                 Topology::Mesh => 0,
-                Topology::Reflectors(n) | Topology::Racks(n) => n.clamp(1, nodes),
+                Topology::Reflectors(n) | Topology::MeshedClients(n) | Topology::Racks(n) => {
+                    n.clamp(1, nodes)
+                }
+                Topology::Sites(n) => (TOP + 2 * n.max(1)).min(nodes),
             },
             next_block: nodes as u32,
             dice: Dice::new(!scenario.seed),
@@ -249,7 +260,10 @@ impl Cluster {
     fn neighbours(&self, node: usize) -> Vec<usize> {
         let is_spine = |node: usize| node < self.spine;
         let among = |other: usize| match self.scenario.topology {
-            Topology::Mesh => true,
+            Topology::Mesh | Topology::MeshedClients(_) => true,
+            Topology::Sites(_) => {
+                self.reflects_to(node, other) || self.reflects_to(other, node) || node + other == 1
+            }
             Topology::Reflectors(_) => is_spine(node) || is_spine(other),
             Topology::Racks(_) => match (is_spine(node), is_spine(other)) {
                 (true, true) => true,
@@ -266,6 +280,19 @@ impl Cluster {
             .collect()
     }
 
+    /// Is the other one this node's client?
+    fn reflects_to(&self, node: usize, other: usize) -> bool {
+        match self.scenario.topology {
+            Topology::Mesh | Topology::Racks(_) => false,
+            Topology::Reflectors(_) | Topology::MeshedClients(_) => other >= self.spine,
+            Topology::Sites(_) if node < TOP => (TOP..self.spine).contains(&other),
+            Topology::Sites(_) => {
+                let sites = (self.spine - TOP) / 2;
+                node < self.spine && other >= self.spine && other % sites == (node - TOP) / 2
+            }
+        }
+    }
+
     /// Of racks: does this host connect to this switch?
     fn connected(&self, host: usize, switch: usize) -> bool {
         host % self.spine == switch || (host + 1) % self.spine == switch
@@ -273,7 +300,9 @@ impl Cluster {
 
     fn asn(&self, node: usize) -> Asn {
         match self.scenario.topology {
-            Topology::Mesh | Topology::Reflectors(_) => Asn::CALICO_DEFAULT,
+            Topology::Mesh | Topology::Reflectors(_) | Topology::MeshedClients(_) | Topology::Sites(_) => {
+                Asn::CALICO_DEFAULT
+            }
             Topology::Racks(_) => Asn::new(4_200_000_000 + node as u32).unwrap_or(Asn::CALICO_DEFAULT),
         }
     }
@@ -287,6 +316,11 @@ impl Cluster {
     fn config(&self, node: usize, restarting: bool) -> Config {
         let mut config = Config::new(self.asn(node), address(node));
         config.seed = self.scenario.seed.wrapping_add(node as u64);
+        config.client_to_client = !matches!(self.scenario.topology, Topology::MeshedClients(_));
+        if matches!(self.scenario.topology, Topology::Sites(_)) && self.scenario.seed.is_multiple_of(2) {
+            // The node at the other end of the pair has the same.
+            config.cluster_id = Some(address(node / 2 * 2));
+        }
         config.next_hop_v6 = Some(address_v6(node));
         config.graceful_restart.restarting = restarting;
         config.hold_time = HoldTime::new(self.members[node].hold_time).unwrap_or(HoldTime::DEFAULT);
@@ -296,7 +330,7 @@ impl Cluster {
             let mut peer = PeerConfig::new(address(other).into(), self.asn(other));
             peer.dial = if node > other { Dial::First } else { Dial::Later };
             peer.add_path = self.add_path(node);
-            peer.rr_client = matches!(self.scenario.topology, Topology::Reflectors(_)) && other >= self.spine;
+            peer.rr_client = self.reflects_to(node, other);
             config.peers.push(peer);
         }
         let own = self.prefixes(node).map(|prefix| Originated { prefix, communities: Vec::new() });
