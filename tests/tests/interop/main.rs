@@ -4,6 +4,7 @@
 //! traffic. Every capture is decoded by tshark. The seed's story with BIRD in a node's place is `seed` and `restart`.
 
 mod add_path;
+mod alarms;
 mod answers;
 mod blackhole;
 mod clients;

@@ -64,7 +64,8 @@ impl Speaker {
     }
 
     pub(super) fn near_limits(&self, peer: &Peer) -> Vec<LimitView> {
-        let Some(max) = peer.config.max_prefixes else { return Vec::new() };
+        let max = peer.config.max_prefixes.filter(|_| peer.established.is_some());
+        let Some(max) = max else { return Vec::new() };
         let near = Family::ALL.into_iter().filter(|&family| peer.near_limit[family]);
         near.map(|family| {
             let (received, refused) = self.rib.held(peer.slot, family);
@@ -72,11 +73,6 @@ impl Speaker {
             LimitView { family, held, limit: max.limit }
         })
         .collect()
-    }
-
-    /// Nine tenths of [`crate::Config::max_paths`] are held.
-    pub fn is_near_bound(&self) -> bool {
-        self.near_bound
     }
 
     /// [`crate::Config::max_paths`] as it is in force.

@@ -36,8 +36,8 @@ impl Alarms {
     pub fn standing(&self, speaker: &Speaker, clock: &Clock, now: Time) -> Vec<String> {
         let peers = speaker.peers();
         let mut said = Vec::new();
-        if speaker.is_near_bound() {
-            let total: u64 = peers.iter().map(|peer| peer.counters.prefixes_received).sum();
+        let total: u64 = peers.iter().map(|peer| peer.counters.prefixes_received).sum();
+        if total >= speaker.max_paths() / 10 * 9 {
             let most = peers.iter().max_by_key(|peer| peer.counters.prefixes_received);
             let most = most.map(|peer| format!("; {} holds {}", key(peer), peer.counters.prefixes_received));
             said.push(format!(
@@ -77,5 +77,5 @@ fn key(peer: &PeerView) -> PeerKey {
 
 fn outcomes(counters: &PeerCounters) -> String {
     let (withdrawn, discarded) = (counters.treated_as_withdraw, counters.attributes_discarded);
-    format!("{withdrawn} treated as withdrawn, {discarded} attributes discarded (RFC 7606)")
+    format!("treated as withdrawn {withdrawn}, attributes discarded {discarded} (RFC 7606)")
 }
