@@ -6,6 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::{Result, ensure};
 use manx_api::{Explanation, SessionState};
 use manx_tests::{
+    host::Host,
     lab::{Lab, UPLINK},
     peers::{
         Announced, Bird, ExaBgp, Frr, GoBgp, Marks, Peer, Side,
@@ -15,7 +16,7 @@ use manx_tests::{
     wait::eventually,
 };
 
-use crate::lab::{AS, HIGH, LOW, MIDDLE, Other, POOLS, Place};
+use crate::lab::{AS, FAR, HIGH, LOW, MIDDLE, Other, POOLS, Place};
 
 const UP: Duration = Duration::from_secs(30);
 const HEARD: Duration = Duration::from_secs(10);
@@ -33,10 +34,11 @@ fn ways() -> [[IpAddr; 2]; 2] {
     })
 }
 
-/// Manx in the middle reflects between two clients of one AS.
-fn resources() -> String {
-    let peers: String = [LOW, HIGH]
-        .into_iter()
+/// Manx in the middle, in one AS with these.
+fn resources(places: &[Place]) -> String {
+    let peers: String = places
+        .iter()
+        .copied()
         .flat_map(Place::addresses)
         .enumerate()
         .map(|(n, address)| {
@@ -88,60 +90,75 @@ fn in_kernel(manx: &Manx, prefix: &str) -> Result<Vec<IpAddr>> {
     Ok(hops)
 }
 
+/// Manx and its kernel use these next hops. Returns what Manx says of them.
+fn used(manx: &Manx, prefix: &str, expected: &[IpAddr]) -> Result<Explanation> {
+    let explained = manx.explain(prefix)?;
+    let mut used: Vec<IpAddr> =
+        explained.paths.iter().filter(|path| path.used).filter_map(|path| path.next_hop).collect();
+    used.sort_unstable();
+    ensure!(used == expected, "{prefix}: Manx uses {used:?}: {explained:?}");
+    let kernel = in_kernel(manx, prefix)?;
+    ensure!(kernel == expected, "{prefix}: the kernel has {kernel:?}");
+    let route = manx.route(prefix)?;
+    ensure!(route.agree, "{prefix}: {route:?}");
+    Ok(explained)
+}
+
+/// Two routes of each family.
+fn shared() -> Vec<Announced> {
+    let all = (0..2).flat_map(|way| [0, 1].map(|family| (family, ways()[family][way])));
+    let announced = |(family, next_hop): (usize, IpAddr)| Announced {
+        prefix: SHARED[family].to_owned(),
+        next_hop,
+        marks: Marks::default(),
+    };
+    all.map(announced).collect()
+}
+
+/// The host of a place to which [`ways`] lead.
+fn host_with_ways(place: Place, lab: &mut Lab) -> Result<Host> {
+    let host = place.host(lab)?;
+    for address in ways().concat() {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        host.sh(&format!("ip address add {address}/{length} dev {UPLINK} nodad"))?;
+    }
+    Ok(host)
+}
+
+fn stands(manx: &Manx, place: Place) -> Result<()> {
+    for address in place.addresses() {
+        let peer = manx.peer(address)?;
+        ensure!(peer.state == SessionState::Established, "{address} is {} {}", peer.state, peer.info);
+    }
+    Ok(())
+}
+
 fn from_to(source: Other, sink: Other) -> Result<()> {
     let mut lab = Lab::new()?;
-    std::fs::write(lab.store().join("cluster.yaml"), resources())?;
+    std::fs::write(lab.store().join("cluster.yaml"), resources(&[LOW, HIGH]))?;
     let capture = Capture::start(&lab)?;
     let manx = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
     let mut start = |program: Other, place: Place, side| {
         let mut speaking = place.speaking(AS, &[(MIDDLE, AS)]);
         (speaking.add_path, speaking.side) = (true, side);
-        if place == HIGH {
-            speaking.routes = (0..2)
-                .flat_map(|way| [0, 1].map(|family| (family, ways()[family][way])))
-                .map(|(family, next_hop)| Announced {
-                    prefix: SHARED[family].to_owned(),
-                    next_hop,
-                    marks: Marks::default(),
-                })
-                .collect();
-        }
-        let host = place.host(&mut lab)?;
-        if place == HIGH {
-            for address in ways().concat() {
-                let length = if address.is_ipv4() { 24 } else { 64 };
-                host.sh(&format!("ip address add {address}/{length} dev {UPLINK} nodad"))?;
-            }
-        }
+        let host = if place == HIGH {
+            speaking.routes = shared();
+            host_with_ways(place, &mut lab)?
+        } else {
+            place.host(&mut lab)?
+        };
         Peer::start(program, host, speaking, &lab.logs())
     };
     let (low, high) = (start(sink, LOW, Side::Listens)?, start(source, HIGH, Side::Dials)?);
     let told =
         |e: anyhow::Error| e.context(format!("{}\n{}\n{}", manx.account(), low.account(), high.account()));
-    eventually("all sessions stand", UP, || {
-        for address in [LOW, HIGH].into_iter().flat_map(Place::addresses) {
-            let peer = manx.peer(address)?;
-            ensure!(peer.state == SessionState::Established, "{address} is {} {}", peer.state, peer.info);
-        }
-        Ok(())
-    })
-    .map_err(told)?;
+    eventually("all sessions stand", UP, || stands(&manx, LOW).and_then(|()| stands(&manx, HIGH)))
+        .map_err(told)?;
 
     let everybody_has = |expected: [Vec<IpAddr>; 2]| {
         eventually("everybody has the paths that there are", HEARD, || {
             for (prefix, expected) in SHARED.iter().zip(&expected) {
-                let explained: Explanation = manx.explain(prefix)?;
-                let mut used: Vec<IpAddr> = explained
-                    .paths
-                    .iter()
-                    .filter(|path| path.used)
-                    .filter_map(|path| path.next_hop)
-                    .collect();
-                used.sort_unstable();
-                ensure!(used == *expected, "{prefix}: Manx uses {used:?}: {explained:?}");
-                let kernel = in_kernel(&manx, prefix)?;
-                ensure!(kernel == *expected, "{prefix}: the kernel has {kernel:?}");
-                ensure!(manx.route(prefix)?.agree, "{prefix}: {:?}", manx.route(prefix)?);
+                let explained = used(&manx, prefix, expected)?;
                 let heard = low.next_hops(prefix)?;
                 ensure!(heard == *expected, "{prefix}: the other side has {heard:?}");
                 let to_low = explained.sent.iter().find(|sent| LOW.addresses().contains(&sent.peer));
@@ -184,4 +201,46 @@ fn several_paths_pass_from_a_gobgp_through_manx_to_a_gobgp() -> Result<()> {
 #[test]
 fn several_paths_pass_from_a_bird_through_manx_to_an_exabgp() -> Result<()> {
     from_to(&Bird, &ExaBgp)
+}
+
+/// FRR has no two routes of its own for a prefix; what it reflects it passes on by names of its own.
+#[test]
+fn several_paths_that_an_frr_reflects_come_to_manx() -> Result<()> {
+    let mut lab = Lab::new()?;
+    std::fs::write(lab.store().join("cluster.yaml"), resources(&[HIGH]))?;
+    let capture = Capture::start(&lab)?;
+    let manx = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
+    let mut reflecting = HIGH.speaking(AS, &[(MIDDLE, AS), (FAR, AS)]);
+    (reflecting.add_path, reflecting.cluster_id) = (true, Some(HIGH.ipv4()));
+    let reflector = Peer::start(&Frr, HIGH.host(&mut lab)?, reflecting, &lab.logs())?;
+    let mut speaking = FAR.speaking(AS, &[(HIGH, AS)]);
+    (speaking.add_path, speaking.side, speaking.routes) = (true, Side::Dials, shared());
+    let source = Peer::start(&ExaBgp, host_with_ways(FAR, &mut lab)?, speaking, &lab.logs())?;
+    let told = |e: anyhow::Error| {
+        e.context(format!("{}\n{}\n{}", manx.account(), reflector.account(), source.account()))
+    };
+    eventually("the sessions with FRR stand", UP, || stands(&manx, HIGH)).map_err(told)?;
+    let manx_has = |expected: [Vec<IpAddr>; 2]| {
+        eventually("Manx has the paths that there are", UP, || {
+            for (prefix, expected) in SHARED.iter().zip(&expected) {
+                let explained = used(&manx, prefix, expected)?;
+                let mut names: Vec<Option<u32>> = explained.paths.iter().map(|path| path.path_id).collect();
+                names.sort_unstable();
+                names.dedup();
+                ensure!(names.len() == expected.len() && names[0].is_some(), "{prefix}: {explained:?}");
+                let reflected = explained
+                    .paths
+                    .iter()
+                    .all(|path| path.originator_id == Some(FAR.ipv4()) && path.cluster_list == [HIGH.ipv4()]);
+                ensure!(reflected, "{prefix}: {explained:?}");
+            }
+            Ok(())
+        })
+        .map_err(told)
+    };
+    manx_has(ways().map(|both| both.to_vec()))?;
+    source.withdraw(0)?;
+    source.withdraw(1)?;
+    manx_has(ways().map(|both| vec![both[1]]))?;
+    capture.finish(&lab, &[]).map(drop)
 }

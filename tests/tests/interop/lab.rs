@@ -22,6 +22,8 @@ pub struct Place {
 
 pub const LOW: Place = Place { name: "low", number: 10 };
 pub const MIDDLE: Place = Place { name: "middle", number: 50 };
+/// Beyond the high place.
+pub const FAR: Place = Place { name: "far", number: 99 };
 pub const HIGH: Place = Place { name: "high", number: 90 };
 
 impl Place {

@@ -1,6 +1,6 @@
 //! Manx against BIRD 2, FRR, GoBGP and ExaBGP, each as Debian packages it: sessions dialled by either side over IPv4
 //! and IPv6, within an AS and between ASes whose numbers need four octets, reflection in both roles, refresh,
-//! communities, shutdown texts, roles, what an operator sees and orders, and graceful restart of either side under
+//! communities, shutdown texts, roles, several paths for a prefix, what an operator sees and orders, and graceful restart of either side under
 //! traffic. Every capture is decoded by tshark. The seed's story with BIRD in a node's place is `seed` and `restart`.
 
 mod add_path;
