@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use proptest::prelude::*;
+
 use super::{
     network::{ip, peer, prefix},
     script::{Script, config, mandatory, their_open, update},
@@ -136,4 +138,118 @@ fn what_a_rule_does_to_a_route_follows_its_interface() {
     assert!(tagged(&script.take_on(conn)));
     tell(&mut script, Some("eth1"));
     assert!(!tagged(&script.take_on(conn)));
+}
+
+const ROUTES: [&str; 3] = ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"];
+const HOPS: [[u8; 4]; 2] = [[10, 0, 0, 2], [10, 0, 0, 8]];
+const INTERFACES: [Option<&str>; 3] = [None, Some("eth0"), Some("ens3")];
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Announce { route: usize, hop: usize },
+    Withdraw { route: usize },
+    Interface { hop: usize, interface: usize },
+    Rules { import: bool, export: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..3usize, 0..2usize).prop_map(|(route, hop)| Step::Announce { route, hop }),
+        (0..3usize).prop_map(|route| Step::Withdraw { route }),
+        (0..2usize, 0..3usize).prop_map(|(hop, interface)| Step::Interface { hop, interface }),
+        any::<(bool, bool)>().prop_map(|(import, export)| Step::Rules { import, export }),
+    ]
+}
+
+fn take(script: &mut Script, known: &mut [usize; 2], step: Step) {
+    match step {
+        Step::Announce { route, hop } => {
+            let mut attributes = mandatory(&[65001]);
+            attributes[2] = super::script::attribute(crate::attr::flag::TRANSITIVE, 3, &HOPS[hop]);
+            script.give(&update(&[], &attributes, &[ROUTES[route]]));
+        }
+        Step::Withdraw { route } => script.give(&update(&[ROUTES[route]], &[], &[])),
+        Step::Interface { hop, interface } => known[hop] = interface,
+        Step::Rules { import, export } => {
+            let config = asking(import, export);
+            script.speaker.configure(config, script.now);
+            script.drain();
+        }
+    }
+    // The driver answers for what is watched; a next hop that comes is answered for at once.
+    for (hop, interface) in HOPS.iter().zip(*known) {
+        let next_hop = NextHop { address: Ipv4Addr::from(*hop).into(), link_of: None };
+        let interface = INTERFACES[interface].map(Arc::from);
+        script.speaker.handle(Event::Interface { next_hop, interface }, script.now);
+        script.drain();
+    }
+}
+
+/// What a peer has yet to hear of keeps its route's number.
+fn everything_heard(script: &mut Script, conn: ConnId) {
+    for _ in 0..2 {
+        script.take_on(conn);
+        script.take();
+        script.speaker.advance(script.now);
+    }
+}
+
+/// Both peers, with rules that ask or without any.
+fn asking(import: bool, export: bool) -> Config {
+    let mut config = config(65001);
+    let mut other = peer("10.0.0.3", 65003);
+    other.dial = crate::Dial::Never;
+    if import {
+        config.peers[0].import = rule("eth*", Action::Reject);
+    }
+    if export {
+        other.export = rule("ens*", Action::Reject);
+    }
+    config.peers.push(other);
+    config
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn whatever_happened_before_rules_and_interfaces_as_they_are_decide(steps in proptest::collection::vec(step(), 0..24)) {
+        let (mut script, conn) = to_another(PeerRules::default());
+        let mut known = [0; 2];
+        let (mut announced, mut rules) = ([None; 3], (false, false));
+        for step in steps {
+            take(&mut script, &mut known, step);
+            script.take_on(conn);
+            match step {
+                Step::Announce { route, hop } => announced[route] = Some(hop),
+                Step::Withdraw { route } => announced[route] = None,
+                Step::Rules { import, export } => rules = (import, export),
+                Step::Interface { .. } => {}
+            }
+        }
+        let held = |script: &Script| ROUTES.map(|route| {
+            let view = script.explain(route)?;
+            let other = view.sent.iter().find(|sent| sent.peer.address == ip("10.0.0.3"))?;
+            Some((view.paths[0].standing, other.export, other.rule.clone()))
+        });
+
+        let (mut scratch, to) = to_another(PeerRules::default());
+        let (import, export) = rules;
+        take(&mut scratch, &mut known, Step::Rules { import, export });
+        for (route, hop) in announced.iter().enumerate() {
+            if let Some(hop) = *hop {
+                take(&mut scratch, &mut known, Step::Announce { route, hop });
+            }
+        }
+        everything_heard(&mut script, conn);
+        everything_heard(&mut scratch, to);
+        prop_assert_eq!(held(&script), held(&scratch));
+        prop_assert_eq!(script.speaker.sizes(), scratch.speaker.sizes());
+
+        for route in 0..ROUTES.len() {
+            take(&mut script, &mut known, Step::Withdraw { route });
+        }
+        everything_heard(&mut script, conn);
+        prop_assert_eq!(script.speaker.sizes(), (0, 0, 0));
+    }
 }
