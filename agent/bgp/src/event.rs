@@ -58,7 +58,7 @@ pub enum Output {
     /// Dial, then say [`Event::Connected`] or [`Event::DialFailed`].
     Dial { conn: ConnId, peer: PeerKey, from: Option<IpAddr>, to: SocketAddr },
     /// The connection has bytes to send: call [`crate::Speaker::transmit`] when its socket is writable. Said once
-    /// until `transmit` has returned 0.
+    /// until `transmit` has returned less than it was asked for.
     Transmit { conn: ConnId },
     /// Send what [`crate::Speaker::transmit`] still gives for this connection (a last NOTIFICATION), shut down
     /// the sending side, and close (after a few seconds even if the peer does not read); for a dial under way: give

@@ -6,7 +6,7 @@
 //! 1. something happened: [`Speaker::accept`] for a new connection, [`Speaker::handle`] for all else;
 //! 2. drain [`Speaker::poll_output`];
 //! 3. for each connection that was named by [`Output::Transmit`] and whose socket is writable, call
-//!    [`Speaker::transmit`] until it returns 0;
+//!    [`Speaker::transmit`] until it returns less than it was asked for;
 //! 4. if [`Speaker::next_wakeup`] is due (or is [`Time::ZERO`], which is: work is waiting), call
 //!    [`Speaker::advance`] after the sockets have been read, then start over; else sleep until then.
 //!

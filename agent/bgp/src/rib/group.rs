@@ -12,6 +12,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    announced::AnnouncedCounts,
+    batch::{self, Extent},
     export::{ExportRules, GroupKey, Source, outgoing},
     group_paths::PathsOut,
     table::{OWN, PeerSlot, RouteId, Table},
@@ -25,8 +27,6 @@ use crate::{
 
 /// Nobody: [`OutState::source`] of a route that was never announced.
 const NOBODY: PeerSlot = PeerSlot::MAX - 1;
-/// So many routes go into one batch.
-const BATCH_ROUTES: usize = 32 * 1024;
 /// Encoded batches are kept for members that come to the same place later, up to so many octets.
 const KEPT_OCTETS: usize = 1 << 20;
 
@@ -94,8 +94,7 @@ pub struct Group {
     /// How often an entry was outdated that some member had yet to pass.
     superseded: u64,
     /// Routes announced, in all and by source.
-    announced: u64,
-    announced_from: HashMap<PeerSlot, u64>,
+    announced: AnnouncedCounts,
     /// Set while the routes are judged under new rules one after the other.
     pub transition: Option<Transition>,
 }
@@ -122,8 +121,7 @@ impl Group {
             kept: BTreeMap::new(),
             kept_octets: 0,
             superseded: 0,
-            announced: 0,
-            announced_from: HashMap::new(),
+            announced: AnnouncedCounts::default(),
             transition: None,
         }
     }
@@ -138,8 +136,7 @@ impl Group {
             log: self.log.clone(),
             base: self.base,
             superseded: self.superseded,
-            announced: self.announced,
-            announced_from: self.announced_from.clone(),
+            announced: self.announced.clone(),
             transition: Some(transition),
             ..Group::new(self.key.clone())
         }
@@ -202,7 +199,7 @@ impl Group {
         {
             self.kept_octets -= entry.remove().octets.len();
         }
-        if self.log.is_empty() && self.log.capacity() > 4 * BATCH_ROUTES {
+        if self.log.is_empty() && self.log.capacity() > 4 * batch::MOST_ROUTES {
             self.log = VecDeque::new();
         }
     }
@@ -233,7 +230,7 @@ impl Group {
 
     /// Routes announced to a member, or paths where it takes several: all but its own.
     pub fn announced_to(&self, peer: PeerSlot) -> u64 {
-        self.announced - self.announced_from.get(&peer).copied().unwrap_or(0)
+        self.announced.told_to(peer)
     }
 
     pub(super) fn make_room(&mut self, id: RouteId) {
@@ -250,13 +247,10 @@ impl Group {
 
     /// One more of the source's is announced, or one less.
     pub(super) fn count(&mut self, source: PeerSlot, more: bool) {
-        let from = self.announced_from.entry(source).or_default();
         if more {
-            self.announced += 1;
-            *from += 1;
+            self.announced.add(source);
         } else {
-            self.announced -= 1;
-            *from -= 1;
+            self.announced.remove(source);
         }
     }
 
@@ -371,16 +365,17 @@ impl Group {
         if let Some(batch) = self.kept.get(&cursor).filter(|batch| batch.superseded == self.superseded) {
             return batch.clone();
         }
-        let mut ids = Vec::new();
+        let (mut ids, mut extent) = (Vec::new(), Extent::default());
         let mut place = cursor;
         let start = cursor.saturating_sub(self.base) as usize;
         for &id in self.log.iter().skip(start) {
-            if ids.len() == BATCH_ROUTES {
+            if extent.is_full() {
                 break;
             }
             // What is logged has state.
             if self.state[id as usize].latest == place as u32 {
                 ids.push(id);
+                extent.add(table.get(id));
             }
             place += 1;
         }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 
 use crate::{attr::Attributes, message::update::Nlri};
 
@@ -78,9 +78,16 @@ impl Hasher for SeededHasher {
     }
 }
 
+/// With its hash: to work it out anew for each set whenever the table grows costs more than to keep it.
+#[derive(Debug)]
+struct Interned {
+    hash: u64,
+    set: Arc<Attributes>,
+}
+
 #[derive(Debug)]
 pub struct Interner {
-    sets: HashTable<Arc<Attributes>>,
+    sets: HashTable<Interned>,
     hash: SeededHash,
 }
 
@@ -92,12 +99,15 @@ impl Interner {
     /// The one copy of this set.
     pub fn intern(&mut self, attributes: Attributes) -> Arc<Attributes> {
         let hash = self.hash.hash_one(&attributes);
-        let rehash = self.hash;
-        self.sets
-            .entry(hash, |held| **held == attributes, |held| rehash.hash_one(&**held))
-            .or_insert_with(|| Arc::new(attributes))
-            .get()
-            .clone()
+        let same = |held: &Interned| held.hash == hash && *held.set == attributes;
+        match self.sets.entry(hash, same, |held| held.hash) {
+            Entry::Occupied(held) => held.get().set.clone(),
+            Entry::Vacant(vacant) => {
+                let set = Arc::new(attributes);
+                vacant.insert(Interned { hash, set: set.clone() });
+                set
+            }
+        }
     }
 
     /// Gives a set back. To be called for each set that is let go of, or it stays.
@@ -107,7 +117,7 @@ impl Interner {
             return;
         }
         let hash = self.hash.hash_one(&*attributes);
-        if let Ok(held) = self.sets.find_entry(hash, |held| Arc::ptr_eq(held, &attributes)) {
+        if let Ok(held) = self.sets.find_entry(hash, |held| Arc::ptr_eq(&held.set, &attributes)) {
             held.remove();
         }
         // The last of a changed set held the one that it was made from, which itself was made from none.

@@ -2,6 +2,8 @@
 //! group is told. It knows nothing of sessions and time. Every change settles its route at once (choice,
 //! verdict per group); what concerns many routes is a [`jobs::Job`], done in pieces.
 
+mod announced;
+mod batch;
 pub mod export;
 pub mod group;
 pub mod group_paths;

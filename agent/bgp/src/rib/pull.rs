@@ -11,7 +11,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
-    Kept, PathKey, PeerSlot, Rib, Route, RouteId, Table, by_family,
+    Kept, PathKey, PeerSlot, Rib, Route, RouteId, Table,
+    batch::Extent,
+    by_family,
     export::{GroupKey, Source},
     group::{Batch, Group},
     group_paths::judged_paths,
@@ -385,17 +387,23 @@ impl Rib {
                     return (member, true);
                 }
                 let (mut ids, mut gone) = (Vec::new(), Vec::new());
-                for id in *next..end {
+                let mut extent = Extent::default();
+                let unlooked = *next..end;
+                for id in unlooked {
+                    if extent.is_full() {
+                        break;
+                    }
+                    *next = id + 1;
                     let Some(route) = table.get(id) else { continue };
                     group.see(id, || judged(route, peers, self.policy.judge(route.prefix.into()), &key));
                     let from_here = route.best().is_some_and(|best| best.peer == slot);
                     if group.export(id) == Some(Export::Sent) && !from_here {
                         ids.push(id);
+                        extent.add(Some(route));
                     } else if held.as_ref().is_some_and(|held| held.contains(id)) {
                         gone.push(route.prefix);
                     }
                 }
-                *next = end;
                 Arc::new(group.encode(&ids, gone, table, |slot| source(peers, slot)))
             }
             Phase::Dump { then, .. } => {

@@ -164,8 +164,9 @@ impl Speaker {
     }
 
     /// Appends whole messages for `conn` to `out`, up to about `budget` bytes but at least one message if there is
-    /// one, and returns their number of bytes. What is handed out counts as sent: write it all. Nothing is
-    /// prepared before it is asked for, so a slow peer costs no memory and gets the newest state only.
+    /// one, and returns their number of bytes; less than `budget` is all that there is now. What is handed out counts
+    /// as sent: write it all. Nothing is prepared before it is asked for, so a slow peer costs no memory and gets the
+    /// newest state only.
     pub fn transmit(&mut self, conn: ConnId, budget: usize, out: &mut Vec<Bytes>, now: Time) -> usize {
         let Some(connection) = self.connections.get_mut(&conn) else { return 0 };
         let (mut octets, mut messages, mut updates) = (0, 0, 0);
@@ -186,14 +187,12 @@ impl Speaker {
                 }
             }
         }
-        if let Some(connection) = self.connections.get_mut(&conn).filter(|_| octets > 0) {
-            connection.taken = now;
-        }
-        if octets == 0 {
-            if stage == Stage::Closing {
-                self.connections.remove(&conn);
-            } else if let Some(connection) = self.connections.get_mut(&conn) {
-                connection.asked = false;
+        if octets == 0 && stage == Stage::Closing {
+            self.connections.remove(&conn);
+        } else if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.asked = octets >= budget.max(1);
+            if octets > 0 {
+                connection.taken = now;
             }
         }
         if let Some(peer) = self.peer_at_mut(slot) {
