@@ -66,6 +66,7 @@ pub enum Event {
 
 #[derive(Debug)]
 pub enum Command {
+    /// Write this behind what was given before. With nothing to write, [`Event::Sent`] comes at once.
     Send(VecDeque<Bytes>),
     /// Flush what was given, for a bounded time, then close.
     Close,
@@ -144,7 +145,7 @@ pub async fn dial(source: Option<IpAddr>, to: SocketAddr, guard: &Guard) -> io::
 /// `events` is bounded, and TCP then slows the peer.
 pub async fn serve(
     connection: ConnectionId,
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Event>,
 ) {
@@ -156,7 +157,12 @@ pub async fn serve(
             if queue.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Send(bytes)) => queue.extend(bytes),
+                Some(Command::Send(bytes)) => {
+                    queue.extend(bytes);
+                    if queue.is_empty() && events.send(Event::Sent { connection }).await.is_err() {
+                        return;
+                    }
+                }
                 Some(Command::Close) | None => return finish(stream, queue).await,
             },
             ready = stream.ready(interest) => match ready {
@@ -209,10 +215,16 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-fn write(stream: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
-    while !queue.is_empty() {
-        let slices: Vec<IoSlice<'_>> = queue.iter().take(64).map(|bytes| IoSlice::new(bytes)).collect();
-        let mut written = match stream.try_write_vectored(&slices) {
+/// Gives the kernel what it takes without waiting; the rest stays in the queue.
+pub fn write(stream: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
+    while let Some(first) = queue.front() {
+        let outcome = if queue.len() == 1 {
+            stream.try_write(first)
+        } else {
+            let slices: Vec<IoSlice<'_>> = queue.iter().take(64).map(|b| IoSlice::new(b)).collect();
+            stream.try_write_vectored(&slices)
+        };
+        let mut written = match outcome {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
@@ -231,7 +243,7 @@ fn write(stream: &TcpStream, queue: &mut VecDeque<Bytes>) -> io::Result<()> {
 
 /// Writes what is left, sends FIN, and reads and forgets until the peer has closed too. A peer that does not read gets
 /// RST when its time is over: nothing of the connection stays, here or in the kernel.
-async fn finish(stream: TcpStream, mut queue: VecDeque<Bytes>) {
+async fn finish(stream: Arc<TcpStream>, mut queue: VecDeque<Bytes>) {
     let deadline = Instant::now() + LINGER;
     while !queue.is_empty() {
         let Ok(Ok(())) = timeout_at(deadline, stream.writable()).await else { return abort(&stream) };
@@ -279,7 +291,7 @@ mod tests {
         let (ours, mut theirs) = pair().await;
         let (events, mut incoming) = mpsc::channel(8);
         let (commands, orders) = mpsc::unbounded_channel();
-        tokio::spawn(serve(7, ours, orders, events));
+        tokio::spawn(serve(7, Arc::new(ours), orders, events));
         theirs.write_all(b"open").await.unwrap();
         assert!(
             matches!(incoming.recv().await, Some(Event::Received { connection: 7, bytes }) if bytes == "open")
@@ -298,7 +310,7 @@ mod tests {
         let (ours, mut theirs) = pair().await;
         let (events, mut incoming) = mpsc::channel(8);
         let (commands, orders) = mpsc::unbounded_channel();
-        let task = tokio::spawn(serve(7, ours, orders, events));
+        let task = tokio::spawn(serve(7, Arc::new(ours), orders, events));
         theirs.write_all(&[0; 1000]).await.unwrap();
         incoming.recv().await.unwrap();
         commands.send(Command::Send([Bytes::from_static(b"notification")].into())).unwrap();
@@ -317,7 +329,7 @@ mod tests {
         let (ours, theirs) = pair().await;
         let (events, _incoming) = mpsc::channel(8);
         let (commands, orders) = mpsc::unbounded_channel();
-        let task = tokio::spawn(serve(7, ours, orders, events));
+        let task = tokio::spawn(serve(7, Arc::new(ours), orders, events));
         // Far more than both buffers hold.
         let flood = Bytes::from(vec![0; 32 << 20]);
         commands.send(Command::Send([flood].into())).unwrap();

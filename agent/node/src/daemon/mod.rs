@@ -278,6 +278,7 @@ impl Daemon {
             self.audit();
         }
         self.drain_outputs();
+        self.flush();
         let step = self.dataplane.step(instant);
         self.fast_path.apply(&step.map);
         self.fast_path.follow(&step.links);
@@ -286,7 +287,14 @@ impl Daemon {
         }
         self.reports_said.say(&step.reports, instant);
         self.drain_outputs();
+        self.flush();
         more | step.more
+    }
+
+    fn flush(&mut self) {
+        if let Some(speaker) = &mut self.speaker {
+            self.sockets.flush(speaker, self.clock.now());
+        }
     }
 
     /// What no event tells: netfilter's rules, a port that was taken, what others removed.
@@ -480,7 +488,7 @@ impl Daemon {
             Event::Received { connection, bytes } => {
                 speaker.handle(SpeakerEvent::Received { conn: ConnId(connection), bytes }, now);
             }
-            Event::Sent { connection } => self.sockets.sent(ConnId(connection), speaker, now),
+            Event::Sent { connection } => self.sockets.sent(ConnId(connection)),
             Event::Closed { connection, reason } => {
                 let conn = ConnId(connection);
                 self.sockets.forget(conn);
@@ -534,7 +542,7 @@ impl Daemon {
         while let Some(output) = speaker.poll_output() {
             match output {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
-                Output::Transmit { conn } => self.sockets.transmit(conn, speaker, now),
+                Output::Transmit { conn } => self.sockets.transmit(conn),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
                 Output::Best { prefix, best } => {
                     self.dataplane.set_blackhole(prefix, best.as_ref().is_some_and(|best| best.blackhole));

@@ -24,10 +24,11 @@ const BUDGET: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Connection {
+    stream: Arc<TcpStream>,
     commands: mpsc::UnboundedSender<Command>,
     /// The task still writes what it was given last.
     writing: bool,
-    /// The speaker has more to send.
+    /// The speaker has something to send, and the connection stands in [`Sockets::ready`] unless its task writes.
     waiting: bool,
 }
 
@@ -35,6 +36,8 @@ struct Connection {
 pub struct Sockets {
     events: mpsc::Sender<Event>,
     connections: HashMap<ConnId, Connection>,
+    /// Those that [`Sockets::flush`] writes to.
+    ready: Vec<ConnId>,
     dials: HashMap<ConnId, AbortHandle>,
     guards: Guards,
     listeners: Vec<(Listener, JoinHandle<()>)>,
@@ -46,6 +49,7 @@ impl Sockets {
         Sockets {
             events,
             connections: HashMap::new(),
+            ready: Vec::new(),
             dials: HashMap::new(),
             guards: Guards::default(),
             listeners: Vec::new(),
@@ -151,22 +155,35 @@ impl Sockets {
     /// Starts to serve an accepted or dialled connection.
     pub fn serve(&mut self, conn: ConnId, stream: TcpStream) {
         let (commands, orders) = mpsc::unbounded_channel();
-        tokio::spawn(connection::serve(conn.0, stream, orders, self.events.clone()));
-        self.connections.insert(conn, Connection { commands, writing: false, waiting: false });
+        let stream = Arc::new(stream);
+        tokio::spawn(connection::serve(conn.0, Arc::clone(&stream), orders, self.events.clone()));
+        self.connections.insert(conn, Connection { stream, commands, writing: false, waiting: false });
     }
 
-    /// The speaker has something to send.
-    pub fn transmit(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.waiting = true;
-            self.pump(conn, speaker, now);
+    /// The speaker has something to send; [`Self::flush`] writes it.
+    pub fn transmit(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn)
+            && !std::mem::replace(&mut connection.waiting, true)
+            && !connection.writing
+        {
+            self.ready.push(conn);
         }
     }
 
     /// The task has written what it was given.
-    pub fn sent(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
+    pub fn sent(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.writing = false;
+            if connection.waiting {
+                self.ready.push(conn);
+            }
+        }
+    }
+
+    /// Writes what the kernel takes at once: a change that goes to hundreds of peers would else wake as many tasks.
+    /// To be called when all events that are here have been taken in, so that what they cause leaves together.
+    pub fn flush(&mut self, speaker: &mut Speaker, now: Time) {
+        for conn in std::mem::take(&mut self.ready) {
             self.pump(conn, speaker, now);
         }
     }
@@ -191,19 +208,20 @@ impl Sockets {
         self.connections.remove(&conn);
     }
 
+    /// What the kernel does not take is the task's, and so is the turn of a peer that takes all and has more coming.
     fn pump(&mut self, conn: ConnId, speaker: &mut Speaker, now: Time) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if connection.writing || !connection.waiting {
-            return;
-        }
         let mut messages = Vec::new();
-        if speaker.transmit(conn, BUDGET, &mut messages, now) == 0 {
-            connection.waiting = false;
-            return;
+        let octets = speaker.transmit(conn, BUDGET, &mut messages, now);
+        connection.waiting = octets >= BUDGET;
+        let mut messages = VecDeque::from(messages);
+        // The task meets the same error when it reads or writes, and reports it.
+        let _ = connection::write(&connection.stream, &mut messages);
+        if !messages.is_empty() || connection.waiting {
+            connection.writing = true;
+            // A task that has ended has said so, and the event is on its way.
+            let _ = connection.commands.send(Command::Send(messages));
         }
-        connection.writing = true;
-        // A task that has ended has said so, and the event is on its way.
-        let _ = connection.commands.send(Command::Send(VecDeque::from(messages)));
     }
 }
 
@@ -228,3 +246,6 @@ pub fn reason(error: &io::Error) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
