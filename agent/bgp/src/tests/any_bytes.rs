@@ -11,7 +11,7 @@ use super::{
     script::{attribute, config, mandatory, raw_update, their_open, update},
 };
 use crate::{
-    Config, ConnId, Event, ExportRule, NextHop, Output, Speaker, Time,
+    Config, ConnId, DynamicPeers, Event, ExportRule, NextHop, Output, RemoteAs, Speaker, Time,
     attr::{
         Attributes, Origin, PartialOnes, Unknown,
         as_path::{AsPath, tests::path as as_path},
@@ -163,7 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::NextHop),
         2 => any::<u16>().prop_map(Step::Wait),
         3 => (any::<u8>(), any::<u16>()).prop_map(|(conn, budget)| Step::Transmit(conn, budget)),
-        1 => (0u8..8).prop_map(Step::Configure),
+        1 => (0u8..32).prop_map(Step::Configure),
         1 => any::<bool>().prop_map(Step::Toggle),
     ]
 }
@@ -179,6 +179,21 @@ fn variant(n: u8) -> Config {
         all.peers[0].families = vec![crate::Family::Ipv4Unicast];
     }
     all.graceful_restart.restarting = n == 3;
+    all.peers[0].transport = u64::from(n & 16);
+    if n & 8 != 0 {
+        // Whom no peer stands for may come from a range; in the second half of the variants the first peer is gone.
+        let remote_as = if n & 1 == 0 { RemoteAs::External } else { RemoteAs::OneOf(vec![asn(64512)]) };
+        let template = all.peers[0].clone();
+        all.dynamic_peers.push(DynamicPeers {
+            range: "10.0.0.0/29".parse().unwrap(),
+            remote_as,
+            template,
+            limit: 2,
+        });
+        if n & 16 != 0 {
+            all.peers.remove(0);
+        }
+    }
     all
 }
 
@@ -187,7 +202,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_nothing_panics_and_all_memory_returns(
-        first in 0u8..8, steps in prop::collection::vec(step(), 1..60),
+        first in 0u8..32, steps in prop::collection::vec(step(), 1..60),
     ) {
         let mut now = Time::from_nanos(1);
         let mut speaker = Speaker::new(variant(first), now);
