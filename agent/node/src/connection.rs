@@ -28,8 +28,8 @@ const BACKLOG: i32 = 4096;
 const DIAL_TIMEOUT: Duration = Duration::from_millis(4_800);
 const READ_SIZE: usize = 64 << 10;
 /// How long a closed connection may take to drain. A socket that is closed with unread bytes sends RST, which
-/// could overtake the NOTIFICATION.
-const LINGER: Duration = Duration::from_secs(1);
+/// could overtake the NOTIFICATION; and a peer that is busy reads late.
+const LINGER: Duration = Duration::from_secs(3);
 /// What goes wrong ten times a second is not said as often.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// IPTOS_PREC_INTERNETCONTROL, as RFC 4271 appendix E advises.

@@ -66,7 +66,7 @@ pub fn protect_dial(socket: &impl AsFd, remote: IpAddr, guard: &Guard) -> io::Re
         options::set_min_ttl(socket, remote.is_ipv4(), least.get())?;
     }
     if let Some(password) = &guard.password {
-        options::set_md5_key(socket, Prefix::host(remote), Some(password))?;
+        options::set_md5_key(socket, Prefix::host(remote), Some(password)).map_err(explained)?;
     }
     Ok(())
 }
@@ -82,6 +82,16 @@ pub fn protect_accepted(socket: &impl AsFd, remote: IpAddr, guard: &Guard) -> io
     absent(options::set_md5_key(socket, Prefix::host(remote), guard.password.as_ref()))?;
     options::set_min_ttl(socket, remote.is_ipv4(), guard.min_ttl.map_or(0, NonZeroU8::get))?;
     absent(SockRef::from(socket).detach_filter())
+}
+
+/// "Protocol not available" is all that a kernel without CONFIG_TCP_MD5SIG says.
+fn explained(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => {
+            io::Error::new(error.kind(), "this kernel cannot sign connections (TCP_MD5SIG)")
+        }
+        _ => error,
+    }
 }
 
 /// Lets what goes out come as far as it can, so that the peer may be strict.

@@ -8,6 +8,7 @@ use socket2::{SockFilter, SockRef};
 use crate::{
     Guard, Guards, Password,
     classes::{Others, classes},
+    explained,
     filter::{self, Instruction},
     options, send_far,
 };
@@ -62,7 +63,7 @@ impl ListenerGuards {
         let mut result = Ok(());
         let mut set = |prefix: Prefix, password: Option<&Password>| {
             options::set_md5_key(socket, prefix, password)
-                .map_err(|error| result = Err(ListenerError::Key { prefix, error }))
+                .map_err(|error| result = Err(ListenerError::Key { prefix, error: explained(error) }))
                 .is_ok()
         };
         // First what is there already or is in the way, for a socket holds only so many.

@@ -155,3 +155,105 @@ fn settings(plan: &NodePlan) -> impl Iterator<Item = &PeerPlan> {
 fn key_of(peer: &PeerPlan) -> PeerKey {
     PeerKey { address: peer.address, port: peer.port }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Node `a` at 10.0.0.1, with these BGPPeers: each its name, annotations and spec.
+    fn plan_of(peers: &[(&str, &str, &str)]) -> NodePlan {
+        let mut text = String::from(
+            "kind: Node\napiVersion: projectcalico.org/v3\nmetadata: {name: a}\n\
+             spec: {bgp: {ipv4Address: 10.0.0.1/24}}\n",
+        );
+        for (name, annotations, spec) in peers {
+            text.push_str(&format!(
+                "---\nkind: BGPPeer\napiVersion: projectcalico.org/v3\n\
+                 metadata: {{name: {name}, annotations: {{{annotations}}}}}\nspec: {{asNumber: 64512, {spec}}}\n"
+            ));
+        }
+        let collected = manx_resources::collect([("f", text.as_str())]);
+        assert!(collected.problems.is_empty(), "{:?}", collected.problems);
+        manx_resources::plan(&collected.snapshot, "a").unwrap()
+    }
+
+    const SIGNED: &str = "password: {secretKeyRef: {name: s, key: k}}";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_closed_range_does_not_fall_to_a_wider_one_and_an_open_peer_inside_it_is_let_in() {
+        let plan = plan_of(&[
+            ("wide", "manx.dev/peerRange: 10.0.0.0/16", ""),
+            ("narrow", "manx.dev/peerRange: 10.0.7.0/24", SIGNED),
+            ("open", "", "peerIP: 10.0.7.7"),
+            ("closed", "", &format!("peerIP: 10.0.8.8, {SIGNED}")),
+        ]);
+        let directory = tempfile::tempdir().unwrap();
+        let mut protection = Protection::new(directory.path());
+        protection.read_secrets(&plan);
+        let news = protection.follow(&plan);
+        let named: Vec<String> = news.iter().map(|(peer, _)| peer.resource.to_string()).collect();
+        assert_eq!(named, ["BGPPeer/closed", "BGPPeer/narrow"]);
+        assert!(protection.follow(&plan).is_empty(), "the same is no news");
+        for (address, closed) in [
+            ("10.0.1.1", false),
+            ("10.0.7.1", true),
+            ("10.0.7.7", false),
+            ("10.0.8.8", true),
+            ("10.9.9.9", false),
+        ] {
+            assert_eq!(protection.is_closed_to(ip(address)).is_some(), closed, "{address}");
+        }
+        fs::create_dir(directory.path().join("s")).unwrap();
+        fs::write(directory.path().join("s/k"), "password").unwrap();
+        assert!(protection.read_secrets(&plan));
+        assert!(protection.follow(&plan).is_empty());
+        assert!(protection.is_closed_to(ip("10.0.7.1")).is_none());
+        let guards = protection.guards();
+        assert!(guards.of(ip("10.0.7.1")).password.is_some());
+        assert!(guards.of(ip("10.0.7.7")).password.is_none());
+        assert!(guards.of(ip("10.0.1.1")).password.is_none());
+    }
+
+    #[test]
+    fn a_peers_number_changes_with_what_protects_it_and_with_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("s")).unwrap();
+        fs::write(directory.path().join("s/k"), "password").unwrap();
+        let mut protection = Protection::new(directory.path());
+        let mut number = |peers: &[(&str, &str, &str)]| {
+            let plan = plan_of(peers);
+            protection.read_secrets(&plan);
+            protection.follow(&plan);
+            let peer = plan.peers.iter().find(|peer| peer.address == ip("10.0.0.2")).unwrap();
+            protection.transport_of(peer).unwrap()
+        };
+        let plain = number(&[("p", "", "peerIP: 10.0.0.2")]);
+        let near = number(&[("p", "", "peerIP: 10.0.0.2, ttlSecurity: 1")]);
+        let signed = number(&[("p", "", &format!("peerIP: 10.0.0.2, {SIGNED}"))]);
+        let both = number(&[("p", "", &format!("peerIP: 10.0.0.2, ttlSecurity: 1, {SIGNED}"))]);
+        let other = format!("peerIP: 10.0.0.3, {SIGNED}");
+        assert_eq!(number(&[("p", "", &format!("peerIP: 10.0.0.2, {SIGNED}")), ("q", "", &other)]), signed);
+        let all = [plain, near, signed, both];
+        assert_eq!(plain, 0);
+        assert!((0..4).all(|a| (0..a).all(|b| all[a] != all[b])), "{all:?}");
+    }
+
+    #[test]
+    fn two_peers_of_one_address_that_want_different_protection_are_not_both_opened() {
+        let plan = plan_of(&[
+            ("p", "", "peerIP: '10.0.0.2:179'"),
+            ("q", "", "peerIP: '10.0.0.2:1790', ttlSecurity: 1"),
+        ]);
+        let mut protection = Protection::new(Path::new("/nonexistent"));
+        let news = protection.follow(&plan);
+        assert_eq!(news.len(), 1);
+        assert!(protection.why_closed(&plan.peers[1]).unwrap().contains("another peer with its address"));
+        assert!(protection.is_closed_to(ip("10.0.0.2")).is_none());
+    }
+}
