@@ -17,3 +17,4 @@ mod protected;
 mod restart;
 mod roles;
 mod sessions;
+mod settings;
