@@ -172,4 +172,48 @@ mod tests {
         assert!(text.contains("local pref 100, originator 192.168.80.125, clusters 224.0.0.1"), "{text}");
         assert!(text.contains("no     it came from there"), "{text}");
     }
+
+    #[test]
+    fn several_paths_are_shown_with_their_names_and_what_went_where() {
+        let path = |from: &str, standing: &str, id| PathRow { path_id: Some(id), ..path(from, standing) };
+        let sent = |path_id, received_id, sent, why: &str| SentPathRow {
+            path_id,
+            from: "192.168.80.121".parse().ok(),
+            received_id,
+            sent,
+            why: why.into(),
+        };
+        let text = render(&Explanation {
+            node: "kw01".into(),
+            prefix: "172.16.118.64/26".parse().unwrap(),
+            paths: vec![
+                path("192.168.80.121", "best", 7),
+                PathRow {
+                    used: true,
+                    ..path("192.168.80.121", "used beside the best, for it is as good", 9)
+                },
+            ],
+            sent: vec![SentRow {
+                peer: "192.168.80.123".parse().unwrap(),
+                port: 179,
+                sent: true,
+                why: "sent".into(),
+                paths: vec![
+                    sent(2, Some(7), true, "sent"),
+                    sent(65538, Some(9), false, "as many better paths as the peer is to have go there"),
+                ],
+            }],
+            route: None,
+        });
+        assert!(text.contains("*    192.168.80.121 (id 7)"), "{text}");
+        assert!(text.contains("+    192.168.80.121 (id 9)"), "{text}");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("192.168.80.123")).collect();
+        assert!(rows[0].starts_with("192.168.80.123 path 2 from 192.168.80.121 (id 7)"), "{text}");
+        assert!(rows[0].trim_end().ends_with("yes"), "{text}");
+        assert!(rows[1].contains("path 65538 from 192.168.80.121 (id 9)"), "{text}");
+        assert!(
+            rows[1].trim_end().ends_with("no     as many better paths as the peer is to have go there"),
+            "{text}"
+        );
+    }
 }

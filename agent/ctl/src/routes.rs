@@ -112,6 +112,23 @@ mod tests {
     }
 
     #[test]
+    fn next_hops_that_are_used_together_are_all_named() {
+        let route = BgpRoute {
+            originated: false,
+            next_hop: "192.168.80.125".parse().ok(),
+            other_next_hops: vec!["192.168.80.126".parse().unwrap(), "192.168.80.127".parse().unwrap()],
+            peer: "192.168.80.121".parse().ok(),
+            as_path: String::new(),
+            local_pref: Some(100),
+            originator_id: None,
+            cluster_list: vec![],
+            stale: false,
+            sent_to: vec![],
+        };
+        assert_eq!(bgp(&route), "192.168.80.125 from 192.168.80.121 + 192.168.80.126 + 192.168.80.127");
+    }
+
+    #[test]
     fn a_sink_that_differs_is_said() {
         let route = RouteRow {
             prefix: "10.0.0.0/26".parse().unwrap(),
