@@ -2,7 +2,10 @@
 //! those still standing, as the RFC words it; so the result depends on the set of paths and not on the order
 //! in which they came, MED included, and each path knows the step that struck it out.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    cmp::Reverse,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use smallvec::SmallVec;
 
@@ -62,6 +65,25 @@ pub fn select(
 /// The best without the better ones, and the best without that, and so on: so that MED, which compares some paths
 /// and not others, has no say in what it does not concern.
 fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &impl Fn(PeerSlot) -> Announcer) {
+    let med = |path: &Path| path.attributes.med.unwrap_or(0);
+    let Some((best, others)) = paths.split_first_mut() else { return };
+    if others.iter().all(|path| med(path) == med(best)) {
+        // Without MED the steps are one order among all.
+        others.sort_by_cached_key(|path| {
+            let attributes = &*path.attributes;
+            let steps = (
+                path.peer != OWN,
+                attributes.has_community(WellKnown::LLGR_STALE),
+                Reverse(attributes.local_pref()),
+                attributes.as_path.length(),
+                attributes.origin,
+                path.peer != OWN && !announcer(path.peer).ebgp,
+                next_hops.metric(path.next_hop),
+            );
+            (!path.standing.is_eligible(), steps, last_steps(path, announcer))
+        });
+        return;
+    }
     let mut standings: SmallVec<[PackedStanding; 8]> = paths.iter().map(|path| path.standing).collect();
     for place in 1..ranked.min(paths.len()) {
         // A place is below the number of paths.
@@ -362,7 +384,52 @@ mod tests {
         )
     }
 
+    const ALL: Wanted = Wanted { multipath: Multipath { ebgp: 3, ibgp: 3 }, ranked: 64 };
+
+    /// In their order, with where each stands.
+    fn ranking(mut paths: Vec<Path>) -> Vec<(PeerSlot, Standing)> {
+        select(&mut paths, &next_hops(), ALL, announcer);
+        paths.iter().map(|path| (path.peer, path.standing.unpack())).collect()
+    }
+
+    /// By the classic case: without the best, another one loses at MED that did not stand a chance before.
+    #[test]
+    fn the_next_best_is_the_best_of_those_that_are_left() {
+        let paths = [
+            path(1, |a| (a.as_path, a.med) = (as_path(&[100]), Some(20))),
+            path(5, |a| (a.as_path, a.med) = (as_path(&[200]), Some(30))),
+            path(7, |a| (a.as_path, a.med) = (as_path(&[100]), Some(10))),
+        ];
+        // 5 by identifier, since 7 strikes out 1; then 7, for it still does; 1 is the last, with the least identifier.
+        let order: Vec<PeerSlot> = ranking(paths.to_vec()).into_iter().map(|(peer, _)| peer).collect();
+        assert_eq!(order, [5, 7, 1]);
+    }
+
     proptest! {
+        #[test]
+        fn each_rank_is_the_best_without_those_before_it_and_the_order_of_arrival_changes_none(
+            paths in (any_path(0), any_path(1), any_path(2), any_path(3), any_path(4))
+                .prop_map(|(a, b, c, d, e)| vec![a, b, c, d, e])
+                .prop_flat_map(|paths| (Just(paths.clone()), Just(paths).prop_shuffle())),
+        ) {
+            let (mut left, shuffled) = paths;
+            let ranked = ranking(left.clone());
+            let eligible = |(_, standing): &&(PeerSlot, Standing)| *standing != Standing::Unreachable;
+            prop_assert!(ranked.iter().take_while(eligible).eq(ranking(shuffled).iter().take_while(eligible)));
+            // Where each stands is a matter of the whole choice.
+            let standings = outcome(left.clone());
+            for (peer, standing) in &ranked {
+                let alone = standings.iter().find(|(of, _)| of == peer).map(|(_, standing)| *standing);
+                prop_assert!(*standing == Standing::Multipath || alone == Some(*standing));
+            }
+            for (peer, _) in ranked.iter().take_while(eligible) {
+                select(&mut left, &next_hops(), Wanted::default(), announcer);
+                prop_assert_eq!(left.remove(0).peer, *peer);
+            }
+            let used = ranked.iter().filter(|(_, standing)| *standing == Standing::Multipath).count();
+            prop_assert!(used < 3);
+        }
+
         #[test]
         fn the_order_of_arrival_changes_nothing(
             paths in (any_path(0), any_path(1), any_path(2), any_path(3), any_path(4))

@@ -370,3 +370,39 @@ fn a_name_or_a_prefix_that_is_cut_off_ends_the_session() {
         assert_eq!((sent.code, sent.subcode), (3, 10), "{cut}");
     }
 }
+
+/// Behaviour 58, path by path.
+#[test]
+fn a_restarting_speaker_sends_the_best_paths_once_it_has_heard_all() {
+    let mut config = clients(&[add_path(0, true), add_path(2, true)]);
+    config.graceful_restart.restarting = true;
+    let mut hub = Hub::new(config);
+    (1..=4u8).for_each(|id| hub.announce(0, id.into(), P, Said::pref(100 + id)));
+    hub.take_all();
+    assert!(hub.states[1].is_empty() && paths(&hub).iter().all(|path| path.standing == Standing::Deferred));
+    for n in 0..2 {
+        hub.give(n, crate::message::update::end_of_rib(crate::Family::Ipv4Unicast));
+        hub.give(n, crate::message::update::end_of_rib(crate::Family::Ipv6Unicast));
+    }
+    hub.take_all();
+    assert_eq!((hub.states[1].len(), ids(&hub)), (2, vec![Some(4), Some(3), Some(2), Some(1)]));
+}
+
+/// Behaviour 49 for each path, and GRACEFUL_SHUTDOWN (RFC 8326) on all of them.
+#[test]
+fn another_as_gets_several_paths_by_our_address_and_with_our_as() {
+    let mut config = clients(&[add_path(0, true), add_path(2, false)]);
+    config.peers[1].remote_as = super::network::asn(64600);
+    let mut hub = Hub::new(config);
+    hub.announce(0, 1, P, Said::by(1));
+    hub.announce(0, 2, P, Said::by(2));
+    hub.take_all();
+    let same_for_all = |hub: &Hub, part: &str| {
+        hub.states[1].len() == 2 && hub.states[1].values().all(|text| text.contains(part))
+    };
+    assert!(same_for_all(&hub, "next_hop: 10.0.0.1") && same_for_all(&hub, "64512"), "{:?}", hub.states[1]);
+    hub.configure(|config| config.graceful_shutdown = true);
+    hub.take_all();
+    let community = WellKnown::GRACEFUL_SHUTDOWN.to_string();
+    assert!(same_for_all(&hub, &community), "{:?}", hub.states[1]);
+}

@@ -103,8 +103,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..90)
 }
 
-/// Two sources of several, one that is a source and takes several, one that takes several and gives one, one of
-/// neither; all may become non-clients.
+/// A source of several, two that are sources and take several, one in another AS that takes several and gives one, one
+/// of neither; all within the AS may become non-clients.
 fn config() -> Config {
     let mut config = clients(&[
         add_path(0, true),
@@ -114,6 +114,7 @@ fn config() -> Config {
         add_path(0, false),
     ]);
     config.graceful_restart.restart_time = 120;
+    config.peers[3].remote_as = super::network::asn(64603);
     config
 }
 
@@ -174,7 +175,7 @@ fn play(hub: &mut Hub, announced: &mut Announced, step: Step) {
         }),
         Step::Transit(transit) => hub.configure(|config| config.export.transit = transit),
         Step::Shutdown(shutdown) => hub.configure(|config| config.graceful_shutdown = shutdown),
-        Step::Multipath(ibgp) => hub.configure(|config| config.multipath = Multipath { ebgp: 1, ibgp }),
+        Step::Multipath(ibgp) => hub.configure(|config| config.multipath = Multipath { ebgp: ibgp, ibgp }),
         Step::AskAgain { peer } => hub.ask_again(peer),
         Step::Advance => drop(hub.speaker.advance(hub.now)),
     }
