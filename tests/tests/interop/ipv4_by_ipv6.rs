@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use manx_api::{Counters, SessionState};
 use manx_tests::{
     host::Host,
@@ -110,6 +110,20 @@ fn ipv4_crosses_to(program: Other) -> Result<()> {
     // By the words of the kernel, too.
     let text = manx.host.sh(&format!("ip -4 route show {}", LOW.blocks()[0]))?;
     ensure!(text.contains(&format!("via inet6 {} dev {UPLINK} proto manx", LOW.ipv6())), "{text}");
+
+    // RFC 2545 §3: both are on one link, and so the next hop has both of Manx's addresses there.
+    let link_local = manx.host.sh(&format!("ip -6 -brief address show dev {UPLINK} scope link"))?;
+    let link_local = link_local.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+    let link_local = link_local.context("Manx has no link-local address")?.to_owned();
+    for block in MIDDLE.blocks() {
+        let told_by = match program.name() {
+            "bird" => format!("birdc show route {block} all"),
+            _ if block.contains(':') => format!("vtysh -d bgpd -c 'show bgp ipv6 unicast {block}'"),
+            _ => format!("vtysh -d bgpd -c 'show bgp ipv4 unicast {block}'"),
+        };
+        let answer = other.host.shell(&told_by)?.success()?;
+        ensure!(answer.contains(&link_local), "{block}: nothing of {link_local} in {answer}");
+    }
 
     let mut traffic = Vec::new();
     for (&here, &there) in near.addresses().iter().zip(far.addresses()) {
