@@ -49,6 +49,8 @@ pub struct PathRow {
     pub extended_communities: Vec<String>,
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Vec<Ipv4Addr>,
+    /// The AS that said that it should go to customers only (RFC 9234).
+    pub only_to_customers: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

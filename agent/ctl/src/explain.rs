@@ -114,6 +114,7 @@ fn attributes(path: &PathRow) -> String {
         let list: Vec<String> = path.cluster_list.iter().map(ToString::to_string).collect();
         words.push(format!("clusters {}", list.join(" ")));
     }
+    words.extend(path.only_to_customers.map(|number| format!("to customers only, says AS {number}")));
     let communities: Vec<&str> = [&path.communities, &path.large_communities, &path.extended_communities]
         .into_iter()
         .flatten()
@@ -149,6 +150,7 @@ mod tests {
             extended_communities: vec![],
             originator_id: "192.168.80.125".parse().ok(),
             cluster_list: vec!["224.0.0.1".parse().unwrap()],
+            only_to_customers: Some(64513),
         }
     }
 
@@ -170,6 +172,7 @@ mod tests {
         assert!(text.contains("*    192.168.80.121"), "{text}");
         assert!(text.contains("lost: longer CLUSTER_LIST"), "{text}");
         assert!(text.contains("local pref 100, originator 192.168.80.125, clusters 224.0.0.1"), "{text}");
+        assert!(text.contains("to customers only, says AS 64513"), "{text}");
         assert!(text.contains("no     it came from there"), "{text}");
     }
 

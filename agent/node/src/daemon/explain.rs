@@ -146,6 +146,7 @@ fn path_row(path: PathView) -> api::PathRow {
         extended_communities: attributes.extended_communities,
         originator_id: attributes.originator_id,
         cluster_list: attributes.cluster_list,
+        only_to_customers: attributes.only_to_customers,
     }
 }
 
