@@ -10,8 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use manx_bgp::{
-    Config, ConnId, Dial, Event, ExportRule, Family, NextHop, Originated, Output, PeerConfig, PeerKey,
-    Speaker, Time,
+    Config, ConnId, Dial, DynamicPeers, Event, ExportRule, Family, MaxPrefixes, Multipath, NextHop,
+    Originated, Output, PeerConfig, PeerKey, RemoteAs, Role, Speaker, Time,
+    policy::{Action, Change, Community, Match, PeerRules, Rule, RuleName, Rules},
     view::{Export, SessionState, Standing},
 };
 use manx_net::{Asn, Prefix, Prefix4, Prefix6};
@@ -25,6 +26,8 @@ const HOSTILE: [(Ipv4Addr, u32); 3] = [
     (Ipv4Addr::new(10, 0, 0, 3), 64512),
     (Ipv4Addr::new(10, 0, 0, 4), 4_200_000_000),
 ];
+/// Whoever dials from here is a peer, too, but no more than two at once.
+const RANGE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 0);
 /// Clients, the second of which reads seldom.
 const GOOD: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 8), Ipv4Addr::new(10, 0, 0, 9)];
 const OUR_AS: u32 = 64512;
@@ -68,10 +71,23 @@ fn prefix(number: u8) -> Prefix {
     }
 }
 
+/// Some routes are refused, the others changed.
+fn rules() -> Rules {
+    let rule = |name: &'static str, matches, action| Rule { name: RuleName::new(name), matches, action };
+    let preferred = Match { local_pref: Some(108), ..Match::default() };
+    let marked = [Change::AddCommunity(Community::Standard(0xffff_0007)), Change::SetLocalPref(90)];
+    Rules::from_iter([
+        rule("preferred", preferred, Action::Reject),
+        rule("all", Match::default(), Action::Accept(marked.into())),
+    ])
+}
+
 /// The hostile peers' part may change; the good ones' never does.
 fn config(variant: u8) -> Config {
     let mut config = Config::new(asn(OUR_AS), US);
     config.next_hop_v6 = Some(wire::next_hop_v6(US));
+    config.graceful_restart.after_notification = true;
+    config.graceful_restart.long_lived = Some(100);
     config.export = ExportRule { pools: Vec::new(), transit: true };
     config.originated.push(Originated { prefix: prefix(variant & 4), communities: Vec::new() });
     for (n, (address, remote_as)) in HOSTILE.into_iter().enumerate() {
@@ -85,8 +101,27 @@ fn config(variant: u8) -> Config {
             peer.families = vec![Family::Ipv4Unicast];
             peer.allow_local_as = 1;
         }
+        if variant & 0x10 == 0 {
+            peer.add_path.receive = true;
+            peer.max_prefixes = (n == 1).then(|| MaxPrefixes::new(12));
+        }
+        if variant & 0x20 != 0 {
+            peer.import = PeerRules::both(rules());
+            peer.blackholes = vec![prefix(0)];
+        }
+        if n == 2 && variant & 0x40 != 0 {
+            peer.role = Some(Role::Provider);
+        }
         config.peers.push(peer);
     }
+    config.multipath = Multipath { ebgp: 4, ibgp: if variant & 0x40 != 0 { 4 } else { 1 } };
+    config.ebgp_requires_policy = variant & 0x80 != 0;
+    config.dynamic_peers.push(DynamicPeers {
+        range: Prefix::new(RANGE.into(), 24).unwrap_or(Prefix::host(RANGE.into())),
+        remote_as: RemoteAs::OneOf(vec![asn(OUR_AS), asn(HOSTILE[2].1)]),
+        template: PeerConfig::new(RANGE.into(), asn(OUR_AS)),
+        limit: 2,
+    });
     for address in GOOD {
         let mut peer = PeerConfig::new(address.into(), asn(OUR_AS));
         peer.dial = Dial::Never;
@@ -104,6 +139,8 @@ struct Play {
     followers: [Follower; 2],
     /// What comes out for hostile peers is BGP, too.
     readers: BTreeMap<ConnId, Follower>,
+    /// Those that have said that their routes have path ids.
+    with_ids: BTreeSet<ConnId>,
     closed: BTreeSet<ConnId>,
     watched: BTreeSet<NextHop>,
     told: BTreeSet<Prefix>,
@@ -119,6 +156,7 @@ impl Play {
             good: [ConnId(0); 2],
             followers: Default::default(),
             readers: BTreeMap::new(),
+            with_ids: BTreeSet::new(),
             closed: BTreeSet::new(),
             watched: BTreeSet::new(),
             told: BTreeSet::new(),
@@ -220,9 +258,26 @@ impl Play {
         let peer = PeerKey { address: address.into(), port: 179 };
         match op & 0x0f {
             0 => {
-                let remote = SocketAddr::new(address.into(), 1024 + u16::from(choices.byte()));
+                let port = choices.byte();
+                // Three of four from the peer itself.
+                let from = if port < 0xc0 {
+                    address
+                } else {
+                    Ipv4Addr::from_bits(RANGE.to_bits() | u32::from(port & 7))
+                };
+                let remote = SocketAddr::new(from.into(), 1024 + u16::from(port));
                 if let Ok(conn) = self.speaker.accept(SocketAddr::new(US.into(), 179), remote, self.now) {
                     self.conns.push(conn);
+                    // Nearly always it opens a session, or nothing would ever get far.
+                    if port & 0x38 != 0 {
+                        let mut hello = Hello::new(remote_as, from);
+                        (hello.restart, hello.outlives) = (Some(30 * u16::from(port & 1)), port & 2 != 0);
+                        hello.long_lived = (port & 4 != 0).then_some(200);
+                        hello.extended = true;
+                        self.readers.entry(conn).or_default().extended = true;
+                        self.give(conn, hello.open());
+                        self.give(conn, wire::keepalive());
+                    }
                 }
             }
             1 => self.give(conn, Bytes::copy_from_slice(choices.bytes())),
@@ -237,6 +292,15 @@ impl Play {
                 hello.refresh = how & 2 == 0;
                 hello.restart = (how & 4 == 0).then_some(u16::from(how));
                 hello.hold_time = [90, 3, 0, 30][usize::from(how >> 6)];
+                hello.outlives = how & 8 == 0;
+                hello.long_lived = (how & 8 == 0).then_some(u32::from(how));
+                hello.extended = how & 0x10 == 0;
+                hello.sends_paths = how & 0x10 == 0;
+                hello.role = (how & 0x20 != 0).then_some(3);
+                self.readers.entry(conn).or_default().extended = hello.extended;
+                if hello.sends_paths {
+                    self.with_ids.insert(conn);
+                }
                 self.give(conn, hello.open());
                 self.give(conn, wire::keepalive());
             }
@@ -252,9 +316,15 @@ impl Play {
                 attributes.med = (what & 4 != 0).then_some(u32::from(what));
                 attributes.local_pref = (remote_as == OUR_AS).then_some(100 + u32::from(what & 8));
                 attributes.communities = vec![u32::from(what & 0x30); usize::from(what & 1)];
-                self.give(conn, wire::announce(&attributes, prefix(choices.byte() & 0x1f)));
+                let which = choices.byte();
+                let id = self.with_ids.contains(&conn).then_some(u32::from(which >> 5));
+                self.give(conn, wire::announce_path(&attributes, prefix(which & 0x1f), id));
             }
-            6 => self.give(conn, wire::withdraw(prefix(choices.byte() & 0x1f))),
+            6 => {
+                let which = choices.byte();
+                let id = self.with_ids.contains(&conn).then_some(u32::from(which >> 5));
+                self.give(conn, wire::withdraw_path(prefix(which & 0x1f), id));
+            }
             7 => {
                 let which = choices.byte();
                 let family = Family::ALL[usize::from(which & 1)];
@@ -294,7 +364,7 @@ impl Play {
                 };
                 self.speaker.handle(event, self.now);
             }
-            _ => self.speaker.configure(config(choices.byte() & 0x0f), self.now),
+            _ => self.speaker.configure(config(choices.byte()), self.now),
         }
         self.settle();
         // The second one's socket is full most of the time.
@@ -384,6 +454,7 @@ pub fn messages(input: &[u8]) {
     let mut hello = Hello::new(remote_as, address);
     hello.four_octet = how & 2 == 0;
     hello.restart = (how & 4 != 0).then_some(60);
+    hello.sends_paths = how & 0xc0 == 0x80;
     let piece = if how & 8 == 0 { 1 } else { 1 + stream.len() / 7 };
     let [whole, cut] = [stream.len().max(1), piece].map(|piece| one_session(hello, &stream, piece));
     assert_eq!(whole, cut, "where the stream was cut made a difference");

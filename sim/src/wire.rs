@@ -45,11 +45,33 @@ pub struct Hello {
     pub refresh: bool,
     /// Seconds of graceful restart, forwarding state preserved; `None`: not offered.
     pub restart: Option<u16>,
+    /// With the restart: that routes outlive a NOTIFICATION (RFC 8538).
+    pub outlives: bool,
+    /// Seconds of long-lived graceful restart (RFC 9494).
+    pub long_lived: Option<u32>,
+    /// RFC 8654.
+    pub extended: bool,
+    /// Several paths for a prefix come from here (RFC 7911).
+    pub sends_paths: bool,
+    /// RFC 9234.
+    pub role: Option<u8>,
 }
 
 impl Hello {
     pub fn new(asn: u32, id: Ipv4Addr) -> Hello {
-        Hello { asn, id, hold_time: 90, four_octet: true, refresh: true, restart: None }
+        Hello {
+            asn,
+            id,
+            hold_time: 90,
+            four_octet: true,
+            refresh: true,
+            restart: None,
+            outlives: false,
+            long_lived: None,
+            extended: false,
+            sends_paths: false,
+            role: None,
+        }
     }
 
     /// OPEN with both families.
@@ -60,9 +82,24 @@ impl Hello {
         }
         if let Some(seconds) = self.restart {
             capabilities.extend([64, 10]);
-            capabilities.put_u16(seconds & 0x0fff);
+            capabilities.put_u16(seconds & 0x0fff | u16::from(self.outlives) << 14);
             capabilities.extend([0, 1, 1, 0x80, 0, 2, 1, 0x80]);
         }
+        if let Some(seconds) = self.long_lived {
+            let [_, time @ ..] = seconds.to_be_bytes();
+            capabilities.extend([71, 14]);
+            for afi in [1, 2] {
+                capabilities.extend([0, afi, 1, 0x80]);
+                capabilities.extend(time);
+            }
+        }
+        if self.extended {
+            capabilities.extend([6, 0]);
+        }
+        if self.sends_paths {
+            capabilities.extend([69, 8, 0, 1, 1, 2, 0, 2, 1, 2]);
+        }
+        capabilities.extend(self.role.iter().flat_map(|&role| [9, 1, role]));
         if self.four_octet {
             capabilities.extend([65, 4]);
             capabilities.put_u32(self.asn);
@@ -170,7 +207,13 @@ pub fn next_hop_v6(next_hop: Ipv4Addr) -> Ipv6Addr {
 
 /// One prefix, with these attributes.
 pub fn announce(attributes: &Attributes, prefix: Prefix) -> Bytes {
+    announce_path(attributes, prefix, None)
+}
+
+/// The same where paths have numbers (RFC 7911 §3).
+pub fn announce_path(attributes: &Attributes, prefix: Prefix, id: Option<u32>) -> Bytes {
     let (mut set, mut nlri) = (Vec::new(), Vec::new());
+    nlri.extend(id.iter().flat_map(|id| id.to_be_bytes()));
     put_prefix(&mut nlri, &prefix);
     attributes.put(&mut set, prefix.is_v4());
     if prefix.is_v4() {
@@ -195,7 +238,11 @@ pub fn announce_all(attributes: &Attributes, prefixes: impl IntoIterator<Item = 
 }
 
 pub fn withdraw(prefix: Prefix) -> Bytes {
-    let mut nlri = Vec::new();
+    withdraw_path(prefix, None)
+}
+
+pub fn withdraw_path(prefix: Prefix, id: Option<u32>) -> Bytes {
+    let mut nlri: Vec<u8> = id.iter().flat_map(|id| id.to_be_bytes()).collect();
     put_prefix(&mut nlri, &prefix);
     if prefix.is_v4() {
         return update(&nlri, &[], &[]);
@@ -241,6 +288,8 @@ pub struct Follower {
     pub table: BTreeMap<Prefix, Vec<u8>>,
     pub updates: usize,
     pub ends_of_rib: usize,
+    /// It said that it takes longer messages (RFC 8654).
+    pub extended: bool,
     /// Code and subcode of the speaker's last word.
     pub notification: Option<(u8, u8)>,
 }
@@ -251,7 +300,8 @@ impl Follower {
         self.input.extend_from_slice(bytes);
         while let Some(header) = self.input.first_chunk::<HEADER>() {
             let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
-            if header[..16] != [0xff; 16] || !(HEADER..=LONGEST).contains(&length) {
+            let longest = if self.extended { usize::from(u16::MAX) } else { LONGEST };
+            if header[..16] != [0xff; 16] || !(HEADER..=longest).contains(&length) {
                 return Err(Malformed::Header);
             }
             let kind = header[18];

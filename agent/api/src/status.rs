@@ -171,6 +171,8 @@ pub struct NotificationStatus {
     pub name: String,
     /// The shutdown communication (RFC 9003), control characters escaped.
     pub text: Option<String>,
+    /// Of one that this node sent: what it found wrong, where that is more than the name says.
+    pub why: Option<String>,
 }
 
 /// An order that was carried out.

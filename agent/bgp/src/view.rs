@@ -60,6 +60,8 @@ pub struct NotificationView {
     pub name: String,
     /// The shutdown communication (RFC 9003), control characters escaped.
     pub text: Option<String>,
+    /// Of one that we sent: what we found wrong, where that is more than the name says.
+    pub why: Option<String>,
 }
 
 /// Why a session changed its state.

@@ -15,9 +15,6 @@ use crate::{
     view::Cause,
 };
 
-/// A peer's number has two octets, and configured peers want some, too.
-const MOST_PEERS: usize = 60_000;
-
 /// Its connections come from any port and we dial none.
 const PORT: u16 = 179;
 
@@ -56,8 +53,7 @@ impl Speaker {
         let range = range_of(&self.config, address).ok_or(Refusal::UnknownPeer)?;
         let (remote_as, as_known) = range.presumed_as().ok_or(Refusal::UnknownPeer)?;
         let of_range = OfRange { range: range.range, as_known };
-        let all = self.by_key.len() + self.leaving.len();
-        if all >= MOST_PEERS || self.peers_of_range(range.range) >= range.limit as usize {
+        if self.peers_of_range(range.range) >= range.limit as usize {
             return Err(Refusal::RangeFull);
         }
         let config = range.peer(address, remote_as);

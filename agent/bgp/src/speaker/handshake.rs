@@ -25,7 +25,10 @@ impl Speaker {
         let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
         let negotiated = match self.negotiate(slot, body) {
             Ok(negotiated) => negotiated,
-            Err(notification) => return self.fail(conn, notification, now),
+            Err(notification) => {
+                let why = self.objection(slot, body, &notification);
+                return self.fail_because(conn, notification, why, now);
+            }
         };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.negotiated = Some(negotiated);
@@ -49,6 +52,28 @@ impl Speaker {
         self.take_as(slot, &open)?;
         let peer = self.peer_at(slot).ok_or_else(|| Notification::cease(cease::DECONFIGURED))?;
         peer.ours.negotiate(&open)
+    }
+
+    /// What the peer's OPEN says that it should not, and what was expected.
+    fn objection(&self, slot: PeerSlot, body: &[u8], answer: &Notification) -> Option<String> {
+        let theirs = match Open::parse(body) {
+            Ok(theirs) => theirs,
+            Err(error) => return Some(error.to_string()),
+        };
+        let ours = &self.peer_at(slot)?.ours;
+        Some(match (answer.code, answer.subcode) {
+            (2, 2) => match theirs.as_number() {
+                Some(number) => format!("the peer says AS {number}, configured is {}", ours.remote_as),
+                None => format!("the peer says AS 0 or two different ones, configured is {}", ours.remote_as),
+            },
+            (2, 3) if theirs.identifier == ours.router_id => {
+                format!("the peer's identifier {} is ours, too", theirs.identifier)
+            }
+            (2, 3) => format!("the peer's identifier is {}", theirs.identifier),
+            (2, 6) => format!("the peer asks for {} s", theirs.hold_time),
+            (2, 7) => "no address family is configured on both sides".to_owned(),
+            _ => return None,
+        })
     }
 
     /// Judges this connection, whose OPEN has come, against the peer's others; closes those that lose. The identifier

@@ -38,8 +38,8 @@ impl Speaker {
         let update = match Update::parse(body, reading) {
             Ok(update) => update,
             Err(error) => {
-                let notification = error.notification();
-                return self.fail(conn, notification, now);
+                let (notification, why) = (error.notification(), error.to_string());
+                return self.fail_because(conn, notification, Some(why), now);
             }
         };
         let withdraw = update.treat_as_withdraw();

@@ -291,7 +291,7 @@ impl Speaker {
                     }
                     self.message(conn, message, now);
                 }
-                Err(error) => self.fail(conn, error.notification(), now),
+                Err(error) => self.fail_because(conn, error.notification(), Some(error.to_string()), now),
             }
         }
     }
@@ -315,10 +315,24 @@ impl Speaker {
 
     /// The peer broke the protocol: NOTIFICATION, and the connection goes.
     fn fail(&mut self, conn: ConnId, notification: Notification, now: Time) {
+        self.fail_because(conn, notification, None, now);
+    }
+
+    /// The same, with what an operator will want to know and the NOTIFICATION does not say.
+    fn fail_because(&mut self, conn: ConnId, notification: Notification, why: Option<String>, now: Time) {
         let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
         let seen = self.close(conn, Some(&notification), now);
+        if let Some(peer) = self.peer_at_mut(slot)
+            && let Some(why) = &why
+        {
+            peer.last_error = Some(format!("{}: {why}", subject(&notification)));
+            if let Some(sent) = &mut peer.notification_sent {
+                sent.why = Some(why.clone());
+            }
+        }
         self.hold_back_if_error(slot, &notification, now);
-        self.gone(slot, seen, Cause::NotificationSent(view_of(&notification, now)), now);
+        let view = NotificationView { why, ..view_of(&notification, now) };
+        self.gone(slot, seen, Cause::NotificationSent(view), now);
     }
 
     /// A NOTIFICATION is never answered (behaviour 9).
@@ -528,6 +542,7 @@ fn view_of(notification: &Notification, now: Time) -> NotificationView {
         subcode: notification.subcode,
         name: notification.name(),
         text: notification.text(),
+        why: None,
     }
 }
 

@@ -200,7 +200,13 @@ fn a_wrong_as_is_answered_and_does_not_hold_the_peer_back() {
     script.give(&their_open(&config(64512)).encode());
     assert_eq!(script.notification(), (2, 2, vec![]));
     assert_eq!(script.state(), SessionState::Active);
-    assert_eq!(script.view().last_error.unwrap(), "Bad Peer AS");
+    let why = "the peer says AS 64512, configured is 64513";
+    assert_eq!(script.view().last_error.unwrap(), format!("Bad Peer AS: {why}"));
+    let Some(Cause::NotificationSent(said)) = script.history.last().map(|event| event.cause.clone()) else {
+        panic!("{:?}", script.history)
+    };
+    assert_eq!(said.why.as_deref(), Some(why));
+    assert_eq!(script.view().notification_sent, Some(said));
     script.conn = script.accept();
     script.give(&their_open(&config(64513)).encode());
     assert_eq!(script.state(), SessionState::OpenConfirm);

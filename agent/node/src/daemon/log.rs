@@ -99,8 +99,8 @@ pub fn cause(cause: &Cause) -> String {
 }
 
 fn notification(way: &str, n: &NotificationView) -> String {
-    match &n.text {
-        Some(text) => format!("NOTIFICATION {way}: {} ({text})", n.name),
+    match n.text.as_ref().or(n.why.as_ref()) {
+        Some(more) => format!("NOTIFICATION {way}: {} ({more})", n.name),
         None => format!("NOTIFICATION {way}: {}", n.name),
     }
 }
