@@ -229,28 +229,38 @@ fn set_ttl(socket: &impl AsFd, to: IpAddr, ttl: u32) -> std::io::Result<()> {
 /// Behaviour 15.
 #[test]
 fn nothing_with_a_ttl_of_254_reaches_a_session_over_the_next_link_only() -> Result<()> {
+    nothing_from_beyond(NEAR, 255)
+}
+
+/// BIRD's `multihop 2`, and FRR's `ttl-security hops 2`.
+#[test]
+fn nothing_with_a_ttl_of_253_reaches_a_session_over_two_links() -> Result<()> {
+    nothing_from_beyond(", ttlSecurity: 2", 254)
+}
+
+fn nothing_from_beyond(security: &'static str, least: u32) -> Result<()> {
     let mut lab = Lab::new()?;
-    write_resources(&lab, &peers_with(&[LOW], NEAR), "")?;
+    write_resources(&lab, &peers_with(&[LOW], security), "")?;
     let _manx = manx(&mut lab)?;
     let low = LOW.host(&mut lab)?;
     for (from, to) in LOW.addresses().into_iter().zip(MIDDLE.addresses()) {
-        for ttl in [64, 254] {
+        for ttl in [64, least - 1] {
             let outcome = dial(&low, from, to, ttl).map_err(|error| error.kind());
             ensure!(outcome.is_err_and(|kind| kind == ErrorKind::TimedOut), "{from}: answered at TTL {ttl}");
         }
-        let mut near = dial(&low, from, to, 255).context("from the next link")?;
+        let mut near = dial(&low, from, to, least).context("from near enough")?;
         near.set_read_timeout(Some(Duration::from_secs(2)))?;
         let mut open = [0; 29];
         near.read_exact(&mut open).context("OPEN")?;
         // What would end any session: a message that is none.
-        set_ttl(&near, to, 254)?;
+        set_ttl(&near, to, least - 1)?;
         near.write_all(&[0; 19])?;
         near.set_read_timeout(Some(Duration::from_millis(700)))?;
         let mut rest = Vec::new();
         let silence = near.read_to_end(&mut rest).map_err(|error| error.kind());
         ensure!(silence == Err(ErrorKind::WouldBlock), "{from}: {silence:?}, {rest:?}");
         // The kernel sends it again, from near enough.
-        set_ttl(&near, to, 255)?;
+        set_ttl(&near, to, least)?;
         near.set_read_timeout(Some(Duration::from_secs(10)))?;
         let _ = near.read_to_end(&mut rest);
         let notification = rest.windows(3).any(|octets| octets == [3, 1, 1]);

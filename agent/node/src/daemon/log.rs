@@ -14,6 +14,8 @@ use manx_dataplane::Report;
 
 /// A peer that fails again in the same way is said again after this time.
 const AGAIN: Duration = Duration::from_secs(300);
+/// Peers whose failures are remembered as said.
+const FAILURES: usize = 4096;
 /// Lines about single routes within [`WINDOW`].
 const ROUTE_LINES: usize = 20;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -33,7 +35,8 @@ impl SessionLog {
         };
         let (peer, from, to) = (event.peer, event.from.name(), event.to.name());
         let cause = cause(&event.cause);
-        if matches!(event.cause, Cause::Removed | Cause::Forgotten) {
+        // Who comes from a range and goes again and again fails in the same way for as long as it does.
+        if event.cause == Cause::Removed {
             self.failures.remove(&peer);
         }
         if event.to == Established {
@@ -68,6 +71,13 @@ impl SessionLog {
         let said = self.failures.get(&event.peer);
         if said.is_some_and(|(text, at)| text == cause && event.at.since(*at) < AGAIN) {
             return false;
+        }
+        // Peers of ranges come from many addresses. What is beyond the bound can be seen in the history.
+        if self.failures.len() >= FAILURES && said.is_none() {
+            self.failures.retain(|_, (_, at)| event.at.since(*at) < AGAIN);
+            if self.failures.len() >= FAILURES {
+                return false;
+            }
         }
         self.failures.insert(event.peer, (cause.to_owned(), event.at));
         true
@@ -192,6 +202,25 @@ mod tests {
         assert!(log.is_news(&refused(400), "Bad Peer AS"));
         log.say(&SessionEvent { to: Established, cause: Cause::KeepaliveReceived, ..refused(401) });
         assert!(log.is_news(&refused(402), "Bad Peer AS"));
+    }
+
+    #[test]
+    fn a_peer_of_a_range_that_comes_and_goes_is_news_no_more_often_than_others_and_many_cost_a_bounded_memory()
+     {
+        let mut log = SessionLog::default();
+        assert!(log.is_news(&refused(1), "closed"));
+        log.say(&SessionEvent { to: SessionState::Idle, cause: Cause::Forgotten, ..refused(1) });
+        assert!(!log.is_news(&refused(2), "closed"));
+        let from = |n: u32, at| {
+            let address = std::net::Ipv4Addr::from_bits(0x0a01_0000 + n).into();
+            SessionEvent { peer: PeerKey { address, port: 179 }, ..refused(at) }
+        };
+        for n in 0..10_000 {
+            log.is_news(&from(n, 3), "closed");
+        }
+        assert_eq!(log.failures.len(), FAILURES);
+        assert!(!log.is_news(&from(10_001, 4), "closed"));
+        assert!(log.is_news(&from(10_001, 400), "closed"), "those of before are old");
     }
 
     #[test]
