@@ -297,6 +297,34 @@ fn prefixes_that_come_and_go_are_forgotten() {
     });
 }
 
+/// What has gone must be told to everybody before its place is free, and who never reads must not keep all for ever.
+#[test]
+fn a_peer_that_never_reads_does_not_keep_what_others_have_withdrawn() {
+    let mut config = config(&[(hello(GOOD), true), (hello(BAD), true)]);
+    config.max_paths = 5000;
+    let mut stage = Stage::new(config);
+    let good = stage.session(hello(GOOD)).unwrap();
+    stage.session(hello(BAD)).unwrap();
+    let mut most = 0;
+    for n in 0..16_000 {
+        stage.give(good, wire::announce(&Attributes::new(GOOD), prefix(n)));
+        stage.give(good, wire::withdraw(prefix(n)));
+        stage.read_all(good).unwrap();
+        // Eight seconds in all: neither the hold timer nor the send hold timer has a part in it.
+        stage.pass(Duration::from_micros(500));
+        most = most.max(stage.speaker.sizes().0);
+    }
+    let state = |stage: &Stage, peer| stage.speaker.peer(key(peer)).unwrap().state;
+    assert_eq!((state(&stage, GOOD), state(&stage, BAD)), (SessionState::Established, SessionState::Idle));
+    let [warning] = &stage.warnings[..] else { panic!("{:?}", stage.warnings) };
+    assert_eq!(warning.peer, key(BAD));
+    assert!(matches!(warning.about, About::UnreadOverBound { bound: 5000, .. }), "{warning:?}");
+    // What comes within the five seconds after which a peer counts as stuck, and until the next look at the RIB.
+    assert!(most <= 12_000, "{most} routes");
+    while stage.speaker.advance(stage.now) {}
+    assert_eq!(stage.speaker.sizes(), (0, 0, 0));
+}
+
 #[test]
 fn nonsense_in_every_message_is_survived() {
     let mut scene = Scene::new();

@@ -44,7 +44,8 @@ pub struct Config {
     /// (RFC 8326 §4), so that everybody who has another way takes it.
     pub graceful_shutdown: bool,
     /// How many paths all peers together may have in the RIB. Beyond it the peer that holds the most is sent away
-    /// (Cease/8), so that the node's memory does not depend on what the network says. Default four million, some
+    /// (Cease/8), so that the node's memory does not depend on what the network says; and so is a peer that does not
+    /// read, where together with the routes that are gone and must yet be told to it the paths are more. Default four million, some
     /// 400 MB.
     pub max_paths: u64,
     /// Say each change of a best path ([`crate::Output::Best`]): a driver that forwards nothing wants none. Default true;

@@ -178,6 +178,10 @@ pub enum About {
     /// The RIB is full, and this peer's session ends, for it holds the most.
     #[serde(rename_all = "camelCase")]
     PathsOverBound { held: u64, total: u64, bound: u64 },
+    /// The peer does not read, so that the RIB cannot forget routes that are gone, and it is full of them. The session
+    /// ends.
+    #[serde(rename_all = "camelCase")]
+    UnreadOverBound { unread: u64, gone: u64, bound: u64 },
 }
 
 impl fmt::Display for About {
@@ -207,6 +211,13 @@ impl fmt::Display for About {
             }
             About::PathsNearBound { held, total, bound } => {
                 write!(f, "holds {held} of {total} paths in a RIB that may hold {bound}")
+            }
+            About::UnreadOverBound { unread, gone, bound } => {
+                write!(
+                    f,
+                    "has {unread} changes to read, and until it has, {gone} routes that are gone stay in a RIB that \
+                     may hold {bound}; closing its session"
+                )
             }
             About::PathsOverBound { held, total, bound } => {
                 write!(

@@ -1,7 +1,10 @@
 //! A question about a table of forty thousand routes delays nothing else that the daemon has to do.
 
 use std::{
-    fs, thread,
+    fs,
+    net::Ipv4Addr,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -9,10 +12,8 @@ use anyhow::{Result, ensure};
 use manx_api::Routes;
 use manx_tests::{
     lab::Lab,
-    peers::{
-        Announced, Bird, Marks, Peer,
-        manx::{Manx, resources},
-    },
+    peers::manx::{Manx, resources},
+    process::Daemon,
     wait::eventually,
 };
 
@@ -21,20 +22,37 @@ use crate::lab::{AS, HIGH, MIDDLE, POOLS};
 const ROUTES: usize = 40_000;
 const LOADED: Duration = Duration::from_secs(120);
 
+/// A BIRD that announces all of them to the place in the middle. One static protocol holds them, which the speakers of
+/// other tests do not allow for.
+fn many_routes() -> String {
+    let mut out = format!(
+        "log stderr all;\nrouter id {};\nprotocol device {{ }}\nprotocol direct {{ ipv4; }}\nprotocol static {{ ipv4;\n",
+        HIGH.ipv4()
+    );
+    for n in 0..ROUTES as u32 {
+        let network = Ipv4Addr::from_bits((10 << 24) + (n << 6));
+        out.push_str(&format!("route {network}/26 blackhole;\n"));
+    }
+    out.push_str(&format!(
+        "}}\nprotocol bgp {{ local {} as {AS}; neighbor {} as {AS}; direct; connect delay time 1;\n\
+         ipv4 {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n",
+        HIGH.ipv4(),
+        MIDDLE.ipv4()
+    ));
+    out
+}
+
 #[test]
 fn a_long_answer_holds_up_neither_other_answers_nor_keepalives() -> Result<()> {
     let mut lab = Lab::new()?;
     let peers: Vec<_> = HIGH.peers(AS).take(1).collect();
     fs::write(lab.store().join("cluster.yaml"), resources(AS, &POOLS, &[MIDDLE.node(None)], &peers))?;
-    let mut speaking = HIGH.speaking(AS, &[(MIDDLE, AS)]);
-    speaking.routes = (0..ROUTES as u32)
-        .map(|n| Announced {
-            prefix: format!("{}/26", std::net::Ipv4Addr::from_bits((10 << 24) + (n << 6))),
-            next_hop: HIGH.ipv4().into(),
-            marks: Marks::default(),
-        })
-        .collect();
-    let _high = Peer::start(&Bird, HIGH.host(&mut lab)?, speaking, &lab.logs())?;
+    let high = HIGH.host(&mut lab)?;
+    high.write_file("/etc/bird/bird.conf", &many_routes())?;
+    high.sh("mkdir -p /run/bird")?;
+    let mut bird = Command::new("bird");
+    bird.arg("-f");
+    let _bird = Daemon::start(&high, "bird", bird, &lab.logs().join("bird.log"))?;
     let node = Manx::start(MIDDLE.host(&mut lab)?, &[], &lab.logs())?;
     // Own blocks of both families, and the pools' own entries in the map.
     let expected = ROUTES + MIDDLE.blocks().len() + POOLS.len();
@@ -62,7 +80,7 @@ fn a_long_answer_holds_up_neither_other_answers_nor_keepalives() -> Result<()> {
     })?;
     println!("{expected} rows in {took:?}; meanwhile a status took {slowest:?} at most");
     // A process of its own asks for each status, on a machine with other things to do.
-    ensure!(slowest < Duration::from_millis(400) && slowest < took / 2, "{slowest:?} of {took:?}");
+    ensure!(slowest < Duration::from_secs(1) && slowest < took / 2, "{slowest:?} of {took:?}");
 
     // By pages it is the same table.
     let whole = routes()?.routes;

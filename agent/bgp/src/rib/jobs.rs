@@ -181,6 +181,11 @@ impl Rib {
         }
     }
 
+    /// Routes that have no path any more, and stay until every peer has read so.
+    pub fn empty_routes(&self) -> u64 {
+        self.empty.len() as u64
+    }
+
     /// Frees the numbers of routes that nobody refers to any more. A peer that does not read may keep many referred
     /// to for minutes; they are looked at a few at a time and in turn.
     fn free_empty_routes(&mut self) {

@@ -215,6 +215,8 @@ impl Rib {
     /// The peer's session is over, or goes to another group.
     pub fn leave(&mut self, slot: PeerSlot, family: Family) -> Option<Membership> {
         let member = self.peer_mut(slot)?.members[family].take()?;
+        // It may have been the last that referred to many routes.
+        self.freeing = true;
         let group = self.groups.get_mut(member.group)?;
         if let Some(left) = group {
             left.leave(slot);
@@ -297,6 +299,24 @@ impl Rib {
                 }
             }
         }
+    }
+
+    /// Changes that the peer has yet to take.
+    pub fn unread(&self, slot: PeerSlot) -> u64 {
+        let Some(peer) = self.peer(slot) else { return 0 };
+        let unread = |family: Family| {
+            let member = peer.members[family].as_ref()?;
+            let group = self.groups.get(member.group)?.as_ref()?;
+            let table = match member.phase {
+                Phase::Dump { next, .. } => {
+                    let end = by_family!(family, P => P::table(&self.tables).end());
+                    u64::from(end.saturating_sub(next))
+                }
+                Phase::Held | Phase::Follow => 0,
+            };
+            Some(table + group.end().saturating_sub(group.cursor(slot)))
+        };
+        Family::ALL.into_iter().filter_map(unread).sum()
     }
 
     /// Peers for whom something new may be waiting.

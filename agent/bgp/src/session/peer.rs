@@ -64,8 +64,9 @@ pub struct Peer {
     pub stale: PerFamily<bool>,
     /// By family: for how many seconds stale routes go on after the restart time (RFC 9494).
     pub long_lived_time: PerFamily<Option<u32>>,
-    /// By family: the restart time is over, and stale routes are long-lived.
-    pub long_lived: PerFamily<bool>,
+    /// By family: until when routes are long-lived that were stale when the restart time was over. It stands until the
+    /// peer has sent everything again, through whatever sessions come and go before that (RFC 9494 §4.2).
+    pub long_lived_until: PerFamily<Option<Time>>,
     /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale.
     pub refreshing: PerFamily<bool>,
     /// By family: the present session has sent End-of-RIB.
@@ -103,7 +104,7 @@ impl Peer {
             errors: 0,
             stale: PerFamily::default(),
             long_lived_time: PerFamily::default(),
-            long_lived: PerFamily::default(),
+            long_lived_until: PerFamily::default(),
             refreshing: PerFamily::default(),
             end_of_rib: PerFamily::default(),
             state: SessionState::Idle,

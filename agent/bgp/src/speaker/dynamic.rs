@@ -15,6 +15,9 @@ use crate::{
     view::Cause,
 };
 
+/// A peer's number has two octets, and configured peers want some, too.
+const MOST_PEERS: usize = 60_000;
+
 /// Its connections come from any port and we dial none.
 const PORT: u16 = 179;
 
@@ -53,7 +56,8 @@ impl Speaker {
         let range = range_of(&self.config, address).ok_or(Refusal::UnknownPeer)?;
         let (remote_as, as_known) = range.presumed_as().ok_or(Refusal::UnknownPeer)?;
         let of_range = OfRange { range: range.range, as_known };
-        if self.peers_of_range(range.range) >= range.limit as usize {
+        let all = self.by_key.len() + self.leaving.len();
+        if all >= MOST_PEERS || self.peers_of_range(range.range) >= range.limit as usize {
             return Err(Refusal::RangeFull);
         }
         let config = range.peer(address, remote_as);

@@ -27,6 +27,9 @@ use crate::{
 /// Restarting: so long all peers are waited for, after that those that have a session.
 const SETTLING: Duration = Duration::from_secs(10);
 
+/// So many losses of one peer a route may outlive without being heard again; the RIB can count few more.
+const MOST_LOSSES: i8 = 100;
+
 /// What a restarting speaker waits for peers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
@@ -94,7 +97,7 @@ impl Speaker {
                 continue;
             }
             // RFC 4724 §4.2, RFC 9494 §4.5: kept only if the peer says that it still forwards.
-            let long_lived = self.end_long_lived(slot, family);
+            let long_lived = self.is_long_lived(slot, family);
             let preserved = match negotiated.long_lived(family) {
                 Some(theirs) if long_lived => theirs.preserved,
                 None if long_lived => false,
@@ -173,22 +176,24 @@ impl Speaker {
             let restart_time = negotiated.and_then(|n| n.restart_time(family)).or(long_lived_time.map(|_| 0));
             if let Some(peer) = self.peer_at_mut(slot) {
                 peer.long_lived_time[family] = long_lived_time;
-                peer.long_lived[family] = false;
             }
             match restart_time {
                 Some(seconds) if keep_routes => {
                     self.rib.make_stale(slot, family);
-                    // What had not been heard again since the loss before this one is too old; what a refresh had yet
-                    // to repeat is not.
+                    let over = now + Duration::from_secs(u64::from(seconds));
+                    let end = self.running_long_lived(slot, family, now);
+                    // What had not been heard again since the loss before this one is too old (RFC 4724 §4.2); what a
+                    // refresh had yet to repeat is not, nor what is long-lived (RFC 9494 §4.2).
                     let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family]);
-                    self.rib.sweep(slot, family, if refreshing { i8::MAX } else { 1 });
+                    let grace = if end.is_some() || refreshing { MOST_LOSSES } else { 1 };
+                    self.rib.sweep(slot, family, grace);
                     self.set_stale(slot, family, true);
-                    self.timers
-                        .set(Timer::Stale(slot, family), now + Duration::from_secs(u64::from(seconds)));
+                    self.timers.set(Timer::Stale(slot, family), end.map_or(over, |end| end.min(over)));
                 }
                 _ => {
                     self.rib.flush(slot, family);
                     self.set_stale(slot, family, false);
+                    self.end_long_lived(slot, family);
                     self.timers.clear(Timer::Stale(slot, family));
                 }
             }
@@ -211,22 +216,41 @@ impl Speaker {
     /// The restart time is over, or the long-lived time, or the time for End-of-RIB after the peer's return.
     pub(super) fn stale_timer(&mut self, slot: PeerSlot, family: Family, now: Time) {
         let Some(peer) = self.peer_at_mut(slot) else { return };
-        match peer.long_lived_time[family].take() {
-            Some(seconds) if peer.established.is_none() => {
-                peer.long_lived[family] = true;
+        let away = peer.established.is_none();
+        let fresh =
+            peer.long_lived_time[family].take().map(|time| now + Duration::from_secs(u64::from(time)));
+        // RFC 9494 §4.2: a timer that runs is not set anew.
+        let end = peer.long_lived_until[family].or(fresh).filter(|&end| away && fresh.is_some() && end > now);
+        match end {
+            Some(end) => {
+                peer.long_lived_until[family] = Some(end);
                 self.rib.make_long_lived(slot, family);
-                self.timers.set(Timer::Stale(slot, family), now + Duration::from_secs(u64::from(seconds)));
+                self.timers.set(Timer::Stale(slot, family), end);
             }
-            _ => self.stale_over(slot, family),
+            None => self.stale_over(slot, family),
         }
     }
 
-    /// The peer is back. True if its routes were long-lived.
-    fn end_long_lived(&mut self, slot: PeerSlot, family: Family) -> bool {
-        self.peer_at_mut(slot).is_some_and(|peer| {
-            peer.long_lived_time[family] = None;
-            std::mem::take(&mut peer.long_lived[family])
-        })
+    /// Has the long-lived time of routes of the peer begun?
+    fn is_long_lived(&self, slot: PeerSlot, family: Family) -> bool {
+        self.peer_at(slot).is_some_and(|peer| peer.long_lived_until[family].is_some())
+    }
+
+    /// The end of the long-lived time that began with an earlier loss. One that has passed while the peer was here and
+    /// had not sent everything yet is over, and what it was for goes with this loss (RFC 9494 §4.2).
+    fn running_long_lived(&mut self, slot: PeerSlot, family: Family, now: Time) -> Option<Time> {
+        let end = self.peer_at(slot)?.long_lived_until[family]?;
+        if end > now {
+            return Some(end);
+        }
+        self.end_long_lived(slot, family);
+        None
+    }
+
+    fn end_long_lived(&mut self, slot: PeerSlot, family: Family) {
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.long_lived_until[family] = None;
+        }
     }
 
     /// What is still stale has had its time.
@@ -234,6 +258,7 @@ impl Speaker {
         self.timers.clear(Timer::Stale(slot, family));
         self.set_stale(slot, family, false);
         self.set_refreshing(slot, family, false);
+        self.end_long_lived(slot, family);
         self.may_be_forgotten(slot);
         self.rib.sweep(slot, family, 0);
     }

@@ -21,6 +21,9 @@ use crate::{
 /// peer.
 const LOOK_AFTER: usize = 64 * 1024;
 
+/// A peer that has taken nothing for so long does not read.
+const STUCK: Duration = Duration::from_secs(5);
+
 impl Speaker {
     /// A peer sent an UPDATE of so many octets.
     pub(super) fn check_limits(&mut self, slot: PeerSlot, octets: usize, now: Time) {
@@ -33,6 +36,7 @@ impl Speaker {
         if self.unweighed > LOOK_AFTER {
             self.unweighed = 0;
             self.check_max_paths(now);
+            self.check_unread(now);
         }
     }
 
@@ -114,6 +118,27 @@ impl Speaker {
                 peer.stale = PerFamily::default();
             }
             self.may_be_forgotten(slot);
+        }
+    }
+
+    /// A route that is gone has its place until every peer has read that it is. What a peer that does not read keeps so
+    /// is bounded like paths are, and the peer with the most to read has to go. One that reads, if slowly, is given
+    /// twice the room.
+    fn check_unread(&mut self, now: Time) {
+        let (gone, bound) = (self.rib.empty_routes(), self.config.max_paths);
+        let paths: u64 = self.by_key.values().map(|&slot| self.rib.counts(slot).0).sum();
+        if gone + paths <= bound {
+            return;
+        }
+        let established = self.by_key.values().filter_map(|&slot| {
+            let conn = self.peer_at(slot)?.established?;
+            let stuck = self.connections.get(&conn)?.taken + STUCK <= now;
+            (stuck || gone + paths > 2 * bound).then(|| (self.rib.unread(slot), slot))
+        });
+        // Who has read nearly all keeps next to nothing.
+        if let Some((unread, slot)) = established.max().filter(|&(unread, _)| unread > gone / 2) {
+            self.warn(slot, About::UnreadOverBound { unread, gone, bound }, now);
+            self.send_away(slot, &Notification::cease(cease::OUT_OF_RESOURCES), now);
         }
     }
 

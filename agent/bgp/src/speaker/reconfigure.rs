@@ -140,6 +140,7 @@ impl Speaker {
             }
             if let Some(peer) = self.peer_at_mut(slot) {
                 peer.stale = PerFamily::default();
+                peer.long_lived_until = PerFamily::default();
             }
             self.timers.clear(Timer::Dial(slot));
         } else if rewired {

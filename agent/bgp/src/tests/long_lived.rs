@@ -221,3 +221,67 @@ fn what_is_heard_again_while_the_table_is_being_marked_is_not_marked() {
     assert_eq!(marked(&script, all[0]), Some(vec!["llgr-stale".to_owned()]));
     assert_eq!(marked(&script, all[19_998]), Some(vec!["llgr-stale".to_owned()]));
 }
+
+const C: &str = "10.3.0.0/16";
+
+fn again(script: &mut Script, open: &Open) {
+    script.conn = script.accept();
+    script.give(&open.encode());
+    script.give(&keepalive());
+    assert_eq!(script.state(), SessionState::Established);
+}
+
+/// RFC 9494 §4.2: who comes back and goes again before it has sent everything neither prolongs the long-lived time nor
+/// ends it, however often.
+#[test]
+fn a_loss_during_the_long_lived_time_neither_takes_its_routes_nor_winds_it_up_again() {
+    let (mut script, open) = lost();
+    script.wait(secs(200));
+    assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]));
+    for loss in 0..3 {
+        again(&mut script, &open);
+        if loss == 0 {
+            script.give(&update(&[], &mandatory(&[]), &[C]));
+        }
+        script.wait(secs(10));
+        let conn = script.conn;
+        lose(&mut script, conn);
+        assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]), "loss {loss}");
+    }
+    // 230 s after the first loss. What was heard at 200 s has the restart time of the last loss.
+    assert_eq!(marked(&script, C), Some(vec![]));
+    script.wait(secs(119));
+    assert_eq!(marked(&script, C), Some(vec![]));
+    script.wait(secs(2));
+    assert_eq!(marked(&script, C), Some(vec!["llgr-stale".to_owned()]));
+    // The long-lived time began at 120 s.
+    script.wait(secs(619 - 351));
+    assert!(marked(&script, A).is_some() && marked(&script, C).is_some());
+    script.wait(secs(2));
+    assert_eq!((marked(&script, A), marked(&script, C)), (None, None));
+    assert_eq!(script.view().stale_until, None);
+}
+
+/// RFC 9494 §4.2: the time passes while the peer is back and has yet to send everything.
+#[test]
+fn a_loss_after_the_long_lived_time_takes_what_it_was_for_at_once() {
+    let (mut script, open) = lost();
+    script.wait(secs(600));
+    again(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[C]));
+    script.wait(secs(40));
+    assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]), "there is a session");
+    let conn = script.conn;
+    lose(&mut script, conn);
+    assert_eq!((marked(&script, A), marked(&script, C)), (None, Some(vec![])));
+    // And once it has sent everything, all begins anew.
+    again(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.give(&end_of_rib(Family::Ipv4Unicast));
+    let conn = script.conn;
+    lose(&mut script, conn);
+    script.wait(secs(618));
+    assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]));
+    script.wait(secs(3));
+    assert_eq!(marked(&script, A), None);
+}

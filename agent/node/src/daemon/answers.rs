@@ -1,37 +1,19 @@
 //! The local API's answers, made from what the speaker, the table and the sinks say of themselves.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_api as api;
-use manx_bgp::{PathSource, PeerKey, view};
-use manx_dataplane::{
-    ebpf::EbpfSink,
-    fib::{FibRoute, FibState},
-    kernel::{Leg, Role, RouteKind},
-    route::{Action, BlackholeKind},
-};
+use manx_bgp::{PeerKey, view};
+use manx_dataplane::kernel::Role;
 use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
 
 use super::Daemon;
-use crate::{
-    api::{Answer, Question, Subject},
-    gather::{Found, Piece, Sources},
-};
+use crate::api::{Answer, Question, Subject};
 
-/// Places of the speaker's tables that are looked at in one turn of the loop.
-const PLACES: u32 = 4096;
-/// Prefixes of the desired table that are told in one turn of the loop.
-const PREFIXES: usize = 4096;
 /// Remarks about resources in a status: a store may be full of documents that are not ours.
 const REMARKS: usize = 10;
-/// How long rows of an answer are made in one turn of the loop.
-const ROWS_FOR: Duration = Duration::from_millis(2);
 
 impl Daemon {
     pub(super) fn answer(&mut self, question: Question) {
@@ -243,109 +225,6 @@ impl Daemon {
             .map(|node| node.name().to_owned())
     }
 
-    /// A piece of a table, in a bounded time.
-    pub(super) fn answer_piece(&mut self, piece: Piece) {
-        // Whoever asked may have gone meanwhile.
-        match piece {
-            Piece::Sources(answer) => drop(answer.send(self.sources())),
-            Piece::Bgp { from, answer } => {
-                let found = self.speaker.as_ref().map(|speaker| speaker.walk(from, PLACES));
-                drop(answer.send(found.unwrap_or_default()));
-            }
-            Piece::Wanted { after, answer } => {
-                drop(answer.send(self.dataplane.prefixes_after(after).take(PREFIXES).collect()));
-            }
-            Piece::Rows { of, answer } => {
-                let (names, until) = (self.interface_names(), Instant::now() + ROWS_FOR);
-                let mut rows = Vec::new();
-                for found in of {
-                    rows.push(self.row(found, &names));
-                    if Instant::now() >= until {
-                        break;
-                    }
-                }
-                drop(answer.send(rows));
-            }
-        }
-    }
-
-    fn sources(&self) -> Sources {
-        let reader = self.fast_path.sink().map(|sink| sink.reader());
-        Sources {
-            node: self.node.clone(),
-            protocol: self.args.places.protocol,
-            table: self.args.table,
-            maps: match reader {
-                Some(Ok(reader)) => Some(reader),
-                Some(Err(error)) => {
-                    tracing::warn!("{error}");
-                    None
-                }
-                None => None,
-            },
-        }
-    }
-
-    pub(super) fn row(&self, found: Found, names: &BTreeMap<u32, String>) -> api::RouteRow {
-        let Found { prefix, fib, map } = found;
-        let wanted = self.dataplane.map_route(prefix);
-        let refused = self.fast_path.refused().contains_key(&prefix);
-        let expected = |sink: &EbpfSink| wanted.as_ref().map(|route| sink.expected(route));
-        let map_agrees = self.fast_path.sink().is_none_or(|sink| !refused && expected(sink) == map);
-        let fib_agrees = match self.dataplane.fib_state(prefix) {
-            None => fib.is_none(),
-            Some(FibState::Installed) => match (&wanted, &fib) {
-                (Some(wanted), Some(fib)) => is_as_wanted(&wanted.action, fib),
-                _ => false,
-            },
-            Some(_) => false,
-        };
-        api::RouteRow {
-            prefix,
-            wanted: wanted.as_ref().map(|route| action_text(&route.action, names)),
-            reason: self.why_not(prefix),
-            bgp: self.bgp_of(prefix),
-            fib: fib.map(|route| api::FibRoute {
-                text: fib_text(&route, names),
-                protocol: self.args.places.protocol,
-            }),
-            theirs: wanted.and_then(|route| theirs(&route.action, names)),
-            map: map.map(|route| api::MapRoute { text: action_text(&route.action, names) }),
-            agree: map_agrees && fib_agrees,
-        }
-    }
-
-    /// Why a sink does not have what the table or BGP wants.
-    fn why_not(&self, prefix: Prefix) -> Option<String> {
-        if let Some(FibState::Failed(error)) = self.dataplane.fib_state(prefix) {
-            return Some(error.to_string());
-        }
-        if let Some(reason) = self.fast_path.refused().get(&prefix) {
-            return Some(reason.clone());
-        }
-        if let Some(why) = self.dataplane.withheld(prefix) {
-            return Some(why.to_string());
-        }
-        match self.dataplane.fib_state(prefix)? {
-            FibState::Stale => Some("left by an earlier run, not learned again yet".into()),
-            FibState::Pending => Some("waiting to be written".into()),
-            FibState::Installed | FibState::Failed(_) => None,
-        }
-    }
-
-    fn bgp_of(&self, prefix: Prefix) -> Option<api::BgpRoute> {
-        let speaker = self.speaker.as_ref()?;
-        let route = speaker.best(prefix)?;
-        let explained = speaker.explain(prefix);
-        let sent = explained.iter().flat_map(|explained| &explained.sent);
-        let sent = sent.filter(|sent| sent.export == view::Export::Sent).map(|sent| sent.peer.address);
-        Some(bgp_route(route, sent.collect()))
-    }
-
-    pub(super) fn interface_names(&self) -> BTreeMap<u32, String> {
-        self.dataplane.links().map(|link| (link.ifindex, link.name.clone())).collect()
-    }
-
     fn dataplane_status(&self) -> api::DataplaneStatus {
         let interfaces = self
             .fast_path
@@ -447,119 +326,5 @@ pub(super) fn json(body: &impl Serialize) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => Answer::Json(body),
         Err(error) => Answer::Unavailable(format!("the answer cannot be written as JSON: {error}")),
-    }
-}
-
-fn bgp_route(route: view::RouteView, sent_to: Vec<IpAddr>) -> api::BgpRoute {
-    let best = route.best;
-    let others = route.others.into_iter().filter_map(|path| path.next_hop);
-    api::BgpRoute {
-        other_next_hops: others.map(|hop| hop.address).collect(),
-        originated: best.source == PathSource::Own,
-        next_hop: best.next_hop.map(|hop| hop.address),
-        peer: match best.source {
-            PathSource::Own => None,
-            PathSource::Peer(peer) => Some(peer.address),
-        },
-        as_path: best.attributes.as_path,
-        local_pref: best.attributes.local_pref,
-        originator_id: best.attributes.originator_id.map(IpAddr::V4),
-        cluster_list: best.attributes.cluster_list.into_iter().map(IpAddr::V4).collect(),
-        stale: best.stale,
-        sent_to,
-    }
-}
-
-/// The kernel's route leads where the table's does.
-fn is_as_wanted(wanted: &Action, fib: &FibRoute) -> bool {
-    match wanted {
-        Action::Via(hops) => {
-            let mut legs: Vec<_> =
-                fib.legs.iter().filter_map(|leg| Some((leg.gateway?, leg.ifindex))).collect();
-            legs.sort_unstable();
-            fib.kind == RouteKind::Unicast
-                && legs.len() == fib.legs.len()
-                && hops.iter().map(|hop| (hop.gateway, hop.ifindex)).eq(legs)
-        }
-        Action::Blackhole(_) => fib.kind == RouteKind::Blackhole,
-        Action::Unreachable => fib.kind == RouteKind::Unreachable,
-        // The map alone takes these; the kernel's routes to pods are not ours.
-        Action::Local { .. } | Action::Pass => false,
-    }
-}
-
-/// What the kernel has from others where we write nothing.
-fn theirs(wanted: &Action, names: &BTreeMap<u32, String>) -> Option<String> {
-    match wanted {
-        Action::Local { ifindex, .. } => Some(format!("dev {}", interface(names, *ifindex))),
-        _ => None,
-    }
-}
-
-fn interface(names: &BTreeMap<u32, String>, ifindex: u32) -> String {
-    names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
-}
-
-fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> String {
-    match action {
-        Action::Via(hops) => {
-            let hops: Vec<String> = hops
-                .iter()
-                .map(|hop| format!("via {} dev {}", hop.gateway, interface(names, hop.ifindex)))
-                .collect();
-            hops.join(" nexthop ")
-        }
-        Action::Blackhole(BlackholeKind::Own) => "blackhole".into(),
-        Action::Blackhole(BlackholeKind::Explicit) => "blackhole (explicit)".into(),
-        Action::Unreachable => "unreachable".into(),
-        Action::Local { ifindex, mac } => {
-            let note = if mac.is_none() { " (MAC not known yet)" } else { "" };
-            format!("local {}{note}", interface(names, *ifindex))
-        }
-        Action::Pass => "pass to the kernel".into(),
-    }
-}
-
-/// As iproute2 prints it.
-fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
-    let kind = match route.kind {
-        RouteKind::Unicast => "",
-        RouteKind::Blackhole => "blackhole",
-        RouteKind::Unreachable => "unreachable",
-        RouteKind::Prohibit => "prohibit",
-        RouteKind::Throw => "throw",
-        RouteKind::Local | RouteKind::NotUnicast | RouteKind::Other(_) => "of another type",
-    };
-    let leg = |leg: &Leg| {
-        let via = leg.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
-        let onlink = if leg.onlink { " onlink" } else { "" };
-        format!("{via}dev {}{onlink}", interface(names, leg.ifindex))
-    };
-    if !kind.is_empty() {
-        return kind.into();
-    }
-    route.legs.iter().map(leg).collect::<Vec<_>>().join(" nexthop ")
-}
-
-#[cfg(test)]
-mod tests {
-    use manx_dataplane::route::NextHop;
-
-    use super::*;
-
-    #[test]
-    fn a_kernel_route_to_another_gateway_does_not_agree() {
-        let hop = |last: u8| NextHop { gateway: [192, 168, 80, last].into(), ifindex: 2 };
-        let fib = |last: u8| FibRoute {
-            prefix: "172.16.118.64/26".parse().unwrap(),
-            table: 254,
-            metric: 0,
-            kind: RouteKind::Unicast,
-            legs: vec![Leg { gateway: Some([192, 168, 80, last].into()), ifindex: 2, onlink: false }],
-        };
-        let wanted = Action::Via(vec![hop(125)]);
-        assert!(is_as_wanted(&wanted, &fib(125)));
-        assert!(!is_as_wanted(&wanted, &fib(124)));
-        assert!(!is_as_wanted(&Action::Blackhole(BlackholeKind::Own), &fib(125)));
     }
 }

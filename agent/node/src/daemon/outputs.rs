@@ -1,0 +1,124 @@
+//! What the speaker asks of the daemon, carried out: bytes to sockets, best paths to the table, next hops to whoever
+//! resolves them, and back.
+
+use std::sync::Arc;
+
+use manx_bgp::{Event as SpeakerEvent, NextHop, Output, PathSource, Speaker};
+use manx_dataplane::{
+    Dataplane,
+    resolve::{Gateway, Resolution},
+};
+
+use super::Daemon;
+use crate::cli::DataplaneMode;
+
+impl Daemon {
+    pub(super) fn drain_outputs(&mut self) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let now = self.clock.now();
+        while let Some(output) = speaker.poll_output() {
+            match output {
+                Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
+                Output::Transmit { conn } => self.sockets.transmit(conn),
+                Output::Close { conn } => self.sockets.close(conn, speaker, now),
+                Output::Best { prefix, best } => {
+                    self.dataplane.set_blackhole(prefix, best.as_ref().is_some_and(|best| best.blackhole));
+                    let gateways = match best {
+                        // Own blocks are in the table by the plan, and a blackhole leads nowhere.
+                        Some(best) if best.source != PathSource::Own && !best.blackhole => {
+                            best.next_hops.iter().filter_map(|hop| self.next_hops.get(hop).copied()).collect()
+                        }
+                        _ => Vec::new(),
+                    };
+                    self.dataplane.set_path(prefix, gateways);
+                }
+                Output::Settled => {
+                    self.settled = true;
+                    if self.args.dataplane == DataplaneMode::Off {
+                        continue;
+                    }
+                    self.dataplane.finish_startup();
+                    let desired = self.dataplane.map_routes();
+                    let links: Vec<_> = self.dataplane.links().cloned().collect();
+                    self.fast_path.settle(&desired, &links);
+                }
+                Output::Session(event) => {
+                    self.sessions_said.say(&event);
+                    self.history.push(event);
+                }
+                Output::Warning(warning) => {
+                    tracing::warn!(peer = %warning.peer, "{}", warning.about);
+                    self.alarms.take(&warning);
+                    let state = speaker.peer(warning.peer).map(|peer| peer.state);
+                    self.history.warned(&warning, state);
+                }
+                Output::Watch { next_hop } => {
+                    let gateway = gateway(speaker, next_hop);
+                    self.next_hops.insert(next_hop, gateway);
+                    let resolution = self.dataplane.watch(gateway);
+                    let metric = metric_of(&resolution);
+                    let interface = interface_of(&self.dataplane, &resolution);
+                    if let Resolution::Unreachable(why) = &resolution {
+                        tracing::warn!(next_hop = %next_hop.address, "next hop cannot be reached: {why}");
+                    }
+                    speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
+                    speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
+                }
+                Output::Unwatch { next_hop } => {
+                    if let Some(gateway) = self.next_hops.remove(&next_hop)
+                        && !self.next_hops.values().any(|other| *other == gateway)
+                    {
+                        self.dataplane.unwatch(gateway);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_next_hop(&mut self, gateway: Gateway, resolution: &Resolution) {
+        match resolution {
+            Resolution::Reachable { next_hops, .. } => {
+                let name =
+                    |ifindex| self.dataplane.links().find(|link| link.ifindex == ifindex).map(|l| &*l.name);
+                let ways: Vec<_> = next_hops.iter().map(|hop| name(hop.ifindex).unwrap_or("?")).collect();
+                tracing::info!(next_hop = %gateway.address, "next hop can be reached by {}", ways.join(", "));
+            }
+            Resolution::Unreachable(why) => {
+                tracing::warn!(next_hop = %gateway.address, "next hop cannot be reached: {why}");
+            }
+        }
+        let Some(speaker) = &mut self.speaker else { return };
+        let now = self.clock.now();
+        let metric = metric_of(resolution);
+        let interface = interface_of(&self.dataplane, resolution);
+        for next_hop in self.next_hops.iter().filter(|(_, known)| **known == gateway).map(|(hop, _)| *hop) {
+            let interface = interface.clone();
+            speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
+            speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
+        }
+    }
+}
+
+fn metric_of(resolution: &Resolution) -> Option<u32> {
+    match resolution {
+        Resolution::Reachable { metric, .. } => Some(*metric),
+        Resolution::Unreachable(_) => None,
+    }
+}
+
+/// The name of the interface by which a next hop is reached; of several the first one's, as in BIRD.
+fn interface_of(dataplane: &Dataplane, resolution: &Resolution) -> Option<Arc<str>> {
+    let Resolution::Reachable { next_hops, .. } = resolution else { return None };
+    let ifindex = next_hops.first()?.ifindex;
+    dataplane.links().find(|link| link.ifindex == ifindex).map(|link| Arc::from(&*link.name))
+}
+
+/// A link-local next hop lies on the link of the session that brought it.
+fn gateway(speaker: &Speaker, next_hop: NextHop) -> Gateway {
+    let ifindex = next_hop
+        .link_of
+        .and_then(|peer| speaker.peer(peer))
+        .and_then(|peer| peer.local)
+        .and_then(crate::process::interface_of);
+    Gateway { address: next_hop.address, ifindex }
+}
