@@ -12,8 +12,8 @@ pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, In
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, Ordered, PeerKind, PeerStatus,
-    RangeStatus, SessionState,
+    AddPath, Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, Ordered, PeerKind,
+    PeerStatus, RangeStatus, SessionState,
 };
 
 use serde::{Deserialize, Serialize};

@@ -123,6 +123,9 @@ pub struct PeerStatus {
     pub times_established: u64,
     /// The connection of the session, if there is one.
     pub connection: Option<Connection>,
+    /// Who of the two announces several paths for a prefix (RFC 7911); `None`: nobody.
+    #[serde(default)]
+    pub add_path: Option<AddPath>,
     /// The peer is gone and its routes are kept for it (RFC 4724 §4.2).
     pub stale: bool,
     /// Paths in the Adj-RIB-In.
@@ -137,6 +140,16 @@ pub struct PeerStatus {
     pub attributes_discarded: u64,
     pub last_notification_sent: Option<NotificationStatus>,
     pub last_notification_received: Option<NotificationStatus>,
+}
+
+/// ADD-PATH as both sides agreed on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddPath {
+    /// This node does.
+    pub send: bool,
+    /// The peer does.
+    pub receive: bool,
 }
 
 /// Peers that are not known one by one. Those that are there are among the peers, each with its range.

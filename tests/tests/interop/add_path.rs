@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
-use manx_api::{Explanation, SessionState};
+use manx_api::{AddPath, Explanation, SessionState};
 use manx_tests::{
     host::Host,
     lab::{Lab, UPLINK},
@@ -101,6 +101,9 @@ fn used(manx: &Manx, prefix: &str, expected: &[IpAddr]) -> Result<Explanation> {
     ensure!(kernel == expected, "{prefix}: the kernel has {kernel:?}");
     let route = manx.route(prefix)?;
     ensure!(route.agree, "{prefix}: {route:?}");
+    // The stack balances; the map leaves it to it.
+    let map = route.map.as_ref().map(|map| map.text == "pass to the kernel");
+    ensure!(map == Some(expected.len() > 1), "{prefix}: {route:?}");
     Ok(explained)
 }
 
@@ -129,6 +132,11 @@ fn stands(manx: &Manx, place: Place) -> Result<()> {
     for address in place.addresses() {
         let peer = manx.peer(address)?;
         ensure!(peer.state == SessionState::Established, "{address} is {} {}", peer.state, peer.info);
+        ensure!(
+            peer.add_path == Some(AddPath { send: true, receive: true }),
+            "{address}: {:?}",
+            peer.add_path
+        );
     }
     Ok(())
 }

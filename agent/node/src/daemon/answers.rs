@@ -153,6 +153,7 @@ impl Daemon {
             info: why.into(),
             times_established: 0,
             connection: None,
+            add_path: None,
             stale: false,
             prefixes_received: 0,
             prefixes_accepted: 0,
@@ -190,6 +191,7 @@ impl Daemon {
                 }
                 _ => None,
             },
+            add_path: peer.negotiated.as_ref().and_then(add_path),
             stale: peer.stale_until.is_some(),
             prefixes_received: peer.counters.prefixes_received,
             prefixes_accepted: peer.counters.prefixes_accepted,
@@ -327,4 +329,10 @@ pub(super) fn json(body: &impl Serialize) -> Answer {
         Ok(body) => Answer::Json(body),
         Err(error) => Answer::Unavailable(format!("the answer cannot be written as JSON: {error}")),
     }
+}
+
+/// A session of manxd's has it for all its families or for none.
+fn add_path(negotiated: &view::NegotiatedView) -> Option<api::AddPath> {
+    let agreed = negotiated.add_path.first()?;
+    Some(api::AddPath { send: agreed.send, receive: agreed.receive })
 }
