@@ -3,6 +3,7 @@
 
 mod add_path;
 mod add_path_histories;
+mod add_path_wire;
 mod any_bytes;
 mod attribute_changes;
 mod attribute_errors;
