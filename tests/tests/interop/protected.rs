@@ -320,3 +320,56 @@ fn who_signs_and_dials_from_the_range_is_a_peer_and_who_does_not_sign_is_not() -
     capture.finish(&lab, &[])?;
     Ok(())
 }
+
+/// Two nodes of the mesh look at their secrets at different times: each changes over while the other has the old one.
+#[test]
+fn a_new_password_of_the_mesh_costs_no_route_in_the_kernel() -> Result<()> {
+    let mut lab = Lab::new()?;
+    write_secret(&lab, "password", PASSWORD)?;
+    let document = resources(AS, &POOLS, &[MIDDLE.node(None), HIGH.node(None)], &[]);
+    let mesh = "nodeMeshPassword: { secretKeyRef: { name: bgp, key: password } }";
+    fs::write(lab.store().join("cluster.yaml"), document.replace("nodeToNodeMeshEnabled: false", mesh))?;
+    let mut node = |place: Place| -> Result<Manx> {
+        let host = place.host(&mut lab)?;
+        Manx::start(host, &["--fast-path", "off"], &lab.logs())
+    };
+    let nodes = [(node(MIDDLE)?, HIGH), (node(HIGH)?, MIDDLE)];
+    let told = |e: anyhow::Error| e.context(nodes.each_ref().map(|(manx, _)| manx.account()).join("\n"));
+    let routes_stand = || -> Result<()> {
+        for (manx, other) in &nodes {
+            for block in other.blocks() {
+                let family = if block.contains(':') { "-6" } else { "-4" };
+                let route = manx.host.sh(&format!("ip {family} route show {block} proto manx"))?;
+                ensure!(route.contains("via"), "{}: no route to {block}", manx.host.name());
+            }
+        }
+        Ok(())
+    };
+    let established = |times: u64| -> Result<()> {
+        for (manx, other) in &nodes {
+            for address in other.addresses() {
+                is_up(manx, address)?;
+                let found = manx.peer(address)?.times_established;
+                ensure!(found == times, "{address} was established {found} times");
+            }
+        }
+        routes_stand()
+    };
+    eventually("the mesh stands", UP, || established(1)).map_err(told)?;
+    write_secret(&lab, "password", "another")?;
+    eventually("the new password is in force", UP, || {
+        // Every look is one at the kernel's routes, too.
+        routes_stand().expect("a route went while the password changed");
+        established(2)
+    })
+    .map_err(told)?;
+    eventually("what was kept is heard again", UP, || {
+        for (manx, other) in &nodes {
+            for address in other.addresses() {
+                ensure!(!manx.peer(address)?.stale, "{address} is stale");
+            }
+        }
+        Ok(())
+    })
+    .map_err(told)
+}
