@@ -238,20 +238,18 @@ pub fn outgoing(attributes: &Attributes, source: Option<Source>, key: &GroupKey)
     Some(Outgoing { next_hop, link_local, four_octet: key.four_octet, only_to_customers, kind })
 }
 
-/// Do both sets, from one source, leave as the same bytes (behaviour 48)?
+/// Do both sets, each from its source, leave as the same bytes (behaviour 48)?
 pub fn leaves_alike(
     prefix: Prefix,
-    a: &Attributes,
-    b: &Attributes,
-    source: Option<Source>,
+    (a, of_a): (&Attributes, Option<Source>),
+    (b, of_b): (&Attributes, Option<Source>),
     key: &GroupKey,
 ) -> bool {
-    let changes = |x| key.rules.judge(prefix, x, source.is_some(), key.kind).changes();
-    let outside = |x: &Attributes| outgoing(x, source, key);
+    let changes = |x, of: Option<Source>| key.rules.judge(prefix, x, of.is_some(), key.kind).changes();
     let inside = |x: &Attributes| (x.med, x.local_pref(), x.originator_id);
     let ebgp = matches!(key.kind, PeerKind::Ebgp { .. });
-    changes(a) == changes(b)
-        && outside(a) == outside(b)
+    changes(a, of_a) == changes(b, of_b)
+        && outgoing(a, of_a, key) == outgoing(b, of_b, key)
         && a.origin == b.origin
         && a.as_path == b.as_path
         && a.atomic_aggregate == b.atomic_aggregate
@@ -263,7 +261,7 @@ pub fn leaves_alike(
         && a.only_to_customers == b.only_to_customers
         && a.partial == b.partial
         && (ebgp || (inside(a) == inside(b) && a.cluster_list == b.cluster_list))
-        && (source.is_some() || a.med == b.med)
+        && ((of_a.is_some() && of_b.is_some()) || a.med == b.med)
 }
 
 #[cfg(test)]

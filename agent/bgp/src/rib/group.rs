@@ -159,6 +159,10 @@ impl Group {
         self.members.keys().copied()
     }
 
+    pub fn has(&self, peer: PeerSlot) -> bool {
+        self.members.contains_key(&peer)
+    }
+
     /// Where a member stands; the end for who is none.
     pub fn cursor(&self, peer: PeerSlot) -> u64 {
         self.members.get(&peer).copied().unwrap_or_else(|| self.end())
@@ -283,6 +287,11 @@ impl Group {
         }
         self.append(id, routes);
         true
+    }
+
+    /// What is announced comes from another source now, and nobody who is told of it can tell.
+    pub fn hand_over(&mut self, id: RouteId, source: PeerSlot) {
+        self.set(id, Export::Sent, source);
     }
 
     /// The rules changed and the best path did not: tells only what flips.

@@ -159,8 +159,8 @@ pub struct Rib {
 /// Why a route is judged.
 #[derive(Clone, Copy, Debug)]
 enum Why<'a> {
-    /// Its best path is another. If one peer put it in the place of its earlier one: that one's attributes.
-    Best { replaced: Option<&'a Attributes> },
+    /// Its best path is another than this one, if there was one.
+    Best { before: Option<(&'a Attributes, PeerSlot)> },
     /// The rules are others; only what flips is told.
     Rules,
 }
@@ -439,8 +439,8 @@ impl Rib {
         }
     }
 
-    /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path in whose place its peer has
-    /// put another.
+    /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path that is no longer there: its
+    /// peer has put another in its place, or withdrawn it.
     fn settle<P: Kept>(&mut self, id: RouteId, before: Identity, replaced: Option<&Path>) {
         let wanted = self.wanted;
         let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
@@ -464,14 +464,13 @@ impl Rib {
         }
         let exported = |identity: &Identity| identity.best.map(|(attributes, peer, _)| (attributes, peer));
         if exported(&before) != exported(&after) {
-            let of_best = |path: &&Path| {
-                let held = (Arc::as_ptr(&path.attributes), path.peer);
-                exported(&before) == Some(held) && exported(&after).is_some_and(|(_, peer)| peer == path.peer)
-            };
-            self.judge::<P>(
-                id,
-                Why::Best { replaced: replaced.filter(of_best).map(|path| &*path.attributes) },
-            );
+            let was_best =
+                |path: &&Path| exported(&before) == Some((Arc::as_ptr(&path.attributes), path.peer));
+            // It may have lost to another peer's.
+            let held = || P::table(&self.tables).get(id)?.paths.iter().find(was_best);
+            let old =
+                replaced.filter(was_best).or_else(held).map(|path| (path.attributes.clone(), path.peer));
+            self.judge::<P>(id, Why::Best { before: old.as_ref().map(|(set, peer)| (&**set, *peer)) });
         }
         if before.ranked != after.ranked {
             self.judge_paths::<P>(id, WhyPaths::Ranked { before: &before.ranked, replaced });
@@ -501,20 +500,22 @@ impl Rib {
             let (export, slot) = judged(route, &self.peers, policy, &group.key);
             let told = match why {
                 Why::Rules => group.rejudge(id, export, slot, table.len()),
-                Why::Best { replaced: Some(old) }
+                Why::Best { before: Some((old, from)) }
                     if export == Export::Sent
                         && group.export(id) == Some(Export::Sent)
                         && !group.is_in_transition(id)
+                        // A member is not told of its own route.
+                        && (from == slot || !(group.has(from) || group.has(slot)))
                         && route.best().is_some_and(|best| {
                             leaves_alike(
                                 route.prefix.into(),
-                                old,
-                                &best.attributes,
-                                source(&self.peers, slot),
+                                (old, source(&self.peers, from)),
+                                (&best.attributes, source(&self.peers, slot)),
                                 &group.key,
                             )
                         }) =>
                 {
+                    group.hand_over(id, slot);
                     false
                 }
                 Why::Best { .. } => group.record(id, export, slot, table.len()),
@@ -549,8 +550,13 @@ impl Rib {
                             return false;
                         }
                         let alike = |old: &Path| {
-                            let (prefix, source) = (route.prefix.into(), source(peers, path.peer));
-                            leaves_alike(prefix, &old.attributes, &path.attributes, source, &key)
+                            let source = source(peers, path.peer);
+                            leaves_alike(
+                                route.prefix.into(),
+                                (&old.attributes, source),
+                                (&path.attributes, source),
+                                &key,
+                            )
                         };
                         in_transition || !replaced.filter(|old| old.key() == which).is_some_and(alike)
                     };

@@ -110,16 +110,17 @@ impl Rib {
         if removed.is_empty() {
             return;
         }
-        for path in removed {
+        for path in &removed {
             if let Some(peer) = self.peer_mut(path.peer) {
                 peer.received[P::FAMILY] -= 1;
                 if path.standing.is_refused() {
                     peer.refused[P::FAMILY] -= 1;
                 }
             }
-            self.let_go(path);
         }
-        self.settle::<P>(id, before, None);
+        // If the best is among them, it was the first.
+        self.settle::<P>(id, before, removed.first());
+        removed.into_iter().for_each(|path| self.let_go(path));
     }
 
     /// A peer that has named more than [`MOST_PATHS`] paths for a prefix; said once.

@@ -12,6 +12,7 @@ mod convergence;
 mod dynamic;
 mod export_by_group;
 mod extended_next_hop;
+mod hand_over;
 mod hierarchy;
 mod hub;
 mod interfaces;
