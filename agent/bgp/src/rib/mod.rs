@@ -150,6 +150,7 @@ pub struct Rib {
     deferred: bool,
     /// The first choice is complete, and nobody has asked yet.
     settled: bool,
+    holds_end_of_rib: bool,
     own: BTreeMap<Prefix, Arc<Attributes>>,
     /// Who announces too many paths, and for what.
     crowded: Option<(PeerSlot, Prefix)>,
@@ -223,6 +224,7 @@ impl Rib {
             touched: Vec::new(),
             deferred,
             settled: !deferred,
+            holds_end_of_rib: false,
             own: BTreeMap::new(),
             crowded: None,
             wanted: Wanted::default(),

@@ -41,6 +41,8 @@ pub struct Membership {
     current: Option<(Arc<Batch>, usize)>,
     /// Messages to go before anything else of this family.
     queued: VecDeque<Bytes>,
+    /// The table has gone out, and its End-of-RIB waits ([`Rib::hold_end_of_rib`]).
+    owes_end: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +133,7 @@ impl Rib {
                     let then = match member.phase {
                         Phase::Held => Some(None),
                         Phase::Dump { then, .. } => Some(Some(then)),
+                        Phase::Follow if member.owes_end => Some(Some(Then::EndOfRib)),
                         Phase::Follow => None,
                     };
                     (then, member.queued, member.current)
@@ -179,7 +182,8 @@ impl Rib {
             group.move_to(slot, end);
         }
         if let Some(peer) = self.peer_mut(slot) {
-            peer.members[family] = Some(Membership { group: number, phase, current, queued });
+            peer.members[family] =
+                Some(Membership { group: number, phase, current, queued, owes_end: false });
         }
         self.touch(number);
     }
@@ -279,6 +283,19 @@ impl Rib {
         }
         let number = member.group;
         self.touch(number);
+    }
+
+    /// First tables go out without their End-of-RIB until [`Self::release_end_of_rib`].
+    pub fn hold_end_of_rib(&mut self) {
+        self.holds_end_of_rib = true;
+    }
+
+    /// Whoever waits for End-of-RIB gets it after all that has changed by now.
+    pub fn release_end_of_rib(&mut self) {
+        self.holds_end_of_rib = false;
+        for number in 0..self.groups.len() {
+            self.touch(number);
+        }
     }
 
     /// Members that were held get their first tables.
@@ -428,6 +445,7 @@ impl Rib {
             }
             Phase::Dump { then, .. } => {
                 match then {
+                    Then::EndOfRib if self.holds_end_of_rib => member.owes_end = true,
                     Then::EndOfRib => member.queued.push_back(end_of_rib(P::FAMILY)),
                     Then::EndOfRefresh => {
                         let end = RouteRefresh { family: P::FAMILY, kind: RefreshKind::End };
@@ -440,6 +458,11 @@ impl Rib {
             }
             Phase::Follow => {
                 let cursor = group.cursor(slot);
+                if cursor == group.end() && member.owes_end && !self.holds_end_of_rib {
+                    member.owes_end = false;
+                    member.queued.push_back(end_of_rib(P::FAMILY));
+                    return (member, true);
+                }
                 if cursor == group.end() {
                     // It may have been the last that referred to many routes.
                     self.freeing = true;

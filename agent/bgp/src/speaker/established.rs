@@ -35,6 +35,9 @@ const MOST_LOSSES: i8 = 100;
 enum Awaited {
     /// The first choice, and first tables after it (RFC 4724 §4.1).
     Choice,
+    /// The End-of-RIB of first tables: without a client's routes a reflector would have the other clients drop them. A
+    /// client does not wait for ours, and so nobody waits in a circle, nor longer than for a peer that has not come.
+    Clients,
     /// The end of forwarding state that an earlier run left. A peer that restarts as we do is not waited for with the
     /// choice, and sends its routes a moment later; until then packets go where they went.
     Leftovers,
@@ -330,7 +333,7 @@ impl Speaker {
     }
 
     /// Ends the deferral, and then the wait with what an earlier run left, if every peer that counts has sent all it
-    /// has.
+    /// has. (First tables get their End-of-RIB when the driver has taken what there is: [`Self::is_end_of_rib_due`].)
     pub(super) fn check_deferral(&mut self) {
         if self.rib.is_deferred() && self.is_complete(Awaited::Choice) {
             self.rib.end_deferral();
@@ -355,15 +358,28 @@ impl Speaker {
             match &negotiated.restart {
                 // Who knows nothing of it sends no marker.
                 None => true,
-                // RFC 4724 §4.1: who restarts too waits for us. But a reflector that sends its first tables without a
-                // client's routes has the other clients drop them. A client does not wait for us, and sends what it
-                // has at once; so nobody waits in a circle, and not for longer than for a peer that has not come.
-                Some(restart) if restart.restarting && awaited == Awaited::Choice => {
-                    heard || self.settling_over || !matches!(kind_of(peer), PeerKind::Ibgp { client: true })
+                // RFC 4724 §4.1: who restarts too waits for us.
+                Some(restart) if restart.restarting && awaited == Awaited::Choice => true,
+                Some(restart) if restart.restarting && awaited == Awaited::Clients => {
+                    heard || self.settling_over || kind_of(peer) != PeerKind::Ibgp { client: true }
                 }
                 Some(_) => heard,
             }
         })
+    }
+
+    /// True once, when the first tables are whole: then the driver is asked to send what ends them.
+    pub(super) fn is_end_of_rib_due(&mut self) -> bool {
+        let due = self.keeps_end_of_rib
+            && !self.rib.is_deferred()
+            && !self.rib.has_work()
+            && (!self.keeps_leftovers || self.is_complete(Awaited::Clients));
+        if due {
+            self.keeps_end_of_rib = false;
+            self.rib.release_end_of_rib();
+            self.ask_touched();
+        }
+        due
     }
 
     /// Time is up, whoever has not spoken.

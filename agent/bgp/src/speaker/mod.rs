@@ -56,6 +56,8 @@ pub struct Speaker {
     settling_over: bool,
     /// Restarting: forwarding state of the earlier run stays, for peers have yet to say what they know.
     keeps_leftovers: bool,
+    /// Restarting: first tables have no End-of-RIB yet, for clients have yet to say what they know.
+    keeps_end_of_rib: bool,
     shutting_down: bool,
     /// Octets of UPDATEs since the RIB's size was last looked at.
     unweighed: usize,
@@ -82,6 +84,7 @@ impl Speaker {
             grace_until: Time::ZERO,
             settling_over: false,
             keeps_leftovers: deferred,
+            keeps_end_of_rib: deferred,
             shutting_down: false,
             unweighed: 0,
             near_bound: false,
@@ -89,6 +92,7 @@ impl Speaker {
         };
         speaker.configure(config, now);
         if deferred {
+            speaker.rib.hold_end_of_rib();
             speaker.begin_deferral(now);
         }
         speaker
@@ -158,7 +162,12 @@ impl Speaker {
         if let Some((prefix, best)) = self.rib.next_best() {
             return Some(Output::Best { prefix, best });
         }
-        // After the best paths that it is about.
+        // After the best paths that they are about.
+        if self.is_end_of_rib_due()
+            && let Some(output) = self.outputs.pop_front()
+        {
+            return Some(output);
+        }
         let settled = !self.keeps_leftovers && !self.rib.has_work() && self.rib.take_settled();
         settled.then_some(Output::Settled)
     }
@@ -221,6 +230,10 @@ impl Speaker {
     /// Says whose bytes are waiting.
     fn after(&mut self, now: Time) {
         self.forget_dynamic_peers(now);
+        self.ask_touched();
+    }
+
+    fn ask_touched(&mut self) {
         if self.rib.has_touched() {
             for slot in self.rib.take_touched() {
                 if let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) {
