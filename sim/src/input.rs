@@ -76,7 +76,9 @@ fn rules() -> Rules {
     let rule = |name: &'static str, matches, action| Rule { name: RuleName::new(name), matches, action };
     let preferred = Match { local_pref: Some(108), ..Match::default() };
     let marked = [Change::AddCommunity(Community::Standard(0xffff_0007)), Change::SetLocalPref(90)];
+    let by_eth = Match { interface: Some("eth*".into()), ..Match::default() };
     Rules::from_iter([
+        rule("by interface", by_eth, Action::Reject),
         rule("preferred", preferred, Action::Reject),
         rule("all", Match::default(), Action::Accept(marked.into())),
     ])
@@ -345,10 +347,17 @@ impl Play {
             }
             10 => self.speaker.handle(Event::DialFailed { conn, error: "refused".into() }, self.now),
             11 => {
-                let metric = [None, Some(0), Some(7)][choices.below(3)];
+                let what = choices.below(6);
                 let there: Vec<NextHop> = self.watched.iter().copied().collect();
                 if let Some(&next_hop) = there.get(choices.below(there.len())) {
-                    self.speaker.handle(Event::NextHop { next_hop, metric }, self.now);
+                    let event = match what {
+                        0 => Event::Interface { next_hop, interface: None },
+                        1 => Event::Interface { next_hop, interface: Some("eth0".into()) },
+                        2 => Event::Interface { next_hop, interface: Some("ens3".into()) },
+                        3 => Event::NextHop { next_hop, metric: None },
+                        cost => Event::NextHop { next_hop, metric: Some(cost as u32) },
+                    };
+                    self.speaker.handle(event, self.now);
                 }
             }
             12 => {
@@ -411,7 +420,8 @@ impl Play {
         self.good = [ConnId(u64::MAX); 2];
         self.speaker.configure(Config::new(asn(OUR_AS), US), self.now);
         self.settle();
-        for _ in 0..8 {
+        // Each call does one piece of what waits.
+        for _ in 0..64 {
             self.speaker.advance(self.now);
             self.settle();
         }

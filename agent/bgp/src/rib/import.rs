@@ -11,7 +11,7 @@ use super::{
     Kept, PeerSlot, Rib, RouteId,
     export::PeerKind,
     jobs::Job,
-    table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path},
+    table::{NO_NEXT_HOP, NextHopId, OWN, PackedStanding, Path},
 };
 use crate::{
     attr::{Attributes, Received},
@@ -143,13 +143,13 @@ impl Rib {
         if self.ask_interfaces { next_hop } else { NO_NEXT_HOP }
     }
 
-    /// These next hops are reached by other interfaces now: asks the rules again about the paths that use them.
-    pub(super) fn judge_interfaces<P: Kept>(&mut self, id: RouteId, next_hops: &[NextHopId]) {
+    /// Asks the rules again about such paths, whichever peers they are from.
+    pub(super) fn judge_imports<P: Kept>(&mut self, id: RouteId, such: impl Fn(&Path) -> bool) {
         let Some(route) = P::table(&self.tables).get(id) else { return };
-        let moved = route.paths.iter().filter(|path| next_hops.contains(&path.next_hop));
-        let moved: SmallVec<[(PeerSlot, PathId, Arc<Attributes>); 1]> =
-            moved.map(|path| (path.peer, path.id, path.attributes.as_received().clone())).collect();
-        for (slot, path_id, received) in moved {
+        let such = route.paths.iter().filter(|path| path.peer != OWN && such(path));
+        let such: SmallVec<[(PeerSlot, PathId, Arc<Attributes>); 1]> =
+            such.map(|path| (path.peer, path.id, path.attributes.as_received().clone())).collect();
+        for (slot, path_id, received) in such {
             self.judge_import::<P>(id, slot, path_id, &received);
             self.release(received);
         }

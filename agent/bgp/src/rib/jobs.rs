@@ -35,6 +35,8 @@ enum Kind {
     Reselect,
     /// Ask a peer's import rules anew about its routes.
     Reimport(PeerSlot),
+    /// Ask every peer's.
+    ReimportAll,
     /// Judge anew what goes where.
     Rejudge,
     /// Judge under its new rules what the group with this transition has sent.
@@ -70,6 +72,10 @@ impl Job {
 
     pub fn reimport(slot: PeerSlot) -> Job {
         Job::over_both(Kind::Reimport(slot))
+    }
+
+    pub fn reimport_all() -> Job {
+        Job::over_both(Kind::ReimportAll)
     }
 
     pub fn rejudge() -> Job {
@@ -167,7 +173,10 @@ impl Rib {
                     self.settle::<P>(id, before, None);
                 }
             }
-            Kind::Interfaces(ref ids) => self.judge_interfaces::<P>(id, ids),
+            Kind::Interfaces(ref ids) => {
+                self.judge_imports::<P>(id, |path| ids.contains(&path.next_hop));
+            }
+            Kind::ReimportAll => self.judge_imports::<P>(id, |_| true),
             Kind::Reselect | Kind::FirstChoice => {
                 let before = identity(route, wanted);
                 self.settle::<P>(id, before, None);

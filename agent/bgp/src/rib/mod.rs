@@ -433,12 +433,7 @@ impl Rib {
             return;
         }
         self.ask_interfaces = ask;
-        for (slot, peer) in self.peers.iter().enumerate() {
-            if peer.as_ref().is_some_and(|peer| peer.received != PerFamily::default()) {
-                // There are no more peers than a number of theirs can say.
-                self.jobs.push_back(Job::reimport(slot as PeerSlot));
-            }
-        }
+        self.jobs.push_back(Job::reimport_all());
     }
 
     /// Chooses among a route's paths, and passes on what came of it. `replaced` is the path that is no longer there: its

@@ -258,6 +258,9 @@ fn every_route_is_read_back_as_it_is_held() {
         let applied = sink.apply(&routes, &[]).unwrap();
         assert_eq!((applied.written, applied.removed), (routes.len(), 0));
         assert_eq!(sink.dump().unwrap(), sorted(&routes));
+        let reader = sink.reader().unwrap();
+        let beside = std::thread::spawn(move || reader.dump().unwrap()).join().unwrap();
+        assert_eq!(beside, sorted(&routes));
         let again = sink.apply(&routes, &[]).unwrap();
         assert_eq!(again.written, 0, "what is right already is not written");
         let status = sink.status().unwrap();
