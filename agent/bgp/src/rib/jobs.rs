@@ -1,7 +1,10 @@
 //! Work on many routes, in pieces, so that no event keeps a keepalive waiting. A job walks the tables by route
 //! number; what changes behind its back while it is under way has been settled with the new facts anyway.
 
-use super::{Kept, NextHopId, PeerSlot, Rib, RouteId, Why, WhyPaths, by_family, identity};
+use super::{
+    Kept, NextHopId, PeerSlot, Rib, RouteId, by_family,
+    settle::{Why, WhyPaths, identity},
+};
 use crate::config::Family;
 
 /// Routes looked at in one piece.

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use manx_net::Prefix;
 
 use super::{
-    Kept, Rib, by_family, identity,
+    Kept, Rib, by_family,
+    settle::identity,
     table::{NO_NEXT_HOP, OWN, PackedStanding, Path},
 };
 use crate::{

@@ -7,7 +7,8 @@ use manx_net::Prefix;
 use smallvec::SmallVec;
 
 use super::{
-    Kept, Rib, RouteId, identity,
+    Kept, Rib, RouteId,
+    settle::identity,
     table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path, PeerSlot},
 };
 use crate::{attr::Attributes, message::update::PathId, view::RefusedBy};
