@@ -23,7 +23,9 @@ pub use check::Wrong;
 
 /// The block numbers that IPv4 has room for: /26 in 10.64.0.0/10.
 const BLOCKS: u32 = 1 << 16;
-/// How long everything that waits may wait: hold time 90 s, restart time 120 s, stale routes 300 s.
+/// Seconds, where nodes offer it.
+const LONG_LIVED: u32 = 45;
+/// How long everything that waits may wait: hold time 90 s, restart time 120 s, long-lived 45 s, stale routes 300 s.
 const PATIENCE: Duration = Duration::from_secs(420);
 /// After all is right it must stay right: so long, which is longer than a restart time.
 const LINGER: Duration = Duration::from_secs(130);
@@ -323,6 +325,9 @@ impl Cluster {
         }
         config.next_hop_v6 = Some(address_v6(node));
         config.graceful_restart.restarting = restarting;
+        // Some clusters keep routes a while longer (RFC 9494), half of the nodes in them.
+        let long_lived = self.scenario.seed % 3 == 1 && node.is_multiple_of(2);
+        config.graceful_restart.long_lived = long_lived.then_some(LONG_LIVED);
         config.hold_time = HoldTime::new(self.members[node].hold_time).unwrap_or(HoldTime::DEFAULT);
         let most = self.most_next_hops(node) as u8;
         config.multipath = Multipath { ebgp: most, ibgp: most };
