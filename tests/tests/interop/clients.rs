@@ -167,6 +167,10 @@ fn a_thousand_clients_that_dial_in_one_instant_are_all_up_within_three_seconds()
         })?;
         println!("{CLIENTS} clients at {to}: all up after {took:?}");
         ensure!(took < ALL_UP, "all up only after {took:?}");
+        let dropped =
+            manx.host.shell("nstat -asz TcpExtListenDrops TcpExtTCPReqQFullDrop | tail -n +2")?.success()?;
+        let zero = dropped.lines().all(|line| line.split_whitespace().nth(1) == Some("0"));
+        ensure!(zero, "the listener has dropped SYNs:\n{dropped}");
         let status = manx.status()?;
         let range = status.ranges.iter().find(|range| range.range.contains(base)).context("no range")?;
         ensure!(range.peers == u64::from(CLIENTS), "{range:?}");

@@ -1,82 +1,17 @@
 //! Why: the paths of a prefix and the fate of each, and what became of sessions. The decisions are the speaker's own,
 //! taken when they were taken; nothing is computed here a second time.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-};
+use std::net::IpAddr;
 
 use manx_api as api;
 use manx_bgp::{
-    PathSource, PeerKey, SessionEvent, Warning,
-    view::{
-        Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, SessionState,
-        Standing,
-    },
+    PathSource,
+    view::{Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
 };
 use manx_net::Prefix;
 
-use super::{Daemon, answers, log};
+use super::{Daemon, answers, history::Happened, log};
 use crate::{api::Answer, gather::Found};
-
-/// Session events that are remembered, of all peers together.
-const REMEMBERED: usize = 2048;
-
-#[derive(Debug, Default)]
-pub struct History {
-    events: VecDeque<Happened>,
-    forgotten: u64,
-}
-
-#[derive(Debug)]
-enum Happened {
-    Session(SessionEvent),
-    /// In the state in which the session was and is.
-    Warned {
-        warning: Warning,
-        state: SessionState,
-    },
-}
-
-impl History {
-    pub fn push(&mut self, event: SessionEvent) {
-        self.keep(Happened::Session(event));
-    }
-
-    /// `state`: the peer's; None if it is gone.
-    pub fn warned(&mut self, warning: &Warning, state: Option<SessionState>) {
-        let state = state.unwrap_or(SessionState::Idle);
-        self.keep(Happened::Warned { warning: warning.clone(), state });
-    }
-
-    fn keep(&mut self, event: Happened) {
-        if self.events.len() == REMEMBERED {
-            self.forget_one();
-        }
-        self.events.push_back(event);
-    }
-
-    /// The oldest of whoever has the most: a peer that fails every second must not take the others' history along.
-    fn forget_one(&mut self) {
-        let mut counts: HashMap<PeerKey, usize> = HashMap::new();
-        for event in &self.events {
-            *counts.entry(event.peer()).or_default() += 1;
-        }
-        let most = counts.values().copied().max().unwrap_or(0);
-        let oldest = self.events.iter().position(|event| counts.get(&event.peer()) == Some(&most));
-        self.events.remove(oldest.unwrap_or(0));
-        self.forgotten += 1;
-    }
-}
-
-impl Happened {
-    fn peer(&self) -> PeerKey {
-        match self {
-            Happened::Session(event) => event.peer,
-            Happened::Warned { warning, .. } => warning.peer,
-        }
-    }
-}
 
 impl Daemon {
     pub(super) fn explain(&self, found: Found) -> Answer {
@@ -111,8 +46,7 @@ impl Daemon {
     pub(super) fn history_of(&self, peer: Option<IpAddr>) -> api::History {
         let events = self
             .history
-            .events
-            .iter()
+            .events()
             .map(|event| match event {
                 Happened::Session(event) => api::HistoryEvent {
                     at: self.clock.rfc3339(event.at),
@@ -269,34 +203,5 @@ fn export(export: Export) -> &'static str {
         }
         Export::NoNextHop => "we have no address of this family to announce as next hop",
         Export::TooLong => "its attributes do not fit into one message",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use manx_bgp::Time;
-
-    use super::*;
-
-    fn event(peer: u8, at: u64) -> SessionEvent {
-        SessionEvent {
-            at: Time::from_nanos(at),
-            peer: PeerKey { address: [10, 0, 0, peer].into(), port: 179 },
-            from: SessionState::Active,
-            to: SessionState::OpenSent,
-            cause: Cause::Connected,
-            dialled_by: None,
-        }
-    }
-
-    #[test]
-    fn a_peer_that_fails_again_and_again_takes_nobody_elses_history() {
-        let mut history = History::default();
-        (0..20).for_each(|n| history.push(event(1, n)));
-        (20..10_000).for_each(|n| history.push(event(2, n)));
-        let of = |peer: u8| history.events.iter().filter(|e| e.peer() == event(peer, 0).peer).count();
-        assert_eq!((of(1), of(2)), (20, REMEMBERED - 20));
-        assert_eq!(history.forgotten, 10_000 - REMEMBERED as u64);
-        assert!(matches!(history.events.back(), Some(Happened::Session(last)) if *last == event(2, 9999)));
     }
 }

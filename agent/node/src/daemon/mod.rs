@@ -8,6 +8,7 @@ mod answers;
 mod explain;
 mod fast_path;
 mod filters;
+mod history;
 mod log;
 mod orders;
 mod outputs;
@@ -39,8 +40,8 @@ use tokio::{
 
 use self::{
     alarms::Alarms,
-    explain::History,
     fast_path::FastPath,
+    history::History,
     log::{ReportLog, SessionLog},
     protection::Protection,
     sockets::Sockets,
