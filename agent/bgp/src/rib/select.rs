@@ -14,7 +14,7 @@ use super::{
     table::{NextHopId, OWN, PackedStanding, Path, PeerSlot},
 };
 use crate::{
-    attr::Attributes,
+    attr::{Attributes, Origin},
     config::{Multipath, WellKnown},
     message::update::PathId,
     view::LostAt,
@@ -62,38 +62,70 @@ pub fn select(
     }
 }
 
-/// The best without the better ones, and the best without that, and so on: so that MED, which compares some paths
-/// and not others, has no say in what it does not concern.
+/// The best without the better ones, and the best without that, and so on. All steps but MED are one order among all
+/// paths; MED, which compares some paths and not others, has its say among those that the steps before it leave equal.
 fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &impl Fn(PeerSlot) -> Announcer) {
+    let Some((_, others)) = paths.split_first_mut() else { return };
+    others.sort_by_cached_key(|path| {
+        let external = path.peer == OWN || announcer(path.peer).ebgp;
+        let after_med = (!external, next_hops.metric(path.next_hop), last_steps(path, announcer));
+        (!path.standing.is_eligible(), before_med(path), after_med)
+    });
+    let eligible = others.iter().take_while(|path| path.standing.is_eligible()).count();
+    let mut left = ranked.saturating_sub(1);
+    // Counted just now.
+    let mut rest = &mut others[..eligible];
+    while let Some(first) = rest.first().map(before_med)
+        && left > 0
+    {
+        let equal = rest.iter().take_while(|path| before_med(path) == first).count();
+        let (class, after) = rest.split_at_mut(equal);
+        rank_by_med(class, left);
+        left = left.saturating_sub(equal);
+        rest = after;
+    }
+}
+
+/// The steps before MED.
+fn before_med(path: &Path) -> (bool, bool, Reverse<u32>, usize, Origin) {
+    let attributes = &*path.attributes;
+    (
+        path.peer != OWN,
+        attributes.has_community(WellKnown::LLGR_STALE),
+        Reverse(attributes.local_pref()),
+        attributes.as_path.length(),
+        attributes.origin,
+    )
+}
+
+/// Puts the first so many in their order, of paths that are in the order of the steps after MED: the next is always the
+/// first of which no neighbour's other path has a lesser MED.
+fn rank_by_med(paths: &mut [Path], most: usize) {
     let med = |path: &Path| path.attributes.med.unwrap_or(0);
-    let Some((best, others)) = paths.split_first_mut() else { return };
-    if others.iter().all(|path| med(path) == med(best)) {
-        // Without MED the steps are one order among all.
-        others.sort_by_cached_key(|path| {
-            let attributes = &*path.attributes;
-            let steps = (
-                path.peer != OWN,
-                attributes.has_community(WellKnown::LLGR_STALE),
-                Reverse(attributes.local_pref()),
-                attributes.as_path.length(),
-                attributes.origin,
-                path.peer != OWN && !announcer(path.peer).ebgp,
-                next_hops.metric(path.next_hop),
-            );
-            (!path.standing.is_eligible(), steps, last_steps(path, announcer))
-        });
+    let Some(first) = paths.first().map(med) else { return };
+    if paths.iter().all(|path| med(path) == first) {
         return;
     }
-    let mut standings: SmallVec<[PackedStanding; 8]> = paths.iter().map(|path| path.standing).collect();
-    for place in 1..ranked.min(paths.len()) {
-        // A place is below the number of paths.
-        let Some(next) = choose(&mut paths[place..], next_hops, announcer) else { break };
-        paths.swap(place, place + next);
-        standings.swap(place, place + next);
+    let mut neighbours = SmallVec::<[_; 8]>::new();
+    let mut meds = SmallVec::<[(usize, u32); 8]>::new();
+    for path in paths.iter() {
+        let neighbour = path.attributes.as_path.neighbour();
+        let number = neighbours.iter().position(|known| *known == neighbour).unwrap_or_else(|| {
+            neighbours.push(neighbour);
+            neighbours.len() - 1
+        });
+        meds.push((number, med(path)));
     }
-    // What counts is where each lost against the best.
-    for (path, standing) in paths.iter_mut().zip(standings) {
-        path.standing = standing;
+    for place in 0..most.min(paths.len()) {
+        // Places are below the number of paths, which both lists have, and a number is a neighbour's.
+        let mut least = SmallVec::<[u32; 8]>::from_elem(u32::MAX, neighbours.len());
+        for &(neighbour, med) in &meds[place..] {
+            least[neighbour] = least[neighbour].min(med);
+        }
+        let unbeaten = |&(neighbour, med): &(usize, u32)| med == least[neighbour];
+        let Some(next) = meds[place..].iter().position(unbeaten) else { return };
+        meds[place..=place + next].rotate_right(1);
+        paths[place..=place + next].rotate_right(1);
     }
 }
 
