@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use manx_bgp::{ConnId, Event, view::PrefixView};
+use manx_bgp::{ConnId, Event, Family, view::PrefixView};
 use manx_net::{Prefix, Prefix4, Prefix6};
 use manx_sim::{
     dice::Dice,
@@ -19,11 +19,16 @@ use proptest::prelude::*;
 /// A client, an iBGP peer that is none, another AS, and one that knows only two octets; then readers of one group.
 const PEERS: usize = 7;
 const SPEAKING: usize = 4;
+/// Seconds for which a lost peer's routes are kept; whoever is away for longer loses them.
+const RESTART: u16 = 60;
+const AFTER_ALL: Duration = Duration::from_secs(61);
 
 fn hello(peer: usize) -> Hello {
     let asn = [OUR_AS, OUR_AS, 4_200_000_000, 65001].get(peer).copied().unwrap_or(OUR_AS);
     let mut hello = Hello::new(asn, Ipv4Addr::new(10, 0, 0, 2 + peer as u8));
     hello.four_octet = peer != 3;
+    hello.restart = Some(RESTART);
+    hello.hold_time = 0;
     hello
 }
 
@@ -61,6 +66,11 @@ enum Step {
     Announce(usize, u8, u8),
     Withdraw(usize, u8),
     Break(usize),
+    /// The connection is lost, and the peer returns having preserved its forwarding state (RFC 4724); it has forgotten
+    /// what it said of this prefix.
+    Restart(usize, u8),
+    /// Everything again, between the marks (RFC 7313), but for what was said of this prefix.
+    Refresh(usize, u8),
     Metric(usize, Option<u32>),
     Read(usize, u16),
     Pass(u16),
@@ -72,6 +82,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (speaking.clone(), 0u8..12, any::<u8>()).prop_map(|(peer, n, kind)| Step::Announce(peer, n, kind)),
         3 => (speaking.clone(), 0u8..12).prop_map(|(peer, n)| Step::Withdraw(peer, n)),
         1 => (0..PEERS).prop_map(Step::Break),
+        1 => (speaking.clone(), 0u8..12).prop_map(|(peer, n)| Step::Restart(peer, n)),
+        1 => (speaking.clone(), 0u8..12).prop_map(|(peer, n)| Step::Refresh(peer, n)),
         1 => (speaking, prop::sample::select(vec![None, Some(0), Some(5)])).prop_map(|(p, m)| Step::Metric(p, m)),
         4 => (0..PEERS, any::<u16>()).prop_map(|(peer, budget)| Step::Read(peer, budget)),
         1 => (0u16..2000).prop_map(Step::Pass),
@@ -83,6 +95,12 @@ fn step() -> impl Strategy<Value = Step> {
 struct Standing {
     routes: BTreeMap<(usize, u8), u8>,
     metrics: BTreeMap<usize, Option<u32>>,
+}
+
+fn say_again(stage: &mut Stage, conn: ConnId, peer: usize, standing: &Standing) {
+    for (&(_, n), &kind) in standing.routes.range((peer, 0)..=(peer, u8::MAX)) {
+        stage.give(conn, wire::announce(&attributes(peer, kind), prefix(n)));
+    }
 }
 
 fn play(steps: &[Step]) -> (Stage, Vec<ConnId>, Standing) {
@@ -102,7 +120,30 @@ fn play(steps: &[Step]) -> (Stage, Vec<ConnId>, Standing) {
             Step::Break(peer) => {
                 standing.routes.retain(|&(from, _), _| from != peer);
                 stage.tell(Event::Closed { conn: conns[peer], reason: "reset".into() });
+                stage.pass(AFTER_ALL);
                 conns[peer] = stage.session(hello(peer)).unwrap();
+            }
+            Step::Restart(peer, n) => {
+                stage.tell(Event::Closed { conn: conns[peer], reason: "reset".into() });
+                conns[peer] = stage.session(hello(peer)).unwrap();
+                standing.routes.remove(&(peer, n));
+                say_again(&mut stage, conns[peer], peer, &standing);
+                for family in Family::ALL {
+                    stage.give(conns[peer], wire::end_of_rib(family));
+                }
+            }
+            Step::Refresh(peer, n) => {
+                let conn = conns[peer];
+                // A mark before End-of-RIB means nothing.
+                for family in Family::ALL {
+                    stage.give(conn, wire::end_of_rib(family));
+                    stage.give(conn, wire::refresh(family, 1));
+                }
+                standing.routes.remove(&(peer, n));
+                say_again(&mut stage, conn, peer, &standing);
+                for family in Family::ALL {
+                    stage.give(conn, wire::refresh(family, 2));
+                }
             }
             Step::Metric(peer, metric) => {
                 standing.metrics.insert(peer, metric);

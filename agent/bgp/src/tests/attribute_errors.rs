@@ -288,6 +288,8 @@ fn rows() -> Vec<Row> {
             discarded(),
         ),
         row("LARGE_COMMUNITY", 32, both, &[1; 12], &[&[], &[0; 11], &[0; 13]], withdrawn()),
+        // RFC 9234 §5. Well formed it concerns those who have agreed on roles only.
+        row("ONLY_TO_CUSTOMER", 35, both, &[0, 0, 0xfc, 0], &[&[], &[0; 3], &[0; 5]], withdrawn()),
         // RFC 7311 §3.3: never enabled here, so nobody looks at the value.
         row("AIGP", 26, optional, &[1, 0, 11, 0, 0, 0, 0, 0, 0, 0, 1], &[], discarded()),
         row(
