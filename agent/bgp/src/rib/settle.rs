@@ -90,8 +90,8 @@ impl Rib {
                 |path: &&Path| exported(&before) == Some((Arc::as_ptr(&path.attributes), path.peer));
             // It may have lost to another peer's.
             let held = || P::table(&self.tables).get(id)?.paths.iter().find(was_best);
-            let old =
-                replaced.filter(was_best).or_else(held).map(|path| (path.attributes.clone(), path.peer));
+            let old = before.best.and_then(|_| replaced.filter(was_best).or_else(held));
+            let old = old.map(|path| (path.attributes.clone(), path.peer));
             self.judge::<P>(id, Why::Best { before: old.as_ref().map(|(set, peer)| (&**set, *peer)) });
         }
         if before.ranked != after.ranked {
