@@ -114,7 +114,8 @@ fn config(speaking: &Speaking) -> String {
         let _ = writeln!(
             out,
             "protocol bgp {} {{\n  local {} as {as_number};\n  neighbor {} as {};\n  direct; graceful restart;\n  \
-             connect delay time 1; connect retry time 2; error wait time 1, 2;",
+             connect delay time 1; connect retry time 2; error wait time 1, 2;\n  \
+             enable extended messages on;",
             name_of(neighbour.address),
             neighbour.local,
             neighbour.address,

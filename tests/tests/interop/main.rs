@@ -12,6 +12,7 @@ mod filters;
 mod ipv4_by_ipv6;
 mod lab;
 mod long_lived;
+mod long_messages;
 mod operator;
 mod protected;
 mod restart;
