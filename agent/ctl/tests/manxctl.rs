@@ -423,3 +423,13 @@ fn without_a_daemon_its_questions_end_in_an_error() {
         assert!(stderr.starts_with("error: nobody answers at nobody.sock (No such file"), "{stderr}");
     }
 }
+
+#[test]
+fn a_reason_that_no_notification_holds_is_refused_before_anybody_is_asked() {
+    let lab = Lab::new();
+    let long = "x".repeat(256);
+    let complaint = lab.fails(1, &["peer", "disable", "10.0.0.1", "--text", &long]);
+    assert!(complaint.contains("the text has 256 octets; a NOTIFICATION takes 255"), "{complaint}");
+    let complaint = lab.fails(2, &["peer", "refresh", "kw01"]);
+    assert!(complaint.contains("invalid value 'kw01' for '<PEER>'"), "{complaint}");
+}
