@@ -15,6 +15,9 @@ pub struct Job {
     kind: Kind,
     family: Family,
     next: RouteId,
+    /// Of the family's numbers when the first of them was looked at. What came after has been settled with the new
+    /// facts, and a job that followed a growing table would look at all of it.
+    end: RouteId,
     both: bool,
 }
 
@@ -50,15 +53,15 @@ enum Kind {
 
 impl Job {
     fn over_both(kind: Kind) -> Job {
-        Job { kind, family: Family::Ipv4Unicast, next: 0, both: true }
+        Job { kind, family: Family::Ipv4Unicast, next: 0, end: 0, both: true }
     }
 
     pub fn sweep(slot: PeerSlot, family: Family, generation: u8, grace: i8) -> Job {
-        Job { kind: Kind::Sweep { slot, generation, grace }, family, next: 0, both: false }
+        Job { kind: Kind::Sweep { slot, generation, grace }, family, next: 0, end: 0, both: false }
     }
 
     pub fn long_live(slot: PeerSlot, family: Family, generation: u8) -> Job {
-        Job { kind: Kind::LongLive { slot, generation }, family, next: 0, both: false }
+        Job { kind: Kind::LongLive { slot, generation }, family, next: 0, end: 0, both: false }
     }
 
     pub fn next_hops(id: NextHopId) -> Job {
@@ -86,7 +89,7 @@ impl Job {
     }
 
     pub fn rules(transition: u64, family: Family) -> Job {
-        Job { kind: Kind::Rules(transition), family, next: 0, both: false }
+        Job { kind: Kind::Rules(transition), family, next: 0, end: 0, both: false }
     }
 
     pub fn first_choice() -> Job {
@@ -128,7 +131,10 @@ impl Rib {
     pub fn work(&mut self) {
         self.free_empty_routes();
         let Some(mut job) = self.jobs.pop_front() else { return };
-        let end = by_family!(job.family, P => P::table(&self.tables).end());
+        if job.next == 0 {
+            job.end = by_family!(job.family, P => P::table(&self.tables).end());
+        }
+        let end = job.end;
         let piece = job.next..end.min(job.next.saturating_add(PIECE));
         by_family!(job.family, P => for id in piece.clone() {
             self.work_on::<P>(&job.kind, id);
