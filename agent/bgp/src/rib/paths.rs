@@ -17,10 +17,19 @@ use crate::{attr::Attributes, message::update::PathId, view::RefusedBy};
 /// names paths without end would cost more than its share of time.
 pub const MOST_PATHS: u16 = 256;
 
-/// For a new path of the peer's. `None`: it has enough.
+/// For a new path of the peer's: the least that none of its paths has. `None`: it has enough.
 fn free_number(paths: &[Path], slot: PeerSlot) -> Option<u16> {
-    let taken = |number| paths.iter().any(|path| path.peer == slot && path.number == number);
-    (0..MOST_PATHS).find(|&number| !taken(number))
+    const BITS: u16 = u64::BITS as u16;
+    let mut taken = [0u64; (MOST_PATHS / BITS) as usize];
+    for path in paths.iter().filter(|path| path.peer == slot) {
+        if let Some(word) = taken.get_mut(usize::from(path.number / BITS)) {
+            *word |= 1 << (path.number % BITS);
+        }
+    }
+    (0..).step_by(BITS.into()).zip(taken).find(|&(_, word)| word != u64::MAX).map(|(first, word)| {
+        // Of a word that is not full at most 63 bits are ahead of the free one.
+        first + word.trailing_ones() as u16
+    })
 }
 
 impl Rib {
@@ -105,8 +114,10 @@ impl Rib {
         let Some(route) = P::table_mut(&mut self.tables).get_mut(id) else { return };
         let before = identity(route, wanted);
         let mut removed: SmallVec<[Path; 1]> = SmallVec::new();
-        while let Some(at) = route.paths.iter().position(&which) {
-            removed.push(route.paths.remove(at));
+        let mut seen = 0;
+        while let Some(next) = route.paths.iter().skip(seen).position(&which) {
+            seen += next;
+            removed.push(route.paths.remove(seen));
         }
         if removed.is_empty() {
             return;

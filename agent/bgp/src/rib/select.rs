@@ -14,7 +14,7 @@ use super::{
     table::{NextHopId, OWN, PackedStanding, Path, PeerSlot},
 };
 use crate::{
-    attr::{Attributes, Origin},
+    attr::Origin,
     config::{Multipath, WellKnown},
     message::update::PathId,
     view::LostAt,
@@ -101,21 +101,18 @@ fn before_med(path: &Path) -> (bool, bool, Reverse<u32>, usize, Origin) {
 /// Puts the first so many in their order, of paths that are in the order of the steps after MED: the next is always the
 /// first of which no neighbour's other path has a lesser MED.
 fn rank_by_med(paths: &mut [Path], most: usize) {
-    let med = |path: &Path| path.attributes.med.unwrap_or(0);
     let Some(first) = paths.first().map(med) else { return };
     if paths.iter().all(|path| med(path) == first) {
         return;
     }
-    let mut neighbours = SmallVec::<[_; 8]>::new();
-    let mut meds = SmallVec::<[(usize, u32); 8]>::new();
-    for path in paths.iter() {
-        let neighbour = path.attributes.as_path.neighbour();
-        let number = neighbours.iter().position(|known| *known == neighbour).unwrap_or_else(|| {
-            neighbours.push(neighbour);
-            neighbours.len() - 1
-        });
-        meds.push((number, med(path)));
-    }
+    let all: Meds = paths.iter().map(through).collect();
+    let mut neighbours: SmallVec<[Option<u32>; 8]> = all.iter().map(|&(neighbour, _)| neighbour).collect();
+    neighbours.sort_unstable();
+    neighbours.dedup();
+    // Each is among them.
+    let number = |neighbour| neighbours.binary_search(&neighbour).unwrap_or_default();
+    let mut meds: SmallVec<[(usize, u32); 8]> =
+        all.iter().map(|&(neighbour, med)| (number(neighbour), med)).collect();
     for place in 0..most.min(paths.len()) {
         // Places are below the number of paths, which both lists have, and a number is a neighbour's.
         let mut least = SmallVec::<[u32; 8]>::from_elem(u32::MAX, neighbours.len());
@@ -226,22 +223,31 @@ fn prefer_least<K: Ord>(paths: &mut [Path], step: LostAt, key: impl Fn(&Path) ->
 
 /// RFC 4271 §9.1.2.2 c: among paths through the same neighbouring AS only. No MED is 0, the best.
 fn strike_out_by_med(paths: &mut [Path]) {
-    let med = |attributes: &Attributes| attributes.med.unwrap_or(0);
-    if standing(paths).all(|path| med(&path.attributes) == 0) {
+    if standing(paths).all(|path| med(path) == 0) {
         return;
     }
-    for i in 0..paths.len() {
-        // `i` is an index of `paths`.
-        let (mine, neighbour) = (med(&paths[i].attributes), paths[i].attributes.as_path.neighbour());
-        // The least of each neighbour is never struck out, and so it is always there to beat the others.
-        let beaten = |other: &Path| {
-            let same_neighbour = other.attributes.as_path.neighbour() == neighbour;
-            other.standing == PackedStanding::BEST && same_neighbour && med(&other.attributes) < mine
-        };
-        if paths[i].standing == PackedStanding::BEST && paths.iter().any(beaten) {
-            paths[i].standing = PackedStanding::lost(LostAt::Med);
+    let mut all: Meds = standing(paths).map(through).collect();
+    all.sort_unstable();
+    // Of each neighbour the least comes first and stays.
+    all.dedup_by_key(|(neighbour, _)| *neighbour);
+    for path in paths.iter_mut().filter(|path| path.standing == PackedStanding::BEST) {
+        let (neighbour, med) = through(path);
+        let least = all.binary_search_by_key(&neighbour, |&(of, _)| of).map_or(med, |at| all[at].1);
+        if med > least {
+            path.standing = PackedStanding::lost(LostAt::Med);
         }
     }
+}
+
+/// Neighbouring ASes with a MED each.
+type Meds = SmallVec<[(Option<u32>, u32); 8]>;
+
+fn through(path: &Path) -> (Option<u32>, u32) {
+    (path.attributes.as_path.neighbour(), med(path))
+}
+
+fn med(path: &Path) -> u32 {
+    path.attributes.med.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -252,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        attr::{Origin, as_path::tests::path as as_path},
+        attr::{Attributes, as_path::tests::path as as_path},
         event::NextHop,
         view::{RefusedBy, Standing},
     };
@@ -438,6 +444,23 @@ mod tests {
     }
 
     proptest! {
+        /// Behaviour 44.
+        #[test]
+        fn of_each_neighbouring_as_those_with_the_least_med_go_on(
+            through in prop::collection::vec((1u32..6, prop::option::of(0u32..4)), 2..40),
+        ) {
+            let paths = through.iter().zip(0..).map(|(&(neighbour, med), slot)| {
+                path(slot, |a| (a.as_path, a.med) = (as_path(&[neighbour]), med))
+            });
+            for (slot, standing) in outcome(paths.collect()) {
+                let (neighbour, med) = through[usize::from(slot)];
+                let beaten = through.iter().any(|&(of, other)| {
+                    of == neighbour && other.unwrap_or(0) < med.unwrap_or(0)
+                });
+                prop_assert_eq!(standing == Standing::Lost(LostAt::Med), beaten);
+            }
+        }
+
         #[test]
         fn each_rank_is_the_best_without_those_before_it_and_the_order_of_arrival_changes_none(
             paths in (any_path(0), any_path(1), any_path(2), any_path(3), any_path(4))

@@ -69,6 +69,8 @@ const EVENT_BUFFER: usize = 8 << 20;
 /// Events that are taken in before timers are judged, so that a keepalive that has arrived counts before the
 /// hold timer does.
 const EVENTS_AT_ONCE: usize = 64;
+/// And no more are taken in after so long: a flood that costs much must not keep our own keepalives waiting.
+const EVENTS_TIME: Duration = Duration::from_millis(200);
 
 pub struct Daemon {
     args: RunArgs,
@@ -249,7 +251,11 @@ impl Daemon {
 
     /// Takes in what the sockets brought, up to a bound. True: there may be more.
     fn take_events(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
+        let begun = Instant::now();
         for _ in 0..EVENTS_AT_ONCE {
+            if begun.elapsed() > EVENTS_TIME {
+                break;
+            }
             match events.try_recv() {
                 Ok(event) => self.take_event(event),
                 Err(_) => return false,
