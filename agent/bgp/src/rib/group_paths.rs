@@ -64,11 +64,11 @@ impl Group {
         self.paths.get(id as usize).into_iter().flat_map(|paths| paths.ranked.iter().copied())
     }
 
-    /// The names that some member that stands at `cursor` may know.
-    pub fn names_known(&self, id: RouteId, cursor: u64) -> SmallVec<[PathId; 2]> {
+    /// The names that some member may know.
+    pub fn names_known(&self, id: RouteId) -> SmallVec<[PathId; 2]> {
         let sent = self.path_exports(id).filter(|path| path.export == Export::Sent);
         let mut names: SmallVec<[PathId; 2]> = sent.map(|path| path.key.name()).collect();
-        if self.is_ahead(id, cursor)
+        if self.refers_to(id)
             && let Some(paths) = self.paths.get(id as usize)
         {
             names.extend(paths.gone.iter().copied());

@@ -4,6 +4,7 @@
 
 mod announced;
 mod batch;
+mod earlier;
 pub mod export;
 pub mod group;
 pub mod group_paths;
@@ -38,6 +39,7 @@ use crate::{
     message::update::Nlri,
     view::Export,
 };
+use earlier::Announced;
 use export::{GroupKey, PeerKind, Policy, Source, verdict};
 use group::Group;
 use import::Import;
@@ -131,6 +133,8 @@ pub struct Rib {
     groups: Vec<Option<Group>>,
     /// Groups that were split in the present change of configuration, with what came of them.
     splits: Vec<(usize, usize)>,
+    /// Groups that members have left for others in the present change of configuration, with what they had told.
+    moves: Vec<(usize, Arc<Announced>)>,
     transitions: u64,
     policy: Policy,
     jobs: VecDeque<Job>,
@@ -168,6 +172,7 @@ impl Rib {
             peers: Vec::new(),
             groups: Vec::new(),
             splits: Vec::new(),
+            moves: Vec::new(),
             transitions: 0,
             policy: Policy::default(),
             jobs: VecDeque::new(),

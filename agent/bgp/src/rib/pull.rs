@@ -1,11 +1,7 @@
 //! What a peer is sent, when it asks for it: its first table, the log of its group, and the markers between.
 //! Nothing is prepared earlier, so a peer whose socket is full costs its cursor and at most one batch.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -14,6 +10,7 @@ use super::{
     Kept, PathKey, PeerSlot, Rib, Route, RouteId, Table,
     batch::Extent,
     by_family,
+    earlier::Announced,
     export::{GroupKey, Source},
     group::{Batch, Group},
     group_paths::judged_paths,
@@ -24,7 +21,7 @@ use crate::{
     message::{
         length_of_first,
         refresh::{RefreshKind, RouteRefresh},
-        update::{Named, PathId, end_of_rib},
+        update::{Named, end_of_rib},
     },
     view::Export,
 };
@@ -50,7 +47,7 @@ enum Phase {
     /// The speaker is restarting and says nothing yet.
     Held,
     /// The table as it is, from this route on.
-    Dump { next: RouteId, held: Option<Announced>, then: Then },
+    Dump { next: RouteId, held: Option<Arc<Announced>>, then: Then },
     /// The group's log.
     Follow,
 }
@@ -63,25 +60,6 @@ enum Then {
     Nothing,
 }
 
-/// What a peer may have been sent by the group that it was in before.
-#[derive(Debug)]
-struct Announced {
-    /// The routes, a bit each.
-    routes: Vec<u64>,
-    /// By which names, where it takes several paths for a prefix.
-    names: HashMap<RouteId, SmallVec<[PathId; 2]>>,
-}
-
-impl Announced {
-    fn names(&self, id: RouteId) -> &[PathId] {
-        self.names.get(&id).map_or(&[], |names| names)
-    }
-
-    fn contains(&self, id: RouteId) -> bool {
-        self.routes.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0)
-    }
-}
-
 impl Membership {
     /// Must the route's number not be given to another prefix, on this peer's account?
     pub fn holds(&self, id: RouteId) -> bool {
@@ -91,10 +69,11 @@ impl Membership {
         }
     }
 
-    fn held_names(&self, id: RouteId) -> &[PathId] {
+    /// What an earlier group may have told the peer, of the routes from this one on.
+    pub(super) fn held(&self) -> Option<(RouteId, &Arc<Announced>)> {
         match &self.phase {
-            Phase::Dump { next, held: Some(held), .. } if id >= *next => held.names(id),
-            _ => &[],
+            Phase::Dump { next, held: Some(held), .. } => Some((*next, held)),
+            _ => None,
         }
     }
 
@@ -124,10 +103,11 @@ impl Rib {
         if let Some(member) = &peer.members[family]
             && let Some(Some(group)) = self.groups.get(member.group)
         {
+            let number = member.group;
             if group.key == key || self.follow_rules(slot, &key) {
                 return;
             }
-            let held = self.announced_before(slot, family);
+            let Some(held) = self.announced_by(number) else { return };
             let (interrupted, queued, current) = match self.leave(slot, family) {
                 Some(member) => {
                     let then = match member.phase {
@@ -226,34 +206,10 @@ impl Rib {
             left.leave(slot);
             if left.is_empty() {
                 *group = None;
+                self.moves.retain(|&(from, _)| from != member.group);
             }
         }
         Some(member)
-    }
-
-    fn announced_before(&self, slot: PeerSlot, family: Family) -> Announced {
-        let end = by_family!(family, P => P::table(&self.tables).end());
-        let mut routes = vec![0u64; end.div_ceil(64) as usize];
-        let mut names = HashMap::new();
-        if let Some(member) = self.peer(slot).and_then(|peer| peer.members[family].as_ref())
-            && let Some(Some(group)) = self.groups.get(member.group)
-            && !matches!(member.phase, Phase::Held)
-        {
-            let cursor = group.cursor(slot);
-            for id in 0..end {
-                let sent = group.export(id) == Some(Export::Sent) || group.is_ahead(id, cursor);
-                if sent || member.holds(id) {
-                    // `routes` was made to hold `end` of them.
-                    routes[id as usize / 64] |= 1 << (id % 64);
-                    if group.key.add_path > 0 {
-                        let mut known = group.names_known(id, cursor);
-                        known.extend_from_slice(member.held_names(id));
-                        names.insert(id, known);
-                    }
-                }
-            }
-        }
-        Announced { routes, names }
     }
 
     /// The peer wants everything again (RFC 2918), between the marks of RFC 7313 if both sides know them.
@@ -411,7 +367,7 @@ impl Rib {
                     let batch = dump_paths(
                         group,
                         *next..end,
-                        held.as_ref(),
+                        held.as_deref(),
                         table,
                         |route| {
                             let policy = self.policy.judge(route.prefix.into());
@@ -494,7 +450,7 @@ fn dump_paths<P: Kept>(
         dumped.push(id);
         let is_sent =
             |name| group.path_exports(id).any(|path| path.export == Export::Sent && path.key.name() == name);
-        let names = held.map_or(&[][..], |held| held.names(id)).iter().copied();
+        let names = held.into_iter().flat_map(|held| held.names(id));
         gone.extend(names.filter(|&name| !is_sent(name)).map(|id| Named { id, prefix: route.prefix }));
     }
     group.encode_paths(&dumped, gone, true, table, source)

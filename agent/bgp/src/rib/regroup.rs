@@ -55,7 +55,8 @@ impl Rib {
     }
 
     /// What follows is another change.
-    pub fn end_splits(&mut self) {
+    pub fn end_moves(&mut self) {
+        self.moves.clear();
         for (_, to) in std::mem::take(&mut self.splits) {
             // Whoever was to come has come, and what all of them have passed holds no route's number any more.
             if let Some(Some(group)) = self.groups.get_mut(to) {

@@ -64,7 +64,7 @@ impl Speaker {
                 None => self.add_peer(peer, None, now),
             }
         }
-        self.rib.end_splits();
+        self.rib.end_moves();
         self.check_deferral();
         self.after(now);
     }
