@@ -5,10 +5,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::table::Route;
 use crate::attr::Attributes;
 
-/// So many routes go into one batch, at most.
+/// So many routes go into one batch, or paths where several of a route do; more by those of one route at most.
 pub const MOST_ROUTES: usize = 32 * 1024;
 /// And so many attribute sets.
 const MOST_SETS: usize = 1024;
@@ -26,35 +25,26 @@ impl Extent {
         self.routes >= MOST_ROUTES || self.sets.len() >= MOST_SETS
     }
 
-    pub fn add<P>(&mut self, route: Option<&Route<P>>) {
-        self.routes += 1;
-        let set = route.and_then(Route::best).map(|best| Arc::as_ptr(&best.attributes));
-        if let Some(set) = set.filter(|_| set != self.last) {
-            self.sets.insert(set);
-            self.last = Some(set);
+    /// A route with the sets of what is announced of it.
+    pub fn add<'a>(&mut self, announced: impl IntoIterator<Item = &'a Arc<Attributes>>) {
+        let before = self.routes;
+        for set in announced.into_iter().map(Arc::as_ptr) {
+            self.routes += 1;
+            if self.last != Some(set) {
+                self.sets.insert(set);
+                self.last = Some(set);
+            }
+        }
+        // A withdrawal.
+        if self.routes == before {
+            self.routes += 1;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use manx_net::Prefix4;
-
     use super::*;
-    use crate::rib::table::{NO_NEXT_HOP, OWN, PackedStanding, Path};
-
-    fn route(set: &Arc<Attributes>) -> Route<Prefix4> {
-        let path = Path {
-            attributes: set.clone(),
-            next_hop: NO_NEXT_HOP,
-            id: 0,
-            peer: OWN,
-            number: 0,
-            generation: 0,
-            standing: PackedStanding::BEST,
-        };
-        Route { prefix: Prefix4::DEFAULT, paths: [path].into_iter().collect(), to_tell: false, alive: true }
-    }
 
     /// Adds routes whose sets take turns until the batch is full.
     fn fill(sets: usize) -> usize {
@@ -64,7 +54,7 @@ mod tests {
         while !extent.is_full()
             && let Some(set) = rounds.next()
         {
-            extent.add(Some(&route(set)));
+            extent.add([set]);
         }
         extent.routes
     }

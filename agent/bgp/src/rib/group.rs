@@ -16,7 +16,7 @@ use super::{
     batch::{self, Extent},
     export::{ExportRules, GroupKey, Source, outgoing},
     group_paths::PathsOut,
-    table::{OWN, PeerSlot, RouteId, Table},
+    table::{OWN, PeerSlot, Route, RouteId, Table},
 };
 use crate::{
     attr::{Attributes, encode::encode},
@@ -384,7 +384,10 @@ impl Group {
             // What is logged has state.
             if self.state[id as usize].latest == place as u32 {
                 ids.push(id);
-                extent.add(table.get(id));
+                match table.get(id) {
+                    Some(route) if self.key.add_path > 0 => extent.add(self.sets(id, route)),
+                    route => extent.add(route.and_then(Route::best).map(|best| &best.attributes)),
+                }
             }
             place += 1;
         }

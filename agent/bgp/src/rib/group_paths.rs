@@ -2,6 +2,8 @@
 //! best paths it announces, which of these are news, and which names are gone since all members last knew the same.
 //! The log and its cursors are those of every group.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
@@ -13,7 +15,7 @@ use super::{
     table::{OWN, PathKey, PeerSlot, Route, Table},
 };
 use crate::{
-    attr::encode::encode,
+    attr::{Attributes, encode::encode},
     message::update::{Named, Nlri, PathId, write_announcements, write_withdrawals},
     view::Export,
 };
@@ -62,6 +64,12 @@ impl Group {
     /// The verdicts on a route's paths, the best first.
     pub fn path_exports(&self, id: RouteId) -> impl Iterator<Item = PathOut> {
         self.paths.get(id as usize).into_iter().flat_map(|paths| paths.ranked.iter().copied())
+    }
+
+    /// The attributes of the paths that are announced of a route.
+    pub fn sets<'a, P>(&self, id: RouteId, route: &'a Route<P>) -> impl Iterator<Item = &'a Arc<Attributes>> {
+        let sent = self.path_exports(id).filter(|path| path.export == Export::Sent);
+        sent.filter_map(|path| route.path_at(path.key)).map(|path| &path.attributes)
     }
 
     /// The names that some member may know.

@@ -364,7 +364,7 @@ impl Rib {
                 let end = table.end().min(next.saturating_add(DUMP_ROUTES));
                 let key = group.key.clone();
                 if key.add_path > 0 {
-                    let batch = dump_paths(
+                    let (batch, to) = dump_paths(
                         group,
                         *next..end,
                         held.as_deref(),
@@ -375,7 +375,7 @@ impl Rib {
                         },
                         |slot| source(peers, slot),
                     );
-                    *next = end;
+                    *next = to;
                     member.current = Some((Arc::new(batch), 0));
                     return (member, true);
                 }
@@ -392,7 +392,7 @@ impl Rib {
                     let from_here = route.best().is_some_and(|best| best.peer == slot);
                     if group.export(id) == Some(Export::Sent) && !from_here {
                         ids.push(id);
-                        extent.add(Some(route));
+                        extent.add(route.best().map(|best| &best.attributes));
                     } else if held.as_ref().is_some_and(|held| held.contains(id)) {
                         gone.push(route.prefix);
                     }
@@ -434,7 +434,8 @@ impl Rib {
     }
 }
 
-/// A piece of a table, for a group whose members take several paths for a prefix.
+/// A piece of a table, for a group whose members take several paths for a prefix, and where it ends: before the end of
+/// `ids` if it is full.
 fn dump_paths<P: Kept>(
     group: &mut Group,
     ids: Range<RouteId>,
@@ -442,18 +443,24 @@ fn dump_paths<P: Kept>(
     table: &Table<P>,
     judge: impl Fn(&Route<P>) -> SmallVec<[(PathKey, Export); 4]>,
     source: impl Fn(PeerSlot) -> Option<Source>,
-) -> Batch {
+) -> (Batch, RouteId) {
     let (mut dumped, mut gone) = (Vec::new(), Vec::new());
+    let (mut extent, mut end) = (Extent::default(), ids.start);
     for id in ids {
+        if extent.is_full() {
+            break;
+        }
+        end = id + 1;
         let Some(route) = table.get(id) else { continue };
         group.see_paths(id, || judge(route));
+        extent.add(group.sets(id, route));
         dumped.push(id);
         let is_sent =
             |name| group.path_exports(id).any(|path| path.export == Export::Sent && path.key.name() == name);
         let names = held.into_iter().flat_map(|held| held.names(id));
         gone.extend(names.filter(|&name| !is_sent(name)).map(|id| Named { id, prefix: route.prefix }));
     }
-    group.encode_paths(&dumped, gone, true, table, source)
+    (group.encode_paths(&dumped, gone, true, table, source), end)
 }
 
 /// Hands out what of the batch is for this peer, cut at messages. True when all of it is out.

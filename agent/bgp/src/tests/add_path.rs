@@ -284,6 +284,34 @@ fn a_peer_that_names_paths_without_end_is_sent_away_and_leaves_nothing() {
     assert_eq!(hub.speaker.sizes(), (0, 0, 0));
 }
 
+/// What a peer that does not read holds on to is out of date: it is a batch at most, however many paths a route has.
+#[test]
+fn a_batch_ends_at_so_many_sets_of_paths_too() {
+    for joins_late in [true, false] {
+        let mut hub = Hub::new(clients(&[add_path(0, true), add_path(64, false)]));
+        if joins_late {
+            hub.lose(1, true);
+        }
+        for n in 0..50 {
+            for id in 0..64u8 {
+                hub.announce(0, id.into(), &format!("10.{n}.0.0/16"), Said { med: n, ..Said::pref(id) });
+            }
+        }
+        if joins_late {
+            hub.join(1);
+        }
+        while hub.told[1].0 == 0 {
+            hub.take(1, 1);
+        }
+        hub.lose(0, true);
+        hub.tidy();
+        // Of more than three thousand.
+        let (announced, _) = hub.news(1);
+        assert!((1024..1024 + 64).contains(&announced), "{announced}");
+        assert!(hub.states[1].is_empty());
+    }
+}
+
 /// Behaviour 51, for a path alone.
 #[test]
 fn a_path_too_long_for_a_message_is_left_out_and_the_others_go() {
