@@ -14,7 +14,7 @@ use crate::{
     Family, PeerKey,
     attr::parse::{AttributeError, Outcome},
     time::Time,
-    view::{Cause, Direction, SessionState},
+    view::{Cause, Direction, NotificationView, SessionState},
 };
 
 /// A TCP connection, dialled or accepted. Numbers are never used twice.
@@ -136,6 +136,9 @@ pub struct SessionEvent {
     pub from: SessionState,
     pub to: SessionState,
     pub cause: Cause,
+    /// The NOTIFICATION that a connection of the peer's was ended with, where `cause` says why and not how: a peer that
+    /// is removed or changed, one connection of two.
+    pub sent: Option<NotificationView>,
     /// Who dialled the connection that this is about, if there is one.
     pub dialled_by: Option<Direction>,
 }

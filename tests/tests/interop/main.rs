@@ -9,6 +9,7 @@ mod answers;
 mod blackhole;
 mod clients;
 mod filters;
+mod history;
 mod ipv4_by_ipv6;
 mod lab;
 mod long_lived;

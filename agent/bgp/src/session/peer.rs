@@ -86,6 +86,8 @@ pub struct Peer {
     pub last_error: Option<String>,
     pub notification_sent: Option<NotificationView>,
     pub notification_received: Option<NotificationView>,
+    /// The first connection that was closed since the state was noted last: who had dialled it, and our last word.
+    pub ended: Option<(Direction, Option<NotificationView>)>,
 }
 
 impl Peer {
@@ -119,6 +121,7 @@ impl Peer {
             last_error: None,
             notification_sent: None,
             notification_received: None,
+            ended: None,
         }
     }
 

@@ -146,6 +146,8 @@ impl Speaker {
     fn send_away(&mut self, slot: PeerSlot, notification: &Notification, now: Time) {
         let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) else { return };
         let seen = self.close(conn, Some(notification), now);
+        // Where routes would outlive a Cease it went in a Hard Reset.
+        let last_word = self.peer_at(slot).and_then(|peer| peer.notification_sent.clone());
         if let Some(peer) = self.peer_at_mut(slot) {
             peer.last_error = Some(subject(notification));
             peer.errors = peer.errors.saturating_add(1);
@@ -153,7 +155,12 @@ impl Speaker {
             let time: Duration = LIMIT_HOLD_BACK.saturating_mul(1 << doublings).min(MAX_LIMIT_HOLD_BACK);
             self.hold_back(slot, time, now);
         }
-        self.gone(slot, seen, Cause::NotificationSent(view_of(notification, now)), now);
+        self.gone(
+            slot,
+            seen,
+            Cause::NotificationSent(last_word.unwrap_or_else(|| view_of(notification, now))),
+            now,
+        );
     }
 
     pub(super) fn warn(&mut self, slot: PeerSlot, about: About, now: Time) {

@@ -265,6 +265,7 @@ impl Speaker {
         let connections = &self.connections;
         let Some(peer) = self.peers.get_mut(usize::from(slot)).and_then(Option::as_mut) else { return };
         let to = peer.state_of(|conn| connections.get(&conn));
+        let ended = peer.ended.take();
         let from = std::mem::replace(&mut peer.state, to);
         if from == to {
             return;
@@ -275,12 +276,16 @@ impl Speaker {
         }
         if peer.is_news(&cause) {
             let peer = peer.config.key();
+            let dialled_by = dialled_by.or(ended.as_ref().map(|&(direction, _)| direction));
+            let told = matches!(cause, Cause::NotificationSent(_));
+            let sent = ended.and_then(|(_, last_word)| last_word).filter(|_| !told);
             self.outputs.push_back(Output::Session(SessionEvent {
                 at: now,
                 peer,
                 from,
                 to,
                 cause,
+                sent,
                 dialled_by,
             }));
         }
@@ -421,15 +426,19 @@ impl Speaker {
         }
         let mut connection = self.connections.remove(&conn)?;
         let gone = self.detach(&connection, keep_routes, now);
-        if let Some(notification) = notification
-            && connection.stage != Stage::Dialling
-        {
-            let slot = connection.peer;
+        // Nothing can be said where nobody has answered yet.
+        let notification = notification.filter(|_| connection.stage != Stage::Dialling);
+        let last_word = notification.map(|notification| view_of(notification, now));
+        let slot = connection.peer;
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.ended.get_or_insert((connection.direction, last_word.clone()));
+        }
+        if let Some(notification) = notification {
             connection.queue(notification.encode());
             connection.stage = Stage::Closing;
             self.connections.insert(conn, connection);
             if let Some(peer) = self.peer_at_mut(slot) {
-                peer.notification_sent = Some(view_of(notification, now));
+                peer.notification_sent = last_word;
                 if notification.is_error() || notification.code == 4 {
                     peer.last_error = Some(subject(notification));
                 }

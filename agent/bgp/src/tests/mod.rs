@@ -14,6 +14,7 @@ mod export_by_group;
 mod extended_next_hop;
 mod hand_over;
 mod hierarchy;
+mod history;
 mod hub;
 mod interfaces;
 mod limits;

@@ -55,12 +55,12 @@ impl Daemon {
                     from: answers::state(event.from),
                     to: answers::state(event.to),
                     warning: false,
-                    cause: log::cause(&event.cause),
+                    cause: log::cause(event),
                     notification: match &event.cause {
                         Cause::NotificationSent(n) | Cause::NotificationReceived(n) => {
                             Some(self.notification(n))
                         }
-                        _ => None,
+                        _ => event.sent.as_ref().map(|n| self.notification(n)),
                     },
                     dialled_by: event.dialled_by.map(answers::dialler),
                 },

@@ -109,6 +109,7 @@ mod tests {
             from: SessionState::Active,
             to: SessionState::OpenSent,
             cause: Cause::Connected,
+            sent: None,
             dialled_by: None,
         }
     }

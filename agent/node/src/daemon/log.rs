@@ -34,7 +34,7 @@ impl SessionLog {
             None => "",
         };
         let (peer, from, to) = (event.peer, event.from.name(), event.to.name());
-        let cause = cause(&event.cause);
+        let cause = cause(event);
         // Who comes from a range and goes again and again fails in the same way for as long as it does.
         if event.cause == Cause::Removed {
             self.failures.remove(&peer);
@@ -84,9 +84,9 @@ impl SessionLog {
     }
 }
 
-/// A session event's cause in words.
-pub fn cause(cause: &Cause) -> String {
-    match cause {
+/// A session event's cause in words, and the NOTIFICATION that went with it.
+pub fn cause(event: &SessionEvent) -> String {
+    let cause = match &event.cause {
         Cause::Configured => "configured".into(),
         Cause::Removed => "no longer in the plan".into(),
         Cause::Forgotten => "of a range, and there is nothing left to remember it for".into(),
@@ -105,6 +105,10 @@ pub fn cause(cause: &Cause) -> String {
         Cause::Collision => "of two connections the other is kept".into(),
         Cause::PeerRestarted => "the peer restarted".into(),
         Cause::BackOffOver => "back-off is over".into(),
+    };
+    match &event.sent {
+        Some(sent) => format!("{cause}; {}", notification("sent", sent)),
+        None => cause,
     }
 }
 
@@ -189,6 +193,7 @@ mod tests {
             from: SessionState::Connect,
             to: SessionState::Active,
             cause: Cause::DialFailed("Connection refused".into()),
+            sent: None,
             dialled_by: Some(Direction::Us),
         }
     }
