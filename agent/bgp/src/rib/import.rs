@@ -200,8 +200,9 @@ impl Rib {
                 self.put(slot, path_id, prefix, received, held, Some(RefusedBy::Filter), generation);
             }
         }
-        // The path may be the same and yet a blackhole now, or none any more.
-        if received.has_community(WellKnown::BLACKHOLE) {
+        // The path may be the same and yet a blackhole now, or none any more. A rule may ask for one, too.
+        let path = P::table(&self.tables).get(id).and_then(|route| route.path_of(slot, path_id));
+        if path.is_some_and(|path| path.attributes.has_community(WellKnown::BLACKHOLE)) {
             self.tell::<P>(id);
         }
     }

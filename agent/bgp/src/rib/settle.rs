@@ -14,7 +14,7 @@ use super::{
     source,
     table::{NextHopId, PackedStanding, Path, PathKey, PeerSlot, Route, RouteId},
 };
-use crate::{attr::Attributes, view::Export};
+use crate::{attr::Attributes, config::WellKnown, view::Export};
 
 /// Why a route is judged.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +38,8 @@ pub(super) enum WhyPaths<'a> {
 #[derive(PartialEq, Eq)]
 pub(super) struct Identity {
     best: Option<(*const Attributes, PeerSlot, NextHopId)>,
-    /// Used beside the best.
-    others: SmallVec<[NextHopId; 4]>,
+    /// Used beside the best, and whether they might ask for a blackhole instead.
+    others: SmallVec<[(NextHopId, bool); 4]>,
     /// The best and the next best, where that matters to some group.
     ranked: SmallVec<[(*const Attributes, PathKey); 2]>,
 }
@@ -51,7 +51,10 @@ pub(super) fn identity<P>(route: &Route<P>, wanted: Wanted) -> Identity {
         ranked: SmallVec::new(),
     };
     if route.paths.len() > 1 {
-        identity.others.extend(route.used_beside_best().map(|path| path.next_hop));
+        let beside = route.used_beside_best();
+        identity
+            .others
+            .extend(beside.map(|path| (path.next_hop, path.attributes.has_community(WellKnown::BLACKHOLE))));
     }
     if wanted.ranked > 1 {
         let ranked = route.ranked(wanted.ranked);

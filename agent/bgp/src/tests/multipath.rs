@@ -165,6 +165,11 @@ fn a_path_that_asks_for_a_blackhole_is_not_used_beside_one_that_does_not() {
     let best = &hub.best[&host.parse().unwrap()];
     assert!(!best.blackhole);
     assert_eq!(hub.next_hops(host), ["10.9.0.1"]);
+    // Nothing but the community comes and goes.
+    for (community, hops) in [(None, 2), (Some(WellKnown::BLACKHOLE), 1)] {
+        hub.announce(1, 0, host, Said { community, ..Said::by(2) });
+        assert_eq!(hub.next_hops(host).len(), hops);
+    }
     hub.withdraw(0, 0, host);
     assert!(hub.best[&host.parse().unwrap()].blackhole);
 }

@@ -168,6 +168,24 @@ fn blackhole_counts_for_host_routes_within_what_the_peer_may_speak_for() {
 }
 
 /// Nodes 10.0.0.1, .2, … of AS 64512; the second reflects between all others.
+/// The community may be the operator's doing, and what it does is told all the same when it does something else.
+#[test]
+fn a_blackhole_that_a_rule_asks_for_comes_and_goes_with_what_the_peer_may_speak_for() {
+    let mut config = config(65001);
+    let change = Change::AddCommunity(Community::Standard(WellKnown::BLACKHOLE));
+    config.peers[0].import = rules(&[("drop it", within("10.1.0.0/16"), accept(&[change]))]);
+    let mut script = Script::established(config.clone());
+    let route = "10.1.0.1/32";
+    let bytes = update(&[], &mandatory(&[65001]), &[route]);
+    script.speaker.handle(Event::Received { conn: script.conn, bytes }, script.now);
+    assert_eq!(best(&mut script, prefix(route)), Some(false));
+    for allowed in [vec![prefix("10.1.0.0/16")], vec![]] {
+        config.peers[0].blackholes = allowed.clone();
+        script.speaker.configure(config.clone(), script.now);
+        assert_eq!(best(&mut script, prefix(route)), Some(!allowed.is_empty()));
+    }
+}
+
 fn star(count: u8) -> (Network, Vec<Config>) {
     let mut network = Network::new(5);
     let mut configs = Vec::new();
