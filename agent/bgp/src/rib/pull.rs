@@ -108,24 +108,13 @@ impl Rib {
                 return;
             }
             let Some(held) = self.announced_by(number) else { return };
-            let (interrupted, queued, current) = match self.leave(slot, family) {
-                Some(member) => {
-                    let then = match member.phase {
-                        Phase::Held => Some(None),
-                        Phase::Dump { then, .. } => Some(Some(then)),
-                        Phase::Follow if member.owes_end => Some(Some(Then::EndOfRib)),
-                        Phase::Follow => None,
-                    };
-                    (then, member.queued, member.current)
-                }
-                None => (None, VecDeque::new(), None),
+            let Some(left) = self.leave(slot, family) else { return };
+            let phase = match left.phase {
+                Phase::Held => Phase::Held,
+                Phase::Dump { then, .. } => Phase::Dump { next: 0, held: Some(held), then },
+                Phase::Follow => Phase::Dump { next: 0, held: Some(held), then: Then::Nothing },
             };
-            let phase = match interrupted {
-                Some(None) => Phase::Held,
-                Some(Some(then)) => Phase::Dump { next: 0, held: Some(held), then },
-                None => Phase::Dump { next: 0, held: Some(held), then: Then::Nothing },
-            };
-            self.enter(slot, key, phase, queued, current);
+            self.enter(slot, key, Membership { phase, ..left });
             return;
         }
         let phase = if self.deferred || self.jobs_hold_members() {
@@ -133,7 +122,8 @@ impl Rib {
         } else {
             Phase::Dump { next: 0, held: None, then: Then::EndOfRib }
         };
-        self.enter(slot, key, phase, VecDeque::new(), None);
+        let member = Membership { group: 0, phase, current: None, queued: VecDeque::new(), owes_end: false };
+        self.enter(slot, key, member);
     }
 
     /// After a restart the first tables wait until everything is chosen.
@@ -146,14 +136,8 @@ impl Rib {
             .any(|m| matches!(m.phase, Phase::Held))
     }
 
-    fn enter(
-        &mut self,
-        slot: PeerSlot,
-        key: GroupKey,
-        phase: Phase,
-        queued: VecDeque<Bytes>,
-        current: Option<(Arc<Batch>, usize)>,
-    ) {
+    /// Whatever group it was in.
+    fn enter(&mut self, slot: PeerSlot, key: GroupKey, member: Membership) {
         let family = key.family;
         let found = self.group_of(&key);
         let number = found.unwrap_or_else(|| self.add_group(Group::new(key)));
@@ -162,8 +146,7 @@ impl Rib {
             group.move_to(slot, end);
         }
         if let Some(peer) = self.peer_mut(slot) {
-            peer.members[family] =
-                Some(Membership { group: number, phase, current, queued, owes_end: false });
+            peer.members[family] = Some(Membership { group: number, ..member });
         }
         self.touch(number);
     }

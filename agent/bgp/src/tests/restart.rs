@@ -11,7 +11,13 @@ use super::{
 };
 use crate::{
     Config, Dial, Event, ExportRule, Family, Originated,
-    message::{Message, keepalive, notification::Notification, open::Open, update::end_of_rib},
+    message::{
+        Message, keepalive,
+        notification::Notification,
+        open::Open,
+        refresh::{RefreshKind, RouteRefresh},
+        update::end_of_rib,
+    },
     view::{SessionState, Standing},
 };
 
@@ -479,6 +485,38 @@ fn who_comes_up_during_the_first_choice_gets_the_whole_table_before_the_marker()
     super::export_by_group::apply(&mut state, before);
     assert_eq!(state.len(), ROUTES as usize + 1);
     assert_eq!(super::export_by_group::apply(&mut state, after), 0, "nothing comes after the marker");
+}
+
+/// Behaviour 58: neither a refresh nor another group takes away the End-of-RIB that a peer has yet to get.
+#[test]
+fn who_asks_for_a_refresh_and_changes_its_group_while_end_of_rib_waits_gets_it_still() {
+    let mut config = restarting();
+    config.peers[0].rr_client = true;
+    let (mut script, first, second) = super::limits::two_peers(config, |n, open| {
+        open.capabilities.graceful_restart.as_mut().unwrap().restarting = n == 0;
+    });
+    let markers = |messages: &[Message]| {
+        let ends = |message: &&Message| {
+            matches!(message, Message::Update(body)
+                if Family::ALL.iter().any(|&family| body[..] == end_of_rib(family)[19..]))
+        };
+        messages.iter().filter(ends).count()
+    };
+    for family in Family::ALL {
+        script.give_on(second, &end_of_rib(family));
+    }
+    assert_eq!(markers(&script.take_on(second)), 0);
+    let request = RouteRefresh { family: Family::Ipv4Unicast, kind: RefreshKind::Request };
+    script.give_on(second, &request.encode());
+    let mut config = script.speaker.config().clone();
+    config.peers[1].rr_client = false;
+    script.speaker.configure(config, script.now);
+    script.drain();
+    assert_eq!(markers(&script.take_on(second)), 0);
+    for family in Family::ALL {
+        script.give_on(first, &end_of_rib(family));
+    }
+    assert_eq!(markers(&script.take_on(second)), 2, "one for each family");
 }
 
 /// RFC 4271 §9.1.2.2 f: the identifier decides between equals, and a peer that comes back with another one is another
