@@ -113,7 +113,32 @@ pub struct RibPeer {
     /// Paths held, by family, refused ones included.
     received: PerFamily<u64>,
     refused: PerFamily<u64>,
+    /// Of both those that are not stale.
+    heard: PerFamily<u64>,
+    heard_refused: PerFamily<u64>,
     members: PerFamily<Option<Membership>>,
+}
+
+impl RibPeer {
+    /// One more of the peer's paths is held.
+    fn count(&mut self, family: Family, path: &Path) {
+        let (heard, refused) = (path.generation == self.generation[family], path.standing.is_refused());
+        self.received[family] += 1;
+        self.refused[family] += u64::from(refused);
+        self.heard[family] += u64::from(heard);
+        self.heard_refused[family] += u64::from(heard && refused);
+    }
+
+    /// It no longer is.
+    fn discount(&mut self, family: Family, path: &Path) {
+        let (heard, refused) = (path.generation == self.generation[family], path.standing.is_refused());
+        self.received[family] -= 1;
+        self.refused[family] -= u64::from(refused);
+        // Generations are counted in eight bits.
+        let count = |counter: &mut u64, is: bool| *counter = counter.saturating_sub(u64::from(is));
+        count(&mut self.heard[family], heard);
+        count(&mut self.heard_refused[family], heard && refused);
+    }
 }
 
 /// What the driver is to do about a next hop.
@@ -205,6 +230,8 @@ impl Rib {
             generation: PerFamily::default(),
             received: PerFamily::default(),
             refused: PerFamily::default(),
+            heard: PerFamily::default(),
+            heard_refused: PerFamily::default(),
             members: PerFamily::default(),
         };
         match self.peers.iter().position(Option::is_none) {
@@ -281,6 +308,11 @@ impl Rib {
         self.peer(slot).map_or((0, 0), |peer| (peer.received[family], peer.refused[family]))
     }
 
+    /// The same of those that are not stale.
+    pub fn heard(&self, slot: PeerSlot, family: Family) -> (u64, u64) {
+        self.peer(slot).map_or((0, 0), |peer| (peer.heard[family], peer.heard_refused[family]))
+    }
+
     /// Received and refused paths, both families.
     pub fn counts(&self, slot: PeerSlot) -> (u64, u64) {
         self.peer(slot).map_or((0, 0), |peer| (peer.received.iter().sum(), peer.refused.iter().sum()))
@@ -291,6 +323,7 @@ impl Rib {
         if let Some(peer) = self.peer_mut(slot) {
             let generation = &mut peer.generation[family];
             *generation = generation.wrapping_add(1);
+            (peer.heard[family], peer.heard_refused[family]) = (0, 0);
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{attr::Attributes, message::update::PathId, view::RefusedBy};
 
-/// So many paths a peer may have for one prefix. Each change looks at all paths of its prefix, and so a peer that
+/// So many paths a peer may have for one prefix, stale ones included; but these make way. Each change looks at all paths of its prefix, and so a peer that
 /// names paths without end would cost more than its share of time.
 pub const MOST_PATHS: u16 = 256;
 
@@ -62,14 +62,36 @@ impl Rib {
             generation,
             standing,
         };
-        let old = match route.paths.iter_mut().find(|path| path.peer == slot && path.id == path_id) {
-            Some(held) => {
+        let mut place = route.paths.iter().position(|path| path.peer == slot && path.id == path_id);
+        if place.is_none() {
+            // A restarted peer may name anew what it announces again, for names mean nothing but themselves (RFC 7911
+            // §3). What is stale must not take the room of what is not.
+            let stale = |path: &Path| path.peer == slot && path.generation != generation;
+            match free_number(&route.paths, slot) {
+                Some(number) => path.number = number,
+                None => {
+                    place = route.paths.iter().rposition(stale);
+                    if place.is_none() {
+                        self.crowded.get_or_insert((slot, prefix.into()));
+                        return;
+                    }
+                }
+            }
+        }
+        let old = match place {
+            Some(at) => {
+                // Just found.
+                let held = &mut route.paths[at];
                 path.number = held.number;
                 let same_refusal = match refused {
                     None => !held.standing.is_refused(),
                     Some(by) => held.standing == PackedStanding::refused(by),
                 };
-                if Arc::ptr_eq(&held.attributes, attributes) && held.next_hop == next_hop && same_refusal {
+                let same =
+                    Arc::ptr_eq(&held.attributes, attributes) && held.next_hop == next_hop && same_refusal;
+                peer.discount(family, held);
+                peer.count(family, &path);
+                if same && held.id == path_id {
                     // Heard again: no longer stale, and nothing else is new.
                     held.generation = path.generation;
                     return;
@@ -77,24 +99,11 @@ impl Rib {
                 Some(std::mem::replace(held, path))
             }
             None => {
-                let Some(number) = free_number(&route.paths, slot) else {
-                    let prefix = prefix.into();
-                    self.crowded.get_or_insert((slot, prefix));
-                    return;
-                };
-                path.number = number;
+                peer.count(family, &path);
                 route.paths.push(path);
                 None
             }
         };
-        match &old {
-            None => peer.received[family] += 1,
-            Some(old) if old.standing.is_refused() => peer.refused[family] -= 1,
-            Some(_) => {}
-        }
-        if refused.is_some() {
-            peer.refused[family] += 1;
-        }
         self.next_hops.hold(next_hop);
         self.settle::<P>(id, before, old.as_ref());
         if let Some(old) = old {
@@ -124,10 +133,7 @@ impl Rib {
         }
         for path in &removed {
             if let Some(peer) = self.peer_mut(path.peer) {
-                peer.received[P::FAMILY] -= 1;
-                if path.standing.is_refused() {
-                    peer.refused[P::FAMILY] -= 1;
-                }
+                peer.discount(P::FAMILY, path);
             }
         }
         // If the best is among them, it was the first.

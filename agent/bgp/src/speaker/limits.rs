@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Speaker, subject, view_of};
 use crate::{
     Time,
-    config::{Family, PerFamily},
+    config::{Family, MaxPrefixes, PerFamily},
     event::{About, Output, Warning},
     message::notification::{Notification, cease},
     rib::{paths::MOST_PATHS, table::PeerSlot},
@@ -40,13 +40,21 @@ impl Speaker {
         }
     }
 
+    /// What of the peer's counts against its limit: not what is kept of an earlier session, which it may be about to say
+    /// again under other names (RFC 7911 §3); with that, twice the limit is the most.
+    fn held_against_limit(&self, slot: PeerSlot, family: Family, max: MaxPrefixes) -> u64 {
+        let of =
+            |(received, refused): (u64, u64)| if max.accepted_only { received - refused } else { received };
+        let (held, heard) = (of(self.rib.held(slot, family)), of(self.rib.heard(slot, family)));
+        heard.max(held.saturating_sub(max.limit.into()))
+    }
+
     /// Behaviour 59.
     pub(super) fn check_max_prefixes(&mut self, slot: PeerSlot, now: Time) {
         for family in Family::ALL {
             let Some(peer) = self.peer_at(slot).filter(|peer| peer.established.is_some()) else { return };
             let Some(max) = peer.config.max_prefixes else { return };
-            let (received, refused) = self.rib.held(slot, family);
-            let held = if max.accepted_only { received - refused } else { received };
+            let held = self.held_against_limit(slot, family, max);
             let limit = u64::from(max.limit);
             if held > limit {
                 self.warn(slot, About::PrefixesOverLimit { family, limit }, now);
@@ -72,8 +80,7 @@ impl Speaker {
         let Some(max) = max else { return Vec::new() };
         let near = Family::ALL.into_iter().filter(|&family| peer.near_limit[family]);
         near.map(|family| {
-            let (received, refused) = self.rib.held(peer.slot, family);
-            let held = if max.accepted_only { received - refused } else { received };
+            let held = self.held_against_limit(peer.slot, family, max);
             LimitView { family, held, limit: max.limit }
         })
         .collect()

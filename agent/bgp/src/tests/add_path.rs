@@ -266,6 +266,53 @@ fn a_limit_counts_paths() {
     assert_eq!(hub.speaker.sizes(), (0, 0, 0));
 }
 
+/// A router that restarts may name its paths anew; until its End-of-RIB the old ones are still here.
+#[test]
+fn a_restarted_peer_with_other_names_is_within_the_limits_that_it_kept_before() {
+    for (limit, paths) in [(10, 6), (1000, 200)] {
+        let mut config = clients(&[add_path(0, true), add_path(4, false)]);
+        config.peers[0].max_prefixes = Some(MaxPrefixes::new(limit));
+        let mut hub = Hub::new(config);
+        (0..paths).for_each(|id| hub.announce(0, id, P, Said::pref(id as u8)));
+        hub.lose(0, false);
+        hub.join(0);
+        (0..paths).for_each(|id| hub.announce(0, 1000 + id, P, Said::pref(id as u8)));
+        assert_eq!(hub.warnings, []);
+        hub.take_all();
+        assert_eq!(hub.names(1, P).len(), 4);
+        hub.give(0, crate::message::update::end_of_rib(crate::Family::Ipv4Unicast));
+        hub.tidy();
+        let mut now: Vec<u32> = ids(&hub).into_iter().flatten().collect();
+        now.sort_unstable();
+        assert!(now.into_iter().eq(1000..1000 + paths));
+        // The stale ones hide no excess.
+        (paths..=limit.min(u32::from(MOST_PATHS))).for_each(|id| hub.announce(0, 1000 + id, P, Said::PLAIN));
+        let told = hub.warnings.last().map(|warning| &warning.about);
+        assert!(matches!(told, Some(About::PrefixesOverLimit { .. } | About::PathsOfPrefixOverLimit { .. })));
+    }
+}
+
+/// Marks that never end, and other names each time: twice the limit is the most.
+#[test]
+fn a_peer_cannot_hide_an_excess_behind_refreshes() {
+    use crate::message::refresh::{RefreshKind, RouteRefresh};
+    let mut config = clients(&[add_path(0, true)]);
+    config.peers[0].max_prefixes = Some(MaxPrefixes::new(4));
+    let mut hub = Hub::new(config);
+    hub.lose(0, true);
+    hub.join_with(0, |open| open.capabilities.enhanced_refresh = true);
+    for round in 0..3 {
+        (0..4).for_each(|n| hub.announce(0, round * 4 + n, P, Said::PLAIN));
+        if round == 1 {
+            assert!(hub.warnings.iter().all(|w| matches!(w.about, About::PrefixesNearLimit { .. })));
+            assert_eq!(received(&hub, 0), 8);
+        }
+        let begin = RouteRefresh { family: crate::Family::Ipv4Unicast, kind: RefreshKind::Begin };
+        hub.give(0, begin.encode());
+    }
+    assert!(hub.warnings.iter().any(|w| matches!(w.about, About::PrefixesOverLimit { limit: 4, .. })));
+}
+
 #[test]
 fn a_peer_that_names_paths_without_end_is_sent_away_and_leaves_nothing() {
     let mut hub = reflector(1);
