@@ -408,7 +408,8 @@ impl Rib {
         self.work();
     }
 
-    /// Before whatever else there is to do with these paths: until their rules have been asked they must not be used.
+    /// The rules are asked anew about these paths, before whatever else there is to do with them; but in pieces, as after
+    /// a change of rules, and until its turn comes a path is what they made of it before.
     pub fn set_interface(&mut self, next_hop: NextHop, interface: Option<Arc<str>>) {
         let Some(id) = self.next_hops.set_interface(next_hop, interface) else { return };
         if !self.ask_interfaces {
