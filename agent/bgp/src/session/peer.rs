@@ -67,8 +67,9 @@ pub struct Peer {
     /// By family: until when routes are long-lived that were stale when the restart time was over. It stands until the
     /// peer has sent everything again, through whatever sessions come and go before that (RFC 9494 §4.2).
     pub long_lived_until: PerFamily<Option<Time>>,
-    /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale.
-    pub refreshing: PerFamily<bool>,
+    /// By family: the peer is sending everything again (RFC 7313), and that is why routes are stale. How often it has
+    /// begun to; 0: it is not.
+    pub refreshing: PerFamily<u8>,
     /// By family: the present session has sent End-of-RIB.
     pub end_of_rib: PerFamily<bool>,
     pub state: SessionState,

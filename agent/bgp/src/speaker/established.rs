@@ -29,6 +29,8 @@ const SETTLING: Duration = Duration::from_secs(10);
 
 /// So many losses of one peer a route may outlive without being heard again; the RIB can count few more.
 const MOST_LOSSES: i8 = 100;
+/// So often a peer that begins to send everything again before it has ended makes all stale anew.
+const MOST_BEGINNINGS: u8 = 16;
 
 /// What a restarting speaker waits for peers with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +189,7 @@ impl Speaker {
                     let end = self.running_long_lived(slot, family, now);
                     // What had not been heard again since the loss before this one is too old (RFC 4724 §4.2); what a
                     // refresh had yet to repeat is not, nor what is long-lived (RFC 9494 §4.2).
-                    let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family]);
+                    let refreshing = self.peer_at(slot).is_some_and(|peer| peer.refreshing[family] > 0);
                     let grace = if end.is_some() || refreshing { MOST_LOSSES } else { 1 };
                     self.rib.sweep(slot, family, grace);
                     self.set_stale(slot, family, true);
@@ -210,7 +212,7 @@ impl Speaker {
         }
     }
 
-    fn set_refreshing(&mut self, slot: PeerSlot, family: Family, refreshing: bool) {
+    fn set_refreshing(&mut self, slot: PeerSlot, family: Family, refreshing: u8) {
         if let Some(peer) = self.peer_at_mut(slot) {
             peer.refreshing[family] = refreshing;
         }
@@ -260,7 +262,7 @@ impl Speaker {
     pub(super) fn stale_over(&mut self, slot: PeerSlot, family: Family) {
         self.timers.clear(Timer::Stale(slot, family));
         self.set_stale(slot, family, false);
-        self.set_refreshing(slot, family, false);
+        self.set_refreshing(slot, family, 0);
         self.end_long_lived(slot, family);
         self.may_be_forgotten(slot);
         self.rib.sweep(slot, family, 0);
@@ -292,17 +294,21 @@ impl Speaker {
             // RFC 7313 §4: what is not heard again until the end is gone. Before the End-of-RIB of a restart the
             // mark is ignored: that marker will say the same.
             RefreshKind::Begin => {
-                let restarting = |peer: &Peer| peer.stale[refresh.family] && !peer.refreshing[refresh.family];
-                if self.peer_at(slot).is_none_or(restarting) {
+                let Some(peer) = self.peer_at(slot) else { return };
+                let begun = peer.refreshing[refresh.family];
+                if peer.stale[refresh.family] && begun == 0 {
                     return;
                 }
-                self.rib.make_stale(slot, refresh.family);
-                self.set_stale(slot, refresh.family, true);
-                self.set_refreshing(slot, refresh.family, true);
+                // The RIB cannot count without end how old a path is.
+                if begun < MOST_BEGINNINGS {
+                    self.rib.make_stale(slot, refresh.family);
+                    self.set_stale(slot, refresh.family, true);
+                    self.set_refreshing(slot, refresh.family, begun + 1);
+                }
                 self.timers.set(Timer::Stale(slot, refresh.family), now + STALE_AFTER_RETURN);
             }
             RefreshKind::End => {
-                if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family]) {
+                if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family] > 0) {
                     self.stale_over(slot, refresh.family);
                 }
             }

@@ -358,6 +358,23 @@ fn routes_not_heard_again_between_the_marks_are_gone() {
     assert!(!script.explain("10.2.0.0/16").unwrap().paths[0].stale);
 }
 
+/// RFC 7313 §4: all is stale from each beginning on, and the end takes what was not heard since, however many there were.
+#[test]
+fn what_is_not_heard_again_after_the_last_of_several_beginnings_is_gone() {
+    for beginnings in [2, 200] {
+        let mut script = Script::established(config(64512));
+        let all = ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"];
+        script.give(&update(&[], &mandatory(&[]), &all));
+        let mark = |kind| RouteRefresh { family: crate::Family::Ipv4Unicast, kind }.encode();
+        script.give(&mark(RefreshKind::Begin));
+        script.give(&update(&[], &mandatory(&[]), &all[1..2]));
+        (1..beginnings).for_each(|_| script.give(&mark(RefreshKind::Begin)));
+        script.give(&update(&[], &mandatory(&[]), &all[2..]));
+        script.give(&mark(RefreshKind::End));
+        assert_eq!(all.map(|prefix| script.explain(prefix).is_some()), [false, false, true], "{beginnings}");
+    }
+}
+
 /// A peer that is away fills no history, and how long it has been away is known.
 #[test]
 fn dials_that_fail_the_same_way_are_told_once() {
