@@ -6,14 +6,11 @@ use std::time::Duration;
 use super::{Speaker, subject, view_of};
 use crate::{
     Time,
-    config::{Family, MaxPrefixes, PerFamily},
+    config::{Family, MaxPrefixes},
     event::{About, Output, Warning},
     message::notification::{Notification, cease},
     rib::{paths::MOST_PATHS, table::PeerSlot},
-    session::{
-        peer::{LIMIT_HOLD_BACK, MAX_LIMIT_HOLD_BACK, Peer},
-        timers::Timer,
-    },
+    session::peer::{LIMIT_HOLD_BACK, MAX_LIMIT_HOLD_BACK, Peer},
     view::{Cause, LimitView},
 };
 
@@ -91,6 +88,12 @@ impl Speaker {
         self.config.max_paths
     }
 
+    /// From so many paths on the bound is near.
+    pub fn near_max_paths(&self) -> u64 {
+        let bound = self.config.max_paths;
+        (bound - bound / 10).max(1)
+    }
+
     /// Of those who hold too much together, whoever holds the most has to go.
     fn check_max_paths(&mut self, now: Time) {
         let bound = self.config.max_paths;
@@ -104,7 +107,7 @@ impl Speaker {
             let total: u64 = held.iter().map(|(paths, _)| paths).sum();
             let Some(&(most, slot)) = held.iter().max() else { return };
             if total <= bound {
-                let near = total >= bound / 10 * 9;
+                let near = total >= self.near_max_paths();
                 if near && !std::mem::replace(&mut self.near_bound, near) {
                     self.warn(slot, About::PathsNearBound { held: most, total, bound }, now);
                 }
@@ -118,13 +121,8 @@ impl Speaker {
             }
             // What was kept for its return.
             for family in Family::ALL {
-                self.timers.clear(Timer::Stale(slot, family));
-                self.rib.flush(slot, family);
+                self.stale_over(slot, family);
             }
-            if let Some(peer) = self.peer_at_mut(slot) {
-                peer.stale = PerFamily::default();
-            }
-            self.may_be_forgotten(slot);
         }
     }
 

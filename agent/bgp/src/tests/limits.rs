@@ -109,7 +109,7 @@ fn what_is_refused_counts_only_if_asked_for() {
 }
 
 /// `count` /24s from the `first` one of 10/8 on, in full UPDATEs.
-fn announce_many(script: &mut Script, conn: ConnId, first: u32, count: u32) {
+pub fn announce_many(script: &mut Script, conn: ConnId, first: u32, count: u32) {
     let numbers: Vec<u32> = (first..first + count).collect();
     for part in numbers.chunks(1000) {
         let nlri: Vec<u8> = part.iter().flat_map(|n| [24, 10, (n >> 8) as u8, *n as u8]).collect();
@@ -171,6 +171,14 @@ fn near_the_bound_there_is_one_warning() {
     }
     let warnings = told(&mut script);
     assert!(matches!(warnings[..], [About::PathsNearBound { bound: 60_000, .. }]), "{warnings:?}");
+}
+
+/// Nobody is near a bound of a few paths who has announced none.
+#[test]
+fn a_small_bound_is_near_only_when_there_are_paths() {
+    for (bound, near) in [(1, 1), (9, 9), (10, 9), (4_000_000, 3_600_000)] {
+        assert_eq!(bounded(bound).0.speaker.near_max_paths(), near);
+    }
 }
 
 #[test]

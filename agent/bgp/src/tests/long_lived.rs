@@ -1,7 +1,7 @@
 //! Long-lived graceful restart (RFC 9494).
 
 use super::{
-    limits::two_peers,
+    limits::{announce_many, two_peers},
     network::secs,
     script::{Script, attribute, config, mandatory, their_open, update, with},
 };
@@ -284,4 +284,29 @@ fn a_loss_after_the_long_lived_time_takes_what_it_was_for_at_once() {
     assert_eq!(marked(&script, A), Some(vec!["llgr-stale".to_owned()]));
     script.wait(secs(3));
     assert_eq!(marked(&script, A), None);
+}
+
+/// What the bound of all paths took has no long-lived time any more: what is announced later has its own.
+#[test]
+fn routes_of_a_peer_that_the_bound_of_all_had_taken_away_are_kept_as_if_for_the_first_time() {
+    let config = Config { max_paths: 60_000, ..long_lived() };
+    let mut open = their_open(&config);
+    says(&mut open, true, 500);
+    let (mut script, first, second) = two_peers(config, |_, open| says(open, true, 500));
+    announce_many(&mut script, first, 0, 40_000);
+    lose(&mut script, first);
+    script.wait(secs(121));
+    assert_eq!(marked(&script, "10.0.0.0/24"), Some(vec!["llgr-stale".to_owned()]));
+    for count in [38_000, 30_000] {
+        announce_many(&mut script, second, 0, count);
+    }
+    assert_eq!(script.view().stale_until, None);
+    again(&mut script, &open);
+    script.give(&update(&[], &mandatory(&[]), &[C]));
+    script.wait(secs(480));
+    let conn = script.conn;
+    lose(&mut script, conn);
+    // The earlier long-lived time would be over at 620 s.
+    script.wait(secs(30));
+    assert_eq!(marked(&script, C), Some(vec![]));
 }

@@ -37,7 +37,7 @@ impl Alarms {
         let peers = speaker.peers();
         let mut said = Vec::new();
         let total: u64 = peers.iter().map(|peer| peer.counters.prefixes_received).sum();
-        if total >= speaker.max_paths() / 10 * 9 {
+        if total >= speaker.near_max_paths() {
             let most = peers.iter().max_by_key(|peer| peer.counters.prefixes_received);
             let most = most.map(|peer| format!("; {} holds {}", key(peer), peer.counters.prefixes_received));
             said.push(format!(
