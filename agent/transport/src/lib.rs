@@ -75,13 +75,22 @@ pub fn protect_dial(socket: &impl AsFd, remote: IpAddr, guard: &Guard) -> io::Re
 /// both as they were when the kernel made it; the guard may be another since. Its own minimum takes the place of the
 /// filter, which tells peers apart.
 pub fn protect_accepted(socket: &impl AsFd, remote: IpAddr, guard: &Guard) -> io::Result<()> {
-    let absent = |result: io::Result<()>| match result {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other,
-    };
-    absent(options::set_md5_key(socket, Prefix::host(remote), guard.password.as_ref()))?;
+    match &guard.password {
+        Some(password) => {
+            options::set_md5_key(socket, Prefix::host(remote), Some(password)).map_err(explained)?;
+        }
+        None => unless_absent(options::set_md5_key(socket, Prefix::host(remote), None))?,
+    }
     options::set_min_ttl(socket, remote.is_ipv4(), guard.min_ttl.map_or(0, NonZeroU8::get))?;
-    absent(SockRef::from(socket).detach_filter())
+    unless_absent(SockRef::from(socket).detach_filter())
+}
+
+/// What is to be taken away may not be there: no such key or filter, or a kernel that knows no keys.
+fn unless_absent(taken_away: io::Result<()>) -> io::Result<()> {
+    match taken_away {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => Ok(()),
+        other => other,
+    }
 }
 
 /// "Protocol not available" is all that a kernel without CONFIG_TCP_MD5SIG says.
@@ -108,6 +117,14 @@ mod tests {
     fn the_neighbour_at_the_next_link_must_send_255_and_each_further_link_takes_one() {
         let least = |hops: u8| min_ttl_of(NonZeroU8::new(hops).unwrap()).get();
         assert_eq!([least(1), least(2), least(64), least(255)], [255, 254, 192, 1]);
+    }
+
+    #[test]
+    fn a_kernel_that_knows_no_keys_has_none_to_take_away() {
+        let answer = |errno| unless_absent(Err(io::Error::from_raw_os_error(errno)));
+        assert!(answer(libc::ENOENT).is_ok());
+        assert!(answer(libc::ENOPROTOOPT).is_ok(), "without CONFIG_TCP_MD5SIG");
+        assert!(answer(libc::ENOMEM).is_err());
     }
 
     #[test]
