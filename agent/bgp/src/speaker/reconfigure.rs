@@ -122,12 +122,17 @@ impl Speaker {
         let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
         let rewired = peer.config.transport != config.transport;
         let other_side_dials = peer.config.dial != config.dial;
+        // What went wrong before may be mended; but not by what was changed for others.
+        let changed = reopen || peer.config != config;
         peer.config = config;
         peer.ours = ours;
-        (peer.failures, peer.errors) = (0, 0);
-        let released = std::mem::take(&mut peer.held_back);
+        peer.failures = 0;
+        let released = changed && std::mem::take(&mut peer.held_back);
         let kind = kind_of(peer);
-        self.timers.clear(Timer::HoldBack(slot));
+        if changed {
+            peer.errors = 0;
+            self.timers.clear(Timer::HoldBack(slot));
+        }
         if other_side_dials {
             self.timers.clear(Timer::Dial(slot));
         }
@@ -154,8 +159,9 @@ impl Speaker {
         }
         self.join_groups(slot);
         self.check_max_prefixes(slot, now);
+        self.may_be_forgotten(slot);
         let Some(peer) = self.peer_at(slot) else { return };
-        if peer.connections().next().is_none() && !peer.disabled {
+        if peer.connections().next().is_none() && peer.may_connect() {
             if peer.config.dial == Dial::Never {
                 self.timers.clear(Timer::Dial(slot));
             } else {

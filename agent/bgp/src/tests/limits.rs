@@ -98,6 +98,28 @@ fn a_peer_over_its_limit_is_left_alone_for_longer_each_time_but_not_after_a_chan
 
 /// Behaviour 59.
 #[test]
+fn what_changes_for_others_lifts_no_back_off() {
+    let limited = limited(MaxPrefixes::new(3));
+    let mut script = Script::established(limited.clone());
+    announce(&mut script, &FOUR);
+    assert_eq!(script.state(), SessionState::Idle);
+    let mut other = limited;
+    other.peers.push(PeerConfig { address: ip("10.0.0.3"), ..other.peers[0].clone() });
+    script.speaker.configure(other.clone(), script.now);
+    script.drain();
+    let dial = |script: &mut Script| {
+        let remote = SocketAddr::new(ip("10.0.0.2"), 40000);
+        script.speaker.accept(SocketAddr::new(ip("10.0.0.1"), 179), remote, script.now)
+    };
+    assert_eq!((dial(&mut script), script.state()), (Err(Refusal::HeldBack), SessionState::Idle));
+    other.peers[0].max_prefixes = Some(MaxPrefixes::new(4));
+    script.speaker.configure(other, script.now);
+    script.drain();
+    assert!(dial(&mut script).is_ok());
+}
+
+/// Behaviour 59.
+#[test]
 fn what_is_refused_counts_only_if_asked_for() {
     let all = ["10.1.0.0/16", "127.0.0.0/8", "224.0.0.0/4"];
     let mut script = Script::established(limited(MaxPrefixes { accepted_only: true, ..MaxPrefixes::new(1) }));
