@@ -217,7 +217,7 @@ pub struct DynamicPeers {
 /// Which AS the peers of a range may be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteAs {
-    /// Empty: nobody may connect.
+    /// Empty: nobody may connect, and who is in the range falls to no wider one.
     OneOf(Vec<Asn>),
     /// Any but our own.
     External,

@@ -71,23 +71,32 @@ pub fn interface_of(local: SocketAddr) -> Option<u32> {
 }
 
 /// Our link-local address on the interface whose subnet both ends of a connection are in; `None` if there is a router
-/// between them, or no IPv6.
+/// between them, or no IPv6. Asked for each connection: so from a file with a short line for each address, where
+/// getifaddrs(3) would have the kernel list all links with all that it knows of them.
 pub fn link_local_towards(local: SocketAddr, remote: SocketAddr) -> Option<Ipv6Addr> {
     let (IpAddr::V6(local), IpAddr::V6(remote)) = (local.ip(), remote.ip()) else { return None };
-    let interfaces: Vec<_> = nix::ifaddrs::getifaddrs().ok()?.collect();
-    let address =
-        |interface: &nix::ifaddrs::InterfaceAddress| Some(interface.address?.as_sockaddr_in6()?.ip());
-    let link = interfaces.iter().find(|interface| {
-        let mask = interface.netmask.as_ref().and_then(|mask| Some(mask.as_sockaddr_in6()?.ip().to_bits()));
+    // A thread has a network namespace of its own.
+    let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").ok()?;
+    link_local_among(&addresses, local, remote)
+}
+
+/// Each line: address and interface index, prefix length, scope and flags in hexadecimal digits, and a name.
+fn link_local_among(addresses: &str, local: Ipv6Addr, remote: Ipv6Addr) -> Option<Ipv6Addr> {
+    let read = |line: &'_ str| {
+        let mut fields = line.split_ascii_whitespace();
+        let address = Ipv6Addr::from(u128::from_str_radix(fields.next()?, 16).ok()?);
+        let interface = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let length = u32::from_str_radix(fields.next()?, 16).ok()?;
+        Some((address, interface, length))
+    };
+    let lines = || addresses.lines().filter_map(read);
+    let (_, link, _) = lines().find(|(address, _, length)| {
+        let differs = local.to_bits() ^ remote.to_bits();
         // A /128 makes neighbours of nobody.
-        address(interface) == Some(local)
-            && mask.is_some_and(|mask| mask != u128::MAX && (local.to_bits() ^ remote.to_bits()) & mask == 0)
+        *address == local && *length < u128::BITS && differs.leading_zeros() >= *length
     })?;
-    interfaces
-        .iter()
-        .filter(|interface| interface.interface_name == link.interface_name)
-        .filter_map(address)
-        .find(Ipv6Addr::is_unicast_link_local)
+    let of_link = lines().filter(|(_, interface, _)| *interface == link).map(|(address, ..)| address);
+    of_link.into_iter().find(Ipv6Addr::is_unicast_link_local)
 }
 
 #[cfg(test)]
@@ -114,5 +123,23 @@ mod tests {
     fn the_interface_of_the_loopback_address_is_the_first() {
         assert_eq!(interface_of("127.0.0.1:179".parse().unwrap()), Some(1));
         assert_eq!(interface_of("192.0.2.1:179".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn a_neighbours_link_is_the_one_whose_subnet_holds_both_ends() {
+        let addresses = "\
+fd000000000000000000000000000001 02 40 00 80     eth0
+fd000000000000010000000000000001 03 80 00 80    dummy
+fe800000000000000000000000000005 05 40 20 80    veth1
+fe800000000000000000000000000002 02 40 20 80     eth0
+fe800000000000000000000000000003 03 40 20 80    dummy
+";
+        let found = |local: &str, remote: &str| {
+            link_local_among(addresses, local.parse().unwrap(), remote.parse().unwrap())
+        };
+        assert_eq!(found("fd00::1", "fd00::9"), Some("fe80::2".parse().unwrap()));
+        assert_eq!(found("fd00::1", "fd00:0:0:2::9"), None, "behind a router");
+        assert_eq!(found("fd00:0:0:1::1", "fd00:0:0:1::1"), None, "of a /128");
+        assert_eq!(found("fd00::7", "fd00::9"), None, "not ours");
     }
 }

@@ -33,6 +33,10 @@ impl DynamicPeers {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.remote_as == RemoteAs::OneOf(Vec::new())
+    }
+
     /// The AS of a peer that has not told it; and whether no other is possible.
     fn presumed_as(&self) -> Option<(Asn, bool)> {
         match &self.remote_as {
@@ -102,6 +106,10 @@ impl Speaker {
     }
 
     pub(super) fn forget_dynamic_peers(&mut self, now: Time) {
+        // Our own end takes nothing from the dataplane, which goes on without us.
+        if self.shutting_down {
+            return;
+        }
         for slot in std::mem::take(&mut self.forgettable) {
             let Some(peer) = self.peer_at(slot).filter(|peer| peer.of_range.is_some()) else { continue };
             let waits = peer.held_back || peer.disabled || peer.stale.iter().any(|&stale| stale);

@@ -351,7 +351,7 @@ impl Speaker {
 
     fn is_complete(&self, awaited: Awaited) -> bool {
         // Nobody knows who may still come from a range.
-        if !self.config.dynamic_peers.is_empty() && !self.settling_over {
+        if self.config.dynamic_peers.iter().any(|peers| !peers.is_closed()) && !self.settling_over {
             return false;
         }
         self.by_key.values().all(|&slot| {

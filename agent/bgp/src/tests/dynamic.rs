@@ -9,7 +9,7 @@ use super::{
     script::{Script, THEM, US, config, mandatory, their_open, update},
 };
 use crate::{
-    Config, ConnId, DynamicPeers, Event, PeerConfig, Refusal, RemoteAs,
+    Config, ConnId, DynamicPeers, Event, Output, PeerConfig, Refusal, RemoteAs,
     message::{keepalive, open::Open},
     view::{Cause, SessionState},
 };
@@ -235,4 +235,70 @@ fn who_restarts_waits_for_peers_that_nobody_can_name() {
     assert_eq!(script.settled, 0, "others may be on their way");
     script.wait(secs(11));
     assert_eq!(script.settled, 1);
+}
+
+/// Behaviour 58: nobody comes from a range that is closed.
+#[test]
+fn who_restarts_does_not_wait_for_a_closed_range() {
+    let mut restarting = with_the_played_peer(ranged(RemoteAs::OneOf(vec![]), 10));
+    restarting.graceful_restart.restarting = true;
+    let mut script = Script::connected(restarting);
+    let mut theirs: Open = their_open(&config(64512));
+    theirs.capabilities.graceful_restart = None;
+    script.give(&theirs.encode());
+    script.give(&keepalive());
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    assert_eq!(script.settled, 1);
+}
+
+#[test]
+fn a_closed_range_or_address_takes_its_peers_from_the_wider_range() {
+    for closed in ["10.0.0.0/28", "10.0.0.2/32"] {
+        let open = ranged(own_as(), 10);
+        let mut script = established(open.clone(), 64512);
+        let mut narrowed = open.clone();
+        let none = RemoteAs::OneOf(Vec::new());
+        narrowed.dynamic_peers.push(DynamicPeers {
+            range: prefix(closed),
+            remote_as: none,
+            ..open.dynamic_peers[0].clone()
+        });
+        script.speaker.configure(narrowed, script.now);
+        script.drain();
+        assert_eq!(script.notification(), (6, 3, vec![]), "{closed}");
+        assert_eq!(dial_from(&mut script, THEM), Err(Refusal::UnknownPeer));
+        dial_from(&mut script, "10.0.0.200").unwrap();
+    }
+}
+
+#[test]
+fn a_peer_of_a_range_whose_back_off_or_routes_a_new_configuration_ends_is_forgotten() {
+    for held_back in [true, false] {
+        let mut script = established(ranged(own_as(), 10), 64512);
+        let conn = script.conn;
+        let mut other = ranged(own_as(), 10);
+        if held_back {
+            script.give_on(conn, &[0; 19]);
+            other.dynamic_peers[0].template.rr_client = false;
+        } else {
+            script.give(&update(&[], &mandatory(&[]), &[A]));
+            lost(&mut script, conn);
+            other.dynamic_peers[0].template.hold_time = crate::HoldTime::new(30);
+        }
+        assert_eq!(script.speaker.peers().len(), 1);
+        script.speaker.configure(other, script.now);
+        script.drain();
+        assert_eq!(script.speaker.peers(), [], "held back: {held_back}");
+    }
+}
+
+#[test]
+fn at_our_own_end_the_routes_of_a_ranges_peers_stay_in_the_dataplane() {
+    let mut script = established(ranged(own_as(), 10), 64512);
+    script.give(&update(&[], &mandatory(&[]), &[A]));
+    script.speaker.handle(Event::Shutdown { graceful: true, text: String::new() }, script.now);
+    while script.speaker.advance(script.now) {}
+    let outputs: Vec<Output> = std::iter::from_fn(|| script.speaker.poll_output()).collect();
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Best { best: None, .. })));
+    assert!(script.explain(A).is_some());
 }

@@ -62,7 +62,7 @@ const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_millis(500);
 /// Enough for the peers of any node.
 const DESCRIPTORS: u64 = 8192;
-/// Unknown addresses that are remembered as said.
+/// Refused addresses that are remembered as said.
 const STRANGERS: usize = 256;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
 const EVENT_BUFFER: usize = 8 << 20;
@@ -104,7 +104,7 @@ pub struct Daemon {
     history: History,
     alarms: Alarms,
     reports_said: ReportLog,
-    /// Addresses that dialled us without being in the plan; each is said once.
+    /// Addresses that dialled us and were refused; each is said once.
     strangers: BTreeSet<IpAddr>,
     next_check: Instant,
     next_audit: Instant,
@@ -511,11 +511,15 @@ impl Daemon {
         let Some(speaker) = &mut self.speaker else { return };
         let address = remote.ip();
         if let Some(why) = self.protection.is_closed_to(address) {
-            tracing::debug!(%remote, "connection refused: {why}");
+            if first_of(&mut self.strangers, address) {
+                tracing::warn!("{address} dials us; refused, for its session is {why}; not said again");
+            }
             return;
         }
         if let Err(error) = self.sockets.admit(&stream, local, remote) {
-            tracing::debug!(%remote, "connection refused: {error}");
+            if first_of(&mut self.strangers, address) {
+                tracing::warn!("{address} dials us; refused: {error}; not said again");
+            }
             return;
         }
         let now = self.clock.now();
@@ -525,14 +529,14 @@ impl Daemon {
                 on_link(speaker, conn, local, remote, now);
             }
             Err(Refusal::UnknownPeer) => {
-                if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
+                if first_of(&mut self.strangers, address) {
                     tracing::warn!(
                         "{address} dials us and is no peer of this node's plan; refused, and not said again"
                     );
                 }
             }
             Err(refusal @ Refusal::RangeFull) => {
-                if self.strangers.len() < STRANGERS && self.strangers.insert(address) {
+                if first_of(&mut self.strangers, address) {
                     tracing::warn!("{address} dials us; refused, for {refusal}; not said again");
                 }
             }
@@ -562,6 +566,11 @@ impl Daemon {
         }
         manx_dataplane::ebpf::give_back_heap();
     }
+}
+
+/// Whether an address that is refused has not been said yet. Beyond the most that are remembered no more are.
+fn first_of(strangers: &mut BTreeSet<IpAddr>, address: IpAddr) -> bool {
+    strangers.len() < STRANGERS && strangers.insert(address)
 }
 
 /// Tells whether the peer is on a link of ours.

@@ -9,7 +9,7 @@ use manx_bgp::{
 use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
 use manx_net::Prefix;
 use manx_resources as resources;
-use manx_resources::{NodePlan, PeerPlan};
+use manx_resources::{NodePlan, PeerPlan, RangePlan};
 
 use super::{
     filters::{export_rules, import_rules},
@@ -43,24 +43,11 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
                 Some(PeerConfig { transport: protection.transport_of(peer)?, ..peer_config(plan, peer) })
             })
             .collect(),
-        dynamic_peers: plan
-            .ranges
-            .iter()
-            .filter_map(|range| {
-                let template = PeerConfig {
-                    transport: protection.transport_of_range(range)?,
-                    ..peer_config(plan, &range.settings)
-                };
-                Some(DynamicPeers {
-                    range: range.range,
-                    remote_as: match &range.as_numbers {
-                        resources::RangeAs::External => RemoteAs::External,
-                        resources::RangeAs::OneOf(numbers) => RemoteAs::OneOf(numbers.clone()),
-                    },
-                    template,
-                    limit: range.limit,
-                })
-            })
+        dynamic_peers: closed_addresses(plan, protection)
+            .chain(plan.ranges.iter().map(|range| match protection.transport_of_range(range) {
+                Some(transport) => dynamic_peers(plan, range, transport),
+                None => closed(range.range, &range.settings),
+            }))
             .collect(),
         originated: plan
             .blocks
@@ -85,6 +72,31 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
         seed,
         ..defaults
     }
+}
+
+fn dynamic_peers(plan: &NodePlan, range: &RangePlan, transport: u64) -> DynamicPeers {
+    DynamicPeers {
+        range: range.range,
+        remote_as: match &range.as_numbers {
+            resources::RangeAs::External => RemoteAs::External,
+            resources::RangeAs::OneOf(numbers) => RemoteAs::OneOf(numbers.clone()),
+        },
+        template: PeerConfig { transport, ..peer_config(plan, &range.settings) },
+        limit: range.limit,
+    }
+}
+
+/// Addresses of peers that have no session, for want of their protection. A range that holds them must not let them in
+/// without it.
+fn closed_addresses(plan: &NodePlan, protection: &Protection) -> impl Iterator<Item = DynamicPeers> {
+    let none = plan.peers.iter().filter(|peer| protection.transport_of(peer).is_none());
+    none.map(|peer| closed(Prefix::host(peer.address), peer))
+}
+
+/// A range from which nobody may connect. Of its peer's settings none counts.
+fn closed(range: Prefix, peer: &PeerPlan) -> DynamicPeers {
+    let template = PeerConfig::new(peer.address, peer.as_number);
+    DynamicPeers { range, remote_as: RemoteAs::OneOf(Vec::new()), template, limit: 0 }
 }
 
 /// Calico's first export rule: nothing of a pool with `disableBGPExport` leaves, own blocks included.
@@ -276,6 +288,41 @@ spec:
         let with = protection(&plan, directory.path());
         assert!(with.is_closed_to(secret.address).is_none());
         assert!(with.guards().of(secret.address).password.is_some());
+    }
+
+    /// An address or a range without its password is none of a wider, open range (decision 011).
+    #[test]
+    fn what_is_closed_is_told_to_the_speaker_as_closed() {
+        let rest = "
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: wide, annotations: {manx.dev/peerRange: 10.0.0.0/16}}
+spec: {asNumber: 64512}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: narrow, annotations: {manx.dev/peerRange: 10.0.7.0/24}}
+spec: {asNumber: 64512, password: {secretKeyRef: {name: s, key: k}}}
+";
+        let text = format!("{CLUSTER}{rest}");
+        let collected = manx_resources::collect([("cluster.yaml", &*text)]);
+        assert_eq!(collected.problems, []);
+        let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
+        let closed = |secrets: &Path| {
+            let config = speaker_config(&plan, &protection(&plan, secrets), false, 0);
+            let closed = config.dynamic_peers.into_iter().filter(|peers| peers.limit == 0);
+            closed.map(|peers| (peers.range.to_string(), peers.remote_as)).collect::<Vec<_>>()
+        };
+        let nobody = RemoteAs::OneOf(Vec::new());
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(
+            closed(directory.path()),
+            [("10.0.0.9/32".to_owned(), nobody.clone()), ("10.0.7.0/24".to_owned(), nobody)]
+        );
+        std::fs::create_dir(directory.path().join("s")).unwrap();
+        std::fs::write(directory.path().join("s/k"), "password").unwrap();
+        assert_eq!(closed(directory.path()), []);
     }
 
     #[test]
