@@ -4,24 +4,23 @@
 //! however often the route changed; a batch is encoded once, for whoever stands at the same place.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    ptr,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::{
     announced::AnnouncedCounts,
-    batch::{self, Extent},
+    batch::{self, Audience, Batch, Extent, close_part},
     export::{ExportRules, GroupKey, Source, outgoing},
+    forms::{Form, Sorted},
     group_paths::PathsOut,
     table::{OWN, PeerSlot, Route, RouteId, Table},
 };
 use crate::{
-    attr::{Attributes, encode::encode},
+    attr::encode::encode,
     message::update::{Nlri, write_announcements, write_withdrawals},
-    policy::Change,
     view::Export,
 };
 
@@ -46,35 +45,11 @@ struct OutState {
 
 const UNSEEN: OutState = OutState { latest: 0, source: NOBODY, export: None, displaced: false };
 
-/// For whom a part of a batch is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    All,
-    /// Not for the peer from which these routes came.
-    AllBut(PeerSlot),
-    Only(PeerSlot),
-}
-
-impl Audience {
-    pub fn includes(self, peer: PeerSlot) -> bool {
-        match self {
-            Audience::All => true,
-            Audience::AllBut(other) => other != peer,
-            Audience::Only(one) => one == peer,
-        }
+impl OutState {
+    /// To whom it may be news that the route is gone: not to the only one from whom it has ever come.
+    fn knowing(self) -> Audience {
+        if self.displaced { Audience::All } else { Audience::AllBut(self.source) }
     }
-}
-
-/// Whole messages, in parts by audience.
-#[derive(Debug, Default)]
-pub struct Batch {
-    pub octets: Bytes,
-    /// Where each part ends.
-    pub parts: Vec<(usize, Audience)>,
-    /// The place in the log after what is in here.
-    pub to: u64,
-    /// [`Group::superseded`] when it was encoded.
-    superseded: u64,
 }
 
 #[derive(Debug)]
@@ -420,6 +395,7 @@ impl Group {
         source: impl Fn(PeerSlot) -> Option<Source>,
     ) -> Batch {
         let rules = self.key.rules.clone();
+        let mut told_to = if gone.is_empty() { None } else { Some(Audience::All) };
         let mut sorted = Sorted::withdrawing(gone);
         for &id in ids {
             let Some(route) = table.get(id) else { continue };
@@ -431,20 +407,24 @@ impl Group {
                     // What the rules refuse is not sent even while the verdicts of earlier ones still stand.
                     let Some(changes) = verdict.changes() else {
                         sorted.withdrawn.push(route.prefix);
+                        told_to = Some(state.knowing().and(told_to));
                         continue;
                     };
                     let displaced = state.displaced;
                     let form = Form { attributes: set, changes, source: best.peer, displaced };
                     sorted.announce(id, route.prefix, form);
                 }
-                _ => sorted.withdrawn.push(route.prefix),
+                _ => {
+                    sorted.withdrawn.push(route.prefix);
+                    told_to = Some(state.knowing().and(told_to));
+                }
             }
         }
 
         let mut out = BytesMut::new();
         let mut parts = Vec::new();
         write_withdrawals(&mut out, &sorted.withdrawn);
-        close_part(&mut parts, out.len(), Audience::All);
+        close_part(&mut parts, out.len(), told_to.unwrap_or(Audience::All));
         let mut attributes = BytesMut::new();
         let mut too_long = Vec::new();
         for bucket in sorted.buckets() {
@@ -478,93 +458,6 @@ impl Group {
             self.set(id, Export::TooLong, NOBODY);
         }
         Batch::new(out.freeze(), parts)
-    }
-}
-
-impl Batch {
-    pub(super) fn new(octets: Bytes, parts: Vec<(usize, Audience)>) -> Batch {
-        Batch { octets, parts, to: 0, superseded: 0 }
-    }
-}
-
-/// Ends a part at `end`; joins it to the one before if that has the same audience.
-pub(super) fn close_part(parts: &mut Vec<(usize, Audience)>, end: usize, audience: Audience) {
-    match parts.last_mut() {
-        Some((last, same)) if *same == audience => *last = end,
-        Some((last, _)) if *last == end => {}
-        None if end == 0 => {}
-        _ => parts.push((end, audience)),
-    }
-}
-
-/// All on which the attributes depend with which a route leaves.
-#[derive(Clone, Copy)]
-pub(super) struct Form<'a> {
-    pub attributes: &'a Arc<Attributes>,
-    /// What a rule changes; a slice of that rule, so that two of one place are the same.
-    pub changes: &'a [Change],
-    pub source: PeerSlot,
-    pub displaced: bool,
-}
-
-/// Equal for forms that are the same.
-type FormIdentity = (*const Attributes, *const Change, PeerSlot, bool);
-
-impl Form<'_> {
-    fn identity(&self) -> FormIdentity {
-        // Empty slices may lie anywhere.
-        let changes = if self.changes.is_empty() { ptr::null() } else { self.changes.as_ptr() };
-        (Arc::as_ptr(self.attributes), changes, self.source, self.displaced)
-    }
-}
-
-/// Routes sorted by what goes into one UPDATE.
-pub(super) struct Sorted<'a, P> {
-    pub withdrawn: Vec<P>,
-    forms: Vec<Form<'a>>,
-    index: HashMap<FormIdentity, u32>,
-    announced: Vec<(u32, RouteId, P)>,
-}
-
-pub(super) struct Bucket<'a, P> {
-    pub form: Form<'a>,
-    pub ids: Vec<RouteId>,
-    pub prefixes: Vec<P>,
-}
-
-impl<'a, P> Sorted<'a, P> {
-    pub fn withdrawing(withdrawn: Vec<P>) -> Self {
-        Sorted { withdrawn, forms: Vec::new(), index: HashMap::new(), announced: Vec::new() }
-    }
-
-    pub fn announce(&mut self, id: RouteId, prefix: P, form: Form<'a>) {
-        let identity = form.identity();
-        let last = self.announced.last().map(|&(bucket, ..)| bucket);
-        // Numbers of buckets are indices of `forms`.
-        let same = last.filter(|&bucket| self.forms[bucket as usize].identity() == identity);
-        let bucket = same.unwrap_or_else(|| {
-            *self.index.entry(identity).or_insert_with(|| {
-                self.forms.push(form);
-                (self.forms.len() - 1) as u32
-            })
-        });
-        self.announced.push((bucket, id, prefix));
-    }
-
-    /// In the order in which the sets first appeared; routes of a set in their order.
-    pub fn buckets(mut self) -> impl Iterator<Item = Bucket<'a, P>> {
-        self.announced.sort_by_key(|&(bucket, ..)| bucket);
-        let mut rest = self.announced.into_iter().peekable();
-        std::iter::from_fn(move || {
-            let (bucket, id, prefix) = rest.next()?;
-            let form = self.forms[bucket as usize];
-            let (mut ids, mut prefixes) = (vec![id], vec![prefix]);
-            while let Some((_, id, prefix)) = rest.next_if(|&(next, ..)| next == bucket) {
-                ids.push(id);
-                prefixes.push(prefix);
-            }
-            Some(Bucket { form, ids, prefixes })
-        })
     }
 }
 

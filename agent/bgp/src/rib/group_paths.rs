@@ -9,8 +9,10 @@ use smallvec::SmallVec;
 
 use super::{
     RouteId,
+    batch::{Audience, Batch, close_part},
     export::{GroupKey, Source, outgoing, verdict},
-    group::{Audience, Batch, Form, Group, Sorted, close_part},
+    forms::{Form, Sorted},
+    group::Group,
     select::Wanted,
     table::{OWN, PathKey, PeerSlot, Route, Table},
 };

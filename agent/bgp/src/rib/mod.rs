@@ -6,6 +6,7 @@ mod announced;
 mod batch;
 mod earlier;
 pub mod export;
+mod forms;
 pub mod group;
 pub mod group_paths;
 pub mod import;

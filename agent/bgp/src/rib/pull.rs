@@ -8,11 +8,11 @@ use smallvec::SmallVec;
 
 use super::{
     Kept, PathKey, PeerSlot, Rib, Route, RouteId, Table,
-    batch::Extent,
+    batch::{Batch, Extent},
     by_family,
     earlier::Announced,
     export::{GroupKey, Source},
-    group::{Batch, Group},
+    group::Group,
     group_paths::judged_paths,
     judged, source,
 };
@@ -47,7 +47,13 @@ enum Phase {
     /// The speaker is restarting and says nothing yet.
     Held,
     /// The table as it is, from this route on.
-    Dump { next: RouteId, held: Option<Arc<Announced>>, then: Then },
+    Dump {
+        next: RouteId,
+        held: Option<Arc<Announced>>,
+        then: Then,
+        /// Nothing has been given out yet, so the peer knows no more than is `held`.
+        fresh: bool,
+    },
     /// The group's log.
     Follow,
 }
@@ -111,8 +117,8 @@ impl Rib {
             let Some(left) = self.leave(slot, family) else { return };
             let phase = match left.phase {
                 Phase::Held => Phase::Held,
-                Phase::Dump { then, .. } => Phase::Dump { next: 0, held: Some(held), then },
-                Phase::Follow => Phase::Dump { next: 0, held: Some(held), then: Then::Nothing },
+                Phase::Dump { then, .. } => Phase::Dump { next: 0, held: Some(held), then, fresh: true },
+                Phase::Follow => Phase::Dump { next: 0, held: Some(held), then: Then::Nothing, fresh: true },
             };
             self.enter(slot, key, Membership { phase, ..left });
             return;
@@ -120,7 +126,7 @@ impl Rib {
         let phase = if self.deferred || self.jobs_hold_members() {
             Phase::Held
         } else {
-            Phase::Dump { next: 0, held: None, then: Then::EndOfRib }
+            Phase::Dump { next: 0, held: None, then: Then::EndOfRib, fresh: true }
         };
         let member = Membership { group: 0, phase, current: None, queued: VecDeque::new(), owes_end: false };
         self.enter(slot, key, member);
@@ -210,7 +216,7 @@ impl Rib {
             }
             phase @ Phase::Follow => {
                 let then = if enhanced { Then::EndOfRefresh } else { Then::Nothing };
-                *phase = Phase::Dump { next: 0, held: None, then };
+                *phase = Phase::Dump { next: 0, held: None, then, fresh: false };
             }
         }
         if let Phase::Dump { then: Then::EndOfRefresh, .. } = member.phase {
@@ -245,7 +251,7 @@ impl Rib {
                     continue;
                 };
                 if matches!(member.phase, Phase::Held) {
-                    member.phase = Phase::Dump { next: 0, held: None, then: Then::EndOfRib };
+                    member.phase = Phase::Dump { next: 0, held: None, then: Then::EndOfRib, fresh: true };
                     let number = member.group;
                     if let Some(Some(group)) = self.groups.get_mut(number) {
                         let end = group.end();
@@ -341,6 +347,13 @@ impl Rib {
         let table = P::table(&self.tables);
         let Some(Some(group)) = self.groups.get_mut(member.group) else { return (member, false) };
         let peers = &self.peers;
+        // What was logged since the peer joined is in the table that it is about to get.
+        if let Phase::Dump { fresh, .. } = &mut member.phase
+            && std::mem::take(fresh)
+        {
+            let end = group.end();
+            group.move_to(slot, end);
+        }
         let batch = match &mut member.phase {
             Phase::Held => return (member, false),
             Phase::Dump { next, held, .. } if *next < table.end() => {

@@ -2,6 +2,7 @@
 
 use super::{
     export_by_group::{Star, apply, originating},
+    hub::{Hub, Said, add_path, clients},
     network::{ms, secs},
     script::{Script, attribute, config, mandatory, raw_update, their_open, update, with},
 };
@@ -162,4 +163,57 @@ fn a_message_that_comes_octet_by_octet_does_not_prolong_the_session() {
     }
     assert_ne!(script.state(), SessionState::Established);
     assert_eq!(script.notification(), (4, 0, vec![]));
+}
+
+/// What changes between a session's beginning and the first table is in that table, and is said once.
+#[test]
+fn a_route_that_changes_before_the_first_table_is_taken_goes_out_once() {
+    for send in [0, 4] {
+        let mut hub = Hub::new(clients(&[add_path(0, false), add_path(send, false), add_path(send, false)]));
+        hub.announce(0, 0, "10.1.0.0/16", Said::PLAIN);
+        hub.announce(0, 0, "10.2.0.0/16", Said::PLAIN);
+        hub.take_all();
+        hub.lose(1, true);
+        // Another member is in the group all the time, so the log goes on.
+        hub.join(1);
+        hub.told[1] = (0, 0);
+        hub.announce(0, 0, "10.1.0.0/16", Said::pref(200));
+        hub.announce(0, 0, "10.3.0.0/16", Said::PLAIN);
+        hub.withdraw(0, 0, "10.2.0.0/16");
+        assert_eq!(hub.news(1), (2, 0), "{send}");
+        assert_eq!(hub.news(2).0, 4, "{send}: two of before");
+        assert_eq!(hub.states[1], hub.states[2], "{send}");
+    }
+}
+
+#[test]
+fn a_withdrawal_does_not_go_back_to_the_only_one_from_whom_the_route_came() {
+    let mut hub = Hub::new(clients(&[add_path(0, false); 3]));
+    const A: &str = "10.1.0.0/16";
+    const B: &str = "10.2.0.0/16";
+    for _ in 0..3 {
+        hub.announce(0, 0, A, Said::PLAIN);
+        hub.take_all();
+        hub.withdraw(0, 0, A);
+        assert_eq!([0, 1, 2].map(|n| hub.news(n)), [(0, 0), (1, 1), (1, 1)]);
+        hub.tidy();
+    }
+    // Two sources in one batch: one message for all.
+    hub.announce(0, 0, A, Said::PLAIN);
+    hub.announce(1, 0, B, Said::PLAIN);
+    hub.take_all();
+    hub.withdraw(0, 0, A);
+    hub.withdraw(1, 0, B);
+    hub.take_all();
+    assert!(hub.states.iter().all(|state| state.is_empty()), "{:?}", hub.states);
+    hub.told = vec![(0, 0); 3];
+    // Who was told of another's route before its own was the best hears that it is gone.
+    hub.announce(1, 0, A, Said::PLAIN);
+    hub.take_all();
+    assert_eq!(hub.names(0, A), [0]);
+    hub.announce(0, 0, A, Said::pref(200));
+    hub.withdraw(1, 0, A);
+    hub.withdraw(0, 0, A);
+    hub.take_all();
+    assert!(hub.states.iter().all(|state| state.is_empty()), "{:?}", hub.states);
 }
