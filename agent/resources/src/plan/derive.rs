@@ -270,11 +270,19 @@ impl<'s> Derivation<'_, 's> {
             keep_next_hop: object.spec.keep_original_next_hop,
             extensions: object.spec.extensions.clone(),
         };
-        let settings = PeerPlan {
+        let mut settings = PeerPlan {
             dial: Dial::Never,
             source_address: None,
             ..self.peer_plan(object, kind, own_address, remote, settings)
         };
+        // And the other way round: what means nothing within the AS is for the others.
+        if as_numbers.has_other_than(own_as) {
+            settings.local_role = object.spec.extensions.local_role;
+            settings.strict_role = object.spec.extensions.strict_role;
+            if object.spec.keep_original_next_hop && object.spec.next_hop_mode.is_none() {
+                settings.next_hop = NextHopMode::Keep;
+            }
+        }
         let plan = RangePlan { range: range.prefix, as_numbers, limit: range.limit, settings };
         match self.ranges.entry(range.prefix) {
             Entry::Vacant(entry) => {

@@ -6,7 +6,7 @@ use manx_net::{Asn, Prefix};
 use serde::{Serialize, Serializer};
 
 use super::{
-    NodePlan, PoolPlan, PoolWrite,
+    NodePlan, PeerPlan, PoolPlan, PoolWrite,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
 use crate::{Key, Kind, Object};
@@ -69,15 +69,17 @@ pub enum Warning {
     )]
     PoolsOverlap { first: Key, first_cidr: Prefix, second: Key, second_cidr: Prefix },
     #[error(
-        "{resource} gives this node a role towards {address}, which is in the same AS; roles are for peers of other \
+        "{resource} gives this node a role towards {whom}, which is in the same AS; roles are for peers of other \
          ASes (RFC 9234), and this one has no effect"
     )]
-    RoleWithinAs { resource: Key, address: IpAddr },
+    RoleWithinAs { resource: Key, whom: String },
     #[error(
-        "no route {} {address}: it is in another AS, {resource} has no BGPFilter with rules for that direction, and \
-         manx.dev/ebgpRequiresPolicy is on (RFC 8212)", if *.import { "is taken from" } else { "goes to" }
+        "no {} route {} {whom}: {resource} has no BGPFilter with rules for it, and manx.dev/ebgpRequiresPolicy is on \
+         (RFC 8212)",
+        if *.ipv4 { "IPv4" } else { "IPv6" },
+        if *.import { "is taken from" } else { "goes to" }
     )]
-    NoPolicy { resource: Key, address: IpAddr, import: bool },
+    NoPolicy { resource: Key, whom: String, ipv4: bool, import: bool },
     #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
     WithoutEffect { resource: Key, fields: Vec<String> },
 }
@@ -192,30 +194,55 @@ fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
 
 /// What holds only towards other ASes.
 fn external(cluster: &Cluster<'_>, plan: &NodePlan, found: &mut Vec<Warning>) {
+    let own_as = |peer: &PeerPlan| peer.local_as_number.unwrap_or(plan.as_number);
     for peer in &plan.peers {
-        let (resource, address) = (peer.resource.clone(), peer.address);
-        if peer.as_number == peer.local_as_number.unwrap_or(plan.as_number) {
-            let mut objects = cluster
-                .snapshot
-                .bgp_peers()
-                .filter(|object| resource.kind == Kind::BgpPeer && resource.name == object.name());
-            if objects.any(|object| object.spec.extensions.local_role.is_some()) {
-                found.push(Warning::RoleWithinAs { resource, address });
-            }
-        } else if plan.speaker.ebgp_requires_policy {
-            let filters = || peer.filters.iter().filter_map(|name| plan.filters.get(name));
-            let has_import = filters().any(|filter| match address {
-                IpAddr::V4(_) => !filter.spec.import_v4.is_empty(),
-                IpAddr::V6(_) => !filter.spec.import_v6.is_empty(),
+        if peer.as_number == own_as(peer) {
+            role_within_as(cluster, peer, peer.address.to_string(), found);
+        } else {
+            policy(plan, peer, format!("{}, which is in another AS", peer.address), found);
+        }
+    }
+    for range in &plan.ranges {
+        let peer = &range.settings;
+        if range.as_numbers.has_other_than(own_as(peer)) {
+            policy(plan, peer, format!("peers of other ASes in {}", range.range), found);
+        } else {
+            role_within_as(cluster, peer, range.range.to_string(), found);
+        }
+    }
+}
+
+fn role_within_as(cluster: &Cluster<'_>, peer: &PeerPlan, whom: String, found: &mut Vec<Warning>) {
+    let resource = &peer.resource;
+    let mut objects = cluster
+        .snapshot
+        .bgp_peers()
+        .filter(|object| resource.kind == Kind::BgpPeer && resource.name == object.name());
+    if objects.any(|object| object.spec.extensions.local_role.is_some()) {
+        found.push(Warning::RoleWithinAs { resource: resource.clone(), whom });
+    }
+}
+
+/// In each direction and in each family that the session carries.
+fn policy(plan: &NodePlan, peer: &PeerPlan, whom: String, found: &mut Vec<Warning>) {
+    if !plan.speaker.ebgp_requires_policy {
+        return;
+    }
+    for ipv4 in [true, false] {
+        if ipv4 != peer.address.is_ipv4() && !(ipv4 && peer.extended_next_hop) {
+            continue;
+        }
+        for import in [true, false] {
+            let mut filters = peer.filters.iter().filter_map(|name| plan.filters.get(name));
+            let has_rules = filters.any(|filter| match (import, ipv4) {
+                (true, true) => !filter.spec.import_v4.is_empty(),
+                (true, false) => !filter.spec.import_v6.is_empty(),
+                (false, true) => !filter.spec.export_v4.is_empty(),
+                (false, false) => !filter.spec.export_v6.is_empty(),
             });
-            let has_export = filters().any(|filter| match address {
-                IpAddr::V4(_) => !filter.spec.export_v4.is_empty(),
-                IpAddr::V6(_) => !filter.spec.export_v6.is_empty(),
-            });
-            for (import, has) in [(true, has_import), (false, has_export)] {
-                if !has {
-                    found.push(Warning::NoPolicy { resource: resource.clone(), address, import });
-                }
+            if !has_rules {
+                let (resource, whom) = (peer.resource.clone(), whom.clone());
+                found.push(Warning::NoPolicy { resource, whom, ipv4, import });
             }
         }
     }

@@ -45,6 +45,16 @@ pub enum RangeAs {
     OneOf(Vec<Asn>),
 }
 
+impl RangeAs {
+    /// Whether a peer may be in another AS than `own`, this node's towards the range.
+    pub fn has_other_than(&self, own: Asn) -> bool {
+        match self {
+            RangeAs::External => true,
+            RangeAs::OneOf(numbers) => numbers.iter().any(|number| *number != own),
+        }
+    }
+}
+
 /// How much a peer may announce (RFC 4486 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -136,8 +136,43 @@ fn an_external_peer_without_rules_is_named_where_rules_are_required() {
     assert_eq!(
         warnings(&[&all], "a"),
         [
-            "no route is taken from 10.0.0.9: it is in another AS, BGPPeer/p has no BGPFilter with rules for that \
-          direction, and manx.dev/ebgpRequiresPolicy is on (RFC 8212)"
+            "no IPv4 route is taken from 10.0.0.9, which is in another AS: BGPPeer/p has no BGPFilter with rules for it, \
+          and manx.dev/ebgpRequiresPolicy is on (RFC 8212)"
+        ]
+    );
+}
+
+#[test]
+fn rules_are_missed_in_ranges_and_in_each_family_of_a_session() {
+    let all = node("a", 1, "ipv6Address: 'fd00::1/64'")
+        + &object("BGPConfiguration", "default", "manx.dev/ebgpRequiresPolicy: 'true'", "")
+        + &object("BGPFilter", "f", "", "exportV6: [{action: Accept}], importV6: [{action: Accept}]")
+        + &object("BGPFilter", "in", "", "importV4: [{action: Accept}]")
+        + &object(
+            "BGPPeer",
+            "both",
+            "manx.dev/extendedNextHop: 'true'",
+            "peerIP: 'fd00::9', asNumber: 65000, filters: [f]",
+        )
+        + &object("BGPPeer", "own", "manx.dev/peerRange: 10.0.1.0/24", "")
+        + &object(
+            "BGPPeer",
+            "rack",
+            "manx.dev/peerRange: 10.0.2.0/24, manx.dev/peerRangeAS: '64512, 65001'",
+            "filters: [in]",
+        );
+    let told = |way: &str, resource: &str| {
+        format!(
+            "no IPv4 route {way}: BGPPeer/{resource} has no BGPFilter with rules for it, and \
+             manx.dev/ebgpRequiresPolicy is on (RFC 8212)"
+        )
+    };
+    assert_eq!(
+        warnings(&[&all], "a"),
+        [
+            told("goes to fd00::9, which is in another AS", "both"),
+            told("is taken from fd00::9, which is in another AS", "both"),
+            told("goes to peers of other ASes in 10.0.2.0/24", "rack"),
         ]
     );
 }

@@ -1,6 +1,6 @@
 //! Peers that are known by the range that they dial from (`manx.dev/peerRange`).
 
-use manx_resources::{Dial, NodePlan, RangeAs, collect, plan};
+use manx_resources::{Dial, NextHopMode, NodePlan, RangeAs, Role, collect, plan};
 
 /// Its name, annotations and spec.
 type Peer<'t> = (&'t str, &'t [(&'t str, &'t str)], &'t str);
@@ -85,4 +85,26 @@ fn a_range_beside_an_address_two_of_one_prefix_and_one_for_another_node_are_told
     let duplicate =
         "BGPPeer/second is for the range 10.2.0.0/24, and so is BGPPeer/first; BGPPeer/first counts";
     assert!(warnings.iter().any(|warning| warning == duplicate), "{warnings:?}");
+}
+
+#[test]
+fn a_range_for_our_as_and_another_keeps_what_is_for_the_other() {
+    for (numbers, role, next_hop) in [
+        ("64512, 65001", Some(Role::Customer), NextHopMode::Keep),
+        ("65001, 65002", Some(Role::Customer), NextHopMode::Keep),
+        ("64512", None, NextHopMode::Auto),
+    ] {
+        let annotations = [
+            ("peerRange", "10.0.0.0/24"),
+            ("peerRangeAS", numbers),
+            ("localRole", "customer"),
+            ("strictRole", "true"),
+        ];
+        let (plan, _) = plan_of(&[("rack", &annotations, "keepOriginalNextHop: true")]);
+        let settings = &plan.ranges[0].settings;
+        assert_eq!((settings.local_role, settings.strict_role), (role, role.is_some()), "{numbers}");
+        assert_eq!(settings.next_hop, next_hop, "{numbers}");
+        // What is for our own AS stays, too.
+        assert_eq!(settings.rr_client, numbers.contains("64512"));
+    }
 }
