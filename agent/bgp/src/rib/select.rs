@@ -4,6 +4,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::BinaryHeap,
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -105,24 +106,54 @@ fn rank_by_med(paths: &mut [Path], most: usize) {
     if paths.iter().all(|path| med(path) == first) {
         return;
     }
-    let all: Meds = paths.iter().map(through).collect();
-    let mut neighbours: SmallVec<[Option<u32>; 8]> = all.iter().map(|&(neighbour, _)| neighbour).collect();
-    neighbours.sort_unstable();
-    neighbours.dedup();
-    // Each is among them.
-    let number = |neighbour| neighbours.binary_search(&neighbour).unwrap_or_default();
-    let mut meds: SmallVec<[(usize, u32); 8]> =
-        all.iter().map(|&(neighbour, med)| (number(neighbour), med)).collect();
-    for place in 0..most.min(paths.len()) {
-        // Places are below the number of paths, which both lists have, and a number is a neighbour's.
-        let mut least = SmallVec::<[u32; 8]>::from_elem(u32::MAX, neighbours.len());
-        for &(neighbour, med) in &meds[place..] {
-            least[neighbour] = least[neighbour].min(med);
+    // By neighbour, then MED; of one MED by their order.
+    let mut all: Vec<((Option<u32>, u32), usize)> = paths.iter().map(through).zip(0..).collect();
+    all.sort_unstable();
+    let mut classes = all.chunk_by(|(one, _), (other, _)| one == other).map(Class::new).collect::<Vec<_>>();
+    // A neighbour's paths with its least MED wait to be the next, and behind them those with the next least.
+    let mut waiting = BinaryHeap::new();
+    let mut neighbour_before = None;
+    for (number, class) in classes.iter().enumerate() {
+        if neighbour_before.replace(class.neighbour) != Some(class.neighbour) {
+            waiting.extend(class.places.iter().map(|&(_, at)| Reverse((at, number))));
         }
-        let unbeaten = |&(neighbour, med): &(usize, u32)| med == least[neighbour];
-        let Some(next) = meds[place..].iter().position(unbeaten) else { return };
-        meds[place..=place + next].rotate_right(1);
-        paths[place..=place + next].rotate_right(1);
+    }
+    let mut order: Vec<usize> = Vec::new();
+    while order.len() < most
+        && let Some(Reverse((at, number))) = waiting.pop()
+    {
+        order.push(at);
+        // Numbers are those of classes.
+        classes[number].left -= 1;
+        let neighbour = classes[number].neighbour;
+        if classes[number].left == 0
+            && let Some(next) = classes.get(number + 1).filter(|next| next.neighbour == neighbour)
+        {
+            waiting.extend(next.places.iter().map(|&(_, at)| Reverse((at, number + 1))));
+        }
+    }
+    for place in 0..order.len() {
+        // What stood in a place that has been filled stands where the one for it had stood.
+        let mut from = order[place];
+        while from < place {
+            from = order[from];
+        }
+        paths.swap(place, from);
+    }
+}
+
+/// Paths through one neighbour with one MED.
+struct Class<'a> {
+    neighbour: Option<u32>,
+    places: &'a [((Option<u32>, u32), usize)],
+    /// Those that have no place yet.
+    left: usize,
+}
+
+impl<'a> Class<'a> {
+    fn new(places: &'a [((Option<u32>, u32), usize)]) -> Class<'a> {
+        let neighbour = places.first().and_then(|&((neighbour, _), _)| neighbour);
+        Class { neighbour, places, left: places.len() }
     }
 }
 
@@ -458,6 +489,25 @@ mod tests {
                     of == neighbour && other.unwrap_or(0) < med.unwrap_or(0)
                 });
                 prop_assert_eq!(standing == Standing::Lost(LostAt::Med), beaten);
+            }
+        }
+
+        /// As many as the classes of MED need to follow one another, and to be cut off.
+        #[test]
+        fn among_many_paths_that_med_tells_apart_each_rank_is_the_best_without_those_before_it(
+            through in prop::collection::vec((1u32..5, 0u32..4, 0u8..4), 2..30),
+            ranked in 2usize..20,
+        ) {
+            let paths = through.into_iter().zip(0..).map(|((neighbour, med, originator), slot)| path(slot, |a| {
+                (a.as_path, a.med) = (as_path(&[neighbour]), Some(med));
+                a.originator_id = Some(Ipv4Addr::new(1, 1, 1, originator));
+            }));
+            let mut left: Vec<Path> = paths.collect();
+            let mut all = left.clone();
+            select(&mut all, &next_hops(), Wanted { ranked, ..Wanted::default() }, announcer);
+            for path in all.iter().take(ranked) {
+                select(&mut left, &next_hops(), Wanted::default(), announcer);
+                prop_assert_eq!(left.remove(0).peer, path.peer);
             }
         }
 
