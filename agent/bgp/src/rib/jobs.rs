@@ -39,6 +39,8 @@ enum Kind {
     /// Ask the import rules anew about paths by these next hops, which are reached by other interfaces now.
     Interfaces(Vec<NextHopId>),
     Reselect,
+    /// Choose anew where the peer has a path, and tell of it anew where its identifier goes along.
+    Identifier(PeerSlot),
     /// Ask a peer's import rules anew about its routes.
     Reimport(PeerSlot),
     /// Ask every peer's.
@@ -74,6 +76,10 @@ impl Job {
 
     pub fn reselect() -> Job {
         Job::over_both(Kind::Reselect)
+    }
+
+    pub fn identifier(slot: PeerSlot) -> Job {
+        Job::over_both(Kind::Identifier(slot))
     }
 
     pub fn reimport(slot: PeerSlot) -> Job {
@@ -113,7 +119,7 @@ impl Job {
     }
 
     pub fn concerns(&self, slot: PeerSlot) -> bool {
-        matches!(self.kind, Kind::Sweep { slot: of, .. } | Kind::LongLive { slot: of, .. } | Kind::Reimport(of) if of == slot)
+        matches!(self.kind, Kind::Sweep { slot: of, .. } | Kind::LongLive { slot: of, .. } | Kind::Reimport(of) | Kind::Identifier(of) if of == slot)
     }
 }
 
@@ -189,6 +195,14 @@ impl Rib {
             Kind::Reselect | Kind::FirstChoice => {
                 let before = identity(route, wanted);
                 self.settle::<P>(id, before, None);
+            }
+            Kind::Identifier(slot) => {
+                if route.paths.iter().any(|path| path.peer == slot) {
+                    let before = identity(route, wanted);
+                    self.settle::<P>(id, before, None);
+                    self.judge::<P>(id, Why::Identifier(slot));
+                    self.judge_paths::<P>(id, WhyPaths::Identifier(slot));
+                }
             }
             Kind::Reimport(slot) => self.reimport::<P>(id, slot),
             Kind::Rules(transition) => self.judge_by_new_rules::<P>(id, transition),

@@ -293,13 +293,14 @@ impl Rib {
         }
     }
 
-    /// Known from the peer's OPEN. Stale paths of an earlier identifier are compared anew.
+    /// Known from the peer's OPEN. Stale paths of an earlier identifier are compared anew, and those who have been told
+    /// of them by that identifier are told by the new one.
     pub fn set_router_id(&mut self, slot: PeerSlot, router_id: Ipv4Addr) {
         let Some(peer) = self.peer_mut(slot) else { return };
         if peer.router_id != router_id {
             peer.router_id = router_id;
             if peer.received != PerFamily::default() {
-                self.jobs.push_back(Job::reselect());
+                self.jobs.push_back(Job::identifier(slot));
             }
         }
     }

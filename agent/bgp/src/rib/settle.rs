@@ -5,8 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    Kept, Rib, announcer,
-    export::leaves_alike,
+    Kept, Rib, RibPeer, announcer,
+    export::{GroupKey, leaves_alike, outgoing},
     group::Group,
     group_paths::judged_paths,
     judged,
@@ -14,7 +14,11 @@ use super::{
     source,
     table::{NextHopId, PackedStanding, Path, PathKey, PeerSlot, Route, RouteId},
 };
-use crate::{attr::Attributes, config::WellKnown, view::Export};
+use crate::{
+    attr::{Attributes, encode::OutgoingKind},
+    config::WellKnown,
+    view::Export,
+};
 
 /// Why a route is judged.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,8 @@ pub(super) enum Why<'a> {
     Best { before: Option<(&'a Attributes, PeerSlot)> },
     /// The rules are others; only what flips is told.
     Rules,
+    /// This peer has another BGP identifier.
+    Identifier(PeerSlot),
 }
 
 /// Why the paths of a route are judged.
@@ -32,6 +38,8 @@ pub(super) enum WhyPaths<'a> {
     Ranked { before: &'a [(*const Attributes, PathKey)], replaced: Option<&'a Path> },
     /// The rules are others; only what flips is told.
     Rules,
+    /// This peer has another BGP identifier.
+    Identifier(PeerSlot),
 }
 
 /// What decides whether the choice among a route's paths is another one.
@@ -144,6 +152,13 @@ impl Rib {
                     false
                 }
                 Why::Best { .. } => group.record(id, export, slot, table.len()),
+                Why::Identifier(of) => {
+                    let names_it =
+                        |best: &Path| best.peer == of && names_source(best, &self.peers, &group.key);
+                    group.export(id) == Some(Export::Sent)
+                        && route.best().is_some_and(names_it)
+                        && group.record(id, export, slot, table.len())
+                }
             };
             if told && !self.touched.contains(&number) {
                 self.touched.push(number);
@@ -164,6 +179,13 @@ impl Rib {
             let told = match why {
                 WhyPaths::Rules => {
                     group.export(id).is_some() && group.record_paths(id, &judged, |_| false, table.len())
+                }
+                WhyPaths::Identifier(of) => {
+                    let key = group.key.clone();
+                    let names_it = |path: &Path| names_source(path, peers, &key);
+                    let changed =
+                        |which: PathKey| which.peer == of && route.path_at(which).is_some_and(names_it);
+                    group.export(id).is_some() && group.record_paths(id, &judged, changed, table.len())
                 }
                 WhyPaths::Ranked { before, replaced } => {
                     let in_transition = group.is_in_transition(id);
@@ -193,4 +215,11 @@ impl Rib {
             }
         }
     }
+}
+
+/// Does the path go to such a group with its source's BGP identifier (RFC 4456 §8)?
+fn names_source(path: &Path, peers: &[Option<RibPeer>], key: &GroupKey) -> bool {
+    let outgoing = outgoing(&path.attributes, source(peers, path.peer), key);
+    path.attributes.originator_id.is_none()
+        && outgoing.is_some_and(|outgoing| matches!(outgoing.kind, OutgoingKind::Reflected { .. }))
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    hub::{self, Hub, Said},
     network::{Network, asn, ip, ms, peer, prefix, secs},
     script::{Script, config, mandatory, raw_update, their_open, update},
 };
@@ -517,6 +518,29 @@ fn who_asks_for_a_refresh_and_changes_its_group_while_end_of_rib_waits_gets_it_s
         script.give_on(first, &end_of_rib(family));
     }
     assert_eq!(markers(&script.take_on(second)), 2, "one for each family");
+}
+
+/// RFC 4456 §8: what is told of a peer's routes has its identifier, of which it may come back with another.
+#[test]
+fn routes_repeated_under_another_identifier_are_reflected_under_it() {
+    const NEW: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 200);
+    for send in [0, 4] {
+        let mut hub = Hub::new(hub::clients(&[hub::add_path(0, false), hub::add_path(send, false)]));
+        hub.announce(0, 0, A, Said::PLAIN);
+        hub.take_all();
+        let said = |hub: &Hub| hub.states[1].values().cloned().collect::<Vec<String>>();
+        assert!(said(&hub)[0].contains("10.0.0.2)"), "{:?}", said(&hub));
+        hub.lose(0, false);
+        hub.join_with(0, |open| open.identifier = NEW);
+        hub.announce(0, 0, A, Said::PLAIN);
+        hub.give(0, end_of_rib(Family::Ipv4Unicast));
+        hub.take_all();
+        assert!(
+            said(&hub).len() == 1 && said(&hub)[0].contains(&NEW.to_string()),
+            "{send}: {:?}",
+            said(&hub)
+        );
+    }
 }
 
 /// RFC 4271 §9.1.2.2 f: the identifier decides between equals, and a peer that comes back with another one is another
