@@ -12,7 +12,7 @@ pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, In
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    AddPath, Connection, DatastoreStatus, Dialler, NodeStatus, NotificationStatus, Ordered, PeerKind,
+    AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered, PeerKind,
     PeerStatus, RangeStatus, SessionState,
 };
 

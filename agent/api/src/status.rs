@@ -123,9 +123,9 @@ pub struct PeerStatus {
     pub times_established: u64,
     /// The connection of the session, if there is one.
     pub connection: Option<Connection>,
-    /// Who of the two announces several paths for a prefix (RFC 7911); `None`: nobody.
+    /// Who of the two announces several paths for a prefix (RFC 7911), by family; empty: nobody.
     #[serde(default)]
-    pub add_path: Option<AddPath>,
+    pub add_path: Vec<AddPath>,
     /// The peer is gone and its routes are kept for it (RFC 4724 §4.2).
     pub stale: bool,
     /// Paths in the Adj-RIB-In.
@@ -142,14 +142,22 @@ pub struct PeerStatus {
     pub last_notification_received: Option<NotificationStatus>,
 }
 
-/// ADD-PATH as both sides agreed on it.
+/// ADD-PATH as both sides agreed on it for one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AddPath {
+    pub family: Family,
     /// This node does.
     pub send: bool,
     /// The peer does.
     pub receive: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Family {
+    Ipv4Unicast,
+    Ipv6Unicast,
 }
 
 /// Peers that are not known one by one. Those that are there are among the peers, each with its range.

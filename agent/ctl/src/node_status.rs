@@ -119,7 +119,7 @@ mod tests {
             info: String::new(),
             times_established: 1,
             connection: None,
-            add_path: None,
+            add_path: Vec::new(),
             stale: false,
             prefixes_received: 1,
             prefixes_accepted: 1,

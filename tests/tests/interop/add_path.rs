@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
-use manx_api::{AddPath, Explanation, SessionState};
+use manx_api::{AddPath, Explanation, Family, SessionState};
 use manx_tests::{
     host::Host,
     lab::{Lab, UPLINK},
@@ -132,11 +132,9 @@ fn stands(manx: &Manx, place: Place) -> Result<()> {
     for address in place.addresses() {
         let peer = manx.peer(address)?;
         ensure!(peer.state == SessionState::Established, "{address} is {} {}", peer.state, peer.info);
-        ensure!(
-            peer.add_path == Some(AddPath { send: true, receive: true }),
-            "{address}: {:?}",
-            peer.add_path
-        );
+        let family = if address.is_ipv4() { Family::Ipv4Unicast } else { Family::Ipv6Unicast };
+        let both = AddPath { family, send: true, receive: true };
+        ensure!(peer.add_path == [both], "{address}: {:?}", peer.add_path);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_api as api;
-use manx_bgp::{PeerKey, view};
+use manx_bgp::{Family, PeerKey, view};
 use manx_dataplane::kernel::Role;
 use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
@@ -153,7 +153,7 @@ impl Daemon {
             info: why.into(),
             times_established: 0,
             connection: None,
-            add_path: None,
+            add_path: Vec::new(),
             stale: false,
             prefixes_received: 0,
             prefixes_accepted: 0,
@@ -191,7 +191,7 @@ impl Daemon {
                 }
                 _ => None,
             },
-            add_path: peer.negotiated.as_ref().and_then(add_path),
+            add_path: peer.negotiated.as_ref().map(add_path).unwrap_or_default(),
             stale: peer.stale_until.is_some(),
             prefixes_received: peer.counters.prefixes_received,
             prefixes_accepted: peer.counters.prefixes_accepted,
@@ -331,8 +331,15 @@ pub(super) fn json(body: &impl Serialize) -> Answer {
     }
 }
 
-/// A session of manxd's has it for all its families or for none.
-fn add_path(negotiated: &view::NegotiatedView) -> Option<api::AddPath> {
-    let agreed = negotiated.add_path.first()?;
-    Some(api::AddPath { send: agreed.send, receive: agreed.receive })
+/// A peer may offer it for one of the session's families only.
+fn add_path(negotiated: &view::NegotiatedView) -> Vec<api::AddPath> {
+    let each = negotiated.add_path.iter().map(|agreed| api::AddPath {
+        family: match agreed.family {
+            Family::Ipv4Unicast => api::Family::Ipv4Unicast,
+            Family::Ipv6Unicast => api::Family::Ipv6Unicast,
+        },
+        send: agreed.send,
+        receive: agreed.receive,
+    });
+    each.collect()
 }
