@@ -90,7 +90,8 @@ impl AsPath {
         self.segments().map(|(kind, numbers)| if kind == SET { 1 } else { numbers.len() }).sum()
     }
 
-    /// The neighbouring AS (RFC 4271 §9.1.2.2 c); `None` for a path of our own AS or one that begins with a set.
+    /// The neighbouring AS (RFC 4271 §9.1.2.2 c). `None` is our own: the path is empty, or begins with a set, so that a
+    /// speaker of our AS made the route or aggregated it. An eBGP peer's own number stands before any set (§5.1.2 b).
     pub fn neighbour(&self) -> Option<u32> {
         match self.segments().next() {
             Some((SEQUENCE, [first, ..])) => Some(u32::from_be_bytes(*first)),

@@ -24,6 +24,8 @@ pub struct Reading {
     pub ebgp: bool,
     /// Both sides announced RFC 6793.
     pub four_octet: bool,
+    /// Those that both sides announced.
+    pub families: PerFamily<bool>,
     /// The families whose prefixes come with the names of their paths (RFC 7911).
     pub add_path: PerFamily<bool>,
     /// Both sides announced RFC 8950.
@@ -87,7 +89,7 @@ impl FatalError<'_> {
     }
 }
 
-/// MP_REACH_NLRI of a family that Manx carries (RFC 4760 §3).
+/// MP_REACH_NLRI of a family that the session carries (RFC 4760 §3).
 #[derive(Clone, Copy, Debug)]
 pub struct MpReach<'a> {
     pub family: Family,
@@ -95,7 +97,7 @@ pub struct MpReach<'a> {
     pub nlri: &'a [u8],
 }
 
-/// MP_UNREACH_NLRI of a family that Manx carries (RFC 4760 §4).
+/// MP_UNREACH_NLRI of a family that the session carries (RFC 4760 §4).
 #[derive(Clone, Copy, Debug)]
 pub struct MpUnreach<'a> {
     pub family: Family,
@@ -126,7 +128,7 @@ pub struct Parsed<'a> {
     pub multiprotocol: bool,
     /// There was any attribute besides MP_UNREACH: the UPDATE is no End-of-RIB of its family.
     pub others: bool,
-    /// There was an MP_REACH of a family that Manx does not carry.
+    /// There was an MP_REACH of a family that the session does not carry.
     pub reaches_elsewhere: bool,
     pub errors: Vec<(AttributeError, Outcome)>,
     as4_path: Option<AsPath>,
@@ -429,20 +431,21 @@ fn read_multiprotocol<'a>(
 ) -> Result<(), FatalError<'a>> {
     let fatal = FatalError::Multiprotocol(whole);
     let [a, b, safi, ref rest @ ..] = *value else { return Err(fatal) };
+    // Of another family nothing is read, so it may be as wrong as it likes: what RFC 4760 §7 asks for in that case (to
+    // drop the family's routes and ignore what comes) is how it stands already, and the others go on (RFC 7606 §2, "AFI/SAFI
+    // disable"). Where it ends the attribute's own length says.
     let family = Family::from_wire(u16::from_be_bytes([a, b]), safi);
+    let Some(family) = family.filter(|&family| reading.families[family]) else {
+        parsed.reaches_elsewhere |= code == code::MP_REACH;
+        return Ok(());
+    };
     if code == code::MP_UNREACH {
-        if let Some(family) = family {
-            parsed.mp_unreach = Some(MpUnreach { family, nlri: rest });
-        }
+        parsed.mp_unreach = Some(MpUnreach { family, nlri: rest });
         return Ok(());
     }
     let [length, ref rest @ ..] = *rest else { return Err(fatal) };
     let Some((next_hop, [_reserved, nlri @ ..])) = rest.split_at_checked(usize::from(length)) else {
         return Err(fatal);
-    };
-    let Some(family) = family else {
-        parsed.reaches_elsewhere = true;
-        return Ok(());
     };
     let next_hop = mp_next_hop(family, next_hop, reading.extended_next_hop).ok_or(fatal)?;
     parsed.mp_reach = Some(MpReach { family, next_hop, nlri });

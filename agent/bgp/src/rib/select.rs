@@ -422,6 +422,21 @@ mod tests {
         }
     }
 
+    /// Behaviour 44, RFC 4271 §9.1.2.2 c: of our own AS is what it made, and what it made of others by aggregation.
+    #[test]
+    fn meds_of_paths_that_begin_with_a_set_are_compared_as_our_own_ases_and_with_nobody_elses() {
+        let set = |number: u8| crate::attr::as_path::AsPath::parse(&[1, 1, 0, 0, 0, number], true).unwrap();
+        for (other, expected) in [
+            (set(9), [Standing::Lost(LostAt::Med), Standing::Best]),
+            (as_path(&[8]), [Standing::Best, Standing::Lost(LostAt::RouterId)]),
+        ] {
+            let first = path(1, |a| (a.as_path, a.med) = (set(8), Some(20)));
+            let second = path(3, |a| (a.as_path, a.med) = (other.clone(), Some(10)));
+            let seen: Vec<Standing> = outcome(vec![first, second]).into_iter().map(|(_, s)| s).collect();
+            assert_eq!(seen, expected, "{other}");
+        }
+    }
+
     /// Behaviour 45.
     #[test]
     fn an_unreachable_next_hop_and_a_refusal_take_a_path_out() {

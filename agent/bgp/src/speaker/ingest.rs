@@ -27,13 +27,14 @@ impl Speaker {
         let Some(connection) = self.connections.get(&conn) else { return };
         let slot = connection.peer;
         let (Some(negotiated), Some(peer)) = (&connection.negotiated, self.peer_at(slot)) else { return };
+        let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
         let reading = Reading {
+            families: carried,
             ebgp: peer.ours.is_ebgp(),
             four_octet: negotiated.four_octet,
             extended_next_hop: negotiated.extended_next_hop,
             add_path: PerFamily::from_fn(|family| negotiated.add_path[family].receive),
         };
-        let carried = PerFamily::from_fn(|family| negotiated.families.contains(&family));
         let carries = |family: Family| carried[family];
         let update = match Update::parse(body, reading) {
             Ok(update) => update,
@@ -67,7 +68,7 @@ impl Speaker {
         if carries(Family::Ipv4Unicast) {
             self.withdraw_all(slot, update.withdrawn);
         }
-        if let Some(unreach) = update.attributes.mp_unreach.filter(|unreach| carries(unreach.family)) {
+        if let Some(unreach) = update.attributes.mp_unreach {
             let with_ids = update.with_ids[unreach.family];
             // The parser has seen these prefixes whole.
             match unreach.family {
@@ -88,7 +89,7 @@ impl Speaker {
             let attributes = next_hop.and_then(|next_hop| update.attributes.attributes(next_hop));
             self.announce_all(slot, update.announced, attributes);
         }
-        if let Some(reach) = update.attributes.mp_reach.filter(|reach| carries(reach.family)) {
+        if let Some(reach) = update.attributes.mp_reach {
             let attributes = if withdraw { None } else { update.attributes.attributes(reach.next_hop) };
             let with_ids = update.with_ids[reach.family];
             match reach.family {

@@ -20,8 +20,13 @@ use crate::{
     },
 };
 
-const READING: Reading =
-    Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(true), extended_next_hop: false };
+const READING: Reading = Reading {
+    families: PerFamily::both(true),
+    ebgp: false,
+    four_octet: true,
+    add_path: PerFamily::both(true),
+    extended_next_hop: false,
+};
 
 /// The bodies of whole UPDATEs, none longer than it may be.
 fn bodies(mut stream: BytesMut) -> Vec<Vec<u8>> {

@@ -88,7 +88,7 @@ proptest! {
         let kind = OutgoingKind::Reflected { originator, cluster_id };
         let mut wire = bytes::BytesMut::new();
         encode(&mut wire, &attributes, &Outgoing { next_hop: attributes.next_hop, link_local: None, only_to_customers: None, four_octet, kind });
-        let parsed = parse(&wire, Reading { ebgp: false, four_octet, add_path: PerFamily::both(false), extended_next_hop: true }).unwrap();
+        let parsed = parse(&wire, Reading { families: PerFamily::both(true), ebgp: false, four_octet, add_path: PerFamily::both(false), extended_next_hop: true }).unwrap();
         prop_assert_eq!(&parsed.errors, &[]);
         let mut expected = attributes.clone();
         expected.originator_id = Some(attributes.originator_id.unwrap_or(originator));
@@ -98,7 +98,7 @@ proptest! {
 
     #[test]
     fn no_attribute_block_makes_the_parser_panic(block in prop::collection::vec(any::<u8>(), 0..300), ebgp: bool, four_octet: bool) {
-        if let Ok(mut parsed) = parse(&block, Reading { ebgp, four_octet, add_path: PerFamily::both(false), extended_next_hop: true }) {
+        if let Ok(mut parsed) = parse(&block, Reading { families: PerFamily::both(true), ebgp, four_octet, add_path: PerFamily::both(false), extended_next_hop: true }) {
             parsed.check_mandatory(true);
             let _ = parsed.attributes(ip("10.0.0.2"));
         }

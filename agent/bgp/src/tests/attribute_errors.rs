@@ -157,7 +157,14 @@ impl Pair {
 }
 
 fn plain_reading() -> Reading {
-    Reading { ebgp: false, four_octet: true, add_path: Default::default(), extended_next_hop: false }
+    let families = crate::config::PerFamily::both(true);
+    Reading {
+        families,
+        ebgp: false,
+        four_octet: true,
+        add_path: Default::default(),
+        extended_next_hop: false,
+    }
 }
 
 /// ORIGIN, AS_PATH and NEXT_HOP, well formed, with a MED that the first announcement has not.

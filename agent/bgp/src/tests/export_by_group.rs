@@ -26,8 +26,13 @@ use crate::{
     view::Export,
 };
 
-const READING: Reading =
-    Reading { ebgp: false, four_octet: true, add_path: PerFamily::both(false), extended_next_hop: true };
+const READING: Reading = Reading {
+    families: PerFamily::both(true),
+    ebgp: false,
+    four_octet: true,
+    add_path: PerFamily::both(false),
+    extended_next_hop: true,
+};
 
 /// What a receiver knows after these messages: prefixes, with their attributes as text.
 pub fn apply(state: &mut BTreeMap<Prefix, String>, messages: &[Message]) -> usize {

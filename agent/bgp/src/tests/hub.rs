@@ -264,8 +264,13 @@ impl Hub {
             agreed.add_path.iter().any(|of| of.family == Family::Ipv4Unicast && of.send)
         });
         let ebgp = self.speaker.config().peers[to].remote_as != asn(64512);
-        let reading =
-            Reading { ebgp, four_octet: true, add_path: PerFamily::both(named), extended_next_hop: false };
+        let reading = Reading {
+            families: PerFamily::both(true),
+            ebgp,
+            four_octet: true,
+            add_path: PerFamily::both(named),
+            extended_next_hop: false,
+        };
         let update = Update::parse(body, reading).unwrap();
         assert_eq!(update.attributes.errors, []);
         let (state, told) = (&mut self.states[to], &mut self.told[to]);

@@ -91,8 +91,13 @@ fn announced(role: Option<Role>) -> Option<u32> {
     let bodies: Vec<_> = bodies.collect();
     assert_eq!(bodies.len(), 1, "{role:?}");
     let length = usize::from(u16::from_be_bytes([bodies[0][2], bodies[0][3]]));
-    let reading =
-        Reading { ebgp: true, four_octet: true, add_path: Default::default(), extended_next_hop: false };
+    let reading = Reading {
+        families: crate::config::PerFamily::both(true),
+        ebgp: true,
+        four_octet: true,
+        add_path: Default::default(),
+        extended_next_hop: false,
+    };
     parse(&bodies[0][4..4 + length], reading).unwrap().only_to_customers
 }
 

@@ -313,6 +313,43 @@ fn routes_of_a_family_that_was_not_negotiated_are_ignored() {
     assert_eq!(seen_best(&script, A), Some(Standing::Best));
 }
 
+/// Behaviour 22: RFC 4760 §7 asks for no more than that its routes go and are ignored, and that is how it stands.
+#[test]
+fn a_fault_in_a_family_that_was_not_negotiated_costs_neither_the_session_nor_a_route() {
+    let mut open = their_open(&config(IBGP));
+    open.capabilities.families = vec![Family::Ipv4Unicast];
+    let [six, evpn] = [[0, 2, 1], [0, 25, 70]];
+    for (code, value) in [
+        // No next hop, one that runs past the end, one of a length that no address has.
+        (14, &[][..]),
+        (14, &[16, 0x20, 1]),
+        (14, &[5, 1, 2, 3, 4, 5, 0]),
+        // A prefix that is too long, one that is cut off.
+        (14, &[4, 1, 2, 3, 4, 0, 200]),
+        (15, &[129]),
+        (15, &[48, 0x20]),
+    ] {
+        for family in [six, evpn] {
+            let mut script = Script::established_with(config(IBGP), &open);
+            script.give(&update(&[], &good(IBGP), &["10.9.0.0/16"]));
+            let bad = attribute(OPTIONAL, code, &[&family[..], value].concat());
+            script.give(&update(&[], &with(good(IBGP), bad.clone()), &[A]));
+            // And alone, where nothing but it says of what it is.
+            script.give(&raw_update(&[], &bad, &[]));
+            assert_eq!(script.state(), SessionState::Established, "{code} {family:?} {value:?}");
+            for prefix in [A, "10.9.0.0/16"] {
+                assert_eq!(seen_best(&script, prefix), Some(Standing::Best), "{code} {family:?} {value:?}");
+            }
+        }
+    }
+    // Which family it is of has to be there, and neither attribute may be there twice (RFC 7606 §3 g).
+    for bad in [vec![attribute(OPTIONAL, 14, &[0, 2])], vec![attribute(OPTIONAL, 15, &six); 2]] {
+        let mut script = Script::established_with(config(IBGP), &open);
+        script.give(&update(&[], &[good(IBGP), bad].concat(), &[A]));
+        assert_eq!(script.notification().0, 3);
+    }
+}
+
 /// Behaviour 21.
 #[test]
 fn a_two_octet_peer_is_read_and_its_as4_attributes_are_merged() {
