@@ -16,7 +16,8 @@ use crate::{
 
 const CONFIG: &str = "/etc/bird/bird.conf";
 const BGP_PORT: u16 = 179;
-const STARTED: Duration = Duration::from_secs(5);
+/// Only to give up by: a busy machine lets it wait.
+const STARTED: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct Bird {

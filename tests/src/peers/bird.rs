@@ -8,7 +8,8 @@ use super::{Learned, Program, Side, Speaking, family};
 use crate::{host::Host, process::Daemon, wait::eventually};
 
 const CONFIG: &str = "/etc/bird/bird.conf";
-const STARTED: Duration = Duration::from_secs(5);
+/// Only to give up by: a busy machine lets it wait.
+const STARTED: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct Bird;

@@ -9,9 +9,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use manx_api::SessionState;
 use manx_tests::{
     lab::Lab,
-    peers::manx::{Manx, resources},
+    peers::manx::{BgpPeer, Manx, resources},
     wait::eventually,
 };
 
@@ -37,6 +38,11 @@ fn open() -> Vec<u8> {
     body.extend(HIGH.ipv4().octets());
     body.push(0);
     message(1, &body)
+}
+
+/// Takes 10.`third`.0.0/16 back.
+fn withdrawal(third: u8) -> Vec<u8> {
+    message(2, &[0, 3, 16, 10, third, 0, 0])
 }
 
 /// Announces 10.`third`.0.0/16 with this ORIGIN, and whatever else.
@@ -105,5 +111,63 @@ fn faults_and_limits_of_a_peer_stand_in_the_status_and_in_the_history() -> Resul
     })?;
     let history = node.host.sh("manxctl history")?;
     ensure!(history.contains("announced more than the 4 IPv4 prefixes that it may"), "{history}");
+    Ok(())
+}
+
+#[test]
+fn a_rib_that_is_nearly_full_stands_in_the_status_with_who_holds_the_most_and_goes_from_there() -> Result<()>
+{
+    let mut lab = Lab::new()?;
+    let peer = BgpPeer { address: HIGH.ipv4().into(), as_number: u32::from(THEIR_AS), more: "" };
+    let document = resources(AS, &POOLS, &[MIDDLE.node(None)], &[peer]);
+    let name = "metadata:\n  name: default\n";
+    let bounded = document.replacen(name, &format!("{name}  annotations: {{manx.dev/maxPaths: '10'}}\n"), 1);
+    fs::write(lab.store().join("cluster.yaml"), bounded)?;
+    let high = HIGH.host(&mut lab)?;
+    let node = Manx::start(MIDDLE.host(&mut lab)?, &["--dataplane", "off"], &lab.logs())?;
+    let at = SocketAddr::new(MIDDLE.ipv4().into(), 179);
+    let mut peer = high.run(move || TcpStream::connect_timeout(&at, SOON))?;
+    peer.write_all(&[open(), message(4, &[])].concat())?;
+    let says = |alarm: Option<&str>| {
+        eventually(&format!("the status says {alarm:?}"), SOON, || {
+            let text = node.host.sh("manxctl node status")?;
+            let received = node.peer(HIGH.ipv4().into())?.prefixes_received;
+            let found = alarm.is_none_or(|alarm| text.contains(alarm));
+            ensure!(
+                found && text.contains("the RIB is nearly full") == alarm.is_some(),
+                "{received}: {text}"
+            );
+            Ok(received)
+        })
+    };
+    peer.write_all(&(1..=8).map(|third| update(third, 0, &[])).collect::<Vec<_>>().concat())?;
+    eventually("eight are there", SOON, || {
+        ensure!(node.peer(HIGH.ipv4().into())?.prefixes_received == 8);
+        Ok(())
+    })?;
+    ensure!(says(None)? == 8);
+    let nearly = "9 paths of the 10 that it may hold; 192.168.80.90 holds 9 (manx.dev/maxPaths)";
+    peer.write_all(&update(9, 0, &[]))?;
+    says(Some(nearly))?;
+    peer.write_all(&withdrawal(9))?;
+    says(None)?;
+    // The history hears of it when the RIB is looked at, every 64 KiB.
+    peer.write_all(&update(9, 0, &[]).repeat(4000))?;
+    says(Some(nearly))?;
+    peer.write_all(&[update(10, 0, &[]), update(11, 0, &[]).repeat(4000)].concat())?;
+    eventually("the session has ended", SOON, || {
+        let peer = node.peer(HIGH.ipv4().into())?;
+        ensure!(peer.state != SessionState::Established && peer.prefixes_received == 0, "{peer:?}");
+        Ok(())
+    })?;
+    says(None)?;
+    let history = node.host.sh("manxctl history")?;
+    for line in [
+        "Warning: holds 9 of 9 paths in a RIB that may hold 10",
+        "Warning: holds 11 of 11 paths in a RIB that may hold 10, more than any other; closing its session",
+        "NOTIFICATION sent: Cease / Out of Resources",
+    ] {
+        ensure!(history.contains(line), "{line}: {history}");
+    }
     Ok(())
 }
