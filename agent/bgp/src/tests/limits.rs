@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{
     network::{ip, prefix, secs},
-    script::{Script, config, mandatory, raw_update, their_open, update},
+    script::{Script, attribute, config, mandatory, raw_update, their_open, update},
 };
 use crate::{
     About, Config, ConnId, Event, Family, MaxPrefixes, PeerConfig, Refusal,
+    attr::flag::{OPTIONAL, TRANSITIVE},
     message::{Message, keepalive, notification::Notification, open::Open},
     view::SessionState,
 };
@@ -215,4 +216,38 @@ fn routes_kept_for_a_peers_return_count_and_go_first_if_they_are_the_most() {
     assert_eq!(routes(&mut script), 38_000);
     assert_eq!(script.speaker.peers()[1].state, SessionState::Established);
     assert_eq!(script.view().stale_until, None);
+}
+
+/// A look at what may be freed finds a few that may not, and ends; those behind them have their turn all the same.
+#[test]
+fn routes_that_are_kept_for_a_peer_that_does_not_read_do_not_hide_those_that_may_go() {
+    let mut config = config(64512);
+    config.peers[0].rr_client = true;
+    let (mut script, first, second) = two_peers(config, |_, _| ());
+    let withdraw_many = |script: &mut Script, from: u32, count: u32| {
+        let nlri: Vec<u8> = (from..from + count).flat_map(|n| [24, 10, (n >> 8) as u8, n as u8]).collect();
+        nlri.chunks(4000).for_each(|part| script.give_on(first, &raw_update(part, &[], &[])));
+    };
+    announce_many(&mut script, first, 0, 3000);
+    script.take_on(second);
+    withdraw_many(&mut script, 0, 3000);
+    assert_eq!(script.speaker.sizes().0, 3000, "the peer has yet to read that they are gone");
+    // Of these it is never told.
+    let mut unheard = mandatory(&[]);
+    unheard.push(attribute(OPTIONAL | TRANSITIVE, 8, &[0xff, 0xff, 0xff, 2]));
+    script.give_on(first, &raw_update(&[], &unheard.concat(), &[16, 20, 1, 16, 20, 2]));
+    script.give_on(first, &raw_update(&[16, 20, 1, 16, 20, 2], &[], &[]));
+    assert_eq!(script.speaker.sizes().0, 3002);
+    let mut looks = 0;
+    while script.speaker.sizes().0 > 3000 {
+        looks += 1;
+        assert!(looks < 200, "{} are left", script.speaker.sizes().0);
+        // Whoever has read all that there is gives reason to look.
+        script.take_on(first);
+        script.drain();
+        script.speaker.advance(script.now);
+    }
+    assert!(looks > 10, "a look took in {} and more", 3000 / looks);
+    script.take_on(second);
+    assert_eq!(routes(&mut script), 0);
 }
