@@ -71,6 +71,9 @@ struct RunArgs {
     /// What the page names as the command that made it
     #[arg(long, value_name = "TEXT", hide = true)]
     made_by: Option<String>,
+    /// What the page names as the commit that was built
+    #[arg(long, value_name = "TEXT", hide = true)]
+    commit: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -139,7 +142,8 @@ fn run(args: &RunArgs) -> Result<()> {
         results.push(run::scenario(&scenario, &daemons, plan)?);
     }
     let made_by = args.made_by.clone().unwrap_or_else(|| std::env::args().collect::<Vec<_>>().join(" "));
-    let page = report::markdown(&report::Head { command: made_by, versions }, &results);
+    let page =
+        report::markdown(&report::Head { command: made_by, commit: args.commit.clone(), versions }, &results);
     match &args.output {
         Some(path) => {
             fs::write(path, page).with_context(|| format!("{}", path.display()))?;

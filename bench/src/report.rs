@@ -12,6 +12,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Head {
     pub command: String,
+    /// What was built.
+    pub commit: Option<String>,
     pub versions: BTreeMap<Which, String>,
 }
 
@@ -44,8 +46,9 @@ pub fn markdown(head: &Head, results: &[Played]) -> String {
     let _ = writeln!(
         out,
         "# BGP: Manx and its peers side by side\n\n\
-         Made by `{}` on {}.\n",
+         Made by `{}`{} on {}.\n",
         head.command,
+        head.commit.as_ref().map(|commit| format!(", commit {commit},")).unwrap_or_default(),
         machine()
     );
     for (which, version) in &head.versions {
@@ -65,7 +68,7 @@ figures are medians (least to most). Wall: from the first byte (or SYN) to the l
 the daemon's process clock, all threads, from the same start until it is at rest again with all sessions up. Memory:
 the highest resident size; a route's share is what was added since the start of the clock. Where routes only go into
 the RIB, they carry NO_ADVERTISE, and the clock stops when one last route without it has reached a second client: that
-is the same measure for every daemon.
+is the same measure for every daemon. What bounds a flap stands in `docs/decisions/007-writes-from-the-loop.md`.
 ";
 
 fn machine() -> String {
@@ -246,8 +249,13 @@ mod tests {
         let failed = Cell { failure: Some("not complete in time".to_owned()), ..Cell::default() };
         let cells = [(Which::Manx, cell(&[1.0], 1.0)), (Which::Bird, failed)].into();
         let results = [Played { scenario, cells, others: 0.2 }];
-        let head = Head { command: "bench".to_owned(), versions: BTreeMap::new() };
+        let head = Head {
+            command: "bench".to_owned(),
+            commit: Some("0123abc".to_owned()),
+            versions: BTreeMap::new(),
+        };
         let page = markdown(&head, &results);
+        assert!(page.contains("Made by `bench`, commit 0123abc, on "), "{page}");
         assert!(page.contains("| BIRD | 0 | not finished |"), "{page}");
         assert!(page.contains("BIRD: not complete in time"), "{page}");
         assert!(page.contains("other processes took 20 % of the machine"), "{page}");

@@ -108,8 +108,23 @@ pub fn run(args: Args) -> Result<()> {
     }
     let words: Vec<String> = env::args().skip(1).collect();
     bench.arg("--made-by").arg(format!("cargo xtask {}", words.join(" ")));
+    if let Some(commit) = commit() {
+        bench.arg("--commit").arg(commit);
+    }
     let status = bench.status().context("cannot run manx-bench")?;
     exit(status.code().unwrap_or(1));
+}
+
+/// What was built: the commit, and whether the tree differs from it. `None` outside of a repository.
+fn commit() -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").current_dir(tree::root()).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short", "HEAD"])?;
+    // What lies in docs is not measured.
+    let changed = git(&["status", "--porcelain", "--", ".", ":!docs"])?;
+    Some(if changed.is_empty() { commit } else { format!("{commit} with changes") })
 }
 
 /// Installs what is missing of the daemons. Nobody asked for a router on this machine: their services stay off.
