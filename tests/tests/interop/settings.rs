@@ -63,7 +63,7 @@ fn a_node_that_leaves_and_a_policy_that_is_missing_are_heard_by_the_neighbour() 
     let explained = node.host.sh(&format!("manxctl explain {block}"))?;
     ensure!(explained.contains("no policy for an eBGP peer (RFC 8212)"), "{explained}");
     let status = node.host.sh("manxctl node status")?;
-    ensure!(status.contains("no route is taken from 192.168.80.90"), "{status}");
+    ensure!(status.contains("no IPv4 route is taken from 192.168.80.90"), "{status}");
     fs::write(&cluster, &plain)?;
     leaving(false, SOON)?;
 
