@@ -4,8 +4,8 @@ use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{
-    Dial, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan, PoolWrite, Problem, RangeAs,
-    RangePlan, SpeakerPlan,
+    Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan,
+    PoolWrite, Problem, RangeAs, RangePlan, SourceCheck, SpeakerPlan,
 };
 
 use crate::{input::Input, output, table};
@@ -53,7 +53,7 @@ fn render(plan: &NodePlan) -> String {
         let _ = write!(text, ", route reflector of cluster {cluster_id}");
     }
     let _ = writeln!(text, ", listens on port {}", plan.listen_port);
-    for line in speaker(&plan.speaker) {
+    for line in speaker(&plan.speaker).into_iter().chain(fast_path(plan)) {
         let _ = writeln!(text, "{line}");
     }
     text.push('\n');
@@ -108,6 +108,35 @@ fn speaker(speaker: &SpeakerPlan) -> Vec<String> {
     }
     if !speaker.client_to_client {
         lines.push("Clients do not hear of one another".to_owned());
+    }
+    lines
+}
+
+/// What the resources say of it, a line each.
+fn fast_path(plan: &NodePlan) -> Vec<String> {
+    fn list<T>(entries: &[ForInterfaces<T>], name: fn(&T) -> &'static str) -> String {
+        let entries = entries.iter().map(|entry| format!("{}={}", entry.pattern, name(&entry.setting)));
+        entries.collect::<Vec<_>>().join(", ")
+    }
+    let FastPathPlan { whole, interfaces, source_check, source_check_interfaces } = &plan.fast_path;
+    let mut lines = Vec::new();
+    let mut settings: Vec<String> = whole.iter().map(|setting| setting.name().to_owned()).collect();
+    let pools = plan.pools.iter().filter_map(|pool| Some((pool, pool.fast_path?)));
+    settings.extend(pools.map(|(pool, setting)| format!("pool {} {}", pool.name, setting.name())));
+    if !interfaces.is_empty() {
+        settings.push(format!("interfaces {}", list(interfaces, |setting| setting.name())));
+    }
+    if !settings.is_empty() {
+        lines.push(format!("Fast path: {}", settings.join("; ")));
+    }
+    if *source_check != SourceCheck::Strict || !source_check_interfaces.is_empty() {
+        let mut line = format!("Source check of pods: {}", source_check.name());
+        if !source_check_interfaces.is_empty() {
+            let list = list(source_check_interfaces, |setting| setting.name());
+            // Writing to a String cannot fail.
+            let _ = write!(line, "; interfaces {list}");
+        }
+        lines.push(line);
     }
     lines
 }

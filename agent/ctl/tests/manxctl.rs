@@ -355,7 +355,14 @@ spec: {bgp: {ipv4Address: 10.0.0.1/24}}
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
-metadata: {name: default, annotations: {manx.dev/multipath: ebgp=4, manx.dev/maxPaths: '1000'}}
+metadata:
+  name: default
+  annotations:
+    manx.dev/multipath: ebgp=4
+    manx.dev/maxPaths: '1000'
+    manx.dev/fastPath: Auto
+    manx.dev/fastPathInterfaces: ens34=Disabled, ens*=Auto
+    manx.dev/sourceCheck: Loose
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
@@ -376,6 +383,8 @@ Node a, AS 64512, router ID 10.0.0.1, listens on port 179
 Leaving: asks everybody to go another way (GRACEFUL_SHUTDOWN)
 Multipath: up to 4 external and 1 internal paths together
 At most 1000 paths of all peers together
+Fast path: Auto; interfaces ens34=Disabled, ens*=Auto
+Source check of pods: Loose
 
 PEER       AS      PEER TYPE   DIALS       SETTINGS                                                                                      RULE
 10.0.0.9   65000   global      after 5 s   at most 10 prefixes, blackholes in 10.1.0.0/16, takes several paths, sends 2, role customer   BGPPeer/p

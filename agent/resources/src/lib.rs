@@ -21,8 +21,9 @@ pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use nearest::nearest;
 pub use plan::{
-    AddPath, Dial, MaxPrefixes, Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError,
-    PoolPlan, PoolWrite, RangeAs, RangePlan, Role, SecretKey, SpeakerPlan, Warning, plan,
+    AddPath, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode,
+    NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, PoolPlan, PoolWrite, RangeAs, RangePlan, Role,
+    SecretKey, SourceCheck, SpeakerPlan, Warning, plan,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod derive;
+mod fast_path;
 mod speaker;
 mod warning;
 
@@ -23,7 +24,11 @@ use crate::{
 };
 use cluster::{Cluster, cluster_id};
 
-pub use crate::spec::{AddPath, MaxPrefixes, Multipath, NextHopMode, RangeAs, Role, SecretKey};
+pub use crate::spec::{
+    AddPath, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode, RangeAs, Role, SecretKey,
+    SourceCheck,
+};
+pub use fast_path::FastPathPlan;
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
 
@@ -41,6 +46,7 @@ pub struct NodePlan {
     pub cluster_id: Option<Ipv4Addr>,
     pub listen_port: u16,
     pub speaker: SpeakerPlan,
+    pub fast_path: FastPathPlan,
     /// By address, then port; no two have the same address and port.
     pub peers: Vec<PeerPlan>,
     /// Who else may dial, sorted by prefix. The longest counts, and `peers` come first.
@@ -163,6 +169,8 @@ pub struct PoolPlan {
     pub allowed_uses: Vec<AllowedUse>,
     /// Which of the pool's routes are written to the FIB and the maps.
     pub write: PoolWrite,
+    /// None: as the node's as a whole.
+    pub fast_path: Option<FastPathSetting>,
 }
 
 /// Manx does not encapsulate: a route of an encapsulated pool may be written only where the pool's mode says
@@ -220,6 +228,7 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         cluster_id: cluster_id(own),
         listen_port: cluster.listen_port_of(own),
         speaker: speaker::speaker(&cluster, own),
+        fast_path: fast_path::fast_path(&cluster, own),
         peers,
         ranges,
         blocks,
@@ -252,6 +261,7 @@ fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {
         block_size: pool.block_size,
         allowed_uses: pool.allowed_uses.clone(),
         write: PoolWrite::of(pool.ipip_mode, pool.vxlan_mode),
+        fast_path: pool.fast_path,
     }
 }
 

@@ -7,6 +7,7 @@ mod bgp_filter;
 mod bgp_peer;
 mod block_affinity;
 mod extensions;
+mod fast_path;
 mod ip_pool;
 mod node;
 mod value;
@@ -192,7 +193,9 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
             let spec = $read;
             fields.accept(&[("status", Form::Any)]);
             fields.finish();
-            annotations.finish(|name| extensions::elsewhere(kind, name));
+            annotations.finish(|name| {
+                extensions::elsewhere(kind, name).or_else(|| fast_path::elsewhere(kind, name))
+            });
             match (metadata, spec) {
                 (Some(metadata), Some(spec)) if !sink.failed() => {
                     let without_effect = sink.without_effect.take();
@@ -211,7 +214,7 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
         Kind::BgpPeer => object!(BgpPeer, bgp_peer::read(&mut fields, &mut annotations)),
         Kind::BgpFilter => object!(BgpFilter, bgp_filter::read(&mut fields)),
         Kind::Node => object!(Node, node::read(&mut fields, &mut annotations)),
-        Kind::IpPool => object!(IpPool, ip_pool::read(&mut fields)),
+        Kind::IpPool => object!(IpPool, ip_pool::read(&mut fields, &mut annotations)),
         Kind::BlockAffinity => object!(BlockAffinity, block_affinity::read(&mut fields)),
     }
 }

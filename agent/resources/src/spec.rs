@@ -2,6 +2,7 @@
 //! it; every other field that Calico knows is accepted by the reader and stays in the object's document.
 
 mod extensions;
+mod fast_path;
 mod filter;
 
 use std::{
@@ -16,6 +17,7 @@ use crate::selector::Selector;
 pub use extensions::{
     AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, RangeAs, Role, SpeakerExtensions,
 };
+pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCheck};
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };
@@ -31,6 +33,7 @@ pub struct BgpConfiguration {
     /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
     pub node_mesh_max_restart_time: Option<u32>,
     pub extensions: SpeakerExtensions,
+    pub fast_path: FastPathExtensions,
     /// Of the peers of the mesh; only on `default`.
     pub mesh: PeerExtensions,
 }
@@ -93,6 +96,8 @@ pub struct IpPool {
     pub node_selector: String,
     pub allowed_uses: Vec<AllowedUse>,
     pub assignment_mode: AssignmentMode,
+    /// None: as the node's as a whole.
+    pub fast_path: Option<FastPathSetting>,
 }
 
 /// `BlockAffinity`: which node owns which block.

@@ -2,7 +2,10 @@
 
 use manx_resources::{
     Resource, parse,
-    spec::{AddPath, MaxPrefixes, Multipath, PeerExtensions, Role, SpeakerExtensions},
+    spec::{
+        AddPath, FastPathExtensions, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, PeerExtensions,
+        Role, SourceCheck, SpeakerExtensions,
+    },
 };
 
 fn document(kind: &str, name: &str, annotations: &[(&str, &str)], spec: &str) -> String {
@@ -208,4 +211,79 @@ fn what_depends_on_another_annotation_says_so() {
 fn annotations_of_others_are_left_alone() {
     let text = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: n, annotations: {a.dev/maxPrefixes: x}}\n";
     assert_eq!(read(text).1, Vec::<String>::new());
+}
+
+#[test]
+fn a_pool_says_whether_its_packets_may_be_fast() {
+    for (text, expected) in [("Auto", FastPathSetting::Auto), ("Enabled", FastPathSetting::Enabled)] {
+        let (Resource::IpPool(pool), problems) = read(&pool(&[("fastPath", text)])) else { panic!("{text}") };
+        assert_eq!((pool.spec.fast_path, problems), (Some(expected), vec![]));
+    }
+    let (Resource::IpPool(pool), problems) = read(&pool(&[("fastPath", "disable")])) else { panic!() };
+    assert_eq!(pool.spec.fast_path, None);
+    assert_eq!(
+        problems,
+        [
+            "f:6:24: IPPool \"p\": metadata.annotations[manx.dev/fastPath]: \"disable\" is not one of Auto, Enabled, Disabled; \
+          did you mean Disabled?; until then it counts as not set"
+        ]
+    );
+}
+
+fn pool(annotations: &[(&str, &str)]) -> String {
+    document("IPPool", "p", annotations, "{cidr: 172.16.0.0/16}")
+}
+
+#[test]
+fn a_configuration_says_it_for_the_whole_and_by_interface() {
+    let text = document(
+        "BGPConfiguration",
+        "node.a",
+        &[
+            ("fastPath", "Enabled"),
+            ("fastPathInterfaces", "ens34=Disabled, cali*=Auto,"),
+            ("sourceCheck", "Loose"),
+            ("sourceCheckInterfaces", "cali0=Off"),
+        ],
+        "{}",
+    );
+    let (Resource::BgpConfiguration(object), problems) = read(&text) else { panic!("{text}") };
+    let expected = FastPathExtensions {
+        whole: Some(FastPathSetting::Enabled),
+        interfaces: Some(vec![
+            ForInterfaces { pattern: "ens34".into(), setting: FastPathSetting::Disabled },
+            ForInterfaces { pattern: "cali*".into(), setting: FastPathSetting::Auto },
+        ]),
+        source_check: Some(SourceCheck::Loose),
+        source_check_interfaces: Some(vec![ForInterfaces {
+            pattern: "cali0".into(),
+            setting: SourceCheck::Off,
+        }]),
+    };
+    assert_eq!((&object.spec.fast_path, problems), (&expected, vec![]));
+}
+
+#[test]
+fn what_is_wrong_with_a_list_of_interfaces_is_said() {
+    for (text, said) in [
+        ("ens34", "\"ens34\" names no interface; write ens34=Disabled, cali*=Auto"),
+        ("ens34=off", "\"off\" is not one of Auto, Enabled, Disabled; write one of them"),
+        ("ens34=Auto, ens34=Disabled", "\"ens34\" stands there twice; write one of them"),
+        ("averylonginterface=Auto", "\"averylonginterface\" is no name of an interface"),
+        ("=Auto", "\"\" is no name of an interface"),
+    ] {
+        let text = document("BGPConfiguration", "default", &[("fastPathInterfaces", text)], "{}");
+        let (Resource::BgpConfiguration(object), problems) = read(&text) else { panic!("{text}") };
+        assert_eq!(object.spec.fast_path.interfaces, None);
+        assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_setting_of_the_fast_path_in_the_wrong_place_is_told_the_right_one() {
+    let (_, problems) = read(&pool(&[("fastPathInterfaces", "ens34=Auto")]));
+    let said = "it belongs on a BGPConfiguration; for the pool write manx.dev/fastPath";
+    assert!(problems[0].contains(said), "{problems:?}");
+    let (_, problems) = of_peer(&[("fastPath", "Auto")]);
+    assert!(problems[0].contains("it belongs on an IPPool"), "{problems:?}");
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     fields::{Fields, Form},
-    read::{annotations::Annotations, extensions, value},
+    read::{annotations::Annotations, extensions, fast_path, value},
     spec::BgpConfiguration,
 };
 
@@ -23,6 +23,7 @@ pub(super) fn read(
     name: &str,
 ) -> Option<BgpConfiguration> {
     let extensions = extensions::of_speaker(annotations);
+    let fast_path = fast_path::of_configuration(annotations);
     // What the mesh is, both its ends must agree on: no node has settings of its own for it.
     let mesh = if name == "default" { extensions::of_mesh(annotations) } else { Default::default() };
     let of_node = name.strip_prefix("node.").is_some_and(|node| !node.is_empty());
@@ -35,7 +36,7 @@ pub(super) fn read(
         );
     }
     let Some(mut spec) = document.object("spec") else {
-        let bare = BgpConfiguration { extensions, mesh, ..BgpConfiguration::default() };
+        let bare = BgpConfiguration { extensions, fast_path, mesh, ..BgpConfiguration::default() };
         return (!document.is_set("spec")).then_some(bare);
     };
     let read = BgpConfiguration {
@@ -46,6 +47,7 @@ pub(super) fn read(
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
         extensions,
+        fast_path,
         mesh,
     };
     spec.accept_without_effect(&[

@@ -4,7 +4,7 @@ use manx_net::Prefix;
 
 use crate::{
     fields::{Fields, Form},
-    read::value,
+    read::{annotations::Annotations, fast_path, value},
     spec::{AllowedUse, AssignmentMode, Encapsulation, IpPool},
     tree::excerpt,
 };
@@ -15,7 +15,8 @@ const MODES: [(&str, Encapsulation); 3] = [
     ("CrossSubnet", Encapsulation::CrossSubnet),
 ];
 
-pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<IpPool> {
+pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<'_, '_>) -> Option<IpPool> {
+    let fast_path = fast_path::of_pool(annotations);
     let Some(mut spec) = document.object("spec") else {
         if !document.is_set("spec") {
             document.refuse("spec", "is missing; an IPPool needs spec.cidr");
@@ -62,6 +63,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<IpPool> {
         node_selector,
         allowed_uses,
         assignment_mode: mode.unwrap_or_default(),
+        fast_path,
     });
     if let Some(pool) = &pool {
         check_cidr(&spec, pool);

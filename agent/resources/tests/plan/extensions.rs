@@ -1,6 +1,8 @@
 //! What annotations under `manx.dev/` make of a plan, at both ends of a session.
 
-use manx_resources::{AddPath, MaxPrefixes, Multipath, NodePlan, PeerPlan, Role};
+use manx_resources::{
+    AddPath, FastPathSetting, MaxPrefixes, Multipath, NodePlan, PeerPlan, Role, SourceCheck,
+};
 
 use crate::common::*;
 
@@ -175,4 +177,37 @@ fn rules_are_missed_in_ranges_and_in_each_family_of_a_session() {
             told("goes to peers of other ASes in 10.0.2.0/24", "rack"),
         ]
     );
+}
+
+#[test]
+fn a_nodes_own_word_about_the_fast_path_stands_before_the_clusters() {
+    let all = node("a", 1, "")
+        + &node("b", 2, "")
+        + &object(
+            "BGPConfiguration",
+            "default",
+            "manx.dev/fastPath: Enabled, manx.dev/sourceCheck: Loose, manx.dev/fastPathInterfaces: 'ens34=Disabled'",
+            "",
+        )
+        + &object(
+            "BGPConfiguration",
+            "node.b",
+            "manx.dev/fastPath: Auto, manx.dev/sourceCheckInterfaces: 'cali1=Off'",
+            "",
+        )
+        + &object("IPPool", "p", "manx.dev/fastPath: Disabled", "cidr: 172.16.0.0/16");
+    let a = plan_of(&[&all], "a");
+    assert_eq!(a.fast_path.whole, Some(FastPathSetting::Enabled));
+    assert_eq!(a.fast_path.interface("ens34"), Some(FastPathSetting::Disabled));
+    assert_eq!(
+        (a.fast_path.interface("ens33"), a.fast_path.source_check("cali1")),
+        (None, SourceCheck::Loose)
+    );
+    assert_eq!(a.pools[0].fast_path, Some(FastPathSetting::Disabled));
+    let b = plan_of(&[&all], "b").fast_path;
+    assert_eq!(
+        (b.whole, b.interface("ens34")),
+        (Some(FastPathSetting::Auto), Some(FastPathSetting::Disabled))
+    );
+    assert_eq!((b.source_check("cali1"), b.source_check("cali2")), (SourceCheck::Off, SourceCheck::Loose));
 }

@@ -134,6 +134,12 @@ fn the_plans_json_is_the_interface() {
             "clientToClient": true,
             "gracefulShutdown": false,
         },
+        "fastPath": {
+            "whole": null,
+            "interfaces": [],
+            "sourceCheck": "Strict",
+            "sourceCheckInterfaces": [],
+        },
         "ranges": [],
         "peers": (["192.168.80.124", "192.168.80.125"].map(|address| serde_json::json!({
             "address": address,
@@ -172,6 +178,7 @@ fn the_plans_json_is_the_interface() {
             "blockSize": 26,
             "allowedUses": ["Workload", "Tunnel"],
             "write": "always",
+            "fastPath": null,
         }],
         "warnings": [],
     });
