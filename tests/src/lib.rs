@@ -5,6 +5,7 @@
 
 pub mod bird;
 pub mod cluster;
+pub mod echo;
 pub mod host;
 pub mod kernel;
 pub mod lab;
@@ -14,6 +15,7 @@ pub mod plan;
 pub mod process;
 pub mod programs;
 pub mod story;
+pub mod talk;
 pub mod traffic;
 pub mod wait;
 pub mod watch;

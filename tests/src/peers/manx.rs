@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use manx_api::{Counters, Explanation, History, HistoryEvent, NodeStatus, PeerStatus, RouteRow, Routes};
+use manx_api::{
+    Counters, DataplaneStatus, Explanation, History, HistoryEvent, NodeStatus, PeerStatus, RouteRow, Routes,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{host::Host, process::Daemon, programs, wait::eventually};
@@ -95,15 +97,20 @@ pub struct Manx {
 
 impl Manx {
     /// The host's name is the node's.
-    pub fn start(mut host: Host, flags: &[&'static str], logs: &Path) -> Result<Manx> {
+    pub fn start(host: Host, flags: &[&'static str], logs: &Path) -> Result<Manx> {
+        let mut manx = Manx::idle(host, flags, logs)?;
+        manx.start_again()?;
+        Ok(manx)
+    }
+
+    /// A host where it can be started.
+    pub fn idle(mut host: Host, flags: &[&'static str], logs: &Path) -> Result<Manx> {
         let mut path = vec![programs::directory()?];
         path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
         let path = env::join_paths(path)?;
         host.set_env("PATH", path.to_str().context("PATH is no text")?);
         let (node, log) = (host.name().to_owned(), logs.join(format!("{}-manxd.log", host.name())));
-        let mut manx = Manx { node, flags: flags.to_vec(), daemon: None, log, host };
-        manx.start_again()?;
-        Ok(manx)
+        Ok(Manx { node, flags: flags.to_vec(), daemon: None, log, host })
     }
 
     /// Starts it after [`Manx::kill`], too.
@@ -147,6 +154,10 @@ impl Manx {
         let routes: Routes = self.ask("routes")?;
         let found = routes.routes.into_iter().find(|row| row.prefix.to_string() == prefix);
         found.with_context(|| format!("{}: no route to {prefix}", self.node))
+    }
+
+    pub fn dataplane(&self) -> Result<DataplaneStatus> {
+        self.ask("dataplane status")
     }
 
     /// Since the maps were made.

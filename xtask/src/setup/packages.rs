@@ -49,6 +49,11 @@ const PACKAGES: &[Package] = &[
         program: "nft",
         why: "makes connection tracking for the tests of its detection",
     },
+    Package {
+        name: "conntrack",
+        program: "conntrack",
+        why: "looks into and flushes tables of connections in the tests of Services and policies",
+    },
 ];
 
 /// What packages start when they are installed.

@@ -1,0 +1,179 @@
+//! Connections and the programs, whichever is older: neither a start of manxd nor its end nor ten thousand others
+//! nor conntrack's timeouts break one that lives.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use manx_tests::{
+    kernel::Family,
+    talk::{Answer, BOTH, Steady, Talk, Transport, crowd},
+};
+
+use crate::{
+    lab::{B, Carried, FAMILIES, Mode, Node, World, direct_ends, pod_end, service_ends},
+    rules::TABLE,
+    scaled,
+};
+
+both_ways! {
+    connections_outlive_programs_that_come_and_go,
+    idle_connections_live_on_while_thousands_of_others_pass,
+    entries_are_kept_alive_under_living_flows,
+}
+
+const PACE: Duration = Duration::from_millis(2);
+
+#[derive(Debug)]
+struct Running {
+    name: String,
+    server: &'static str,
+    steady: Steady,
+}
+
+/// A conversation of pod a2 with every server of a node, in every way there is.
+fn all_ways(world: &World) -> Result<Vec<Running>> {
+    let mut running = Vec::new();
+    for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
+        for (to, server) in direct_ends(family).into_iter().chain(service_ends(family)) {
+            let talk = Talk::open(&world.a.pods[1], transport, to)?;
+            let name = format!("{transport:?} with {to}");
+            running.push(Running { name, server, steady: Steady::start(talk, 1000, PACE) });
+        }
+    }
+    Ok(running)
+}
+
+fn go_on(running: &[Running]) -> Result<()> {
+    running.iter().try_for_each(|r| r.steady.goes_on(20).with_context(|| r.name.clone()))
+}
+
+fn connections_outlive_programs_that_come_and_go(mode: Mode) -> Result<()> {
+    let mut world = World::without_manxd(mode)?;
+    let running = all_ways(&world)?;
+    go_on(&running).context("before manxd has ever run")?;
+    for round in 0..2 {
+        world.start()?;
+        go_on(&running).with_context(|| format!("round {round}: manxd was started"))?;
+        let before = world.carried()?;
+        go_on(&running)?;
+        let carried = world.carried()?.since(before);
+        ensure!((carried.a > 0 && carried.b > 0) == world.carries, "round {round}: {carried:?}");
+
+        for node in [&mut world.a, &mut world.b] {
+            node.manx.kill()?;
+        }
+        go_on(&running).with_context(|| format!("round {round}: manxd is gone, its programs are not"))?;
+        for node in [&world.a, &world.b] {
+            node.host().sh("manxd cleanup")?;
+        }
+        go_on(&running).with_context(|| format!("round {round}: the programs are gone"))?;
+    }
+    for Running { name, server, steady } in running {
+        let answer = steady.stop().with_context(|| name.clone())?;
+        ensure!(answer.server == server, "{name}: {answer:?}");
+    }
+    world.nothing_was_invalid()
+}
+
+fn idle_connections_live_on_while_thousands_of_others_pass(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    let mut idle: Vec<(Talk, Answer)> = Vec::new();
+    for (to, _) in FAMILIES.into_iter().flat_map(|f| direct_ends(f).into_iter().chain(service_ends(f))) {
+        for (n, transport) in std::iter::repeat_n(BOTH, scaled(5)).flatten().enumerate() {
+            let mut talk = Talk::open(&world.a.pods[1], transport, to)?;
+            let answer = talk.ask(if n % 2 == 0 { 10 } else { 10_000 }).with_context(|| to.to_string())?;
+            idle.push((talk, answer));
+        }
+    }
+    let before = world.carried()?;
+    for (to, server) in direct_ends(Family::V4).into_iter().chain(service_ends(Family::V6)) {
+        for transport in BOTH {
+            let tally = crowd(&world.a.pods[1], transport, to, scaled(250));
+            tally.unbroken()?.answered_by(&[server])?;
+        }
+    }
+    println!("{mode:?}: {} idle, {} others", idle.len(), 8 * scaled(250));
+    for (talk, before) in &mut idle {
+        let answer = talk.ask(3000).with_context(|| format!("idle, answered {before:?} before"))?;
+        ensure!(answer == *before, "{answer:?}, not {before:?}");
+    }
+    let carried = world.carried()?.since(before);
+    ensure!((carried.a > 1000) == world.carries, "{carried:?}");
+    world.nothing_was_invalid()
+}
+
+/// Seconds until conntrack forgets a flow that it does not see.
+const TIMEOUT: u64 = 2;
+
+/// The entry of a flow from this port of pod a2, with its id and its age's rest in seconds.
+fn entry(node: &Node, transport: Transport, port: u16) -> Result<(String, u64)> {
+    let protocol = if transport == Transport::Tcp { "tcp" } else { "udp" };
+    let line = format!("conntrack -L --family ipv4 --proto {protocol} --orig-port-src {port} -o id");
+    let text = node.host().sh(&line)?;
+    let id = text.split_whitespace().find(|word| word.starts_with("id="));
+    let id = id.with_context(|| format!("no entry of {transport:?} from port {port}: {text:?}"))?;
+    let rest = text.split_whitespace().nth(2).and_then(|word| word.parse().ok());
+    Ok((id.to_owned(), rest.with_context(|| text.clone())?))
+}
+
+fn entries_are_kept_alive_under_living_flows(mode: Mode) -> Result<()> {
+    let mut world = World::without_manxd(mode)?;
+    for node in [&world.a, &world.b] {
+        for key in ["tcp_timeout_established", "tcp_timeout_syn_recv", "udp_timeout_stream", "udp_timeout"] {
+            let key = format!("net.netfilter.nf_conntrack_{key}");
+            node.host().sysctl(&key, &TIMEOUT.to_string())?;
+        }
+    }
+    world.start()?;
+    let before = world.carried()?;
+    let mut running = Vec::new();
+    for transport in BOTH {
+        let mut talk = Talk::open(&world.a.pods[1], transport, pod_end(B, Family::V4, 0))?;
+        talk.ask(10)?;
+        let port = talk.local()?.port();
+        running.push((transport, port, Steady::start(talk, 100, PACE)));
+    }
+    for (_, _, steady) in &running {
+        steady.goes_on(20)?;
+    }
+    // An entry that expires is missed: the next packet would be the first of a new flow.
+    for node in [&world.a, &world.b] {
+        node.host().sh(&format!("nft add rule {TABLE} policies meta l4proto {{ tcp, udp }} drop"))?;
+    }
+    let entries = |world: &World| -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for (node, (transport, port, _)) in
+            [&world.a, &world.b].into_iter().flat_map(|node| running.iter().map(move |r| (node, r)))
+        {
+            let (id, rest) = entry(node, *transport, *port)?;
+            ensure!(rest <= TIMEOUT, "{transport:?}: {rest} s are left of {TIMEOUT}");
+            ids.push(id);
+        }
+        Ok(ids)
+    };
+    let ids = entries(&world)?;
+    manx_tests::wait::throughout(
+        "the entries of living flows live",
+        Duration::from_secs(TIMEOUT * scaled(1) as u64 * 5 / 2),
+        || {
+            let now = entries(&world)?;
+            ensure!(now == ids, "{now:?}, not {ids:?}");
+            Ok(())
+        },
+    )?;
+    let carried = world.carried()?.since(before);
+    let mut answers = 0;
+    for (transport, _, steady) in running {
+        steady.goes_on(20)?;
+        answers += steady.answers();
+        steady.stop().with_context(|| format!("{transport:?}"))?;
+    }
+    println!("{mode:?}: {answers} answers, carried {carried:?}");
+    // A question and an answer each, and now and then one that keeps the entry alive.
+    if world.carries {
+        ensure!(carried.a > answers && carried.b > answers, "{carried:?} of {answers} answers");
+    } else {
+        ensure!(carried == Carried::default(), "{carried:?}");
+    }
+    world.nothing_was_invalid()
+}
