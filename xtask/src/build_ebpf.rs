@@ -22,6 +22,8 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 const BINARY: &str = "manx-ebpf";
+/// What only the benchmark loads.
+const BENCH: &str = "manx-ebpf-bench";
 
 /// Build the eBPF programs and show what is in the object
 #[derive(Debug, clap::Args)]
@@ -60,7 +62,8 @@ fn ensure_with(compiler: &Compiler) -> Result<bool> {
     let object = tree::ebpf_object();
     let stamp = object.with_extension("stamp");
     let wanted = fingerprint(&sources, compiler)?;
-    if object.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+    let bench = tree::ebpf_bench_object();
+    if object.is_file() && bench.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         // The agent's build compares times, and a checkout may have made unchanged sources newer. Touched only then:
         // whatever embeds the object is compiled again.
         if newest(&sources)? > fs::metadata(&object)?.modified()? {
@@ -68,13 +71,16 @@ fn ensure_with(compiler: &Compiler) -> Result<bool> {
         }
         return Ok(false);
     }
-    let bytes = build(compiler, &sources, &tree::root().join("target/ebpf-build"))?;
+    let built = tree::root().join("target/ebpf-build");
+    let bytes = build(compiler, &sources, &built)?;
     let dir = object.parent().context("the object's path has a directory")?;
     fs::create_dir_all(dir)?;
-    // By rename: a build of the agent that runs meanwhile sees the one or the other.
-    let new = object.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, &object)?;
+    for (object, bytes) in [(&bench, linked(&built, BENCH)?), (&object, bytes)] {
+        // By rename: a build of the agent that runs meanwhile sees the one or the other.
+        let new = object.with_extension("new");
+        fs::write(&new, bytes)?;
+        fs::rename(&new, object)?;
+    }
     fs::write(&stamp, wanted)?;
     Ok(true)
 }
@@ -103,7 +109,12 @@ fn build(compiler: &Compiler, sources: &Path, target_dir: &Path) -> Result<Vec<u
         command.env_remove(name);
     }
     progress::run("building the eBPF programs", compiler.with_libraries(&mut command))?;
-    let linked = target_dir.join(TARGET).join("release").join(BINARY);
+    linked(target_dir, BINARY)
+}
+
+/// What the linker left, without debug sections.
+fn linked(target_dir: &Path, binary: &str) -> Result<Vec<u8>> {
+    let linked = target_dir.join(TARGET).join("release").join(binary);
     let bytes = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
     without_debug_sections(&bytes)
         .with_context(|| format!("{} is not an object to be embedded", linked.display()))

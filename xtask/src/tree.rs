@@ -26,6 +26,11 @@ pub fn ebpf_object() -> PathBuf {
     root().join("target/ebpf/manx-ebpf.o")
 }
 
+/// Where the object is that the benchmark loads.
+pub fn ebpf_bench_object() -> PathBuf {
+    root().join("target/ebpf/manx-ebpf-bench.o")
+}
+
 /// Where our own calls of cargo put what they build, whatever the environment says.
 pub fn target() -> PathBuf {
     root().join("target")

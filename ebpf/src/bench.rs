@@ -1,0 +1,140 @@
+//! Programs that only the benchmark loads. `inject` makes frames for a device, `arrive_tc` and `arrive_xdp` count
+//! them where they arrive and end them there. No program of the agent is in this object, and none of these is in the
+//! agent's.
+#![no_std]
+#![no_main]
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, xdp_action},
+    btf_maps::{Array, PerCpuArray},
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+const TCX_NEXT: i32 = -1;
+
+/// Every frame is this long: Ethernet, IPv6 and UDP headers with the mark and the balance behind them.
+const FRAME: usize = 80;
+const WORDS: usize = FRAME / 8;
+
+/// Of the benchmark's own frames, the first four octets of UDP's payload.
+const MARK: u32 = 0x4d61_6e78;
+
+/// The frame as it is before a flow is chosen.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Template {
+    pub bytes: [u64; WORDS],
+    /// Where UDP's header begins.
+    pub udp: u32,
+    /// Flows less one; the number of flows is a power of two.
+    pub flows: u32,
+}
+
+#[btf_map]
+static TEMPLATE: Array<Template, 1> = Array::new();
+
+/// Frames made so far.
+#[btf_map]
+static MADE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Frames that arrived.
+#[btf_map]
+static ARRIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Sends the template by the device that it is run for, with another source port for each flow. Live frames come back as
+/// the last receiver left them, so every octet is written each time.
+#[xdp]
+pub fn inject(ctx: XdpContext) -> u32 {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + FRAME > end {
+        return xdp_action::XDP_ABORTED;
+    }
+    let (Some(template), Some(made)) = (TEMPLATE.get(0), MADE.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: this CPU's value is ours alone.
+    let number = unsafe {
+        let number = *made;
+        *made = number + 1;
+        number
+    };
+    // SAFETY: the template is a live map value of numbers; the frame's range was just compared with its end, and a test
+    // run puts it at a multiple of eight.
+    let (udp, flow) = unsafe {
+        let frame = start as *mut u64;
+        let mut word = 0;
+        while word < WORDS {
+            frame.add(word).write(read_volatile(addr_of!(template.bytes).cast::<u64>().add(word)));
+            word += 1;
+        }
+        (read_volatile(addr_of!(template.udp)), number as u32 & read_volatile(addr_of!(template.flows)))
+    };
+    // Bounded for the verifier: no UDP header begins later.
+    let udp = udp as usize & 63;
+    let at = start + udp;
+    if at + 16 > end {
+        return xdp_action::XDP_ABORTED;
+    }
+    // What is added to the source port is taken from the payload: the checksum stays right.
+    // SAFETY: source port and the payload's third word lie in the range that was just compared.
+    unsafe {
+        let port = at as *mut [u8; 2];
+        let balance = (at + 12) as *mut [u8; 2];
+        port.write((u16::from_be_bytes(port.read()).wrapping_add(flow as u16)).to_be_bytes());
+        balance.write((u16::from_be_bytes(balance.read()).wrapping_sub(flow as u16)).to_be_bytes());
+    }
+    xdp_action::XDP_TX
+}
+
+/// The far end of a way through the stack.
+#[classifier]
+pub fn arrive_tc(ctx: TcContext) -> i32 {
+    if !is_marked(ctx.data(), ctx.data_end()) {
+        return TCX_NEXT;
+    }
+    count();
+    TC_ACT_SHOT
+}
+
+/// The other end of the injector's device: what remains is the injector's own cost.
+#[xdp]
+pub fn arrive_xdp(ctx: XdpContext) -> u32 {
+    if !is_marked(ctx.data(), ctx.data_end()) {
+        return xdp_action::XDP_PASS;
+    }
+    count();
+    xdp_action::XDP_DROP
+}
+
+/// Neighbour discovery and the like are not the benchmark's.
+#[inline(always)]
+fn is_marked(start: usize, end: usize) -> bool {
+    const ETHERNET: usize = 14;
+    const UDP: usize = 8;
+    [20, 40].into_iter().any(|ip| {
+        let at = start + ETHERNET + ip + UDP;
+        // SAFETY: the range is compared with the packet's end before it is read; octets need no alignment.
+        at + 4 <= end && u32::from_be_bytes(unsafe { (at as *const [u8; 4]).read() }) == MARK
+    })
+}
+
+#[inline(always)]
+fn count() {
+    if let Some(arrived) = ARRIVED.get_ptr_mut(0) {
+        // SAFETY: this CPU's value is ours alone, as the program is not migrated.
+        unsafe { *arrived += 1 };
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Never reached: what could panic is compiled away, or the verifier refuses the program.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
