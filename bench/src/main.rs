@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod daemons;
+mod dataplane;
 mod lab;
 mod measure;
 mod player;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Play the scenarios with Manx and its peers, and write the results as Markdown
     Run(RunArgs),
+    /// Measure the dataplane
+    Dataplane(dataplane::DataplaneArgs),
     /// Be the generator of one scenario
     #[command(hide = true)]
     Play {
@@ -79,6 +82,7 @@ struct RunArgs {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(&args),
+        Command::Dataplane(args) => dataplane::run(&args),
         Command::Play { name } => play(&name),
     };
     match outcome {

@@ -71,7 +71,7 @@ the RIB, they carry NO_ADVERTISE, and the clock stops when one last route withou
 is the same measure for every daemon. What bounds a flap stands in `docs/decisions/007-writes-from-the-loop.md`.
 ";
 
-fn machine() -> String {
+pub fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -27,10 +27,13 @@ const MARK: u32 = 0x4d61_6e78;
 #[derive(Clone, Copy)]
 pub struct Template {
     pub bytes: [u64; WORDS],
-    /// Where UDP's header begins.
-    pub udp: u32,
+    /// Where the port stands that tells flows apart.
+    pub port: u32,
+    /// Where the word stands that a flow's number is taken from, behind the port.
+    pub balance: u32,
     /// Flows less one; the number of flows is a power of two.
     pub flows: u32,
+    pub unused: u32,
 }
 
 #[btf_map]
@@ -63,30 +66,40 @@ pub fn inject(ctx: XdpContext) -> u32 {
     };
     // SAFETY: the template is a live map value of numbers; the frame's range was just compared with its end, and a test
     // run puts it at a multiple of eight.
-    let (udp, flow) = unsafe {
+    let (port, balance, flow) = unsafe {
         let frame = start as *mut u64;
         let mut word = 0;
         while word < WORDS {
             frame.add(word).write(read_volatile(addr_of!(template.bytes).cast::<u64>().add(word)));
             word += 1;
         }
-        (read_volatile(addr_of!(template.udp)), number as u32 & read_volatile(addr_of!(template.flows)))
+        (
+            read_volatile(addr_of!(template.port)) as usize,
+            read_volatile(addr_of!(template.balance)) as usize,
+            number as u32 & read_volatile(addr_of!(template.flows)),
+        )
     };
-    // Bounded for the verifier: no UDP header begins later.
-    let udp = udp as usize & 63;
-    let at = start + udp;
-    if at + 16 > end {
+    // What is added to the port is taken from the payload: the checksum stays right.
+    if !add(&ctx, port, flow as u16) || !add(&ctx, balance, (flow as u16).wrapping_neg()) {
         return xdp_action::XDP_ABORTED;
     }
-    // What is added to the source port is taken from the payload: the checksum stays right.
-    // SAFETY: source port and the payload's third word lie in the range that was just compared.
-    unsafe {
-        let port = at as *mut [u8; 2];
-        let balance = (at + 12) as *mut [u8; 2];
-        port.write((u16::from_be_bytes(port.read()).wrapping_add(flow as u16)).to_be_bytes());
-        balance.write((u16::from_be_bytes(balance.read()).wrapping_sub(flow as u16)).to_be_bytes());
-    }
     xdp_action::XDP_TX
+}
+
+/// Adds to the big-endian word at `offset`.
+#[inline(always)]
+fn add(ctx: &XdpContext, offset: usize, summand: u16) -> bool {
+    // Bounded for the verifier: both stand in the first 128 octets.
+    let at = ctx.data() + (offset & 127);
+    if at + 2 > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: the range was just compared with the frame's end; octets need no alignment.
+    unsafe {
+        let word = at as *mut [u8; 2];
+        word.write(u16::from_be_bytes(word.read()).wrapping_add(summand).to_be_bytes());
+    }
+    true
 }
 
 /// The far end of a way through the stack.

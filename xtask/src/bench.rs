@@ -1,5 +1,5 @@
-//! `cargo xtask bench bgp`: brings the daemons that Manx is compared with, builds the daemon and the benchmark with
-//! optimisation, and runs it. What is measured and how stands in `bench/`.
+//! `cargo xtask bench bgp` and `bench dataplane`: brings the daemons that Manx is compared with, builds the daemon and
+//! the benchmark with optimisation, and runs it. What is measured and how stands in `bench/`.
 
 use std::{
     env,
@@ -15,6 +15,7 @@ use crate::{build_ebpf, progress, tree};
 
 /// Where a complete run leaves its page.
 const PAGE: &str = "docs/benchmarks/bgp.md";
+const DATAPLANE_PAGE: &str = "docs/benchmarks/dataplane.md";
 
 /// Measure Manx beside its peers
 #[derive(Debug, clap::Args)]
@@ -28,6 +29,9 @@ enum Subject {
     /// The speaker as a reflector, beside BIRD, FRR and GoBGP. All scenarios write docs/benchmarks/bgp.md; some of
     /// them, or --quick, only print
     Bgp(BgpArgs),
+    /// Lookups, packets, connections and sinks, beside the kernel's own. All parts write
+    /// docs/benchmarks/dataplane.md; some of them, or --quick, only print
+    Dataplane(DataplaneArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +51,25 @@ struct BgpArgs {
     /// Also what takes GoBGP minutes
     #[arg(long)]
     full: bool,
+    /// Write the page here
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct DataplaneArgs {
+    /// Only these parts: packets, ends
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    part: Vec<String>,
+    /// Only packets whose way contains this, such as "out of a pod"; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    way: Vec<String>,
+    /// How often each figure is measured
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    rounds: u16,
+    /// Few rounds of few packets: to see that it works
+    #[arg(long)]
+    quick: bool,
     /// Write the page here
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -79,19 +102,23 @@ impl Peer {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Subject::Bgp(args) = args.subject;
     ensure!(
         Uid::effective().is_root(),
         "the benchmark makes network namespaces: run it as root, such as by: \
          sudo -E env \"PATH=$PATH\" cargo xtask bench bgp"
     );
+    match args.subject {
+        Subject::Bgp(args) => bgp(args),
+        Subject::Dataplane(args) => dataplane(args),
+    }
+}
+
+fn bgp(args: BgpArgs) -> Result<()> {
     bring(&args.against)?;
     build_ebpf::ensure()?;
     build()?;
-    // The daemons inherit the priority: what else runs on this machine then disturbs less.
-    let mut bench = Command::new("nice");
-    bench.args(["-n", "-15"]).arg(tree::target().join("release/manx-bench"));
-    bench.current_dir(tree::root()).arg("run").args(["--runs", &args.runs.to_string()]);
+    let mut bench = program("run");
+    bench.args(["--runs", &args.runs.to_string()]);
     let against: Vec<&str> = args.against.iter().map(|peer| peer.name()).collect();
     bench.args(["--against", &against.join(",")]);
     for name in &args.scenario {
@@ -103,7 +130,39 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     let complete = args.scenario.is_empty() && !args.quick;
-    if let Some(page) = args.output.or_else(|| complete.then(|| tree::root().join(PAGE))) {
+    finish(bench, args.output, complete.then_some(PAGE))
+}
+
+fn dataplane(args: DataplaneArgs) -> Result<()> {
+    bring(&[Peer::Bird, Peer::Frr])?;
+    build_ebpf::ensure()?;
+    build()?;
+    let mut bench = program("dataplane");
+    bench.arg("--programs").arg(tree::ebpf_bench_object());
+    bench.args(["--rounds", &args.rounds.to_string()]);
+    for (flag, values) in [("--part", &args.part), ("--way", &args.way)] {
+        for value in values {
+            bench.args([flag, value]);
+        }
+    }
+    if args.quick {
+        bench.arg("--quick");
+    }
+    let complete = args.part.is_empty() && args.way.is_empty() && !args.quick;
+    finish(bench, args.output, complete.then_some(DATAPLANE_PAGE))
+}
+
+/// The daemons inherit the priority: what else runs on this machine then disturbs less.
+fn program(subject: &str) -> Command {
+    let mut bench = Command::new("nice");
+    bench.args(["-n", "-15"]).arg(tree::target().join("release/manx-bench"));
+    bench.current_dir(tree::root()).arg(subject);
+    bench
+}
+
+/// Runs it, and ends as it does.
+fn finish(mut bench: Command, output: Option<PathBuf>, page: Option<&str>) -> Result<()> {
+    if let Some(page) = output.or_else(|| page.map(|page| tree::root().join(page))) {
         bench.arg("--output").arg(page);
     }
     let words: Vec<String> = env::args().skip(1).collect();

@@ -1,0 +1,33 @@
+//! Manx on a node of the benchmark: the sink that the daemon drives, with every check on.
+
+use anyhow::{Result, ensure};
+use manx_abi::{Disposition, VERDICTS};
+use manx_dataplane::{
+    ebpf::{EbpfSink, Options},
+    route::Route,
+};
+
+use super::ground::Ground;
+
+/// In the namespace of this thread.
+pub fn start(routes: &[Route], pods: &[String], uplinks: &[&str], _ground: Ground) -> Result<EbpfSink> {
+    let (mut sink, _) = EbpfSink::open(&Options::default())?;
+    let applied = sink.reconcile(routes)?;
+    ensure!(applied.refused.is_empty(), "refused by the maps: {:?}", applied.refused);
+    for uplink in uplinks {
+        sink.attach_uplink(nix::net::if_::if_nametoindex(*uplink)?)?;
+    }
+    for pod in pods {
+        sink.attach_pod(nix::net::if_::if_nametoindex(pod.as_str())?)?;
+    }
+    sink.set_source_check(true)?;
+    sink.set_fast_path(true)?;
+    Ok(sink)
+}
+
+/// Packets that a program has redirected or dropped so far; the rest was the stack's.
+pub fn decided(sink: &EbpfSink) -> Result<u64> {
+    let counters = sink.counters()?;
+    let decided = VERDICTS.iter().filter(|verdict| verdict.disposition() != Disposition::Passed);
+    Ok(decided.map(|verdict| counters.total(*verdict)).sum())
+}

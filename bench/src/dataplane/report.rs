@@ -1,0 +1,189 @@
+//! The results as Markdown: for each part how its figures were made, the goals beside what was reached, and every
+//! figure with its spread.
+
+use std::fmt::Write;
+
+use super::{Results, ends, ground::Ground, packets};
+use crate::{report::machine, run::median};
+
+#[derive(Debug)]
+pub struct Head {
+    pub command: String,
+    pub commit: Option<String>,
+    /// The share of the machine that other processes took.
+    pub others: f64,
+    pub rounds: usize,
+}
+
+pub fn markdown(head: &Head, results: &Results) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "# Dataplane: Manx and the kernel side by side\n\n\
+         Made by `{}`{} on {}. Other processes took {:.0} % of the machine meanwhile. What counts are ratios: both \
+         sides took turns in each of {} rounds. Figures are medians (least to most); a ratio is the median of the \
+         rounds' ratios.",
+        head.command,
+        head.commit.as_ref().map(|commit| format!(", commit {commit},")).unwrap_or_default(),
+        machine(),
+        head.others * 100.0,
+        head.rounds,
+    );
+    if let Some(packets) = &results.packets {
+        packet_costs(&mut out, packets);
+    }
+    if let Some(ends) = &results.ends {
+        two_ends(&mut out, ends);
+    }
+    out
+}
+
+const PACKETS: &str = "
+## The cost of a packet
+
+UDP frames of 80 octets, 256 flows, made in the kernel (BPF_PROG_TEST_RUN with live frames, 64 at a time) and sent by
+the far end of a veth; the node receives them by NAPI, as from a NIC. At the way's end a TC program counts and ends
+them; all of it runs on one CPU within the time that the kernel measures. Every frame is accounted for: a round in which
+one is missing fails. The injector's own cost is the same frame ended by an XDP program in the veth's driver; it is
+taken off both sides. Manx has every check on: source, counters, headers, MTU, and where netfilter tracks, the guard.
+A thousand routes to other blocks are in the FIB and in the maps. *Carried* is the share of frames that Manx's
+programs redirected or dropped; the stack has the others.
+";
+
+/// The least ratio that is good enough, where there is one.
+fn packet_goal(case: &packets::Case) -> Option<f64> {
+    use packets::Way;
+    Some(match (case.way, case.ground) {
+        (Way::IntoPod | Way::OutOfPod, Ground::Rules) => 0.35,
+        (Way::IntoPod, Ground::Plain) => 0.5,
+        (Way::OutOfPod, Ground::Plain) => 0.65,
+        (Way::BlackholeExplicit, Ground::Plain) => 0.1,
+        (Way::BlackholeOwn, Ground::Plain) => 0.4,
+        _ => return None,
+    })
+}
+
+fn packet_costs(out: &mut String, results: &packets::Results) {
+    out.push_str(PACKETS);
+    out.push_str(
+        "\n| netfilter | way | injector ns | kernel ns | Manx ns | ratio | goal | carried |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for (case, costs) in results {
+        let ratios = costs.ratios();
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % |",
+            case.ground.title(),
+            case.title(),
+            whole(middle(&costs.injector)),
+            spread(&costs.kernel, whole),
+            spread(&costs.manx, whole),
+            spread(&ratios, ratio),
+            goal(packet_goal(case), middle(&ratios), |found, wanted| found <= wanted),
+            costs.carried * 100.0,
+        );
+    }
+}
+
+const ENDS: &str = "
+## From end to end
+
+Two pods on one node, and two pods on two nodes; IPv4. The generator is `bench/src/dataplane/traffic.rs`: requests and
+responses of one octet on one connection, client and server on one CPU; streams and datagrams with the client on
+one CPU and the server on the other; what counts is what the server has read. The uplinks are macvlan devices, to which
+Manx attaches by TC: native XDP on a veth takes segmentation offload from its peer, which no NIC does. A ratio above 1 is
+better for rates, below 1 for times.
+";
+
+fn end_goal(case: &ends::Case) -> Option<f64> {
+    use ends::Figure;
+    match case.figure {
+        Figure::Responses => Some(1.1),
+        Figure::OneStream | Figure::ManyStreams => Some(1.15),
+        _ => None,
+    }
+}
+
+fn two_ends(out: &mut String, results: &ends::Results) {
+    out.push_str(ENDS);
+    out.push_str(
+        "\n| netfilter | path | figure | kernel | Manx | ratio | goal |\n|---|---|---|--:|--:|--:|--:|\n",
+    );
+    for (case, seen) in results {
+        let ratios: Vec<f64> =
+            seen.manx.iter().zip(&seen.kernel).map(|(manx, kernel)| manx / kernel).collect();
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            case.ground.title(),
+            case.path.title(),
+            case.figure.title(),
+            spread(&seen.kernel, number),
+            spread(&seen.manx, number),
+            spread(&ratios, ratio),
+            goal(end_goal(case), middle(&ratios), |found, wanted| found >= wanted),
+        );
+    }
+}
+
+fn goal(wanted: Option<f64>, found: f64, reached: fn(f64, f64) -> bool) -> String {
+    match wanted {
+        Some(wanted) if reached(found, wanted) => format!("{wanted} ✓"),
+        Some(wanted) => format!("**{wanted} missed**"),
+        None => String::new(),
+    }
+}
+
+fn middle(values: &[f64]) -> f64 {
+    median(values.iter().copied()).unwrap_or_default()
+}
+
+fn spread(values: &[f64], show: fn(f64) -> String) -> String {
+    let least = values.iter().copied().min_by(f64::total_cmp);
+    let most = values.iter().copied().max_by(f64::total_cmp);
+    match (least, most) {
+        (Some(least), Some(most)) if values.len() > 1 => {
+            format!("{} ({}–{})", show(middle(values)), show(least), show(most))
+        }
+        (Some(only), _) => show(only),
+        _ => "–".to_owned(),
+    }
+}
+
+fn whole(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+fn ratio(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn number(value: f64) -> String {
+    if value >= 100.0 { whole(value) } else { format!("{value:.1}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::packets::{Case, Costs, Way};
+
+    #[test]
+    fn a_ratio_takes_the_injector_off_both_sides_and_a_missed_goal_is_said() {
+        let case = Case { ground: Ground::Plain, way: Way::IntoPod, v6: false };
+        let costs = |manx: f64| Costs {
+            injector: vec![100.0, 100.0],
+            kernel: vec![1100.0, 1100.0],
+            manx: vec![manx, manx],
+            carried: 1.0,
+        };
+        let page = |manx| {
+            let mut out = String::new();
+            packet_costs(&mut out, &[(case, costs(manx))].into());
+            out
+        };
+        assert!(page(500.0).contains("| 0.40 (0.40–0.40) | 0.5 ✓ | 100.0 % |"), "{}", page(500.0));
+        assert!(page(900.0).contains("| **0.5 missed** |"), "{}", page(900.0));
+    }
+}
