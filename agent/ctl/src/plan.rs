@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf, process::ExitCode};
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{
     Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan,
-    PoolWrite, Problem, RangeAs, RangePlan, SourceCheck, SpeakerPlan,
+    PoolWrite, Problem, RangeAs, RangePlan, Reply, SourceCheck, SpeakerPlan,
 };
 
 use crate::{input::Input, output, table};
@@ -74,6 +74,7 @@ fn render(plan: &NodePlan) -> String {
         text.push('\n');
         let rows: Vec<_> = plan.pools.iter().map(pool).collect();
         text.push_str(&table::columns(&["POOL", "CIDR", "BLOCKS", "EXPORTED", "ROUTES WRITTEN"], &rows));
+        plan.pools.iter().flat_map(blackholes).for_each(|line| text.push_str(&line));
     }
     if !plan.warnings.is_empty() {
         text.push('\n');
@@ -247,6 +248,23 @@ fn pool(pool: &PoolPlan) -> Vec<String> {
     let exported = if pool.disable_bgp_export { "no" } else { "yes" };
     let blocks = format!("/{}", pool.block_size);
     vec![pool.name.clone(), pool.cidr.to_string(), blocks, exported.to_owned(), written.to_owned()]
+}
+
+/// What becomes of packets to the pool's addresses that nobody has, where it is not Calico's way; a line each.
+fn blackholes(pool: &PoolPlan) -> Vec<String> {
+    let word = |reply| match reply {
+        Reply::Drop => "dropped",
+        Reply::Reject => "answered with ICMP unreachable",
+    };
+    let mut lines = Vec::new();
+    if let Some(reply) = pool.unallocated_blocks {
+        lines.push(format!("{}: packets to addresses in no block are {}\n", pool.name, word(reply)));
+    }
+    if pool.unassigned_addresses == Reply::Reject {
+        let what = "packets to addresses of own blocks that no pod has";
+        lines.push(format!("{}: {what} are {}\n", pool.name, word(Reply::Reject)));
+    }
+    lines
 }
 
 fn trim_line_ends(text: &str) -> String {

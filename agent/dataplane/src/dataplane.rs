@@ -23,7 +23,7 @@ use crate::{
     pods::Pods,
     resolve::{Gateway, Resolution, Resolver},
     route::Route,
-    table::{Delta, Foreign, Plan, Table, Withheld},
+    table::{Delta, Foreign, Plan, Reply, Table, Withheld},
 };
 
 /// Manx's own number in `rt_protos`.
@@ -81,6 +81,8 @@ pub enum Report {
     PoolNotOnLink { pool: String, prefix: Prefix },
     /// An explicit blackhole is a living pod's address: the map drops, and the kernel's own route stays.
     BlackholeOverPod { prefix: Prefix },
+    /// A blackhole is none, for it overlaps a prefix of services.
+    BlackholeOverService { prefix: Prefix, service: Prefix },
     /// A route could not be written; it is tried again. Said when the error changes.
     NotInstalled { prefix: Prefix, error: FibError },
     /// A route that could not be written is in the FIB now.
@@ -111,6 +113,11 @@ pub enum NotWritten {
     BehindRouter { pool: String },
     #[error("no next hop can be used")]
     NoNextHop,
+    #[error(
+        "no blackhole, for the service prefix {service} overlaps it: the programs act before netfilter translates, and \
+         would drop packets to services"
+    )]
+    Service { service: Prefix },
     /// An explicit blackhole; the map has it.
     #[error(
         "the kernel's own route to the pod stands in the blackhole's place: only packets that come by an interface with \
@@ -216,6 +223,12 @@ impl Dataplane {
     /// taken back, beside the path and before it.
     pub fn set_blackhole(&mut self, prefix: Prefix, blackhole: bool) {
         self.table.set_blackhole(prefix, blackhole);
+    }
+
+    /// The same by an operator's order, which also stands over what the kernel itself has for exactly this prefix: then
+    /// the map alone drops. Takes effect with the next step.
+    pub fn set_ordered_blackhole(&mut self, prefix: Prefix, reply: Option<Reply>) {
+        self.table.set_ordered_blackhole(prefix, reply);
     }
 
     /// Resolves a next hop now, and reports its changes in [`Step::next_hops`] from now on.
@@ -352,6 +365,10 @@ impl Dataplane {
                     self.reports.push(Report::BlackholeOverPod { prefix });
                     continue;
                 }
+                Some(NotWritten::Service { service }) => {
+                    self.reports.push(Report::BlackholeOverService { prefix, service });
+                    continue;
+                }
                 // The speaker knows: it was told that the next hop cannot be reached.
                 Some(NotWritten::NoNextHop) | None => continue,
             };
@@ -367,6 +384,7 @@ impl Dataplane {
             Withheld::PoolNever(index) => NotWritten::Encapsulated { pool: pool(index)? },
             Withheld::PoolNotOnLink(index) => NotWritten::BehindRouter { pool: pool(index)? },
             Withheld::PodInPlace => NotWritten::PodInPlace,
+            Withheld::Service(index) => NotWritten::Service { service: self.table.service(index)? },
             Withheld::NoNextHop => NotWritten::NoNextHop,
         })
     }
@@ -383,6 +401,7 @@ impl Dataplane {
 
     /// Everything has been learned: routes of an earlier run that nobody claimed are removed by the next steps.
     pub fn finish_startup(&mut self) {
+        self.table.finish_startup();
         self.fib.finish_startup();
     }
 

@@ -2,6 +2,7 @@
 //! a snapshot and a node's name; equal snapshots give equal plans, byte for byte. How the peers come about is in
 //! `derive`. The JSON form of [`NodePlan`] is an interface: camelCase, every key present, absent is null.
 
+mod blackholes;
 mod cluster;
 mod derive;
 mod fast_path;
@@ -25,9 +26,10 @@ use crate::{
 use cluster::{Cluster, cluster_id};
 
 pub use crate::spec::{
-    AddPath, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode, RangeAs, Role, SecretKey,
-    SourceCheck,
+    AddPath, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode, RangeAs, Reply, Role,
+    SecretKey, SourceCheck,
 };
+pub use blackholes::WhyForwarded;
 pub use fast_path::FastPathPlan;
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
@@ -55,6 +57,8 @@ pub struct NodePlan {
     pub blocks: Vec<Prefix>,
     /// All pools of the cluster, sorted by prefix.
     pub pools: Vec<PoolPlan>,
+    /// Prefixes of services and load balancers, sorted: no pod has such an address, and nothing in them is a blackhole.
+    pub services: Vec<Prefix>,
     pub warnings: Vec<Warning>,
     /// The node's own addresses. Not part of the JSON form: its peers' `sourceAddress` is.
     #[serde(skip)]
@@ -171,6 +175,11 @@ pub struct PoolPlan {
     pub write: PoolWrite,
     /// None: as the node's as a whole.
     pub fast_path: Option<FastPathSetting>,
+    /// What becomes of packets to addresses of the pool that lie in no block; null: they go where the node's other
+    /// routes lead.
+    pub unallocated_blocks: Option<Reply>,
+    /// What becomes of packets to addresses of this node's blocks that no pod has.
+    pub unassigned_addresses: Reply,
 }
 
 /// Manx does not encapsulate: a route of an encapsulated pool may be written only where the pool's mode says
@@ -233,10 +242,12 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         ranges,
         blocks,
         pools,
+        services: blackholes::services(&cluster),
         warnings: Vec::new(),
         address,
         filters,
     };
+    blackholes::decide(&cluster, &mut plan, &mut warnings);
     warning::look_over(&cluster, own, &plan, &mut warnings);
     warnings.sort();
     warnings.dedup();
@@ -262,6 +273,8 @@ fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {
         allowed_uses: pool.allowed_uses.clone(),
         write: PoolWrite::of(pool.ipip_mode, pool.vxlan_mode),
         fast_path: pool.fast_path,
+        unallocated_blocks: pool.extensions.unallocated_blocks,
+        unassigned_addresses: pool.extensions.unassigned_addresses,
     }
 }
 

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use crate::selector::Selector;
 pub use extensions::{
-    AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, RangeAs, Role, SpeakerExtensions,
+    AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply, Role,
+    SpeakerExtensions,
 };
 pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCheck};
 pub use filter::{
@@ -32,6 +33,8 @@ pub struct BgpConfiguration {
     pub node_mesh_password: Option<SecretKey>,
     /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
     pub node_mesh_max_restart_time: Option<u32>,
+    /// `serviceClusterIPs`, `serviceExternalIPs` and `serviceLoadBalancerIPs`: no pod has an address of these.
+    pub services: Vec<Prefix>,
     pub extensions: SpeakerExtensions,
     pub fast_path: FastPathExtensions,
     /// Of the peers of the mesh; only on `default`.
@@ -98,6 +101,7 @@ pub struct IpPool {
     pub assignment_mode: AssignmentMode,
     /// None: as the node's as a whole.
     pub fast_path: Option<FastPathSetting>,
+    pub extensions: PoolExtensions,
 }
 
 /// `BlockAffinity`: which node owns which block.

@@ -4,7 +4,7 @@ use manx_resources::{
     Resource, parse,
     spec::{
         AddPath, FastPathExtensions, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, PeerExtensions,
-        Role, SourceCheck, SpeakerExtensions,
+        PoolExtensions, Reply, Role, SourceCheck, SpeakerExtensions,
     },
 };
 
@@ -40,6 +40,34 @@ fn of_peer(annotations: &[(&str, &str)]) -> (PeerExtensions, Vec<String>) {
         (Resource::BgpPeer(object), problems) => (object.spec.extensions.clone(), problems),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_pools_annotations_say_what_becomes_of_packets_to_addresses_that_nobody_has() {
+    let pool = |annotations: &[(&str, &str)]| match read(&document(
+        "IPPool",
+        "p",
+        annotations,
+        "{cidr: 172.16.0.0/16}",
+    )) {
+        (Resource::IpPool(object), problems) => (object.spec.extensions, problems),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(pool(&[]).0, PoolExtensions { unallocated_blocks: None, unassigned_addresses: Reply::Drop });
+    for (word, unallocated_blocks) in
+        [("Forward", None), ("Drop", Some(Reply::Drop)), ("Reject", Some(Reply::Reject))]
+    {
+        let (read, problems) = pool(&[("unallocatedBlocks", word), ("unassignedAddresses", "Reject")]);
+        assert_eq!((read.unallocated_blocks, read.unassigned_addresses), (unallocated_blocks, Reply::Reject));
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+    let (read, problems) = pool(&[("unallocatedBlocks", "drop"), ("unassignedAddresses", "Forward")]);
+    assert_eq!(read, PoolExtensions::default());
+    let [first, second] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(first.contains("did you mean Drop?; until then it counts as not set"), "{first}");
+    assert!(second.contains("\"Forward\" is not known; write one of Drop, Reject"), "{second}");
+    let (_, problems) = of_peer(&[("unallocatedBlocks", "Drop")]);
+    assert!(problems[0].contains("it belongs on an IPPool"), "{problems:?}");
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! One prefix's action for each sink, from the facts about it. The order of the questions is the rule:
-//! 0. Asked to be a blackhole (RFC 7999): it is, though a pod lives there, for that is whom it is asked for. The
-//!    kernel's own route to the pod is not ours to replace; the map drops. What else the kernel has there passes.
+//! 0. Asked to be a blackhole by an operator or a peer (RFC 7999): it is, though a pod lives there, for that is whom
+//!    it is asked for. The kernel's own route to the pod is not ours to replace; the map drops. What else the kernel
+//!    has there passes where a peer asked, who must not cut a node off.
 //! 1. A pod on this node: the kernel has the route, the map takes it.
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
 //!    address that another node borrowed) is another prefix, and wins by its length. A block of one address is no
 //!    blackhole: it would stand in the place of its pod's route, and keep it out while nobody is there to yield.
 //! 3. A best path whose next hop can be used and whose pool allows it.
-//! 4. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
-//! 5. A pool's own prefix: the map passes, and knows that its addresses are pods'.
+//! 4. A closed pool: a blackhole, but only when all has been learned: blocks of others may still be on their way.
+//! 5. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
+//! 6. A pool's own prefix: the map passes, and knows that its addresses are pods'.
+//!
+//! What overlaps a prefix of services is no blackhole, whoever asks.
 
 use std::sync::Arc;
 
 use manx_net::Prefix;
 
-use super::{Entry, PoolWrite, Table};
+use super::{Entry, PoolWrite, Reply, Table};
 use crate::{
     resolve::{Gateway, Resolution},
     route::{Action, BlackholeKind, NextHop},
@@ -28,44 +32,98 @@ pub(crate) enum Withheld {
     PoolNotOnLink(usize),
     /// It is to be a blackhole, and the kernel's own route to a pod stands in its place: only the map drops.
     PodInPlace,
+    /// It is to be a blackhole, and overlaps a prefix of services (its place in the plan).
+    Service(usize),
     /// No next hop can be reached, or none is of a family that the kernel could take.
     NoNextHop,
 }
 
 pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
     let in_pool = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix.covers(prefix));
-    let explicit = table.blackholes.contains(&prefix);
+    let (explicit, mut withheld) = match (explicit(table, prefix), service(table, prefix)) {
+        (Some(_), Some(service)) => (None, Some(Withheld::Service(service))),
+        (explicit, _) => (explicit, None),
+    };
     if let Some(pod) = table.pods.get(&prefix) {
-        if explicit {
+        if explicit.is_some() {
             let drop = Action::Blackhole(BlackholeKind::Explicit);
             let withheld = Some(Withheld::PodInPlace);
             return Entry { fib: None, map: Some(Arc::new(drop)), in_pool, withheld };
         }
         let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
-        return Entry { fib: None, map: Some(Arc::new(local)), in_pool, withheld: None };
+        return Entry { fib: None, map: Some(Arc::new(local)), in_pool, withheld };
     }
-    let (ours, withheld) = if explicit {
-        (Some(Action::Blackhole(BlackholeKind::Explicit)), None)
-    } else if table.blocks.contains(&prefix) && !prefix.is_host() {
-        (Some(Action::Blackhole(BlackholeKind::Own)), None)
+    let own_block = table.blocks.get(&prefix).filter(|_| !prefix.is_host());
+    let ours = if let Some(explicit) = &explicit {
+        Some(blackhole(BlackholeKind::Explicit, explicit.reply))
+    } else if let Some(reply) = own_block {
+        match service(table, prefix) {
+            None => Some(blackhole(BlackholeKind::Own, *reply)),
+            Some(service) => {
+                withheld = Some(Withheld::Service(service));
+                None
+            }
+        }
     } else if let Some(gateways) = table.paths.get(&prefix) {
         match via(table, prefix, gateways) {
-            Ok(action) => (Some(action), None),
-            Err(withheld) => (None, Some(withheld)),
+            Ok(action) => Some(action),
+            Err(why) => {
+                withheld = Some(why);
+                None
+            }
         }
     } else {
-        (None, None)
+        None
     };
-    let ours = ours.map(Arc::new);
+    let ours = ours.or_else(|| closed_pool(table, prefix)).map(Arc::new);
     let foreign = table.foreign.get(&prefix).filter(|_| table.cover.covers(prefix));
-    let pool_itself = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix == prefix);
+    let passes = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix == prefix)
+        || (own_block.is_some() && matches!(withheld, Some(Withheld::Service(_))));
     let map = match (&ours, foreign) {
-        (Some(_), Some(foreign)) if foreign.wins => Some(Arc::new(Action::Pass)),
+        (Some(_), Some(foreign)) if foreign.wins => match &explicit {
+            // Only the map can drop what the kernel has a route for.
+            Some(Explicit { insists: true, .. }) => {
+                Some(Arc::new(Action::Blackhole(BlackholeKind::Explicit)))
+            }
+            _ => Some(Arc::new(Action::Pass)),
+        },
         (Some(action), _) => Some(action.clone()),
         (None, Some(_)) => Some(Arc::new(Action::Pass)),
-        (None, None) => pool_itself.then(|| Arc::new(Action::Pass)),
+        (None, None) => passes.then(|| Arc::new(Action::Pass)),
     };
     Entry { fib: ours, map, in_pool, withheld }
+}
+
+/// A blackhole that somebody asked for.
+struct Explicit {
+    reply: Reply,
+    /// Also over what the kernel itself has there.
+    insists: bool,
+}
+
+/// An operator's word comes before a peer's.
+fn explicit(table: &Table, prefix: Prefix) -> Option<Explicit> {
+    if let Some(reply) = table.ordered.get(&prefix) {
+        return Some(Explicit { reply: *reply, insists: true });
+    }
+    table.blackholes.contains(&prefix).then_some(Explicit { reply: Reply::Drop, insists: false })
+}
+
+/// The first prefix of services that the prefix overlaps, by its place in the plan.
+fn service(table: &Table, prefix: Prefix) -> Option<usize> {
+    table.plan.services.iter().position(|service| service.overlaps(prefix))
+}
+
+fn closed_pool(table: &Table, prefix: Prefix) -> Option<Action> {
+    let reply = table.closed.get(&prefix).filter(|_| table.learned && !prefix.is_host())?;
+    service(table, prefix).is_none().then(|| blackhole(BlackholeKind::Own, *reply))
+}
+
+fn blackhole(kind: BlackholeKind, reply: Reply) -> Action {
+    match reply {
+        Reply::Drop => Action::Blackhole(kind),
+        Reply::Unreachable => Action::Unreachable,
+    }
 }
 
 fn via(table: &Table, prefix: Prefix, gateways: &[Gateway]) -> Result<Action, Withheld> {

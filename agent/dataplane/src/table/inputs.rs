@@ -22,10 +22,40 @@ pub struct Pool {
     pub fast_path: bool,
 }
 
+/// What the sender of a packet to a blackhole hears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// ICMP destination unreachable, from the kernel.
+    Unreachable,
+}
+
+/// A prefix of which no packet leaves this node but by a longer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Blackhole {
+    pub prefix: Prefix,
+    pub reply: Reply,
+}
+
+/// One that says nothing.
+impl From<Prefix> for Blackhole {
+    fn from(prefix: Prefix) -> Blackhole {
+        Blackhole { prefix, reply: Reply::Drop }
+    }
+}
+
 /// What this node's plan says about routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub pools: Vec<Pool>,
     /// The blocks that this node owns: blackholes, in which the pods are holes. Blocks of one address are none.
-    pub own_blocks: Vec<Prefix>,
+    pub own_blocks: Vec<Blackhole>,
+    /// Pools that are blackholes where nothing more specific is known, as soon as all has been learned. Neither these
+    /// hold anything but pods' addresses, nor are they of one address.
+    pub closed_pools: Vec<Blackhole>,
+    /// Prefixes of services and load balancers. Programs act before netfilter translates, so what overlaps one of these
+    /// is no blackhole.
+    pub services: Vec<Prefix>,
 }

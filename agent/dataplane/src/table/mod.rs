@@ -29,7 +29,7 @@ use cover::Cover;
 pub(crate) use decide::Withheld;
 use decide::decide;
 pub use delta::Delta;
-pub use inputs::{Plan, Pool, PoolWrite};
+pub use inputs::{Blackhole, Plan, Pool, PoolWrite, Reply};
 
 /// What the kernel has for a prefix that is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +78,16 @@ pub(crate) struct Changed {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     plan: Plan,
-    blocks: BTreeSet<Prefix>,
+    blocks: BTreeMap<Prefix, Reply>,
+    /// Pools that are blackholes where nothing more specific is known.
+    closed: BTreeMap<Prefix, Reply>,
+    /// All is known that peers and an earlier run had to say.
+    learned: bool,
     paths: HashMap<Prefix, Vec<Gateway>>,
-    /// Prefixes that are to be explicit blackholes.
+    /// Prefixes that peers ask to be explicit blackholes.
     blackholes: HashSet<Prefix>,
+    /// Those of an operator.
+    ordered: BTreeMap<Prefix, Reply>,
     resolutions: HashMap<Gateway, Resolution>,
     /// How many paths lead by each gateway.
     uses: HashMap<Gateway, usize>,
@@ -93,7 +99,7 @@ pub(crate) struct Table {
     dirty: BTreeSet<Prefix>,
     /// Gateways that are reached in another way now; a link takes many of them along.
     moved: HashSet<Gateway>,
-    /// The places of pools in the plan mean something else now: say again what is withheld.
+    /// The places of pools and services in the plan mean something else now: say again what is withheld.
     pools_changed: bool,
 }
 
@@ -102,15 +108,29 @@ impl Table {
         if plan == self.plan {
             return;
         }
-        let blocks: BTreeSet<Prefix> = plan.own_blocks.iter().copied().collect();
-        let blocks_before = mem::replace(&mut self.blocks, blocks);
-        for prefix in blocks_before.difference(&self.blocks.clone()) {
-            self.uncover(*prefix);
+        let by_prefix = |holes: &[Blackhole]| holes.iter().map(|hole| (hole.prefix, hole.reply)).collect();
+        let blocks_before = mem::replace(&mut self.blocks, by_prefix(&plan.own_blocks));
+        for (prefix, reply) in &blocks_before {
+            match self.blocks.get(prefix) {
+                Some(now) if now == reply => {}
+                Some(_) => drop(self.dirty.insert(*prefix)),
+                None => self.uncover(*prefix),
+            }
         }
-        for prefix in self.blocks.clone().difference(&blocks_before) {
-            self.cover(*prefix);
+        for prefix in self.blocks.keys().copied().collect::<Vec<_>>() {
+            if !blocks_before.contains_key(&prefix) {
+                self.cover(prefix);
+            }
         }
+        // A closed pool is a pool, and covered as such.
+        self.dirty.extend(self.closed.keys());
+        self.closed = by_prefix(&plan.closed_pools);
+        self.dirty.extend(self.closed.keys());
         let before = mem::replace(&mut self.plan, plan);
+        if before.services != self.plan.services {
+            self.pools_changed = true;
+            self.dirty.extend(self.blocks.keys().chain(self.ordered.keys()).chain(&self.blackholes));
+        }
         if before.pools != self.plan.pools {
             self.pools_changed = true;
             for pool in &before.pools {
@@ -154,7 +174,28 @@ impl Table {
         before
     }
 
-    /// Whether the prefix is to be a blackhole, whatever else is known of it.
+    /// All is learned: pools may be closed.
+    pub fn finish_startup(&mut self) {
+        self.learned = true;
+        self.dirty.extend(self.closed.keys());
+    }
+
+    /// Whether an operator wants the prefix to be a blackhole, whatever else is known of it.
+    pub fn set_ordered_blackhole(&mut self, prefix: Prefix, reply: Option<Reply>) {
+        match reply {
+            Some(reply) => match self.ordered.insert(prefix, reply) {
+                Some(_) => drop(self.dirty.insert(prefix)),
+                None => self.cover(prefix),
+            },
+            None => {
+                if self.ordered.remove(&prefix).is_some() {
+                    self.uncover(prefix);
+                }
+            }
+        }
+    }
+
+    /// Whether a peer asks for the prefix to be a blackhole, whatever else is known of it.
     pub fn set_blackhole(&mut self, prefix: Prefix, blackhole: bool) {
         if blackhole {
             if self.blackholes.insert(prefix) {
@@ -280,6 +321,10 @@ impl Table {
     /// Why the best path for this prefix is not written, as of the last commit.
     pub fn withheld(&self, prefix: Prefix) -> Option<Withheld> {
         self.entries.get(&prefix).and_then(|entry| entry.withheld)
+    }
+
+    pub fn service(&self, index: usize) -> Option<Prefix> {
+        self.plan.services.get(index).copied()
     }
 
     pub fn pool(&self, index: usize) -> Option<&Pool> {

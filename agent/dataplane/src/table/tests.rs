@@ -30,7 +30,8 @@ fn worker() -> Table {
     let mut table = Table::default();
     table.set_plan(Plan {
         pools: vec![pool("172.16.0.0/16", PoolWrite::Always)],
-        own_blocks: vec![p("172.16.36.192/26")],
+        own_blocks: vec![p("172.16.36.192/26").into()],
+        ..Plan::default()
     });
     table.set_resolution(gateway("192.168.80.125"), Some(reachable("192.168.80.125", true)));
     table.set_path(p("172.16.118.64/26"), vec![gateway("192.168.80.125")]);
@@ -72,7 +73,10 @@ fn the_whole_map_includes_what_was_told_since_the_last_commit() {
 #[test]
 fn an_own_block_of_one_address_leaves_its_place_to_a_pod_here_or_elsewhere() {
     let mut table = worker();
-    table.set_plan(Plan { pools: Vec::new(), own_blocks: vec![p("172.16.36.193/32"), p("fd10::1/128")] });
+    table.set_plan(Plan {
+        own_blocks: vec![p("172.16.36.193/32").into(), p("fd10::1/128").into()],
+        ..Plan::default()
+    });
     let changed = table.commit();
     assert_eq!(action(&changed.fib.upserts, "172.16.36.193/32"), None);
     assert_eq!(action(&changed.fib.upserts, "fd10::1/128"), None);
@@ -195,13 +199,128 @@ fn an_explicit_blackhole_leaves_an_address_to_the_host_that_has_it() {
     assert_eq!((changed.fib.removals, changed.map), (vec![p(host)], Delta::default()));
 }
 
+/// [`worker`], whose pool is closed: no packet for it leaves by a route that surrounds it.
+fn closed(reply: Reply) -> (Table, Plan) {
+    let mut table = worker();
+    let mut plan = table.plan.clone();
+    plan.closed_pools = vec![Blackhole { prefix: p("172.16.0.0/16"), reply }];
+    table.set_plan(plan.clone());
+    (table, plan)
+}
+
+#[test]
+fn a_closed_pool_is_a_blackhole_once_all_is_learned() {
+    let pool = "172.16.0.0/16";
+    let (mut table, mut plan) = closed(Reply::Drop);
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, pool), None);
+    assert_eq!(action(&changed.map.upserts, pool), Some(Action::Pass));
+    table.finish_startup();
+    let changed = table.commit();
+    let drop = Some(Action::Blackhole(BlackholeKind::Own));
+    assert_eq!(
+        (action(&changed.fib.upserts, pool), action(&changed.map.upserts, pool)),
+        (drop.clone(), drop)
+    );
+    assert_eq!(changed.fib.upserts.len(), 1, "the blocks inside are as they were");
+
+    plan.closed_pools[0].reply = Reply::Unreachable;
+    table.set_plan(plan.clone());
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, pool), Some(Action::Unreachable));
+    assert_eq!(action(&changed.map.upserts, pool), Some(Action::Unreachable));
+
+    plan.closed_pools.clear();
+    table.set_plan(plan);
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p(pool)]);
+    assert_eq!(action(&changed.map.upserts, pool), Some(Action::Pass));
+}
+
+#[test]
+fn who_announces_a_closed_pool_as_a_whole_gets_its_packets_while_he_can_be_reached() {
+    let (mut table, _) = closed(Reply::Drop);
+    table.finish_startup();
+    table.set_path(p("172.16.0.0/16"), vec![gateway("192.168.80.125")]);
+    assert!(matches!(action(&table.commit().fib.upserts, "172.16.0.0/16"), Some(Action::Via(_))));
+    table.set_resolution(gateway("192.168.80.125"), Some(Resolution::Unreachable(Unreachable::LinkDown)));
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, "172.16.0.0/16"), Some(Action::Blackhole(BlackholeKind::Own)));
+}
+
+#[test]
+fn an_own_block_answers_unreachable_where_the_pool_says_so() {
+    let mut table = worker();
+    table.commit();
+    let mut plan = table.plan.clone();
+    plan.own_blocks[0].reply = Reply::Unreachable;
+    table.set_plan(plan);
+    let changed = table.commit();
+    assert_eq!(action(&changed.fib.upserts, "172.16.36.192/26"), Some(Action::Unreachable));
+    assert_eq!(action(&changed.map.upserts, "172.16.36.192/26"), Some(Action::Unreachable));
+}
+
+#[test]
+fn what_overlaps_services_is_no_blackhole_whoever_asks() {
+    let mut table = worker();
+    table.commit();
+    table.set_blackhole(p("172.16.36.200/32"), true);
+    table.set_ordered_blackhole(p("172.16.118.64/26"), Some(Reply::Drop));
+    let mut plan = table.plan.clone();
+    plan.services = vec![p("172.16.0.0/17")];
+    plan.closed_pools = vec![p("172.16.0.0/16").into()];
+    table.set_plan(plan.clone());
+    table.finish_startup();
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p("172.16.36.192/26")]);
+    assert_eq!(changed.fib.upserts, []);
+    assert_eq!(action(&table.map_routes(), "172.16.36.192/26"), Some(Action::Pass));
+    assert_eq!(action(&table.map_routes(), "172.16.0.0/16"), Some(Action::Pass));
+    assert!(matches!(action(&table.map_routes(), "172.16.118.64/26"), Some(Action::Via(_))));
+    let withheld: Vec<Prefix> = changed.withheld.iter().map(|(prefix, _)| *prefix).collect();
+    assert_eq!(withheld, [p("172.16.36.192/26"), p("172.16.36.200/32"), p("172.16.118.64/26")]);
+    assert_eq!(table.withheld(p("172.16.36.200/32")), Some(Withheld::Service(0)));
+
+    plan.services.clear();
+    table.set_plan(plan);
+    assert_eq!(table.commit().fib.upserts.len(), 4, "all of them are blackholes again");
+}
+
+#[test]
+fn an_operators_blackhole_stands_over_what_the_kernel_has_and_may_answer_elsewhere() {
+    let host = "172.16.118.100/32";
+    let mut table = worker();
+    table.set_foreign(p(host), Some(Foreign { wins: true }));
+    table.set_ordered_blackhole(p(host), Some(Reply::Unreachable));
+    table.commit();
+    let drop = Some(Action::Blackhole(BlackholeKind::Explicit));
+    assert_eq!(action(&table.map_routes(), host), drop, "the stack would not answer, but forward");
+    table.set_foreign(p(host), None);
+    table.commit();
+    assert_eq!(action(&table.map_routes(), host), Some(Action::Unreachable));
+    // A peer that asks for it, too, changes nothing, and keeps it when the operator has done.
+    table.set_blackhole(p(host), true);
+    table.commit();
+    assert_eq!(action(&table.map_routes(), host), Some(Action::Unreachable));
+    table.set_ordered_blackhole(p(host), None);
+    table.commit();
+    assert_eq!(action(&table.map_routes(), host), drop);
+    // Over a pod there is nobody who would answer.
+    table.set_ordered_blackhole(p(host), Some(Reply::Unreachable));
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None }));
+    table.commit();
+    assert_eq!(action(&table.map_routes(), host), drop);
+}
+
 /// A fact about the small world in which the property is tested: few prefixes, deeply nested.
 #[derive(Clone, Debug)]
 enum Fact {
-    Plan(Vec<(usize, u8, bool)>, Vec<usize>),
+    Plan { pools: Vec<(usize, u8, bool)>, blocks: Vec<usize>, closed: bool, services: Vec<usize> },
     Path(usize, Vec<usize>),
     Resolution(usize, Option<bool>),
     Blackhole(usize, bool),
+    Ordered(usize, Option<bool>),
+    Learned,
     Pod(usize, Option<u32>),
     Foreign(usize, Option<bool>),
     Commit,
@@ -226,9 +345,19 @@ fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         (
             proptest::collection::vec((prefix.clone(), 0..3u8, any::<bool>()), 0..3),
-            proptest::collection::vec(prefix.clone(), 0..3)
+            proptest::collection::vec(prefix.clone(), 0..3),
+            any::<bool>(),
+            proptest::collection::vec(prefix.clone(), 0..2),
         )
-            .prop_map(|(pools, blocks)| Fact::Plan(pools, blocks)),
+            .prop_map(|(pools, blocks, closed, services)| Fact::Plan {
+                pools,
+                blocks,
+                closed,
+                services
+            }),
+        (prefix.clone(), any::<Option<bool>>())
+            .prop_map(|(prefix, unreachable)| Fact::Ordered(prefix, unreachable)),
+        Just(Fact::Learned),
         (prefix.clone(), proptest::collection::vec(0..GATEWAYS.len(), 0..3))
             .prop_map(|(prefix, gateways)| Fact::Path(prefix, gateways)),
         (0..GATEWAYS.len(), any::<Option<bool>>())
@@ -242,14 +371,20 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 fn tell(table: &mut Table, fact: &Fact) {
     match fact {
-        Fact::Plan(pools, blocks) => {
+        Fact::Plan { pools, blocks, closed, services } => {
             let writes = [PoolWrite::Always, PoolWrite::OnLinkOnly, PoolWrite::Never];
             let pools = pools.iter().map(|(prefix, write, fast_path)| Pool {
                 fast_path: *fast_path,
                 ..pool(PREFIXES[*prefix], writes[usize::from(*write)])
             });
-            let own_blocks = blocks.iter().map(|prefix| p(PREFIXES[*prefix])).collect();
-            table.set_plan(Plan { pools: pools.collect(), own_blocks });
+            let pools: Vec<Pool> = pools.collect();
+            let closed_pools = pools.iter().filter(|_| *closed).map(|pool| pool.prefix.into()).collect();
+            let own_blocks = blocks.iter().map(|prefix| Blackhole {
+                prefix: p(PREFIXES[*prefix]),
+                reply: if *closed { Reply::Unreachable } else { Reply::Drop },
+            });
+            let services = services.iter().map(|prefix| p(PREFIXES[*prefix])).collect();
+            table.set_plan(Plan { own_blocks: own_blocks.collect(), closed_pools, services, pools });
         }
         Fact::Path(prefix, gateways) => {
             let gateways = gateways.iter().map(|index| gateway(GATEWAYS[*index])).collect();
@@ -263,6 +398,11 @@ fn tell(table: &mut Table, fact: &Fact) {
             table.set_resolution(gateway(GATEWAYS[*index]), Some(resolution));
         }
         Fact::Blackhole(prefix, asked) => table.set_blackhole(p(PREFIXES[*prefix]), *asked),
+        Fact::Ordered(prefix, unreachable) => {
+            let reply = unreachable.map(|yes| if yes { Reply::Unreachable } else { Reply::Drop });
+            table.set_ordered_blackhole(p(PREFIXES[*prefix]), reply);
+        }
+        Fact::Learned => table.finish_startup(),
         Fact::Pod(prefix, pod) => {
             table.set_pod(p(PREFIXES[*prefix]), pod.map(|ifindex| Pod { ifindex, mac: None }));
         }

@@ -99,8 +99,8 @@ impl Wishes {
             write: PoolWrite::Always,
             fast_path: true,
         };
-        let own_blocks = self.blocks.iter().map(|block| p(block)).collect();
-        dataplane.configure(Plan { pools: vec![pool], own_blocks });
+        let own_blocks = self.blocks.iter().map(|block| p(block).into()).collect();
+        dataplane.configure(Plan { pools: vec![pool], own_blocks, ..Plan::default() });
     }
 
     fn tell_path(&self, prefix: &str, dataplane: &mut Dataplane) {

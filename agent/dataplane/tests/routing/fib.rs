@@ -340,7 +340,7 @@ fn a_pool_with_encapsulation_is_written_only_where_its_mode_allows_and_is_named(
                 pool("cross", "10.2.0.0/16", PoolWrite::OnLinkOnly),
                 pool("plain", "10.3.0.0/16", PoolWrite::Always),
             ],
-            own_blocks: Vec::new(),
+            ..Plan::default()
         });
         for pool in 1..=3 {
             dataplane.set_path(p(&format!("10.{pool}.1.0/26")), gateways(&["192.168.80.125"]));

@@ -117,7 +117,7 @@ pub fn open() -> Dataplane {
 
 /// A plan with own blocks and no pools.
 pub fn owning(blocks: &[&str]) -> Plan {
-    Plan { pools: Vec::new(), own_blocks: blocks.iter().map(|block| p(block)).collect() }
+    Plan { own_blocks: blocks.iter().map(|block| p(block).into()).collect(), ..Plan::default() }
 }
 
 /// Drives the dataplane until the kernel has been quiet for a while, and returns all that it said.

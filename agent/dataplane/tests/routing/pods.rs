@@ -157,7 +157,8 @@ fn a_pod_beats_a_peers_route_for_its_address_in_both_sinks() {
                 write: PoolWrite::Always,
                 fast_path: true,
             }],
-            own_blocks: vec![p("172.16.36.192/26")],
+            own_blocks: vec![p("172.16.36.192/26").into()],
+            ..Plan::default()
         });
         // It lived elsewhere; the peer withdraws it late.
         dataplane.set_path(p("172.16.36.193/32"), gateways(&["192.168.80.125"]));

@@ -169,6 +169,11 @@ fn log_report(report: &Report) {
             "is to be a blackhole while a pod of this node has it: the programs drop its packets, and the kernel's own \
              route to the pod stays"
         ),
+        Report::BlackholeOverService { prefix, service } => tracing::warn!(
+            %prefix,
+            "is to be a blackhole and is none: it overlaps the service prefix {service}, and the programs act before \
+             netfilter translates"
+        ),
         Report::NotInstalled { prefix, error } => {
             tracing::warn!(%prefix, "not in the kernel's FIB, trying again: {error}");
         }

@@ -6,7 +6,7 @@ use manx_bgp::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
     NextHopMode, Originated, PeerConfig, PoolRule, RemoteAs, Role,
 };
-use manx_dataplane::table::{Plan as RoutePlan, Pool, PoolWrite};
+use manx_dataplane::table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply};
 use manx_net::Prefix;
 use manx_resources as resources;
 use manx_resources::{NodePlan, PeerPlan, RangePlan};
@@ -176,7 +176,32 @@ pub fn route_plan(plan: &NodePlan) -> RoutePlan {
                 fast_path: pool.write != resources::PoolWrite::Never,
             })
             .collect(),
-        own_blocks: plan.blocks.clone(),
+        own_blocks: plan
+            .blocks
+            .iter()
+            .map(|block| {
+                // Of pools inside one another the narrowest has made the block.
+                let pools = plan.pools.iter().filter(|pool| pool.cidr.covers(*block));
+                let pool = pools.max_by_key(|pool| pool.cidr.len());
+                Blackhole {
+                    prefix: *block,
+                    reply: pool.map_or(Reply::Drop, |pool| reply(pool.unassigned_addresses)),
+                }
+            })
+            .collect(),
+        closed_pools: plan
+            .pools
+            .iter()
+            .filter_map(|pool| Some(Blackhole { prefix: pool.cidr, reply: reply(pool.unallocated_blocks?) }))
+            .collect(),
+        services: plan.services.clone(),
+    }
+}
+
+pub fn reply(reply: resources::Reply) -> Reply {
+    match reply {
+        resources::Reply::Drop => Reply::Drop,
+        resources::Reply::Reject => Reply::Unreachable,
     }
 }
 

@@ -6,7 +6,7 @@ use manx_net::{Asn, Prefix};
 use serde::{Serialize, Serializer};
 
 use super::{
-    NodePlan, PeerPlan, PoolPlan, PoolWrite,
+    NodePlan, PeerPlan, PoolPlan, PoolWrite, WhyForwarded,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
 use crate::{Key, Kind, Object};
@@ -80,6 +80,16 @@ pub enum Warning {
         if *.import { "is taken from" } else { "goes to" }
     )]
     NoPolicy { resource: Key, whom: String, ipv4: bool, import: bool },
+    #[error(
+        "{resource} ({cidr}) has manx.dev/unallocatedBlocks, but packets to addresses outside its blocks are forwarded \
+         as if it had not: {why}"
+    )]
+    UnallocatedForwarded { resource: Key, cidr: Prefix, why: WhyForwarded },
+    #[error(
+        "the block {block} overlaps the service prefix {service}: none of its addresses is blackholed here, for packets \
+         to a service must reach netfilter; give pods and services prefixes of their own"
+    )]
+    ServiceInBlock { block: Prefix, service: Prefix },
     #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
     WithoutEffect { resource: Key, fields: Vec<String> },
 }

@@ -1,5 +1,7 @@
 //! The fields of BGPConfiguration.
 
+use manx_net::Prefix;
+
 use crate::{
     fields::{Fields, Form},
     read::{annotations::Annotations, extensions, fast_path, value},
@@ -16,6 +18,8 @@ const CLUSTER_ONLY: [&str; 7] = [
     "nodeMeshPassword",
     "nodeMeshMaxRestartTime",
 ];
+
+const SERVICES: [&str; 3] = ["serviceLoadBalancerIPs", "serviceExternalIPs", "serviceClusterIPs"];
 
 pub(super) fn read(
     document: &mut Fields<'_, '_>,
@@ -46,14 +50,12 @@ pub(super) fn read(
         listen_port: spec.integer("listenPort", 1..=65535).and_then(|port| u16::try_from(port).ok()),
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
+        services: SERVICES.into_iter().flat_map(|field| services(&mut spec, field)).collect(),
         extensions,
         fast_path,
         mesh,
     };
     spec.accept_without_effect(&[
-        ("serviceLoadBalancerIPs", Form::List),
-        ("serviceExternalIPs", Form::List),
-        ("serviceClusterIPs", Form::List),
         ("serviceLoadBalancerAggregation", Form::Text),
         ("communities", Form::List),
         ("prefixAdvertisements", Form::List),
@@ -81,6 +83,23 @@ pub(super) fn read(
     }
     spec.finish();
     Some(read)
+}
+
+/// `[{cidr: 10.96.0.0/12}]`. They are announced by nobody here; what is known is that no pod has such an address.
+fn services(spec: &mut Fields<'_, '_>, field: &'static str) -> Vec<Prefix> {
+    if spec.is_set(field) {
+        spec.without_effect(field);
+    }
+    let mut prefixes = Vec::new();
+    for mut service in spec.objects(field) {
+        let prefix = service.parse("cidr", str::parse::<Prefix>);
+        if prefix.is_none() && !service.is_set("cidr") {
+            service.refuse("cidr", "is missing; write a prefix, such as 10.96.0.0/12");
+        }
+        prefixes.extend(prefix);
+        service.finish();
+    }
+    prefixes
 }
 
 fn log_severity(spec: &mut Fields<'_, '_>) -> Option<String> {

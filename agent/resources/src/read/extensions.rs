@@ -6,7 +6,10 @@ use crate::{
     Kind,
     nearest::nearest,
     read::annotations::{Annotations, PREFIX, number},
-    spec::{AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, RangeAs, Role, SpeakerExtensions},
+    spec::{
+        AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply, Role,
+        SpeakerExtensions,
+    },
     tree::excerpt,
 };
 
@@ -41,6 +44,8 @@ const SPEAKER: [&str; 6] = [
 ];
 
 const GRACEFUL_SHUTDOWN: &str = "gracefulShutdown";
+
+const POOL: [&str; 2] = ["unallocatedBlocks", "unassignedAddresses"];
 
 struct PeerNames {
     max_prefixes: &'static str,
@@ -85,6 +90,9 @@ pub(super) fn elsewhere(kind: Kind, name: &str) -> Option<String> {
     }
     if SPEAKER.contains(&name) {
         return Some("it belongs on a BGPConfiguration".to_owned());
+    }
+    if POOL.contains(&name) {
+        return Some("it belongs on an IPPool".to_owned());
     }
     (name == GRACEFUL_SHUTDOWN).then(|| "it belongs on a Node".to_owned())
 }
@@ -174,6 +182,34 @@ pub(super) fn of_speaker(annotations: &mut Annotations<'_, '_>) -> SpeakerExtens
 
 pub(super) fn graceful_shutdown(annotations: &mut Annotations<'_, '_>) -> bool {
     annotations.flag(GRACEFUL_SHUTDOWN).unwrap_or(false)
+}
+
+pub(super) fn of_pool(annotations: &mut Annotations<'_, '_>) -> PoolExtensions {
+    let [unallocated_blocks, unassigned_addresses] = POOL;
+    let reply = |reply: Reply| (reply.name(), Some(reply));
+    let with_forward = [("Forward", None), reply(Reply::Drop), reply(Reply::Reject)];
+    let without = [(Reply::Drop.name(), Reply::Drop), (Reply::Reject.name(), Reply::Reject)];
+    PoolExtensions {
+        unallocated_blocks: annotations
+            .parse(unallocated_blocks, |text| one_of(text, &with_forward))
+            .unwrap_or_default(),
+        unassigned_addresses: annotations
+            .parse(unassigned_addresses, |text| one_of(text, &without))
+            .unwrap_or_default(),
+    }
+}
+
+/// One of some words, exactly as written here.
+fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let words = || choices.iter().map(|(word, _)| *word);
+    let remedy = match nearest(text, words()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("write one of {}", words().collect::<Vec<_>>().join(", ")),
+    };
+    Err(format!("\"{}\" is not known; {remedy}", excerpt(text)))
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

@@ -4,7 +4,7 @@ use manx_net::Prefix;
 
 use crate::{
     fields::{Fields, Form},
-    read::{annotations::Annotations, fast_path, value},
+    read::{annotations::Annotations, extensions, fast_path, value},
     spec::{AllowedUse, AssignmentMode, Encapsulation, IpPool},
     tree::excerpt,
 };
@@ -17,6 +17,7 @@ const MODES: [(&str, Encapsulation); 3] = [
 
 pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<'_, '_>) -> Option<IpPool> {
     let fast_path = fast_path::of_pool(annotations);
+    let extensions = extensions::of_pool(annotations);
     let Some(mut spec) = document.object("spec") else {
         if !document.is_set("spec") {
             document.refuse("spec", "is missing; an IPPool needs spec.cidr");
@@ -64,6 +65,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         allowed_uses,
         assignment_mode: mode.unwrap_or_default(),
         fast_path,
+        extensions,
     });
     if let Some(pool) = &pool {
         check_cidr(&spec, pool);

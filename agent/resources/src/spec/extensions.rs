@@ -126,6 +126,35 @@ impl Role {
     }
 }
 
+/// A pool's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolExtensions {
+    /// Packets to addresses that lie in no block. `None`: they go where the node's other routes lead.
+    pub unallocated_blocks: Option<Reply>,
+    /// Packets to addresses of a node's own blocks that no pod has.
+    pub unassigned_addresses: Reply,
+}
+
+/// What the sender of a packet that leads nowhere hears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Reply {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// ICMP destination unreachable, as often as the kernel's limits let it.
+    Reject,
+}
+
+impl Reply {
+    /// As annotations and plans write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reply::Drop => "Drop",
+            Reply::Reject => "Reject",
+        }
+    }
+}
+
 /// The whole speaker's: of `BGPConfiguration/default`, and for one node of `BGPConfiguration/node.NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpeakerExtensions {

@@ -179,7 +179,10 @@ fn the_plans_json_is_the_interface() {
             "allowedUses": ["Workload", "Tunnel"],
             "write": "always",
             "fastPath": null,
+            "unallocatedBlocks": null,
+            "unassignedAddresses": "Drop",
         }],
+        "services": [],
         "warnings": [],
     });
     assert_eq!(serde_json::to_value(&plan).unwrap(), expected);
