@@ -134,6 +134,8 @@ pub struct Step {
     /// Watched next hops whose resolution changed.
     pub next_hops: Vec<(Gateway, Resolution)>,
     pub links: Vec<LinkChange>,
+    /// The host's policy rules are other than before.
+    pub policy_rules: bool,
     pub reports: Vec<Report>,
     /// FIB writes remain that could be done now: call again soon.
     pub more: bool,
@@ -265,6 +267,8 @@ impl Dataplane {
         let changes = mem::take(&mut self.changes);
         self.changes.overrun = changes.overrun;
         self.changes.reread_routes = changes.reread_routes;
+        self.changes.reread_rules = changes.reread_rules;
+        step.policy_rules = changes.rules;
         self.take_in(&changes, now, &mut step);
 
         let changed = self.table.commit();
@@ -306,8 +310,13 @@ impl Dataplane {
         if self.changes.overrun {
             self.view.resynchronise(&mut self.requests, &mut self.changes)?;
             self.reports.push(Report::Resynchronised);
-        } else if self.changes.reread_routes {
+            return Ok(());
+        }
+        if self.changes.reread_routes {
             self.view.reread_routes(&mut self.requests, &mut self.changes)?;
+        }
+        if self.changes.reread_rules {
+            self.view.reread_rules(&mut self.requests, &mut self.changes)?;
         }
         Ok(())
     }
@@ -426,7 +435,12 @@ impl Dataplane {
         self.table.prefixes_after(after)
     }
 
-    /// Links, foreign routes and neighbours as of the last event.
+    /// The table of our routes.
+    pub fn table(&self) -> u32 {
+        self.place.table
+    }
+
+    /// Links, foreign routes, neighbours and policy rules as of the last event.
     pub fn kernel(&self) -> &KernelView {
         &self.view
     }

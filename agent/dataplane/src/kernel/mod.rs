@@ -1,16 +1,18 @@
-//! What the kernel has: links, foreign routes and neighbours ([`KernelView`]), kept current by netlink's
+//! What the kernel has: links, foreign routes, neighbours and policy rules ([`KernelView`]), kept current by netlink's
 //! multicast groups (`monitor`). Our own routes are not kept here; their changes are passed on to the FIB
 //! sink, which knows what it wrote.
 
 pub(crate) mod monitor;
 mod naming;
 pub(crate) mod parse;
+mod policy_rule;
 mod prefixes;
 mod routes;
 mod types;
 mod view;
 
 pub use naming::{DEFAULT_POD_PREFIX, DEFAULT_UPLINKS, Naming};
+pub use policy_rule::PolicyRule;
 pub(crate) use prefixes::{Lengths, within};
 pub use routes::Routes;
 pub use types::{KernelRoute, Leg, Link, Neighbour, Role, RouteKey, RouteKind};

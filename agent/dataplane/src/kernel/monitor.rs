@@ -1,4 +1,4 @@
-//! The event socket: netlink's multicast groups for links, addresses, routes and neighbours. It only receives;
+//! The event socket: netlink's multicast groups for links, addresses, routes, rules and neighbours. It only receives;
 //! dumps and changes go through `netlink::Requests`.
 
 use std::io;
@@ -16,12 +16,14 @@ use crate::netlink::{RECEIVE_SIZE, messages, set_receive_buffer};
 /// Datagrams taken in at one go, so that a flood of events delays nothing else for long.
 const DATAGRAMS: usize = 4096;
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
 ];
 
 pub(crate) struct Monitor {

@@ -11,13 +11,16 @@ use rtnetlink::{
     packet_core::{NLM_F_APPEND, NLM_F_REPLACE, NetlinkHeader},
     packet_route::{
         AddressFamily, RouteNetlinkMessage, link::LinkMessage, neighbour::NeighbourMessage,
-        route::RouteMessage,
+        route::RouteMessage, rule::RuleMessage,
     },
 };
 
 use manx_net::Prefix;
 
-use super::{KernelRoute, Link, Naming, Neighbour, Role, RouteKey, Routes, parse, routes::Outcome};
+use super::{
+    KernelRoute, Link, Naming, Neighbour, PolicyRule, Role, RouteKey, Routes, parse,
+    policy_rule::policy_rule, routes::Outcome,
+};
 use crate::netlink::Requests;
 
 /// After a dump that failed, the next one is tried this much later.
@@ -56,6 +59,10 @@ pub(crate) struct Changes {
     pub overrun: bool,
     /// Foreign routes have to be read again.
     pub reread_routes: bool,
+    /// Policy rules are other than before.
+    pub rules: bool,
+    /// They have to be read again.
+    pub reread_rules: bool,
 }
 
 /// Everything that a view holds, as one set of dumps found it.
@@ -64,6 +71,7 @@ struct Snapshot {
     links: BTreeMap<u32, Link>,
     routes: Routes,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    rules: Vec<PolicyRule>,
 }
 
 impl Snapshot {
@@ -88,7 +96,25 @@ impl Snapshot {
                 }
             })?);
         }
-        Ok(Snapshot { links, routes, neighbours })
+        let rules = Self::read_rules(requests)?;
+        Ok(Snapshot { links, routes, neighbours, rules })
+    }
+
+    /// In the order in which the kernel asks them, IPv4 first.
+    fn read_rules(requests: &mut Requests) -> io::Result<Vec<PolicyRule>> {
+        let mut rules = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RuleMessage::default();
+            request.header.family = family;
+            rules.extend(requests.dump(RouteNetlinkMessage::GetRule(request), |message| match message {
+                // A kernel without IPv6 answers with the rules that it has.
+                RouteNetlinkMessage::NewRule(message) if message.header.family == family => {
+                    policy_rule(message)
+                }
+                _ => None,
+            })?);
+        }
+        Ok(rules)
     }
 
     fn read_routes(requests: &mut Requests, protocol: u8) -> io::Result<Routes> {
@@ -118,6 +144,7 @@ pub struct KernelView {
     links: BTreeMap<u32, Link>,
     routes: Routes,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    rules: Vec<PolicyRule>,
 }
 
 impl KernelView {
@@ -128,6 +155,7 @@ impl KernelView {
             links: BTreeMap::new(),
             routes: Routes::default(),
             neighbours: HashMap::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -143,6 +171,11 @@ impl KernelView {
         &self.routes
     }
 
+    /// Policy rules of both families.
+    pub fn rules(&self) -> &[PolicyRule] {
+        &self.rules
+    }
+
     pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<&Neighbour> {
         self.neighbours.get(&(ifindex, address))
     }
@@ -152,6 +185,8 @@ impl KernelView {
         let snapshot = Snapshot::read(requests, &self.naming, self.protocol)?;
         changes.overrun = false;
         changes.reread_routes = false;
+        changes.reread_rules = false;
+        changes.rules |= snapshot.rules != self.rules;
         changes.own_in_doubt = true;
         for (ifindex, link) in &self.links {
             match snapshot.links.get(ifindex) {
@@ -170,7 +205,8 @@ impl KernelView {
         let differs = |key: &(u32, IpAddr)| self.neighbours.get(key) != snapshot.neighbours.get(key);
         let keys = self.neighbours.keys().chain(snapshot.neighbours.keys());
         changes.neighbours.extend(keys.copied().filter(differs));
-        Snapshot { links: self.links, routes: self.routes, neighbours: self.neighbours } = snapshot;
+        Snapshot { links: self.links, routes: self.routes, neighbours: self.neighbours, rules: self.rules } =
+            snapshot;
         Ok(())
     }
 
@@ -180,6 +216,15 @@ impl KernelView {
         changes.reread_routes = false;
         changes.routes.extend(self.routes.differences(&routes));
         self.routes = routes;
+        Ok(())
+    }
+
+    /// Reads the policy rules: there are few, and they change rarely.
+    pub(crate) fn reread_rules(&mut self, requests: &mut Requests, changes: &mut Changes) -> io::Result<()> {
+        let rules = Snapshot::read_rules(requests)?;
+        changes.reread_rules = false;
+        changes.rules |= rules != self.rules;
+        self.rules = rules;
         Ok(())
     }
 
@@ -238,6 +283,7 @@ impl KernelView {
                 }
                 note(self.routes.deleted(&route), route.key.prefix, changes);
             }
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => changes.reread_rules = true,
             RouteNetlinkMessage::NewNeighbour(message) => {
                 if let Some((key, neighbour)) = parse::neighbour(message)
                     && self.neighbours.insert(key, neighbour) != Some(neighbour)
