@@ -383,10 +383,14 @@ impl Steady {
 
     /// Waits until it was answered `more` times more.
     pub fn goes_on(&self, more: u64) -> Result<()> {
-        let from = self.answers();
+        self.reaches(self.answers() + more)
+    }
+
+    /// Waits until it was answered so often in all.
+    pub fn reaches(&self, count: u64) -> Result<()> {
         eventually("the conversation goes on", PATIENCE * 2, || {
-            let answers = self.answers() - from;
-            ensure!(answers >= more || self.has_broken(), "{answers} answers of {more}");
+            let answers = self.answers();
+            ensure!(answers >= count || self.has_broken(), "{answers} answers of {count}");
             Ok(())
         })?;
         ensure!(!self.has_broken(), "the conversation broke off");

@@ -15,6 +15,7 @@ use manx_tests::{
     host::{Host, Pod},
     kernel::Family,
     lab::{Lab, UPLINK},
+    netns::Netns,
     peers::manx::{self, Manx, resources},
     wait::eventually,
 };
@@ -24,6 +25,7 @@ use crate::rules::{ON_A, ON_B, SERVICE_PORT, Service, TABLE, table};
 pub const POOLS: [&str; 2] = ["172.16.0.0/16", "fd00:172::/32"];
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const AS: u32 = 64512;
+const RULES: &str = "/etc/kube.nft";
 const SETTLED: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,15 @@ impl World {
 
     /// The rules stand, the pods talk, and manxd has never run.
     pub fn without_manxd(mode: Mode) -> Result<World> {
+        let world = World::without_rules(mode)?;
+        for node in [&world.a, &world.b] {
+            node.write_rules()?;
+        }
+        Ok(world)
+    }
+
+    /// No rules stand either: nothing tracks connections.
+    pub fn without_rules(mode: Mode) -> Result<World> {
         let mut lab = Lab::new()?;
         let peers: Vec<_> = [A, B]
             .iter()
@@ -222,12 +233,14 @@ impl Node {
             let gateway = other.address(family);
             host.sh(&format!("ip route add {route} via {gateway} dev {UPLINK} proto static metric 5000"))?;
         }
-        host.write_file("/etc/kube.nft", &table())?;
-        host.sh("nft -f /etc/kube.nft")?;
+        // The first line makes the table, so that there is one to delete.
+        host.write_file(RULES, &format!("table {TABLE}\ndelete table {TABLE}\n{}", table()))?;
+        every_icmp_error(&host)?;
         let (mut pods, mut servers) = (Vec::new(), Vec::new());
         for n in 0..2 {
             let addresses = FAMILIES.map(|family| place.pod(family, n));
             let pod = host.pod(&format!("{}{}", place.name, n + 1), &addresses)?;
+            every_icmp_error(&pod)?;
             servers.push(Server::start(&pod)?);
             pods.push(pod);
         }
@@ -237,6 +250,11 @@ impl Node {
 
     pub fn host(&self) -> &Host {
         &self.manx.host
+    }
+
+    /// Puts the rules in the place of those that are there, in one step.
+    pub fn write_rules(&self) -> Result<()> {
+        self.host().sh(&format!("nft -f {RULES}")).map(drop)
     }
 
     fn has_settled(&self, other: Place) -> Result<()> {
@@ -257,6 +275,12 @@ impl Node {
         ensure!(attached == 3, "{interfaces:?}");
         Ok(())
     }
+}
+
+/// Errors to one peer would otherwise be limited to six at once and one a second.
+fn every_icmp_error(ns: &Netns) -> Result<()> {
+    ns.sysctl("net.ipv4.icmp_ratelimit", "0")?;
+    ns.sysctl("net.ipv6.icmp.ratelimit", "0")
 }
 
 /// The ways from pod a2 to the servers of b1 and a1, by their own addresses.

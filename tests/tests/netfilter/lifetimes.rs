@@ -1,27 +1,33 @@
-//! Connections and the programs, whichever is older: neither a start of manxd nor its end nor ten thousand others
-//! nor conntrack's timeouts break one that lives.
+//! Connections, rules and programs, whichever is older: neither a start of manxd nor its end, nor new rules, nor
+//! thousands of others, nor conntrack's timeouts break a connection that lives.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::{
     kernel::Family,
     talk::{Answer, BOTH, Steady, Talk, Transport, crowd},
+    wait::{eventually, throughout},
 };
 
 use crate::{
-    lab::{B, Carried, FAMILIES, Mode, Node, World, direct_ends, pod_end, service_ends},
-    rules::TABLE,
+    lab::{B, Carried, FAMILIES, Mode, Node, World, direct_ends, pod_end, service_end, service_ends},
+    rules::{EVERYWHERE, TABLE},
     scaled,
 };
 
 both_ways! {
+    rules_that_are_written_anew_do_not_move_running_connections,
+    rules_that_come_late_are_kept_from_then_on,
+    a_flow_that_conntrack_forgot_is_learned_again,
     connections_outlive_programs_that_come_and_go,
     idle_connections_live_on_while_thousands_of_others_pass,
     entries_are_kept_alive_under_living_flows,
 }
 
-const PACE: Duration = Duration::from_millis(2);
+/// Longer than manxd leaves the rules unread.
+const NOTICED: Duration = Duration::from_secs(20);
+const PACE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct Running {
@@ -30,26 +36,51 @@ struct Running {
     steady: Steady,
 }
 
-/// A conversation of pod a2 with every server of a node, in every way there is.
-fn all_ways(world: &World) -> Result<Vec<Running>> {
+/// A conversation of pod a2 with each of these, by each transport.
+fn conversations(
+    world: &World,
+    ends: impl IntoIterator<Item = (SocketAddr, &'static str)>,
+) -> Result<Vec<Running>> {
     let mut running = Vec::new();
-    for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
-        for (to, server) in direct_ends(family).into_iter().chain(service_ends(family)) {
-            let talk = Talk::open(&world.a.pods[1], transport, to)?;
-            let name = format!("{transport:?} with {to}");
-            running.push(Running { name, server, steady: Steady::start(talk, 1000, PACE) });
-        }
+    for ((to, server), transport) in ends.into_iter().flat_map(|end| BOTH.map(|t| (end, t))) {
+        let talk = Talk::open(&world.a.pods[1], transport, to)?;
+        let name = format!("{transport:?} with {to}");
+        running.push(Running { name, server, steady: Steady::start(talk, 1000, PACE) });
     }
     Ok(running)
 }
 
+/// The servers by their own addresses.
+fn direct() -> impl Iterator<Item = (SocketAddr, &'static str)> {
+    FAMILIES.into_iter().flat_map(direct_ends)
+}
+
+/// By their own addresses, and by Services'.
+fn all_ways() -> impl Iterator<Item = (SocketAddr, &'static str)> {
+    direct().chain(FAMILIES.into_iter().flat_map(service_ends))
+}
+
+/// Ends them; each was answered to its end by whom it began with, who is the right one.
+fn stop(running: Vec<Running>) -> Result<()> {
+    for Running { name, server, steady } in running {
+        let answer = steady.stop().with_context(|| name.clone())?;
+        ensure!(answer.server == server, "{name}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// Each is answered ten times more.
 fn go_on(running: &[Running]) -> Result<()> {
-    running.iter().try_for_each(|r| r.steady.goes_on(20).with_context(|| r.name.clone()))
+    let counts: Vec<u64> = running.iter().map(|r| r.steady.answers() + 10).collect();
+    running
+        .iter()
+        .zip(counts)
+        .try_for_each(|(r, count)| r.steady.reaches(count).with_context(|| r.name.clone()))
 }
 
 fn connections_outlive_programs_that_come_and_go(mode: Mode) -> Result<()> {
     let mut world = World::without_manxd(mode)?;
-    let running = all_ways(&world)?;
+    let running = conversations(&world, all_ways())?;
     go_on(&running).context("before manxd has ever run")?;
     for round in 0..2 {
         world.start()?;
@@ -68,10 +99,71 @@ fn connections_outlive_programs_that_come_and_go(mode: Mode) -> Result<()> {
         }
         go_on(&running).with_context(|| format!("round {round}: the programs are gone"))?;
     }
-    for Running { name, server, steady } in running {
-        let answer = steady.stop().with_context(|| name.clone())?;
-        ensure!(answer.server == server, "{name}: {answer:?}");
+    stop(running)?;
+    world.nothing_was_invalid()
+}
+
+/// As kube-proxy does whenever an endpoint comes or goes anywhere.
+fn rules_that_are_written_anew_do_not_move_running_connections(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    let running = conversations(&world, all_ways())?;
+    // Whichever server of the two it draws, it keeps.
+    let drawn = FAMILIES.into_iter().map(|family| (service_end(&EVERYWHERE, family), "either"));
+    let drawn = conversations(&world, std::iter::repeat_n(drawn, 3).flatten())?;
+    for round in 0..scaled(5) {
+        go_on(&running).and_then(|()| go_on(&drawn)).with_context(|| format!("round {round}"))?;
+        for node in [&world.a, &world.b] {
+            node.write_rules()?;
+        }
     }
+    go_on(&running)?;
+    stop(running)?;
+    drawn.into_iter().try_for_each(|Running { name, steady, .. }| steady.stop().map(drop).context(name))
+}
+
+/// Where nothing tracks, all between the pools is fast; the rules of an hour later hold all the same.
+fn rules_that_come_late_are_kept_from_then_on(mode: Mode) -> Result<()> {
+    let mut world = World::without_rules(mode)?;
+    world.start()?;
+    ensure!(world.carries == (mode == Mode::Auto));
+    let running = conversations(&world, direct())?;
+    go_on(&running)?;
+    for node in [&world.a, &world.b] {
+        node.write_rules()?;
+    }
+    eventually("manxd has seen the rules", NOTICED, || {
+        for (to, _) in service_ends(Family::V4) {
+            let mut talk = Talk::open(&world.a.pods[1], Transport::Udp, to)?;
+            talk.set_patience(Duration::from_millis(200))?;
+            talk.ask(10).with_context(|| to.to_string())?;
+        }
+        Ok(())
+    })?;
+    for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
+        for (to, server) in service_ends(family) {
+            crowd(&world.a.pods[1], transport, to, scaled(20)).unbroken()?.answered_by(&[server])?;
+        }
+    }
+    go_on(&running)?;
+    stop(running)?;
+    world.nothing_was_invalid()
+}
+
+fn a_flow_that_conntrack_forgot_is_learned_again(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    let running = conversations(&world, direct())?;
+    for round in 0..scaled(5) {
+        go_on(&running).with_context(|| format!("round {round}"))?;
+        for node in [&world.a, &world.b] {
+            node.host().sh("conntrack -F")?;
+        }
+        go_on(&running).with_context(|| format!("round {round}, after the flush"))?;
+        let before = world.carried()?;
+        go_on(&running)?;
+        let carried = world.carried()?.since(before);
+        ensure!((carried.a > 0 && carried.b > 0) == world.carries, "round {round}: {carried:?}");
+    }
+    stop(running)?;
     world.nothing_was_invalid()
 }
 
@@ -152,7 +244,7 @@ fn entries_are_kept_alive_under_living_flows(mode: Mode) -> Result<()> {
         Ok(ids)
     };
     let ids = entries(&world)?;
-    manx_tests::wait::throughout(
+    throughout(
         "the entries of living flows live",
         Duration::from_secs(TIMEOUT * scaled(1) as u64 * 5 / 2),
         || {

@@ -22,7 +22,7 @@ both_ways! {
 }
 
 /// A question every so often.
-const PACE: Duration = Duration::from_millis(2);
+const PACE: Duration = Duration::from_millis(5);
 /// An answer that is refused does not come later.
 const REFUSED: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(10);
@@ -90,20 +90,21 @@ fn a_running_connection_is_decided_anew_when_its_entry_is_flushed(mode: Mode) ->
                 running.push((family, transport, server, Steady::start(talk, 200, PACE)));
             }
         }
-        let go_on = |count| -> Result<()> {
-            for (family, transport, server, steady) in &running {
-                steady.goes_on(count).with_context(|| format!("{family:?} {transport:?} with {server}"))?;
+        let go_on = |more| -> Result<()> {
+            let counts: Vec<u64> = running.iter().map(|(.., steady)| steady.answers() + more).collect();
+            for ((family, transport, server, steady), count) in running.iter().zip(counts) {
+                steady.reaches(count).with_context(|| format!("{family:?} {transport:?} with {server}"))?;
             }
             Ok(())
         };
-        go_on(20)?;
+        go_on(10)?;
         let before = world.carried()?;
-        go_on(20)?;
+        go_on(10)?;
         let carried = world.carried()?.since(before);
         ensure!((carried.a > 0 && carried.b > 0) == world.carries, "{carried:?}");
         reject(&world.a)?;
         reject(&world.b)?;
-        go_on(20).context("the policy lets running connections be")?;
+        go_on(10).context("the policy lets running connections be")?;
 
         for node in [&world.a, &world.b] {
             if flush == "conntrack -F" {
