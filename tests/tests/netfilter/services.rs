@@ -14,6 +14,7 @@ use crate::{
 };
 
 both_ways! {
+    all_but_a_conversations_first_and_last_packets_are_carried,
     pods_talk_to_pods_and_only_the_programs_work_where_they_may,
     a_service_leads_to_pods_of_this_node_and_of_another,
     a_pod_that_asks_its_own_service_is_answered_by_itself,
@@ -24,6 +25,36 @@ both_ways! {
     one_source_port_serves_for_a_service_and_for_its_backend,
     large_transfers_arrive_whole,
     datagrams_in_fragments_arrive_whole,
+}
+
+fn all_but_a_conversations_first_and_last_packets_are_carried(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
+        for (to, server) in direct_ends(family) {
+            let before = world.carried()?;
+            let mut talk = Talk::open(&world.a.pods[1], transport, to)?;
+            let questions = scaled(500);
+            for _ in 0..questions {
+                ensure!(talk.ask(100)?.server == server);
+            }
+            drop(talk);
+            let carried = world.carried()?.since(before);
+            // A question and an answer each, by as many nodes as have to do with it, and the first few by the stack.
+            let most = 2 * questions as u64 - 20;
+            let expected = match server {
+                _ if !world.carries => Carried::default(),
+                "a1" => Carried { a: most, b: 0 },
+                _ => Carried { a: most, b: most },
+            };
+            println!("{mode:?}: {transport:?} with {to}: carried {carried:?}");
+            ensure!(
+                carried.a >= expected.a && carried.b >= expected.b,
+                "{transport:?} with {to}: carried {carried:?}, not {expected:?}"
+            );
+            ensure!(world.carries || carried == expected, "{carried:?}");
+        }
+    }
+    world.nothing_was_invalid()
 }
 
 fn pods_talk_to_pods_and_only_the_programs_work_where_they_may(mode: Mode) -> Result<()> {
