@@ -14,6 +14,8 @@ use crate::{build_ebpf, fuzz, progress, setup, sim, tree};
 
 /// How often scenarios that are repeated are repeated with `--full`.
 const FULL_RUNS: &str = "20";
+/// How many random packets each comparison with the kernel's own forwarding sends with `--full`.
+const FULL_PACKETS: &str = "400000";
 
 const DENIED: [&str; 3] = ["bans", "licenses", "sources"];
 
@@ -79,7 +81,7 @@ fn tests(args: &Args, started: Instant) -> Result<()> {
         .args(&args.only)
         .env(manx_tests::programs::BIN_DIR, tree::programs());
     if args.full {
-        nextest.env("MANX_RUNS", FULL_RUNS);
+        nextest.env("MANX_RUNS", FULL_RUNS).env("MANX_PACKETS", FULL_PACKETS);
     }
     println!("tests ({:.0} s until here)", started.elapsed().as_secs_f32());
     let status = nextest.status().context("cannot run cargo nextest")?;

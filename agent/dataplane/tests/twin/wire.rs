@@ -1,0 +1,123 @@
+//! The far end of an interface: frames in and out as they are on the wire.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+/// The largest frame that the lab sends or receives, a few octets of tags included.
+const LARGEST: usize = 10_000;
+
+#[derive(Debug)]
+pub struct Tap {
+    socket: OwnedFd,
+    buffer: Box<[u8; LARGEST]>,
+}
+
+impl Tap {
+    /// On the interface `ifindex` of this thread's namespace. It may be used from any thread afterwards.
+    pub fn open(ifindex: u32) -> io::Result<Tap> {
+        let every = (libc::ETH_P_ALL as u16).to_be();
+        // SAFETY: no pointers are passed.
+        let socket = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+                i32::from(every),
+            )
+        };
+        checked(socket)?;
+        // SAFETY: the descriptor is new and nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        // SAFETY: a structure of numbers, for which zero is "not given".
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = every;
+        address.sll_ifindex = ifindex as i32;
+        // SAFETY: the structure lives on this stack and its size is given.
+        checked(unsafe {
+            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
+        })?;
+        let tap = Tap { socket, buffer: Box::new([0; LARGEST]) };
+        tap.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        tap.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
+        // What came by other interfaces before the socket was bound.
+        let mut tap = tap;
+        while tap.receive()?.is_some() {}
+        Ok(tap)
+    }
+
+    fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
+        // SAFETY: the number lives on this stack and its size is given.
+        checked(unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<i32>() as u32,
+            )
+        })
+    }
+
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the range is that of a slice.
+        checked(unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) } as i32)
+    }
+
+    /// The next frame that came in, its VLAN tag (which the kernel takes out) put back. `None`: there is none now.
+    pub fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut place = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
+        let mut control = [0u64; 16];
+        // SAFETY: a structure of numbers and pointers, for which zero is "not given".
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_iov = &raw mut place;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        // SAFETY: the pointers are to this stack and to the buffer, with their sizes, and nobody else uses them.
+        let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+        if length < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        let mut frame = self.buffer[..(length as usize).min(LARGEST)].to_vec();
+        if let Some((protocol, tag)) = vlan(&message)
+            && frame.len() >= 12
+        {
+            let octets = [protocol.to_be_bytes(), tag.to_be_bytes()].concat();
+            frame.splice(12..12, octets);
+        }
+        Ok(Some(frame))
+    }
+}
+
+/// The tag that the kernel took out of the frame, as `PACKET_AUXDATA` has it.
+fn vlan(message: &libc::msghdr) -> Option<(u16, u16)> {
+    // SAFETY: the kernel has just filled in the control buffer, and the macro stays within it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+        return None;
+    }
+    // SAFETY: a message of this type has this structure, in a buffer aligned for it.
+    let found = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    (found.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some((found.tp_vlan_tpid, found.tp_vlan_tci))
+}
+
+fn checked(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Keeps this thread on one processor: what it sends is then carried on there, in order.
+pub fn stay_on_one_processor() {
+    // SAFETY: a set of bits, for which zero is empty.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: no pointers are passed.
+    let here = unsafe { libc::sched_getcpu() };
+    // SAFETY: the set lives on this stack, and the macro checks the number against its size.
+    unsafe { libc::CPU_SET(here.max(0) as usize, &mut set) };
+    // SAFETY: the set lives on this stack and its size is given.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
