@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use manx_api::{Audit, RepairKind};
 use manx_tests::{
     cluster::{Cluster, Node},
     story::{self, SETTLED, Stage, counted, mesh, ping, settled},
@@ -96,5 +97,184 @@ fn the_log_is_json_where_json_is_asked_for() -> Result<()> {
         let line: serde_json::Value = serde_json::from_str(line)?;
         ensure!(line["message"].is_string() && line["level"].is_string(), "{line}");
     }
+    Ok(())
+}
+
+/// How often something of this kind was put right.
+fn repaired(node: &Node, kind: RepairKind) -> Result<u64> {
+    let counts = node.dataplane()?.repairs_by_kind;
+    Ok(counts.iter().find(|count| count.kind == kind).map_or(0, |count| count.count))
+}
+
+/// `manxctl dataplane audit -o json`, and its exit code.
+fn audit(node: &Node, flags: &str) -> Result<(Audit, i32)> {
+    let output = node.host.output(&format!("manxctl dataplane audit -o json {flags}"))?;
+    let audit = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    Ok((audit, output.status.code().context("ended by a signal")?))
+}
+
+/// The pinned map, of whichever ABI this manxd has.
+fn map(node: &Node, name: &str) -> Result<String> {
+    let pins = node.host.paths_below("/sys/fs/bpf/manx")?;
+    let pin = pins.iter().find(|pin| pin.ends_with(name)).with_context(|| format!("{name} in {pins:?}"))?;
+    Ok(pin.display().to_string())
+}
+
+/// kw02's block as a key of the map: the prefix length, then the address.
+const KEY: &str = "key hex 1a 00 00 00 ac 10 76 40";
+
+#[test]
+fn what_others_do_to_routes_is_undone_counted_by_kind_and_laid_at_a_process() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    kw01.host.sh("ip route del 172.16.118.64/26 proto manx")?;
+    eventually("it is back", LOOKED, || story::routes_are(kw01, Stage::Mesh))?;
+    kw01.host.sh("ip route replace 172.16.118.64/26 via 192.168.80.121 proto manx")?;
+    eventually("it is as before", LOOKED, || story::routes_are(kw01, Stage::Mesh))?;
+    kw01.host.sh("ip route add blackhole 10.9.9.0/24 proto manx")?;
+    eventually("what nobody wants is gone", LOOKED, || story::routes_are(kw01, Stage::Mesh))?;
+    let status = kw01.dataplane()?;
+    let counts: Vec<_> = status.repairs_by_kind.iter().map(|count| (count.kind, count.count)).collect();
+    assert_eq!(
+        counts,
+        [(RepairKind::RouteDeleted, 1), (RepairKind::RouteChanged, 1), (RepairKind::RouteAdded, 1)]
+    );
+    let told: Vec<_> = status.last_repairs.iter().map(|repair| repair.what.as_str()).collect();
+    assert_eq!(told, ["10.9.9.0/24", "172.16.118.64/26", "172.16.118.64/26"]);
+    for repair in &status.last_repairs {
+        ensure!(repair.by.as_ref().is_some_and(|by| by.contains("pid ")), "{repair:?}");
+    }
+    let text = kw01.host.sh("manxctl dataplane status")?;
+    ensure!(text.contains("1 × route deleted, 1 × route changed, 1 × route added"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_map_entry_that_bpftool_removes_or_changes_is_found_told_and_put_back() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    let (clean, code) = audit(kw01, "")?;
+    ensure!(code == 0 && clean.found == 0 && clean.checked.map >= 4 && clean.checked.fib == 2, "{clean:?}");
+    ensure!(clean.checked.programs == 4, "{clean:?}");
+
+    let routes = map(kw01, "ROUTES4")?;
+    kw01.host.sh(&format!("bpftool map delete pinned {routes} {KEY}"))?;
+    for _ in 0..2 {
+        let (found, code) = audit(kw01, "--dry-run")?;
+        ensure!(code == 1 && found.found == 1 && found.findings[0].what == "172.16.118.64/26", "{found:?}");
+        ensure!(found.findings[0].found.is_none() && found.findings[0].wanted.is_some(), "{found:?}");
+    }
+    ensure!(audit(kw01, "")?.1 == 1);
+    let (clean, code) = audit(kw01, "")?;
+    ensure!(code == 0, "{clean:?}");
+
+    // All octets of its value: whatever they are, this is not what they were.
+    let value = kw01.host.sh(&format!("bpftool -j map lookup pinned {routes} {KEY}"))?;
+    let value: serde_json::Value = serde_json::from_str(&value)?;
+    let length = value["value"].as_array().context("no value")?.len();
+    let zeros = "00 ".repeat(length);
+    kw01.host.sh(&format!("bpftool map update pinned {routes} {KEY} value hex {zeros}"))?;
+    let (found, code) = audit(kw01, "")?;
+    ensure!(code == 1 && found.findings[0].what == "172.16.118.64/26", "{found:?}");
+    let strange = "key hex 18 00 00 00 0a 09 09 00";
+    kw01.host.sh(&format!("bpftool map update pinned {routes} {strange} value hex {zeros}"))?;
+    let (found, code) = audit(kw01, "")?;
+    ensure!(code == 1 && found.findings[0].what == "10.9.9.0/24", "{found:?}");
+    ensure!(audit(kw01, "")?.1 == 0);
+    for kind in [RepairKind::MapEntryMissing, RepairKind::MapEntryChanged, RepairKind::MapEntryAdded] {
+        ensure!(repaired(kw01, kind)? == 1, "{kind:?}: {:?}", kw01.dataplane()?.repairs_by_kind);
+    }
+    story::sinks_agree(kw01)?;
+    let log = log(kw01)?;
+    ensure!(log.contains("audit: missing in the eBPF maps: 172.16.118.64/26"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn an_audit_without_a_daemon_ends_in_two_and_says_why() -> Result<()> {
+    let cluster = Cluster::new(&[])?;
+    let output = cluster.node("kw01").host.output("manxctl dataplane audit")?;
+    ensure!(output.status.code() == Some(2) && output.stderr.contains("start manxd"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn a_link_that_somebody_detaches_is_attached_again() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    let uplink = |node: &Node| -> Result<_> {
+        let interfaces = node.dataplane()?.interfaces;
+        interfaces.into_iter().find(|interface| interface.name == "ens33").context("no ens33")
+    };
+    let before = uplink(kw01)?;
+    ensure!(before.links.len() == 2 && before.since.is_some(), "{before:?}");
+    for link in &before.links {
+        kw01.host.sh(&format!("bpftool link detach pinned {}", link.pin))?;
+    }
+    let (found, code) = audit(kw01, "--dry-run")?;
+    // Unless the daemon, which looks every 5 s, was first.
+    ensure!(code == 0 || found.found == 2, "{found:?}");
+    eventually("both programs are attached again", LOOKED, || {
+        let now = uplink(kw01)?;
+        ensure!(now.links.iter().all(|link| link.state == "attached"), "{now:?}");
+        ensure!(repaired(kw01, RepairKind::ProgramDetached)? == 2);
+        Ok(())
+    })?;
+    let after = uplink(kw01)?;
+    ensure!(after.links.iter().zip(&before.links).all(|(a, b)| a.link_id != b.link_id), "{after:?}");
+    let log = log(kw01)?;
+    ensure!(log.contains("somebody detached uplink_tc; put back"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn what_ip_and_tc_can_do_to_an_interface_leaves_the_programs_where_they_are() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    let off = kw01.host.output("ip link set dev ens33 xdp off")?;
+    ensure!(!off.status.success(), "the kernel lets anybody take off an XDP link: {off:?}");
+    kw01.host.sh("tc qdisc add dev ens33 clsact")?;
+    kw01.host.sh("tc qdisc del dev ens33 clsact")?;
+    let (found, code) = audit(kw01, "")?;
+    ensure!(code == 0, "{found:?}");
+    let interfaces = kw01.dataplane()?.interfaces;
+    for link in interfaces.iter().flat_map(|interface| &interface.links) {
+        ensure!(link.state == "attached", "{link:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_done_while_no_daemon_ran_is_undone_by_the_next() -> Result<()> {
+    let mut cluster = mesh()?;
+    let (from, to) = {
+        let kw02 = cluster.node("kw02");
+        (0, kw02.pods[0].address())
+    };
+    let kw01 = cluster.node_mut("kw01");
+    let links = kw01.dataplane()?.interfaces.into_iter().flat_map(|interface| interface.links);
+    let pins: Vec<String> = links.map(|link| link.pin).collect();
+    let routes = map(kw01, "ROUTES4")?;
+    kw01.kill()?;
+    kw01.host.sh("ip route replace 172.16.118.64/26 via 192.168.80.121 proto manx")?;
+    kw01.host.sh("ip route del blackhole 172.16.36.192/26 proto manx")?;
+    kw01.host.sh("ip route add blackhole 10.9.9.0/24 proto manx")?;
+    kw01.host.sh(&format!("bpftool map delete pinned {routes} {KEY}"))?;
+    for (n, pin) in pins.iter().enumerate() {
+        let how = if n % 2 == 0 { "bpftool link detach pinned" } else { "rm" };
+        kw01.host.sh(&format!("{how} {pin}"))?;
+    }
+    kw01.start()?;
+    settled(&cluster, Stage::Mesh, SETTLED)?;
+    let kw01 = cluster.node("kw01");
+    eventually("all is as it should be", SETTLED, || {
+        let (found, code) = audit(kw01, "--dry-run")?;
+        ensure!(code == 0 && found.checked.programs == 4, "{found:?}");
+        Ok(())
+    })?;
+    let redirected = || Ok::<u64, anyhow::Error>(counted(&kw01.counters()?, "pod_tc", "redirected_neigh"));
+    let before = redirected()?;
+    ping(&kw01.pods[from], to)?;
+    ensure!(redirected()? > before, "the ping went by the kernel");
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Audit, Repair, RepairCount};
+
 /// Whether the eBPF programs forward, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,8 +23,17 @@ pub struct DataplaneStatus {
     pub maps: Vec<MapStatus>,
     /// Routes that a sink could not take, each with its cause.
     pub failures: Vec<String>,
-    /// Routes of ours that others deleted or changed and that were put back, since the start.
+    /// What others did to what is ours and was put right, since the start.
     pub repairs: u64,
+    /// The same by kind; kinds that never happened are left out.
+    #[serde(default)]
+    pub repairs_by_kind: Vec<RepairCount>,
+    /// The last of them, the newest first.
+    #[serde(default)]
+    pub last_repairs: Vec<Repair>,
+    /// The last audit, if there was one.
+    #[serde(default)]
+    pub audit: Option<Audit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,10 +43,29 @@ pub struct InterfaceStatus {
     pub ifindex: u32,
     /// "pod" or "uplink".
     pub role: String,
+    /// When this manxd attached its programs, or took over those of the run before.
+    #[serde(default)]
+    pub since: Option<String>,
     /// Such as "pod_tc (TCX ingress)".
     pub programs: Vec<String>,
+    /// The same programs by the kernel's numbers.
+    #[serde(default)]
+    pub links: Vec<ProgramLink>,
     /// Such as why XDP could not be attached.
     pub notes: Vec<String>,
+}
+
+/// A program of ours on an interface, as the kernel has it now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramLink {
+    pub program: String,
+    /// As `bpftool prog show id` and `bpftool link show id` take them; 0 if the kernel has none.
+    pub program_id: u32,
+    pub link_id: u32,
+    pub pin: String,
+    /// "attached", or what somebody did to it: "detached", "unpinned", "replaced".
+    pub state: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

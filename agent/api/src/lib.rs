@@ -3,12 +3,16 @@
 //! added, never renamed. Times are RFC 3339 with an offset.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod dataplane;
 mod explain;
 mod routes;
 mod status;
 
-pub use dataplane::{Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus};
+pub use audit::{Audit, AuditFinding, Audited, Fault, FoundIn, Repair, RepairCount, RepairKind};
+pub use dataplane::{
+    Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
+};
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
@@ -37,6 +41,9 @@ pub mod path {
     pub const DATAPLANE: &str = "/v1/dataplane";
     /// [`super::Counters`]
     pub const COUNTERS: &str = "/v1/dataplane/counters";
+    /// By POST, `?dryRun=true` to repair nothing. The document begins with white space while the audit goes on.
+    /// [`super::Audit`]
+    pub const AUDIT: &str = "/v1/dataplane/audit";
     /// By POST, `?peer=`: asks the peer for its routes again (RFC 2918). [`super::Ordered`]
     pub const REFRESH: &str = "/v1/peers/refresh";
     /// By POST, `?peer=&text=`: ends the session and opens none until [`ENABLE`], or until manxd starts again.

@@ -14,10 +14,12 @@ use std::{collections::HashSet, io, mem, time::Instant};
 use manx_net::Prefix;
 
 use crate::{
-    fib::{self, AuditReport, FibError, FibRoute, FibSink, FibState, FibStatus, Place},
+    fib::{
+        self, AuditReport, Difference, FibError, FibRoute, FibSink, FibState, FibStatus, Place, Tampering,
+    },
     kernel::{
-        Changes, DEFAULT_POD_PREFIX, DEFAULT_UPLINKS, KernelView, Link, Naming, RESYNC_RETRY, TABLE_DEFAULT,
-        TABLE_LOCAL, TABLE_MAIN, monitor::Monitor,
+        Author, Changes, DEFAULT_POD_PREFIX, DEFAULT_UPLINKS, KernelView, Link, Naming, RESYNC_RETRY,
+        TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, monitor::Monitor,
     },
     netlink::Requests,
     pods::Pods,
@@ -87,9 +89,9 @@ pub enum Report {
     NotInstalled { prefix: Prefix, error: FibError },
     /// A route that could not be written is in the FIB now.
     Recovered { prefix: Prefix },
-    /// This route of ours was deleted, changed or displaced, not by us; it has been queued to be written again.
-    /// `netlink_port` is mostly the process id of the one who did it; 0 is the kernel, or not known.
-    Tampered { prefix: Prefix, netlink_port: u32 },
+    /// Somebody else did this to a route of ours; its repair has been queued. `by`: who, if an event told of it; else
+    /// it was found by comparing.
+    Tampered { prefix: Prefix, how: Tampering, by: Option<Author> },
     /// The kernel dropped events (ENOBUFS); everything was read again.
     Resynchronised,
 }
@@ -158,6 +160,8 @@ pub struct Dataplane {
     reported_pools: HashSet<String>,
     /// Reading the kernel failed; tried again then.
     retry_reading: Option<Instant>,
+    /// Prefixes of which anything wanted changed since an audit began.
+    noted: Option<HashSet<Prefix>>,
 }
 
 impl Dataplane {
@@ -197,6 +201,7 @@ impl Dataplane {
             reports: Vec::new(),
             reported_pools: HashSet::new(),
             retry_reading: None,
+            noted: None,
         })
     }
 
@@ -208,6 +213,7 @@ impl Dataplane {
 
     /// The best paths' next hops for a prefix; none withdraws it.
     pub fn set_path(&mut self, prefix: Prefix, mut next_hops: Vec<Gateway>) {
+        self.note(prefix);
         next_hops.sort_unstable();
         next_hops.dedup();
         for gateway in &next_hops {
@@ -224,6 +230,7 @@ impl Dataplane {
     /// Whether packets for the prefix are to be dropped because somebody asked for it (RFC 7999). Stands until it is
     /// taken back, beside the path and before it.
     pub fn set_blackhole(&mut self, prefix: Prefix, blackhole: bool) {
+        self.note(prefix);
         self.table.set_blackhole(prefix, blackhole);
     }
 
@@ -272,6 +279,13 @@ impl Dataplane {
         self.take_in(&changes, now, &mut step);
 
         let changed = self.table.commit();
+        if let Some(noted) = &mut self.noted {
+            for delta in [&changed.fib, &changed.map] {
+                noted.extend(
+                    delta.upserts.iter().map(|route| route.prefix).chain(delta.removals.iter().copied()),
+                );
+            }
+        }
         self.report_withheld(changed.withheld);
         step.map = changed.map;
         self.fib.want(changed.fib);
@@ -419,6 +433,40 @@ impl Dataplane {
         self.fib.audit(&mut self.requests)
     }
 
+    /// An audit reads the sinks from another thread. From now until the next call what changes here is noted: it may
+    /// have been read before or after it changed, so only the next audit can judge it.
+    pub fn note_changes(&mut self, on: bool) {
+        self.noted = on.then(HashSet::new);
+        self.fib.note_changes(on);
+    }
+
+    fn note(&mut self, prefix: Prefix) {
+        if let Some(noted) = &mut self.noted {
+            noted.insert(prefix);
+        }
+    }
+
+    /// Whether anything about this prefix changed since [`Self::note_changes`].
+    pub fn has_noted(&self, prefix: Prefix) -> bool {
+        self.noted.as_ref().is_some_and(|noted| noted.contains(&prefix)) || self.fib.has_noted(prefix)
+    }
+
+    /// How what another thread read of the kernel differs from what we believe of it. `found`: the routes to this
+    /// prefix among those of [`read_back`].
+    pub fn compare(&self, prefix: Prefix, found: &[FibRoute]) -> Option<Difference> {
+        self.fib.compare(prefix, found)
+    }
+
+    /// Believes what was found rather than what we did, and has the next steps put it right.
+    pub fn take_over(&mut self, prefix: Prefix, found: &[FibRoute]) {
+        self.fib.take_over(prefix, found);
+    }
+
+    /// The next hops that were set for a prefix; empty if there are none.
+    pub fn path(&self, prefix: Prefix) -> &[Gateway] {
+        self.table.path(prefix)
+    }
+
     /// What the eBPF map should hold, whole, in the order of a delta's upserts. Includes paths that were set since
     /// the last step.
     pub fn map_routes(&self) -> Vec<Route> {
@@ -470,7 +518,7 @@ impl From<fib::Event> for Report {
         match event {
             fib::Event::Failed(prefix, error) => Report::NotInstalled { prefix, error },
             fib::Event::Recovered(prefix) => Report::Recovered { prefix },
-            fib::Event::Tampered { prefix, port } => Report::Tampered { prefix, netlink_port: port },
+            fib::Event::Tampered { prefix, how, by } => Report::Tampered { prefix, how, by },
         }
     }
 }

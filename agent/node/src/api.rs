@@ -10,16 +10,19 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use axum::{
     Router,
+    body::{Body, Bytes},
     extract::{Query, State},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures_util::stream::try_unfold;
 use manx_api::{ApiError, path};
 use manx_net::Prefix;
 use serde::Deserialize;
@@ -27,9 +30,16 @@ use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::timeout,
 };
 
-use crate::gather::{Found, Gather, Piece, Stopping};
+use crate::{
+    audit,
+    gather::{Found, Gather, Piece, Stopping},
+};
+
+/// How often an answer that takes long shows that it is coming.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
 
@@ -154,6 +164,7 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::HISTORY, get(history))
         .route(path::DATAPLANE, subject(Subject::Dataplane))
         .route(path::COUNTERS, subject(Subject::Counters))
+        .route(path::AUDIT, post(audit))
         .route(path::REFRESH, order(|_| PeerOrder::Refresh))
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
         .route(path::ENABLE, order(|_| PeerOrder::Enable))
@@ -244,6 +255,37 @@ async fn history(
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AuditQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// The audit of a large table takes longer than a client should wait for a sign of life: white space, which JSON does
+/// not mind, comes until it is done. It goes on to its end even if nobody waits for it any more.
+async fn audit(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Response, Stopping> {
+    let Some(turn) = audit::turn(questions).await? else {
+        let why = String::from("this manxd writes no routes and loads no programs (--dataplane off)");
+        return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    let audit = tokio::spawn(turn.take(query.dry_run));
+    let body = try_unfold(Some(audit), |audit| async move {
+        let Some(mut audit) = audit else { return Ok(None) };
+        match timeout(SIGN_OF_LIFE, &mut audit).await {
+            Err(_) => Ok(Some((Bytes::from_static(b"\n"), Some(audit)))),
+            Ok(ended) => {
+                let found = ended.map_err(io::Error::other)??;
+                Ok::<_, io::Error>(Some((serde_json::to_vec(&found)?.into(), None)))
+            }
+        }
+    });
+    Ok((JSON, Body::from_stream(body)).into_response())
+}
+
+#[derive(Deserialize)]
 struct OrderQuery {
     peer: IpAddr,
     #[serde(default)]
@@ -259,6 +301,7 @@ async fn unknown(uri: Uri) -> Response {
         path::HISTORY,
         path::DATAPLANE,
         path::COUNTERS,
+        path::AUDIT,
         path::REFRESH,
         path::DISABLE,
         path::ENABLE,

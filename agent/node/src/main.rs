@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod audit;
 mod cleanup;
 mod cli;
 mod clock;

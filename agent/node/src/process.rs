@@ -11,17 +11,6 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// The process behind a netlink port, as far as can be told: the first socket of a process has its id as port.
-pub fn name_of(netlink_port: u32) -> String {
-    if netlink_port == 0 {
-        return "the kernel".into();
-    }
-    match std::fs::read_to_string(format!("/proc/{netlink_port}/comm")) {
-        Ok(name) => format!("{} (pid {netlink_port})", name.trim_end()),
-        Err(_) => format!("pid {netlink_port}, which has ended"),
-    }
-}
-
 /// A connection takes a descriptor, and a service manager's soft limit is 1024 for the sake of programs that call
 /// select(2). The number that this process may have from now on.
 pub fn raise_descriptor_limit() -> io::Result<u64> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use manx_net::Prefix;
+use smallvec::SmallVec;
 
 use super::{
     Kept, PeerSlot, Rib, Table, by_family,
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{Family, PeerKey},
+    event::BestPath,
     message::update::Nlri,
     policy::RuleName,
     view::{Export, PathView, PrefixView, RouteView, SentPathView, SentView, Walk},
@@ -40,6 +42,20 @@ impl Rib {
         by_family!(Family::of(prefix), P => {
             let table = P::table(&self.tables);
             self.route_view(table.get(table.find(P::of(prefix)?)?)?)
+        })
+    }
+
+    /// The best path as [`Rib::next_best`] told it last. The outer `None`: it has something new to tell.
+    pub fn told(&self, prefix: Prefix) -> Option<Option<BestPath>> {
+        by_family!(Family::of(prefix), P => {
+            let table = P::table(&self.tables);
+            let route = P::of(prefix).and_then(|key| table.get(table.find(key)?));
+            let Some(route) = route else { return Some(None) };
+            if route.to_tell {
+                return None;
+            }
+            let others: SmallVec<[Path; 1]> = route.used_beside_best().cloned().collect();
+            Some(route.best().map(|path| self.best_path(prefix, path, &others)))
         })
     }
 

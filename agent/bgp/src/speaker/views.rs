@@ -6,6 +6,7 @@ use super::Speaker;
 use crate::{
     PeerKey,
     config::Family,
+    event::BestPath,
     rib::table::PeerSlot,
     session::{peer::Peer, timers::Timer},
     view::{PeerCounters, PeerView, PrefixView, RouteView, Walk},
@@ -77,6 +78,12 @@ impl Speaker {
 
     pub fn best(&self, prefix: Prefix) -> Option<RouteView> {
         self.rib.best(prefix)
+    }
+
+    /// What the last [`crate::Output::Best`] said of a prefix, and what it says now if nothing has changed since. The outer
+    /// `None`: another one is on its way.
+    pub fn told(&self, prefix: Prefix) -> Option<Option<BestPath>> {
+        self.rib.told(prefix)
     }
 
     /// All paths of a prefix, with the step at which each lost, and to whom the best one went. `None` if nobody

@@ -99,6 +99,16 @@ impl Programs {
         Ok(XdpState::Native)
     }
 
+    /// The kernel's number of the loaded program.
+    pub fn id(&self, program: Program) -> Option<u32> {
+        match self.ebpf.program(program.name())? {
+            aya::programs::Program::SchedClassifier(loaded) => loaded.info().ok(),
+            aya::programs::Program::Xdp(loaded) => loaded.info().ok(),
+            _ => None,
+        }
+        .map(|info| info.id())
+    }
+
     /// True if it was attached.
     pub fn detach(pins: &Pins, program: Program, ifindex: u32) -> Result<bool, Error> {
         remove_link(&pins.link(program, ifindex))

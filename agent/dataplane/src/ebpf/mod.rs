@@ -11,6 +11,7 @@ mod error;
 mod held;
 mod ids;
 mod interface;
+mod link_state;
 mod links;
 mod maps;
 pub mod netfilter;
@@ -21,6 +22,7 @@ mod status;
 
 pub use error::Error;
 pub use held::held_as;
+pub use link_state::{Condition, LinkState};
 pub use object::OBJECT;
 pub use pins::cleanup;
 pub use sink::{EbpfSink, Options, Reader, give_back_heap};

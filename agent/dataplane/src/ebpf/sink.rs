@@ -17,6 +17,7 @@ use super::{
     Applied, Attachment, Counters, Error, OBJECT, Opened, Status, XdpState,
     held::Held,
     interface::{self, Interface},
+    link_state::{self, LinkState},
     links::Programs,
     maps::{Maps, errno},
     pins::{Pins, layouts},
@@ -146,6 +147,37 @@ impl EbpfSink {
             missing.extend(paths.filter(|path| !path.exists()));
         }
         Ok(missing)
+    }
+
+    /// Every link that should be there, as the kernel has it now. A few system calls for each.
+    pub fn links(&self) -> Vec<LinkState> {
+        let mut found = Vec::new();
+        for ((ifindex, _), attachment) in self.attachments.iter().filter(|(_, found)| found.claimed) {
+            let programs = match &attachment.xdp {
+                None => &[Program::PodTc][..],
+                Some(XdpState::Native) => &[Program::UplinkTc, Program::UplinkXdp],
+                Some(XdpState::Absent(_)) => &[Program::UplinkTc],
+            };
+            for program in programs {
+                let pin = self.pins.link(*program, *ifindex);
+                let seen = match link_state::look(&pin) {
+                    Ok(seen) => seen,
+                    Err(error) => {
+                        tracing::warn!("cannot look at {}: {error}", pin.display());
+                        continue;
+                    }
+                };
+                found.push(LinkState {
+                    program: program.name(),
+                    ifindex: *ifindex,
+                    pin,
+                    link_id: seen.map_or(0, |seen| seen.link_id),
+                    program_id: seen.map_or(0, |seen| seen.program_id),
+                    condition: link_state::judge(seen, self.programs.id(*program)),
+                });
+            }
+        }
+        found
     }
 
     /// Takes the programs off an interface, or forgets one that is gone. Not attached is not an error.

@@ -1,11 +1,17 @@
 //! Comparing with the kernel: what it has of our protocol, all tables, both families.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+};
 
 use manx_net::Prefix;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMessage};
 
-use super::{AuditReport, FibRoute, FibSink, Held, spec::delete};
+use super::{
+    AuditReport, Difference, Entry, FibRoute, FibSink, Held,
+    spec::{Spec, delete},
+};
 use crate::{
     kernel::{KernelRoute, RouteKey, parse},
     netlink::Requests,
@@ -69,7 +75,7 @@ impl FibSink {
             seen.insert(prefix);
             let believed = self.routes.get(&prefix).map_or(Held::Nothing, |entry| entry.held.clone());
             let held = self.held(&route);
-            if self.found(prefix, held, 0) {
+            if self.found(prefix, held, false, None) {
                 match believed {
                     Held::Nothing => report.unwanted.push(prefix),
                     _ => report.changed.push(prefix),
@@ -83,10 +89,64 @@ impl FibSink {
             .map(|(prefix, _)| *prefix)
             .collect();
         for prefix in &missing {
-            self.found(*prefix, Held::Nothing, 0);
+            self.found(*prefix, Held::Nothing, false, None);
         }
         report.missing = missing;
         Ok(report)
+    }
+}
+
+/// Comparing with what another thread reads meanwhile, prefix by prefix.
+impl FibSink {
+    /// Prefixes of which anything changes from now on are noted: what was read may be from before or after it.
+    pub fn note_changes(&mut self, on: bool) {
+        self.noted = on.then(HashSet::new);
+    }
+
+    pub(super) fn note(&mut self, prefix: Prefix) {
+        if let Some(noted) = &mut self.noted {
+            noted.insert(prefix);
+        }
+    }
+
+    pub fn has_noted(&self, prefix: Prefix) -> bool {
+        self.noted.as_ref().is_some_and(|noted| noted.contains(&prefix))
+    }
+
+    /// `found`: all routes of our protocol to this prefix, wherever they stand.
+    pub fn compare(&self, prefix: Prefix, found: &[FibRoute]) -> Option<Difference> {
+        let place = self.place.key(prefix);
+        let stray = |route: &&FibRoute| route.key() != place && !self.strays.contains(&route.key());
+        if self.learned && found.iter().any(|route| stray(&route)) {
+            return Some(Difference::Unwanted);
+        }
+        let entry = self.routes.get(&prefix);
+        let ours = found.iter().find(|route| route.key() == place);
+        let spec = ours.map(|route| Spec::found(&route.kernel_route(self.place.protocol)));
+        let is_believed = |entry: &Entry| match (&entry.held, &spec) {
+            (Held::Nothing, None) | (Held::Odd, Some(None)) => true,
+            (Held::Route(held), Some(Some(found))) => **held == *found,
+            _ => false,
+        };
+        match (entry, ours) {
+            (None, None) => None,
+            (Some(entry), _) if is_believed(entry) => None,
+            (Some(_), None) => Some(Difference::Missing),
+            (Some(entry), Some(_)) if entry.wanted.is_some() || entry.adopted => Some(Difference::Changed),
+            (_, Some(_)) => self.learned.then_some(Difference::Unwanted),
+        }
+    }
+
+    /// Believes what was found, and queues what is not as wanted for repair.
+    pub fn take_over(&mut self, prefix: Prefix, found: &[FibRoute]) {
+        let place = self.place.key(prefix);
+        self.strays.extend(found.iter().map(FibRoute::key).filter(|key| *key != place));
+        let ours = found.iter().find(|route| route.key() == place);
+        let held = match ours {
+            Some(route) => self.held(&route.kernel_route(self.place.protocol)),
+            None => Held::Nothing,
+        };
+        self.found(prefix, held, false, None);
     }
 }
 
@@ -97,6 +157,7 @@ pub(crate) fn read_back(requests: &mut Requests, protocol: u8) -> io::Result<Vec
         .map(|route| FibRoute {
             prefix: route.key.prefix,
             table: route.key.table,
+            tos: route.key.tos,
             metric: route.key.metric,
             kind: route.kind,
             legs: route.legs,

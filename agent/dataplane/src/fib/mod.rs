@@ -23,12 +23,12 @@ use std::{
 use manx_net::Prefix;
 
 use crate::{
-    kernel::{KernelRoute, OwnEvent, RouteKey},
+    kernel::{Author, KernelRoute, OwnEvent, RouteKey},
     netlink::Requests,
     table::Delta,
 };
 pub use error::FibError;
-pub use report::{AuditReport, FibRoute, FibState, FibStatus};
+pub use report::{AuditReport, Difference, FibRoute, FibState, FibStatus, Tampering};
 use spec::Spec;
 
 pub(crate) use audit::{cleanup, read_back};
@@ -66,7 +66,7 @@ impl Place {
 pub(crate) enum Event {
     Failed(Prefix, FibError),
     Recovered(Prefix),
-    Tampered { prefix: Prefix, port: u32 },
+    Tampered { prefix: Prefix, how: Tampering, by: Option<Author> },
 }
 
 #[derive(Debug)]
@@ -124,6 +124,8 @@ pub(crate) struct FibSink {
     in_doubt: bool,
     specs: HashSet<Arc<Spec>>,
     events: Vec<Event>,
+    /// Prefixes of which anything changed since an audit began; see [`Self::note_changes`].
+    noted: Option<HashSet<Prefix>>,
     repaired: u64,
     writes: u64,
 }
@@ -142,6 +144,7 @@ impl FibSink {
             in_doubt: false,
             specs: HashSet::new(),
             events: Vec::new(),
+            noted: None,
             repaired: 0,
             writes: 0,
         };
@@ -183,6 +186,7 @@ impl FibSink {
             let Some(spec) = Spec::wanted(&route.action) else { continue };
             let spec = self.intern(spec);
             self.routes.entry(route.prefix).or_default().wanted = Some(spec);
+            self.note(route.prefix);
             self.forgive(route.prefix);
             self.schedule(route.prefix);
         }
@@ -192,6 +196,7 @@ impl FibSink {
                 // Claimed by this run and given up by it: not an adopted route any more.
                 entry.adopted = false;
             }
+            self.note(prefix);
             self.forgive(prefix);
             self.schedule(prefix);
         }
@@ -270,10 +275,11 @@ impl FibSink {
     /// is not taken for damage.
     pub fn observe(&mut self, events: Vec<OwnEvent>) {
         for event in events {
-            let (key, now, port) = match event {
-                OwnEvent::Added { route, port } => (route.key, Some(route), port),
-                OwnEvent::Deleted { route, port } => (route.key, None, port),
-                OwnEvent::Overwritten { key, port } => (key, None, port),
+            let displaced = matches!(event, OwnEvent::Overwritten { .. });
+            let (key, now, by) = match event {
+                OwnEvent::Added { route, by } => (route.key, Some(route), by),
+                OwnEvent::Deleted { route, by } => (route.key, None, by),
+                OwnEvent::Overwritten { key, by } => (key, None, by),
             };
             if key != self.place.key(key.prefix) {
                 match now {
@@ -283,21 +289,31 @@ impl FibSink {
                 continue;
             }
             let held = now.map_or(Held::Nothing, |route| self.held(&route));
-            self.found(key.prefix, held, port);
+            self.found(key.prefix, held, displaced, Some(by));
         }
     }
 
-    /// The kernel holds this for the prefix, whatever we believed. True if it was something else.
-    fn found(&mut self, prefix: Prefix, now: Held, port: u32) -> bool {
+    /// The kernel holds this for the prefix, whatever we believed. True if it was something else. `displaced`: by a
+    /// foreign route; `by`: who did it, if an event told.
+    fn found(&mut self, prefix: Prefix, now: Held, displaced: bool, by: Option<Author>) -> bool {
+        let learned = self.learned;
         let entry = self.routes.entry(prefix).or_default();
         let differs = entry.held != now;
         if differs {
-            let intact = entry.wanted.is_some() && entry.held.is(&entry.wanted);
+            let intact = entry.held.is(&entry.wanted);
+            let how = match now {
+                Held::Nothing if displaced => Tampering::Displaced,
+                Held::Nothing => Tampering::Deleted,
+                _ if entry.wanted.is_none() => Tampering::Added,
+                _ => Tampering::Changed,
+            };
             entry.held = now;
-            if intact {
+            // While routes are learned, what nobody wants is an earlier run's.
+            if intact && (entry.wanted.is_some() || learned) {
                 entry.damaged = true;
-                self.events.push(Event::Tampered { prefix, port });
+                self.events.push(Event::Tampered { prefix, how, by });
             }
+            self.note(prefix);
             self.forgive(prefix);
         }
         self.schedule(prefix);

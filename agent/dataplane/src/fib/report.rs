@@ -4,7 +4,7 @@ use manx_net::Prefix;
 use serde::Serialize;
 
 use super::FibError;
-use crate::kernel::{Leg, RouteKind};
+use crate::kernel::{KernelRoute, Leg, RouteKey, RouteKind};
 
 /// A route of our protocol as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -12,9 +12,46 @@ use crate::kernel::{Leg, RouteKind};
 pub struct FibRoute {
     pub prefix: Prefix,
     pub table: u32,
+    /// DSCP bits; ours have none.
+    pub tos: u8,
     pub metric: u32,
     pub kind: RouteKind,
     pub legs: Vec<Leg>,
+}
+
+impl FibRoute {
+    pub(super) fn key(&self) -> RouteKey {
+        RouteKey { prefix: self.prefix, table: self.table, tos: self.tos, metric: self.metric }
+    }
+
+    pub(super) fn kernel_route(&self, protocol: u8) -> KernelRoute {
+        KernelRoute { key: self.key(), protocol, kind: self.kind, legs: self.legs.clone() }
+    }
+}
+
+/// What somebody else did to a route of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Tampering {
+    Deleted,
+    /// It has other next hops, or another type.
+    Changed,
+    /// A foreign route was written in its place.
+    Displaced,
+    /// A route with our protocol, which we do not want.
+    Added,
+}
+
+/// How the kernel differs from what the sink believes of one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Difference {
+    /// Believed to be there.
+    Missing,
+    /// There, with other next hops or of another type.
+    Changed,
+    /// There with our protocol, and nobody wants it.
+    Unwanted,
 }
 
 /// How far the sink is with one prefix.

@@ -128,6 +128,7 @@ impl FibSink {
                         entry.held = Held::Route(spec.clone());
                         self.repaired += u64::from(std::mem::take(&mut entry.damaged));
                     }
+                    self.note(*prefix);
                     self.failing.remove(prefix);
                     self.schedule(*prefix);
                 }
@@ -159,7 +160,7 @@ impl FibSink {
                 Some(route) if route.protocol == self.place.protocol => {
                     let held = self.held(route);
                     // What we thought: then the refusal has another reason, and trying at once would go on for ever.
-                    if !self.found(*prefix, held, 0) {
+                    if !self.found(*prefix, held, false, None) {
                         let text = nix::errno::Errno::EEXIST.desc().to_owned();
                         self.failed(*prefix, FibError::Refused { errno: libc::EEXIST, text }, now);
                     }
@@ -199,8 +200,11 @@ impl FibSink {
                 }
                 // Gone already, with its interface or by another's hand: as wanted.
                 _ => {
+                    self.note(prefix);
                     if let Some(entry) = self.routes.get_mut(&prefix) {
                         entry.held = Held::Nothing;
+                        self.repaired +=
+                            u64::from(entry.wanted.is_none() && std::mem::take(&mut entry.damaged));
                         if entry.wanted.is_none() {
                             self.failing.remove(&prefix);
                         }
@@ -221,6 +225,7 @@ impl FibSink {
         let messages = due.iter().map(|key| delete(key, self.place.protocol)).collect();
         for (key, answer) in due.into_iter().zip(requests.transact(messages)?) {
             self.strays.remove(&key);
+            self.note(key.prefix);
             if let Err(refusal) = answer
                 && !is_absence(&refusal)
             {

@@ -2,6 +2,7 @@
 //! multicast groups (`monitor`). Our own routes are not kept here; their changes are passed on to the FIB
 //! sink, which knows what it wrote.
 
+mod author;
 pub(crate) mod monitor;
 mod naming;
 pub(crate) mod parse;
@@ -11,6 +12,7 @@ mod routes;
 mod types;
 mod view;
 
+pub use author::Author;
 pub use naming::{DEFAULT_POD_PREFIX, DEFAULT_UPLINKS, Naming};
 pub use policy_rule::PolicyRule;
 pub(crate) use prefixes::{Lengths, within};

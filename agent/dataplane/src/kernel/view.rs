@@ -18,7 +18,7 @@ use rtnetlink::{
 use manx_net::Prefix;
 
 use super::{
-    KernelRoute, Link, Naming, Neighbour, PolicyRule, Role, RouteKey, Routes, parse,
+    Author, KernelRoute, Link, Naming, Neighbour, PolicyRule, Role, RouteKey, Routes, parse,
     policy_rule::policy_rule, routes::Outcome,
 };
 use crate::netlink::Requests;
@@ -31,16 +31,16 @@ pub(crate) const RESYNC_RETRY: Duration = Duration::from_secs(1);
 pub(crate) enum OwnEvent {
     Added {
         route: KernelRoute,
-        port: u32,
+        by: Author,
     },
     Deleted {
         route: KernelRoute,
-        port: u32,
+        by: Author,
     },
     /// A foreign route was written with NLM_F_REPLACE: had we a route there, it is gone without a word.
     Overwritten {
         key: RouteKey,
-        port: u32,
+        by: Author,
     },
 }
 
@@ -53,6 +53,8 @@ pub(crate) struct Changes {
     pub routes: BTreeSet<Prefix>,
     pub neighbours: BTreeSet<(u32, IpAddr)>,
     pub own: Vec<OwnEvent>,
+    /// Who is behind the last of them: mostly who was behind the one before.
+    author: Option<(u32, Author)>,
     /// The kernel may have dropped own routes silently: compare with a dump.
     pub own_in_doubt: bool,
     /// Events were lost; everything has to be read again.
@@ -63,6 +65,19 @@ pub(crate) struct Changes {
     pub rules: bool,
     /// They have to be read again.
     pub reread_rules: bool,
+}
+
+impl Changes {
+    fn author(&mut self, port: u32) -> Author {
+        if let Some((known, author)) = &self.author
+            && *known == port
+        {
+            return author.clone();
+        }
+        let author = Author::at(port);
+        self.author = Some((port, author.clone()));
+        author
+    }
 }
 
 /// Everything that a view holds, as one set of dumps found it.
@@ -258,7 +273,8 @@ impl KernelView {
                 let replaces = header.flags & NLM_F_REPLACE != 0;
                 if route.protocol == self.protocol {
                     if port != self_port {
-                        changes.own.push(OwnEvent::Added { route: route.clone(), port });
+                        let by = changes.author(port);
+                        changes.own.push(OwnEvent::Added { route: route.clone(), by });
                     }
                     if replaces && self.routes.holder(&route.key).is_some() {
                         changes.reread_routes = true;
@@ -268,7 +284,8 @@ impl KernelView {
                 let (key, prefix) = (route.key, route.key.prefix);
                 let appended = header.flags & NLM_F_APPEND != 0;
                 if replaces {
-                    changes.own.push(OwnEvent::Overwritten { key, port });
+                    let by = changes.author(port);
+                    changes.own.push(OwnEvent::Overwritten { key, by });
                 }
                 note(self.routes.added(route, replaces, appended), prefix, changes);
             }
@@ -277,7 +294,8 @@ impl KernelView {
                 let port = header.port_number;
                 if route.protocol == self.protocol {
                     if port != self_port {
-                        changes.own.push(OwnEvent::Deleted { route, port });
+                        let by = changes.author(port);
+                        changes.own.push(OwnEvent::Deleted { route, by });
                     }
                     return;
                 }

@@ -327,6 +327,10 @@ impl Table {
         self.plan.services.get(index).copied()
     }
 
+    pub fn path(&self, prefix: Prefix) -> &[Gateway] {
+        self.paths.get(&prefix).map(Vec::as_slice).unwrap_or_default()
+    }
+
     pub fn pool(&self, index: usize) -> Option<&Pool> {
         self.plan.pools.get(index)
     }

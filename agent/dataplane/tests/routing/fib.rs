@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manx_dataplane::{
     Config, Dataplane, Report,
-    fib::{FibError, FibState},
+    fib::{Difference, FibError, FibRoute, FibState},
     table::{Plan, Pool, PoolWrite},
 };
 
@@ -229,6 +229,49 @@ fn an_audit_finds_and_repairs_what_no_event_told() {
         settle(&mut dataplane).await;
         assert_eq!(ours(&mut dataplane), [p("172.16.118.64/26"), p("172.16.118.128/26")]);
         assert!(shown("172.16.118.128/26").contains("via 192.168.80.125"));
+    });
+}
+
+#[test]
+fn what_another_thread_read_is_judged_as_an_audit_would_and_what_changed_meanwhile_is_noted() {
+    isolated(|| async {
+        uplink();
+        let mut dataplane = open();
+        let (kept, moved, stray) = (p("172.16.118.64/26"), p("172.16.118.128/26"), p("10.9.9.0/24"));
+        dataplane.set_path(kept, gateways(&["192.168.80.125"]));
+        dataplane.set_path(moved, gateways(&["192.168.80.125"]));
+        settle(&mut dataplane).await;
+        dataplane.finish_startup();
+        let read = |dataplane: &mut Dataplane, of| {
+            let all = dataplane.read_back().unwrap().into_iter();
+            all.filter(|route| route.prefix == of).collect::<Vec<_>>()
+        };
+        dataplane.note_changes(true);
+        let found = read(&mut dataplane, kept);
+        assert_eq!(dataplane.compare(kept, &found), None);
+        assert_eq!(dataplane.compare(kept, &[]), Some(Difference::Missing));
+        let mut elsewhere = found.clone();
+        elsewhere[0].legs[0].gateway = Some([192, 168, 80, 121].into());
+        assert_eq!(dataplane.compare(kept, &elsewhere), Some(Difference::Changed));
+        let mut other = found[0].clone();
+        other.prefix = stray;
+        assert_eq!(dataplane.compare(stray, &[other.clone()]), Some(Difference::Unwanted));
+        other = FibRoute { prefix: kept, metric: 7, ..other };
+        assert_eq!(dataplane.compare(kept, &[found[0].clone(), other]), Some(Difference::Unwanted));
+        assert!(!dataplane.has_noted(kept) && !dataplane.has_noted(moved));
+
+        dataplane.set_path(moved, gateways(&["192.168.80.121"]));
+        assert!(dataplane.has_noted(moved), "before it is written");
+        settle(&mut dataplane).await;
+        assert!(dataplane.has_noted(moved) && !dataplane.has_noted(kept));
+
+        // What is true is believed: the route is written again, although no event told of its loss.
+        ip("route del 172.16.118.64/26");
+        dataplane.take_over(kept, &[]);
+        settle(&mut dataplane).await;
+        assert_eq!(shown("172.16.118.64/26"), "172.16.118.64/26 via 192.168.80.125 dev ens33 proto 77");
+        dataplane.note_changes(false);
+        assert!(!dataplane.has_noted(kept));
     });
 }
 

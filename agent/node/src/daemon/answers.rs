@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_api as api;
 use manx_bgp::{Family, PeerKey, view};
-use manx_dataplane::kernel::Role;
 use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
@@ -225,75 +224,6 @@ impl Daemon {
                 })
             })
             .map(|node| node.name().to_owned())
-    }
-
-    fn dataplane_status(&self) -> api::DataplaneStatus {
-        let interfaces = self
-            .fast_path
-            .links()
-            .iter()
-            .map(|(ifindex, link)| api::InterfaceStatus {
-                name: link.name.clone(),
-                ifindex: *ifindex,
-                role: match link.role {
-                    Role::Pod => "pod",
-                    Role::Uplink => "uplink",
-                    Role::Other => "other",
-                }
-                .into(),
-                programs: link.programs.clone(),
-                notes: link.notes.clone(),
-            })
-            .collect();
-        let maps = match self.fast_path.sink().map(|sink| sink.status()) {
-            Some(Ok(status)) => {
-                let pin = |name: &str| {
-                    let dir = self.args.places.bpf_dir.join(format!("v{}", status.abi));
-                    dir.join(name).display().to_string()
-                };
-                let map = |name: &str, entries: usize, capacity: usize| api::MapStatus {
-                    name: name.into(),
-                    entries: entries as u64,
-                    max_entries: capacity as u64,
-                    pin: pin(name),
-                };
-                vec![
-                    map("ROUTES4", status.routes4, status.capacity4),
-                    map("ROUTES6", status.routes6, status.capacity6),
-                ]
-            }
-            _ => Vec::new(),
-        };
-        api::DataplaneStatus {
-            fast_path: self.fast_path.state(),
-            interfaces,
-            maps,
-            failures: self
-                .fast_path
-                .refused()
-                .iter()
-                .map(|(prefix, reason)| format!("{prefix} is not in the eBPF map: {reason}"))
-                .collect(),
-            repairs: self.dataplane.fib_status().repaired + self.fast_path.repairs(),
-        }
-    }
-
-    fn counters(&self) -> Option<api::Counters> {
-        let counters = self.fast_path.sink()?.counters().ok()?;
-        let rows = manx_abi::Program::ALL
-            .iter()
-            .map(|program| api::CounterRow {
-                program: program.name().into(),
-                verdicts: manx_abi::VERDICTS
-                    .iter()
-                    .map(|verdict| api::Counter {
-                        verdict: verdict.name().into(),
-                        packets: counters.of(*program).get(*verdict),
-                    })
-                    .collect(),
-            })
-            .collect();
-        Some(api::Counters { node: self.node.clone(), rows })
     }
 }
 

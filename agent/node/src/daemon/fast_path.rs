@@ -2,11 +2,14 @@
 //! the table's changes, attached to interfaces as they come, and switched by what netfilter does. Where it
 //! cannot be had the daemon goes on with the kernel's FIB alone and says why once.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
+use manx_api::RepairKind;
 use manx_dataplane::{
     LinkChange,
-    ebpf::{Applied, EbpfSink, Error, Options, XdpState, netfilter, netfilter::Tracking},
+    ebpf::{
+        Applied, Condition, EbpfSink, Error, LinkState, Options, XdpState, netfilter, netfilter::Tracking,
+    },
     kernel::{Link, Role},
     route::Route,
     table::Delta,
@@ -27,8 +30,8 @@ pub struct FastPath {
     reason: String,
     /// Attached, or to be attached once [`Self::ready`].
     links: BTreeMap<u32, Attached>,
-    /// Pins that others removed and that were put back.
-    repairs: u64,
+    /// Interfaces have changed since an audit began.
+    noted: Option<bool>,
     /// Prefixes that the maps could not take, with the reason.
     refused: BTreeMap<manx_net::Prefix, String>,
 }
@@ -37,6 +40,8 @@ pub struct FastPath {
 pub struct Attached {
     pub name: String,
     pub role: Role,
+    /// When the programs came, or anything about them changed.
+    pub since: SystemTime,
     pub programs: Vec<String>,
     pub notes: Vec<String>,
 }
@@ -51,7 +56,7 @@ impl FastPath {
             on: false,
             reason: String::from("not decided yet"),
             links: BTreeMap::new(),
-            repairs: 0,
+            noted: None,
             refused: BTreeMap::new(),
         }
     }
@@ -117,25 +122,48 @@ impl FastPath {
         }
     }
 
-    /// Puts back what somebody took away: pins, and with them programs. Cheap while nothing is missing.
-    pub fn restore(&mut self, links: &[Link]) {
-        let Ok(sink) = &mut self.sink else { return };
+    /// Puts back what somebody took away, pins and programs, and says what it was. Cheap while nothing is missing.
+    pub fn restore(&mut self, links: &[Link]) -> Vec<(RepairKind, String)> {
+        let Ok(sink) = &mut self.sink else { return Vec::new() };
         let missing = match sink.restore_pins() {
             Ok(missing) => missing,
-            Err(error) => return tracing::error!("{error}"),
+            Err(error) => {
+                tracing::error!("{error}");
+                return Vec::new();
+            }
         };
-        let failed = self.links.values().any(|attached| attached.programs.is_empty());
-        if missing.is_empty() && !failed {
-            return;
+        let mut repaired = Vec::new();
+        for link in sink.links() {
+            let kind = match link.condition {
+                // Unpinned ones are among the missing.
+                Condition::Attached | Condition::Unpinned => continue,
+                Condition::Detached => RepairKind::ProgramDetached,
+                Condition::Replaced => RepairKind::ProgramReplaced,
+            };
+            let name = self.links.get(&link.ifindex).map_or("?", |attached| attached.name.as_str());
+            tracing::warn!(
+                interface = name,
+                "somebody {} {}; put back",
+                match link.condition {
+                    Condition::Replaced => format!("put program {} in the place of", link.program_id),
+                    _ => String::from("detached"),
+                },
+                link.program
+            );
+            repaired.push((kind, format!("{} on {name}", link.program)));
         }
         if !missing.is_empty() {
-            self.repairs += missing.len() as u64;
             let names: Vec<_> = missing.iter().map(|path| path.display().to_string()).collect();
             tracing::warn!("somebody removed what was pinned; put back: {}", names.join(", "));
+            repaired.extend(names.into_iter().map(|name| (RepairKind::PinRemoved, name)));
         }
-        for link in links {
-            self.attach(link);
+        let failed = self.links.values().any(|attached| attached.programs.is_empty());
+        if !repaired.is_empty() || failed {
+            for link in links {
+                self.attach(link);
+            }
         }
+        repaired
     }
 
     pub fn apply(&mut self, delta: &Delta) {
@@ -161,35 +189,26 @@ impl FastPath {
         self.detach_unclaimed();
     }
 
-    /// Reads the maps back; what differs is said and put right.
-    pub fn audit(&mut self, desired: &[Route]) {
-        let Ok(sink) = &mut self.sink else { return };
-        let held = match sink.dump() {
-            Ok(held) => held,
-            Err(error) => return tracing::warn!("audit: {error}"),
-        };
-        // Not the table's word but the sink's: what a full map had to give up is not missing.
-        let mut wanted: BTreeMap<_, _> = desired
-            .iter()
-            .filter(|route| !self.refused.contains_key(&route.prefix))
-            .map(|route| (route.prefix, sink.expected(route)))
-            .collect();
-        let unwanted: Vec<_> = held
-            .iter()
-            .filter(|route| match wanted.get(&route.prefix) {
-                Some(want) if want == *route => wanted.remove(&route.prefix).is_none(),
-                Some(_) => false,
-                None => true,
-            })
-            .map(|route| route.prefix)
-            .collect();
-        if wanted.is_empty() && unwanted.is_empty() {
-            return;
+    /// Makes the maps hold these routes and no others, whatever somebody did to them.
+    pub fn reconcile(&mut self, desired: &[Route]) {
+        if let Ok(sink) = &mut self.sink {
+            let outcome = sink.reconcile(desired);
+            self.take(outcome);
         }
-        let missing: Vec<_> = wanted.keys().collect();
-        tracing::warn!(?missing, ?unwanted, "audit: the eBPF maps differed from the table; repairing");
-        let outcome = sink.reconcile(desired);
-        self.take(outcome);
+    }
+
+    /// Whether interfaces change while an audit reads the maps is noted: entries change with them.
+    pub fn note_changes(&mut self, on: bool) {
+        self.noted = on.then_some(false);
+    }
+
+    pub fn has_noted(&self) -> bool {
+        self.noted == Some(true)
+    }
+
+    /// Every program that should be attached, as the kernel has it.
+    pub fn link_states(&self) -> Vec<LinkState> {
+        self.sink.as_ref().map(EbpfSink::links).unwrap_or_default()
     }
 
     /// Programs of an earlier run on interfaces that are no longer ours.
@@ -252,9 +271,17 @@ impl FastPath {
             return;
         }
         let Ok(sink) = &mut self.sink else { return };
+        if let Some(noted) = &mut self.noted {
+            *noted = true;
+        }
         let before = self.links.get(&link.ifindex).filter(|a| a.role == link.role);
-        let mut attached =
-            Attached { name: link.name.clone(), role: link.role, programs: Vec::new(), notes: Vec::new() };
+        let mut attached = Attached {
+            name: link.name.clone(),
+            role: link.role,
+            since: SystemTime::now(),
+            programs: Vec::new(),
+            notes: Vec::new(),
+        };
         match link.role {
             Role::Pod => match sink.attach_pod(link.ifindex) {
                 Ok(()) => attached.programs.push("pod_tc (TCX ingress)".into()),
@@ -279,6 +306,9 @@ impl FastPath {
             Role::Other => {}
         }
         let news = before.is_none_or(|b| b.programs != attached.programs || b.notes != attached.notes);
+        if let Some(before) = before.filter(|_| !news) {
+            attached.since = before.since;
+        }
         if news {
             if attached.programs.is_empty() {
                 tracing::warn!(interface = %link.name, "not attached: {}", attached.notes.join("; "));
@@ -294,6 +324,9 @@ impl FastPath {
 
     fn detach(&mut self, ifindex: u32) {
         let Some(attached) = self.links.remove(&ifindex) else { return };
+        if let Some(noted) = &mut self.noted {
+            *noted = true;
+        }
         tracing::info!(interface = %attached.name, "detached: the interface is gone or no longer ours");
         if let Ok(sink) = &mut self.sink
             && let Err(error) = sink.detach(ifindex)
@@ -308,10 +341,6 @@ impl FastPath {
 
     pub fn links(&self) -> &BTreeMap<u32, Attached> {
         &self.links
-    }
-
-    pub fn repairs(&self) -> u64 {
-        self.repairs
     }
 
     pub fn refused(&self) -> &BTreeMap<manx_net::Prefix, String> {

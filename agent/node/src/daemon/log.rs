@@ -10,7 +10,7 @@ use manx_bgp::{
     PeerKey, SessionEvent, Time,
     view::{Cause, Direction, NotificationView, SessionState::Established},
 };
-use manx_dataplane::Report;
+use manx_dataplane::{Report, fib::Tampering};
 
 /// A peer that fails again in the same way is said again after this time.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -178,8 +178,24 @@ fn log_report(report: &Report) {
             tracing::warn!(%prefix, "not in the kernel's FIB, trying again: {error}");
         }
         Report::Recovered { prefix } => tracing::info!(%prefix, "in the kernel's FIB now"),
-        Report::Tampered { prefix, netlink_port } => {
-            tracing::warn!(%prefix, by = %crate::process::name_of(*netlink_port), "somebody else changed our route; put back");
+        Report::Tampered { prefix, how, by } => {
+            let by = by
+                .as_ref()
+                .map_or_else(|| String::from("not known, found by comparing"), ToString::to_string);
+            match how {
+                Tampering::Deleted => {
+                    tracing::warn!(%prefix, %by, "somebody else deleted our route; put back")
+                }
+                Tampering::Changed => {
+                    tracing::warn!(%prefix, %by, "somebody else changed our route; put back")
+                }
+                Tampering::Displaced => {
+                    tracing::warn!(%prefix, %by, "somebody wrote another route over ours, which waits for its place");
+                }
+                Tampering::Added => {
+                    tracing::warn!(%prefix, %by, "somebody added a route with our protocol; removed");
+                }
+            }
         }
         Report::Resynchronised => tracing::warn!("the kernel dropped events; everything was read again"),
     }

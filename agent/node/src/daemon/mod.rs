@@ -5,6 +5,8 @@
 
 mod alarms;
 mod answers;
+mod audit;
+mod dataplane;
 mod explain;
 mod fast_path;
 mod filters;
@@ -13,6 +15,7 @@ mod log;
 mod orders;
 mod outputs;
 mod protection;
+mod repairs;
 mod rows;
 mod sockets;
 mod wiring;
@@ -34,7 +37,7 @@ use manx_resources::{NodePlan, Snapshot, plan};
 use tokio::{
     net::TcpStream,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     time::{sleep, sleep_until},
 };
 
@@ -44,6 +47,7 @@ use self::{
     history::History,
     log::{ReportLog, SessionLog},
     protection::Protection,
+    repairs::Repairs,
     sockets::Sockets,
 };
 use crate::{
@@ -108,6 +112,10 @@ pub struct Daemon {
     strangers: BTreeSet<IpAddr>,
     next_check: Instant,
     next_audit: Instant,
+    /// Held by the audit that is under way.
+    audit_turn: Arc<Mutex<()>>,
+    last_audit: Option<manx_api::Audit>,
+    repairs: Repairs,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -183,6 +191,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             strangers: BTreeSet::new(),
             next_check: now,
             next_audit: now + AUDIT_PERIOD,
+            audit_turn: Arc::default(),
+            last_audit: None,
+            repairs: Repairs::default(),
             args,
         };
         tracing::info!(
@@ -280,7 +291,7 @@ impl Daemon {
         }
         if instant >= self.next_audit {
             self.next_audit = instant + AUDIT_PERIOD;
-            self.audit();
+            self.start_audit();
         }
         self.drain_outputs();
         self.flush();
@@ -290,6 +301,7 @@ impl Daemon {
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
         }
+        self.repairs.take(&step.reports);
         self.reports_said.say(&step.reports, instant);
         self.drain_outputs();
         self.flush();
@@ -308,8 +320,7 @@ impl Daemon {
         self.follow_secrets();
         self.listen();
         if self.writes() {
-            let links: Vec<_> = self.dataplane.links().cloned().collect();
-            self.fast_path.restore(&links);
+            self.restore_programs();
         }
         if !self.socket.is_there() {
             tracing::warn!("{} is gone; serving it again", self.args.places.api_socket.display());
@@ -317,6 +328,14 @@ impl Daemon {
                 Ok(socket) => self.socket = socket,
                 Err(error) => tracing::error!("{error:#}"),
             }
+        }
+    }
+
+    /// Programs and pins that somebody took away.
+    fn restore_programs(&mut self) {
+        let links: Vec<_> = self.dataplane.links().cloned().collect();
+        for (kind, what) in self.fast_path.restore(&links) {
+            self.repairs.note(kind, what, None);
         }
     }
 
@@ -543,28 +562,6 @@ impl Daemon {
             Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
         }
         self.drain_outputs();
-    }
-
-    /// Compares what was written with what is there; only what differs is said.
-    fn audit(&mut self) {
-        if !self.writes() {
-            return;
-        }
-        match self.dataplane.audit() {
-            Ok(report) if report.is_clean() => {
-                tracing::debug!(checked = report.checked, "audit found nothing")
-            }
-            Ok(report) => tracing::warn!(
-                missing = ?report.missing, changed = ?report.changed, unwanted = ?report.unwanted,
-                "audit: the kernel's routes differed from ours; repairing"
-            ),
-            Err(error) => tracing::warn!("audit: reading the kernel's routes failed: {error}"),
-        }
-        if self.settled {
-            let desired = self.dataplane.map_routes();
-            self.fast_path.audit(&desired);
-        }
-        manx_dataplane::ebpf::give_back_heap();
     }
 }
 

@@ -32,6 +32,7 @@ impl Daemon {
     pub(super) fn answer_piece(&mut self, piece: Piece) {
         // Whoever asked may have gone meanwhile.
         match piece {
+            Piece::Audit(step) => self.answer_audit(step),
             Piece::Sources(answer) => drop(answer.send(self.sources())),
             Piece::Bgp { from, answer } => {
                 let found = self.speaker.as_ref().map(|speaker| speaker.walk(from, PLACES));
@@ -54,7 +55,7 @@ impl Daemon {
         }
     }
 
-    fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> Sources {
         let reader = self.fast_path.sink().map(|sink| sink.reader());
         Sources {
             node: self.node.clone(),
@@ -182,7 +183,7 @@ fn interface(names: &BTreeMap<u32, String>, ifindex: u32) -> String {
     names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
 }
 
-fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> String {
+pub(super) fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> String {
     match action {
         Action::Via(hops) => {
             let hops: Vec<String> = hops
@@ -203,7 +204,7 @@ fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> String {
 }
 
 /// As iproute2 prints it.
-fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
+pub(super) fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
     let kind = match route.kind {
         RouteKind::Unicast => "",
         RouteKind::Blackhole => "blackhole",
@@ -235,6 +236,7 @@ mod tests {
         let fib = |last: u8| FibRoute {
             prefix: "172.16.118.64/26".parse().unwrap(),
             table: 254,
+            tos: 0,
             metric: 0,
             kind: RouteKind::Unicast,
             legs: vec![Leg { gateway: Some([192, 168, 80, last].into()), ifindex: 2, onlink: false }],
