@@ -58,7 +58,7 @@ struct BgpArgs {
 
 #[derive(Debug, clap::Args)]
 struct DataplaneArgs {
-    /// Only these parts: packets, ends
+    /// Only these parts: packets, ends, sinks
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     part: Vec<String>,
     /// Only packets whose way contains this, such as "out of a pod"; may be repeated

@@ -4,7 +4,7 @@
 mod bird;
 mod frr;
 mod gobgp;
-mod manx;
+pub mod manx;
 
 use std::{
     fs,

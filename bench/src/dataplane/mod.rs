@@ -6,9 +6,11 @@ mod fast;
 mod frame;
 mod ground;
 mod inject;
+mod netlink;
 mod node;
 mod packets;
 mod report;
+mod sinks;
 mod traffic;
 
 use std::{fs, path::PathBuf, time::Duration};
@@ -55,6 +57,8 @@ enum Part {
     Packets,
     /// What two ends notice
     Ends,
+    /// How fast routes reach the sinks
+    Sinks,
 }
 
 /// What was measured; a part that was not asked for is not there.
@@ -62,6 +66,7 @@ enum Part {
 struct Results {
     packets: Option<packets::Results>,
     ends: Option<ends::Results>,
+    sinks: Option<sinks::Results>,
 }
 
 pub fn run(args: &DataplaneArgs) -> Result<()> {
@@ -86,6 +91,11 @@ pub fn run(args: &DataplaneArgs) -> Result<()> {
             pings: if args.quick { 100 } else { 1_000 },
         };
         results.ends = Some(ends::measure(plan)?);
+    }
+    if wanted(Part::Sinks) {
+        let (counts, rounds) = if args.quick { (&[10_000][..], 1) } else { (&[10_000, 100_000][..], 5) };
+        println!("sinks: {rounds} rounds");
+        results.sinks = Some(sinks::measure(counts, rounds)?);
     }
     let head = report::Head {
         command: args.made_by.clone().unwrap_or_else(|| std::env::args().collect::<Vec<_>>().join(" ")),

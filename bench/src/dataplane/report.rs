@@ -3,7 +3,12 @@
 
 use std::fmt::Write;
 
-use super::{Results, ends, ground::Ground, packets};
+use super::{
+    Results, ends,
+    ground::Ground,
+    packets,
+    sinks::{self, Who},
+};
 use crate::{report::machine, run::median};
 
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub fn markdown(head: &Head, results: &Results) -> String {
     }
     if let Some(ends) = &results.ends {
         two_ends(&mut out, ends);
+    }
+    if let Some(sinks) = &results.sinks {
+        sink_rates(&mut out, sinks);
     }
     out
 }
@@ -126,6 +134,50 @@ fn two_ends(out: &mut String, results: &ends::Results) {
             goal(end_goal(case), middle(&ratios), |found, wanted| found >= wanted),
         );
     }
+}
+
+const SINKS: &str = "
+## Into the sinks
+
+IPv4 /26 routes, side by side in one pool, by one next hop; each run in a namespace of its own, from an empty table, taking
+turns. Packed netlink is 64 messages in a send with an answer for the last, written by the benchmark itself. The daemons
+get the routes from one iBGP peer, encoded before the clock starts; it runs from the first byte that the peer sends to
+the last route's event from the kernel's FIB (looked at every 4 ms), and for Manx until its map has them all too. Memory
+is what the kernel accounts for all maps of Manx (`bytes_memlock`).
+";
+
+fn sink_rates(out: &mut String, results: &sinks::Results) {
+    out.push_str(SINKS);
+    out.push_str(
+        "\n| routes | what | seconds | thousand routes/s | by packed netlink | goal |\n|--:|---|--:|--:|--:|--:|\n",
+    );
+    for ((count, who), times) in &results.times {
+        let alone = results.times.get(&(*count, Who::Netlink)).map_or(0.0, |times| middle(times));
+        let share = middle(times) / alone;
+        let wanted = (*who == Who::Manx && *count >= 100_000).then_some(1.4);
+        let _ = writeln!(
+            out,
+            "| {count} | {} | {} | {} | {} | {} |",
+            who.title(),
+            spread(times, seconds),
+            whole(f64::from(*count) / middle(times) / 1e3),
+            ratio(share),
+            goal(wanted, share, |found, wanted| found <= wanted),
+        );
+    }
+    out.push('\n');
+    for (count, (without, with)) in &results.memory {
+        let _ = writeln!(
+            out,
+            "- {count} routes: {} bytes a route in the maps, beside {:.1} MB that they take empty",
+            with.saturating_sub(*without) / u64::from((*count).max(1)),
+            *without as f64 / 1e6,
+        );
+    }
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.3}")
 }
 
 fn goal(wanted: Option<f64>, found: f64, reached: fn(f64, f64) -> bool) -> String {
