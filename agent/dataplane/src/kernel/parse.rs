@@ -45,7 +45,7 @@ pub(super) fn link(message: LinkMessage, naming: &Naming) -> Option<Link> {
             _ => {}
         }
     }
-    link.role = naming.role(&link.name);
+    link.role = naming.role(&link.name, link.master);
     Some(link)
 }
 

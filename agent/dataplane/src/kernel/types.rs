@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::route::Mac;
 
-/// What a link is to this node, by its name.
+/// What a link is to this node, by its name and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Role {
-    /// Matches the uplink pattern.
+    /// Matches the uplink pattern, and belongs to no other device.
     Uplink,
     /// The host side of a pod's veth (`cali…`).
     Pod,

@@ -199,6 +199,10 @@ fn links_are_told_with_their_roles() {
                 .iter()
                 .any(|c| matches!(c, LinkChange::Present(l) if l.name == "caliweb" && l.mtu == 1400))
         );
-        assert_eq!(dataplane.links().filter(|link| link.role == Role::Uplink).count(), 1);
+        assert_eq!(uplink.role, Role::Other, "the bridge routes what its port receives");
+        ip("link set ens33 nomaster");
+        settle(&mut dataplane).await;
+        let uplink = dataplane.links().find(|link| link.name == "ens33").unwrap();
+        assert_eq!((uplink.role, uplink.master), (Role::Uplink, None));
     });
 }
