@@ -67,6 +67,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_TABLE", value_name = "N", default_value_t = 254, value_parser = clap::value_parser!(u32).range(1..))]
     pub table: u32,
 
+    /// The routes' metric: others for the same prefix with a lower one come first [default: the kernel's, 0 for IPv4 and 1024 for IPv6]
+    #[arg(long, env = "MANX_METRIC", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub metric: Option<u32>,
+
     #[command(flatten)]
     pub places: Places,
 

@@ -153,7 +153,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let dataplane = Dataplane::open(manx_dataplane::Config {
             protocol: args.places.protocol,
             table: args.table,
-            metric: None,
+            metric: args.metric,
             uplinks: args.uplink.clone().unwrap_or_else(|| DEFAULT_UPLINKS.to_owned()),
             pod_prefix: args.pod_interface_prefix.clone(),
             receive_buffer: EVENT_BUFFER,
