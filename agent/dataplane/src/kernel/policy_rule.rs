@@ -33,14 +33,14 @@ enum Action {
 }
 
 impl PolicyRule {
-    /// Forwarded packets may be routed by it otherwise than by the tables that everybody has and by `table`, ours.
-    pub fn diverts(&self, table: u32) -> bool {
+    /// The forwarded packets that it may route otherwise than the tables that everybody has and `table`, ours.
+    pub fn diverts(&self, table: u32) -> Option<&Reach> {
         let usual = match self.action {
             Action::Table(to) => [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT, table].contains(&to),
             Action::Nothing => true,
             Action::Other => false,
         };
-        !usual && self.reach.is_some()
+        self.reach.as_ref().filter(|_| !usual)
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{fs, io, path::Path};
 
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
-/// Packets that are carried past conntrack are missing in its windows: those that follow would be invalid to it.
-const LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
+/// Packets that are carried past conntrack are missing in its windows: data that follows would be invalid to it, and so
+/// would a RST, which it judges by the highest acknowledgement that it saw.
+const WINDOWS: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conntrack {
     pub has_entries: bool,
-    /// Packets of TCP outside of the window are not invalid.
+    /// Packets of TCP outside of the window are not invalid, as [`make_liberal`] sets it.
     pub liberal: bool,
     /// In seconds, as all below: how long an entry lives without a packet. TCP, established.
     pub tcp_established: u32,
@@ -31,7 +32,7 @@ pub(super) fn read() -> io::Result<Option<Conntrack>> {
     };
     Ok(Some(Conntrack {
         has_entries: entries > 0,
-        liberal: number(LIBERAL)? != 0,
+        liberal: WINDOWS.iter().map(|name| number(name)).all(|value| value.is_ok_and(|value| value != 0)),
         tcp_established: number("nf_conntrack_tcp_timeout_established")?,
         tcp_unacknowledged: number("nf_conntrack_tcp_timeout_unacknowledged")?,
         tcp_max_retrans: number("nf_conntrack_tcp_timeout_max_retrans")?,
@@ -40,9 +41,14 @@ pub(super) fn read() -> io::Result<Option<Conntrack>> {
     }))
 }
 
-/// Sets `nf_conntrack_tcp_be_liberal=1`.
-pub fn set_liberal() -> io::Result<()> {
-    fs::write(Path::new(DIRECTORY).join(LIBERAL), "1")
+/// Sets `nf_conntrack_tcp_be_liberal=1` and `nf_conntrack_tcp_ignore_invalid_rst=1`.
+pub fn make_liberal() -> io::Result<()> {
+    for name in WINDOWS {
+        let path = Path::new(DIRECTORY).join(name);
+        fs::write(&path, "1")
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
 }
 
 fn number(name: &str) -> io::Result<u32> {

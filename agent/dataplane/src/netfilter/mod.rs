@@ -17,7 +17,7 @@ mod watch;
 use std::{collections::BTreeMap, fmt, fs, io};
 
 use crate::reach::{Family, Reach};
-pub use conntrack::{Conntrack, set_liberal};
+pub use conntrack::{Conntrack, make_liberal};
 pub use watch::Watch;
 
 /// What one reading found.

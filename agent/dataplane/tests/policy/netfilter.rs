@@ -7,7 +7,7 @@ use std::{
 };
 
 use manx_dataplane::{
-    netfilter::{Finding, Survey, Tracking, Watch, survey},
+    netfilter::{Finding, Survey, Tracking, Watch, make_liberal, survey},
     reach::Family,
 };
 use manx_net::Prefix;
@@ -58,6 +58,18 @@ fn a_bare_namespace_tracks_nothing_and_has_no_rules() {
     assert_eq!(found.rules, Default::default());
     let conntrack = found.conntrack.expect("this kernel has conntrack");
     assert!(!conntrack.has_entries && conntrack.tcp_established >= 600 && conntrack.udp > 0, "{conntrack:?}");
+}
+
+#[test]
+fn conntrack_is_made_liberal_in_this_namespace_and_no_other() {
+    let liberal = || survey().conntrack.expect("this kernel has conntrack").liberal;
+    let other = Namespace::new();
+    let before = other.run(liberal);
+    assert!(Namespace::new().run(move || {
+        make_liberal().unwrap();
+        liberal()
+    }));
+    assert_eq!((before, other.run(liberal)), (false, false));
 }
 
 #[test]
