@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     io::{self, ErrorKind, Read, Write},
+    mem::MaybeUninit,
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,7 +16,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::MsgFlags;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::netns::Netns;
 
@@ -26,6 +28,8 @@ pub const GREETING_PORT: u16 = 7001;
 
 /// In place of a length: from here on every octet comes back as it is, until the client ends its side.
 pub(crate) const STREAM: u32 = u32::MAX;
+/// In place of a length: from here on every octet is read and forgotten.
+pub(crate) const POUR: u32 = u32::MAX - 1;
 /// More than a question is ever long, and within a datagram.
 pub(crate) const LONGEST: usize = 60_000;
 
@@ -148,6 +152,9 @@ fn serve(mut stream: TcpStream, name: &str, greets: bool) -> io::Result<()> {
         if length == STREAM {
             return echo_until_its_end(stream);
         }
+        if length == POUR {
+            return forget_until_its_end(&stream);
+        }
         if length as usize > LONGEST {
             return Err(ErrorKind::InvalidData.into());
         }
@@ -155,6 +162,13 @@ fn serve(mut stream: TcpStream, name: &str, greets: bool) -> io::Result<()> {
         stream.read_exact(&mut question)?;
         stream.write_all(&framed(name, seen, &question))?;
     }
+}
+
+fn forget_until_its_end(stream: &TcpStream) -> io::Result<()> {
+    // tcp(7): with MSG_TRUNC the kernel throws away what would be read, without a copy.
+    let mut room = vec![MaybeUninit::uninit(); 4 * 1024 * 1024];
+    while SockRef::from(stream).recv_with_flags(&mut room, MsgFlags::MSG_TRUNC.bits())? > 0 {}
+    Ok(())
 }
 
 fn echo_until_its_end(mut stream: TcpStream) -> io::Result<()> {

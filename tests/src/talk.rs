@@ -15,10 +15,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
-    echo::{LONGEST, STREAM},
+    echo::{LONGEST, POUR, STREAM},
     netns::Netns,
     wait::eventually,
 };
@@ -136,6 +136,21 @@ impl Talk {
                 check(buffer.get(..n).unwrap_or_default(), &question)
             }
         }
+    }
+
+    /// Sends `length` octets that nobody wants, and ends the connection by a reset.
+    pub fn pour_and_reset(self, length: u64) -> io::Result<()> {
+        let Wire::Tcp(mut stream) = self.wire else { return Err(ErrorKind::Unsupported.into()) };
+        stream.write_all(&POUR.to_be_bytes())?;
+        let octets = vec![0; 1024 * 1024];
+        let mut left = length;
+        while left > 0 {
+            let n = usize::try_from(left).unwrap_or(octets.len()).min(octets.len());
+            stream.write_all(octets.get(..n).unwrap_or_default())?;
+            left -= n as u64;
+        }
+        // Closing then sends no FIN but a RST, whatever is still to be sent.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))
     }
 
     /// Sends `length` octets and takes them back, both at once, and ends the connection.

@@ -21,12 +21,14 @@ both_ways! {
     rules_that_come_late_are_kept_from_then_on,
     a_flow_that_conntrack_forgot_is_learned_again,
     connections_outlive_programs_that_come_and_go,
+    a_reset_arrives_however_much_was_sent_before_it,
     idle_connections_live_on_while_thousands_of_others_pass,
     entries_are_kept_alive_under_living_flows,
 }
 
 /// Longer than manxd leaves the rules unread.
 const NOTICED: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
@@ -164,6 +166,25 @@ fn a_flow_that_conntrack_forgot_is_learned_again(mode: Mode) -> Result<()> {
         ensure!((carried.a > 0 && carried.b > 0) == world.carries, "round {round}: {carried:?}");
     }
     stop(running)?;
+    world.nothing_was_invalid()
+}
+
+/// Conntrack judges a reset by the last acknowledgement that it saw, in 32 bits.
+fn a_reset_arrives_however_much_was_sent_before_it(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    let before = world.carried()?;
+    let talk = Talk::open(&world.a.pods[1], Transport::Tcp, pod_end(B, Family::V4, 0))?;
+    let port = talk.local()?.port();
+    // Beyond half of the numbers there are, where the program may carry so much past conntrack.
+    talk.pour_and_reset(if world.carries { 5 << 29 } else { 5 << 24 })?;
+    let carried = world.carried()?.since(before);
+    ensure!((carried.a > 10_000) == world.carries, "{carried:?}");
+    eventually("the server has heard of the reset", SOON, || {
+        let line = format!("ss -Htn state established ( dport = :{port} )");
+        let left = world.b.pods[0].sh(&line)?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
     world.nothing_was_invalid()
 }
 
