@@ -135,7 +135,9 @@ fn differs(lab: &mut Lab, kind: Kind, packets: &[&Sent]) -> Option<(Frames, Fram
         Kind::Blackholed => with.iter().all(|frame| without.contains(frame)),
         Kind::Unreachable => {
             let only = |here: &Frames, there: &Frames| {
-                here.iter().filter(|frame| !there.contains(frame)).all(|(_, frame)| says_unreachable(frame))
+                here.iter()
+                    .filter(|frame| !there.contains(frame))
+                    .all(|(_, _, frame)| says_unreachable(frame))
             };
             only(&with, &without) && only(&without, &with)
         }
@@ -148,13 +150,14 @@ fn differs(lab: &mut Lab, kind: Kind, packets: &[&Sent]) -> Option<(Frames, Fram
 fn normal(frames: Frames, kind: Kind, table: &Table) -> Frames {
     let mut frames: Frames = frames
         .into_iter()
-        .filter(|(_, frame)| !by_the_clock(frame))
-        .map(|(interface, mut frame)| {
+        .filter(|(_, _, frame)| !by_the_clock(frame))
+        .map(|(interface, offload, mut frame)| {
             if kind == Kind::Padded {
                 cut_padding(&mut frame);
             }
             without_chance(&mut frame);
-            one_of_several(interface, frame, table)
+            let (interface, frame) = one_of_several(interface, frame, table);
+            (interface, offload, frame)
         })
         .collect();
     frames.sort();
@@ -253,6 +256,7 @@ fn report(
     let mut text = String::new();
     let mut line = |words: String| writeln!(text, "{words}").expect("a string takes it");
     line(format!("a packet ({kind:?}) into {}:", INTERFACES[sent.interface].name));
+    line(format!("  {:?}", sent.offload));
     line(format!("  {}", hex(&sent.frame)));
     if let Some((from, to)) = addresses(&sent.frame) {
         for (says, address) in [("from", from), ("to", to)] {
@@ -271,9 +275,13 @@ fn came_out(with: &Frames, without: &Frames) -> String {
         let mut line = |words: String| writeln!(text, "{words}").expect("a string takes it");
         let only: Vec<_> = here.iter().filter(|frame| !there.contains(frame)).collect();
         line(format!("{says} {} came out, {} of them only here:", here.len(), only.len()));
-        for (interface, frame) in only {
+        for (interface, offload, frame) in only {
             let name = INTERFACES.get(*interface).map_or("one of several next hops", |one| one.name);
-            line(format!("  {name}, {} octets: {}", frame.len(), hex(&frame[..frame.len().min(200)])));
+            line(format!(
+                "  {name}, {} octets, {offload:?}: {}",
+                frame.len(),
+                hex(&frame[..frame.len().min(200)])
+            ));
         }
     }
     text

@@ -33,6 +33,8 @@ fn random_packets_leave_both_nodes_alike() {
     }
     let counted = crate::lab::counted(&before, &lab.counters());
     println!("{sent} packets at each; verdicts with the markers: {counted:?}");
+    println!("{} frames of several packets in one came out", lab.several);
+    assert!(lab.several > count / 200, "what is several in one stays so on its way");
 }
 
 fn one_table(lab: &mut Lab, random: &mut Random, count: usize, seed: u64) -> usize {

@@ -20,14 +20,14 @@ use crate::{
         BORROWED, DEFAULT, FAR_MTU, GATEWAYS, INTERFACES, KNOWN, LINK_LOCAL, NODE, OWN, PODS, TUNNEL,
         UNHEARD, in_pool, on_wire, text,
     },
-    namespace::Namespace,
+    namespace::{Namespace, run},
     packets::{Sent, checksum},
     tables::Table,
-    wire::{Tap, stay_on_one_processor},
+    wire::{Offload, Tap, stay_on_one_processor},
 };
 
 /// By the interface's number.
-pub type Frames = Vec<(usize, Vec<u8>)>;
+pub type Frames = Vec<(usize, Offload, Vec<u8>)>;
 
 /// Longer than any scheduler keeps a processor from its backlog.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,6 +74,11 @@ impl Node {
         for interface in &INTERFACES {
             let (name, far_end) = (interface.name, format!("{}-far", interface.name));
             node.veth(name, &far, &far_end);
+            // The kernel cuts up what goes to an interface with XDP; so it does for the twin's, which has none.
+            if !interface.is_pod() {
+                let off = format!("-K {far_end} tso off gso off");
+                far.run(move || drop(run("ethtool", &off)));
+            }
             far.ip(&format!("link set {far_end} address {} mtu {FAR_MTU}", text(interface.far_mac)));
             node.ip(&format!("link set {name} down"));
             node.ip(&format!("link set {name} address {} mtu {}", text(interface.mac), interface.mtu));
@@ -96,7 +101,7 @@ impl Node {
     pub fn exchange(&mut self, packets: &[&Sent]) -> Frames {
         for sent in packets {
             let interface = &INTERFACES[sent.interface];
-            match self.taps[sent.interface].send(&sent.frame) {
+            match self.taps[sent.interface].send(sent.offload, &sent.frame) {
                 Ok(()) => {}
                 // A veth refuses what is larger than the receiver's MTU and a tag.
                 Err(error)
@@ -116,19 +121,21 @@ impl Node {
         self.markers += 1;
         let number = self.markers;
         for interface in interfaces {
-            self.taps[*interface].send(&marker(*interface, number)).expect("as large as any");
+            self.taps[*interface]
+                .send(Offload::default(), &marker(*interface, number))
+                .expect("as large as any");
         }
         let mut missing = interfaces.len();
         let started = Instant::now();
         while missing > 0 {
             let mut idle = true;
             for (interface, tap) in self.taps.iter_mut().enumerate() {
-                while let Some(frame) = tap.receive().expect("the interface is up") {
+                while let Some((offload, frame)) = tap.receive().expect("the interface is up") {
                     idle = false;
                     if is_marker(&frame, number) {
                         missing -= 1;
                     } else {
-                        out.push((interface, frame));
+                        out.push((interface, offload, frame));
                     }
                 }
             }
@@ -245,6 +252,8 @@ pub struct Lab {
     sink: Arc<Mutex<EbpfSink>>,
     pub table: Table,
     held: Vec<Route>,
+    /// How many frames of several packets in one came out of the node with programs.
+    pub several: usize,
 }
 
 impl Lab {
@@ -277,11 +286,11 @@ impl Lab {
             // XDP switches GRO on; what it merges is right, and differs with the clock.
             for interface in &INTERFACES {
                 let name = interface.name;
-                node.namespace.run(move || crate::namespace::run("ethtool", &format!("-K {name} gro off")));
+                node.namespace.run(move || run("ethtool", &format!("-K {name} gro off")));
             }
         }
         let (sink, table) = (Arc::new(Mutex::new(sink)), Table::default());
-        Lab { with, without, sink, table, held: Vec::new() }
+        Lab { with, without, sink, table, held: Vec::new(), several: 0 }
     }
 
     /// Another table in both kernels and in the maps; `pools_on` by their place in [`crate::model::POOLS`].
@@ -316,7 +325,9 @@ impl Lab {
     }
 
     pub fn exchange(&mut self, packets: &[&Sent]) -> (Frames, Frames) {
-        (self.with.exchange(packets), self.without.exchange(packets))
+        let (with, without) = (self.with.exchange(packets), self.without.exchange(packets));
+        self.several += with.iter().filter(|(_, offload, _)| offload.is_several()).count();
+        (with, without)
     }
 }
 

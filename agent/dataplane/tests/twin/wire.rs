@@ -5,8 +5,70 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-/// The largest frame that the lab sends or receives, a few octets of tags included.
-const LARGEST: usize = 10_000;
+/// The largest frame that the lab sends or receives: several packets in one.
+const LARGEST: usize = 70_000;
+
+/// `struct virtio_net_hdr`.
+const OFFLOAD: usize = 10;
+
+/// What stands beside the octets of a frame: which checksum is still to be worked out, and where the frame is several
+/// packets in one. Offsets are from the frame's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offload {
+    /// `VIRTIO_NET_HDR_F_*`.
+    flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    kind: u8,
+    /// Payload of each packet; 0: it is one.
+    size: u16,
+    checksum_start: u16,
+    checksum_offset: u16,
+}
+
+const NEEDS_CHECKSUM: u8 = 1;
+const TCPV4: u8 = 1;
+const TCPV6: u8 = 4;
+/// The first packet has the congestion window reduced bit, and the others must not (RFC 3168 §6.1.2).
+const ECN: u8 = 0x80;
+
+impl Offload {
+    /// Of a TCP packet whose header is at `transport`, with `size` octets in each of the packets that it is to be
+    /// (0: it is one).
+    pub fn tcp(v4: bool, transport: usize, size: u16, reduced: bool) -> Offload {
+        let kind = match (size, v4) {
+            (0, _) => 0,
+            (_, true) => TCPV4,
+            (_, false) => TCPV6,
+        };
+        Offload {
+            flags: NEEDS_CHECKSUM,
+            kind: if reduced && size > 0 { kind | ECN } else { kind },
+            size,
+            checksum_start: transport as u16,
+            checksum_offset: 16,
+        }
+    }
+
+    pub fn is_several(&self) -> bool {
+        self.size > 0
+    }
+
+    /// The length of the headers is left out: it only says how much of the packet should lie in one piece.
+    fn octets(self) -> [u8; OFFLOAD] {
+        let [size, start, offset] =
+            [self.size, self.checksum_start, self.checksum_offset].map(u16::to_ne_bytes);
+        let length = if self.size == 0 { 0 } else { self.checksum_start + 20 }.to_ne_bytes();
+        let [a, b, c, d, e, f, g, h] = [length, size, start, offset].concat().try_into().expect("eight");
+        [self.flags, self.kind, a, b, c, d, e, f, g, h]
+    }
+
+    fn read(octets: [u8; OFFLOAD]) -> Offload {
+        let [flags, kind, _, _, rest @ ..] = octets;
+        let [a, b, c, d, e, f] = rest;
+        let [size, checksum_start, checksum_offset] = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+        Offload { flags, kind, size, checksum_start, checksum_offset }
+    }
+}
 
 #[derive(Debug)]
 pub struct Tap {
@@ -41,6 +103,7 @@ impl Tap {
         let tap = Tap { socket, buffer: Box::new([0; LARGEST]) };
         tap.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         tap.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+        tap.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
         // What came by other interfaces before the socket was bound.
         let mut tap = tap;
@@ -61,13 +124,14 @@ impl Tap {
         })
     }
 
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+    pub fn send(&self, offload: Offload, frame: &[u8]) -> io::Result<()> {
+        let bytes = [&offload.octets()[..], frame].concat();
         // SAFETY: the range is that of a slice.
-        checked(unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) } as i32)
+        checked(unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) } as i32)
     }
 
     /// The next frame that came in, its VLAN tag (which the kernel takes out) put back. `None`: there is none now.
-    pub fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub fn receive(&mut self) -> io::Result<Option<(Offload, Vec<u8>)>> {
         let mut place = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
         let mut control = [0u64; 16];
         // SAFETY: a structure of numbers and pointers, for which zero is "not given".
@@ -82,14 +146,15 @@ impl Tap {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
         }
-        let mut frame = self.buffer[..(length as usize).min(LARGEST)].to_vec();
+        let (header, frame) = self.buffer[..(length as usize).min(LARGEST)].split_at(OFFLOAD);
+        let (offload, mut frame) = (Offload::read(header.try_into().expect("its size")), frame.to_vec());
         if let Some((protocol, tag)) = vlan(&message)
             && frame.len() >= 12
         {
             let octets = [protocol.to_be_bytes(), tag.to_be_bytes()].concat();
             frame.splice(12..12, octets);
         }
-        Ok(Some(frame))
+        Ok(Some((offload, frame)))
     }
 }
 
