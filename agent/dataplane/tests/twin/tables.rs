@@ -49,13 +49,20 @@ pub enum Lead {
 
 impl Table {
     pub fn random(random: &mut Random) -> Table {
-        let mut table = Table::default();
+        let mut table = Table::plain();
         for v4 in [true, false] {
-            table.usual(v4);
             for _ in 0..random.below(60) {
                 table.chance(random, v4);
             }
         }
+        table
+    }
+
+    /// Without anything by chance.
+    pub fn plain() -> Table {
+        let mut table = Table::default();
+        table.usual(true);
+        table.usual(false);
         table
     }
 

@@ -49,6 +49,16 @@ impl Offload {
         }
     }
 
+    /// As [`Offload::tcp`], of one UDP packet.
+    pub fn udp(transport: usize) -> Offload {
+        Offload {
+            flags: NEEDS_CHECKSUM,
+            checksum_start: transport as u16,
+            checksum_offset: 6,
+            ..Offload::default()
+        }
+    }
+
     pub fn is_several(&self) -> bool {
         self.size > 0
     }
@@ -74,11 +84,21 @@ impl Offload {
 pub struct Tap {
     socket: OwnedFd,
     buffer: Box<[u8; LARGEST]>,
+    outgoing: bool,
 }
 
 impl Tap {
-    /// On the interface `ifindex` of this thread's namespace. It may be used from any thread afterwards.
+    /// What comes in by the interface `ifindex` of this thread's namespace. It may be used from any thread afterwards.
     pub fn open(ifindex: u32) -> io::Result<Tap> {
+        Tap::of(ifindex, false)
+    }
+
+    /// What the namespace itself sends out of the interface.
+    pub fn of_outgoing(ifindex: u32) -> io::Result<Tap> {
+        Tap::of(ifindex, true)
+    }
+
+    fn of(ifindex: u32, outgoing: bool) -> io::Result<Tap> {
         let every = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no pointers are passed.
         let socket = unsafe {
@@ -100,8 +120,8 @@ impl Tap {
         checked(unsafe {
             libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
         })?;
-        let tap = Tap { socket, buffer: Box::new([0; LARGEST]) };
-        tap.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        let tap = Tap { socket, buffer: Box::new([0; LARGEST]), outgoing };
+        tap.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, i32::from(!outgoing))?;
         tap.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
         tap.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
@@ -136,6 +156,10 @@ impl Tap {
         let mut control = [0u64; 16];
         // SAFETY: a structure of numbers and pointers, for which zero is "not given".
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        // SAFETY: a structure of numbers.
+        let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        message.msg_name = (&raw mut from).cast();
+        message.msg_namelen = size_of_val(&from) as u32;
         message.msg_iov = &raw mut place;
         message.msg_iovlen = 1;
         message.msg_control = control.as_mut_ptr().cast();
@@ -145,6 +169,9 @@ impl Tap {
         if length < 0 {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+        }
+        if self.outgoing && from.sll_pkttype != libc::PACKET_OUTGOING {
+            return self.receive();
         }
         let (header, frame) = self.buffer[..(length as usize).min(LARGEST)].split_at(OFFLOAD);
         let (offload, mut frame) = (Offload::read(header.try_into().expect("its size")), frame.to_vec());
