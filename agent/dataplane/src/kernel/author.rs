@@ -29,13 +29,18 @@ impl fmt::Display for Author {
             (port, None) if port > i32::MAX as u32 => {
                 write!(f, "a process that cannot be told (netlink port {port})")
             }
-            (port, None) => write!(f, "pid {port}, which has ended"),
+            (port, None) => write!(f, "pid {port}, of which /proc tells nothing (any more)"),
         }
     }
 }
 
 /// What a process calls itself, and its command line where that says more.
 pub(crate) fn process(pid: u32) -> Option<Arc<str>> {
+    // In a container /proc may be that of another process namespace, in which the number is somebody else's.
+    let own = fs::read_link("/proc/self").ok()?;
+    if own.to_str()?.parse() != Ok(std::process::id()) {
+        return None;
+    }
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     Some(described(name.trim_end(), &line).into())
@@ -69,7 +74,10 @@ mod tests {
     #[test]
     fn who_is_gone_and_who_cannot_be_known_are_told_apart() {
         assert_eq!(Author { port: 0, process: None }.to_string(), "the kernel");
-        assert_eq!(Author { port: 4711, process: None }.to_string(), "pid 4711, which has ended");
+        assert_eq!(
+            Author { port: 4711, process: None }.to_string(),
+            "pid 4711, of which /proc tells nothing (any more)"
+        );
         let further = Author { port: 0xffff_f000, process: None }.to_string();
         assert!(further.starts_with("a process that cannot be told"), "{further}");
     }

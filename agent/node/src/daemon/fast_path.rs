@@ -2,13 +2,19 @@
 //! the table's changes, attached to interfaces as they come, and switched by what netfilter does. Where it
 //! cannot be had the daemon goes on with the kernel's FIB alone and says why once.
 
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    path::Path,
+    time::SystemTime,
+};
 
 use manx_api::RepairKind;
 use manx_dataplane::{
     LinkChange,
     ebpf::{
-        Applied, Condition, EbpfSink, Error, LinkState, Options, XdpState, netfilter, netfilter::Tracking,
+        Applied, Condition, EbpfSink, Error, LinkState, Options, PinWatch, XdpState, netfilter,
+        netfilter::Tracking,
     },
     kernel::{Link, Role},
     route::Route,
@@ -30,6 +36,8 @@ pub struct FastPath {
     reason: String,
     /// Attached, or to be attached once [`Self::ready`].
     links: BTreeMap<u32, Attached>,
+    /// Uplinks that lost XDP by another's hand and have it not again.
+    owed: BTreeSet<u32>,
     /// Interfaces have changed since an audit began.
     noted: Option<bool>,
     /// Prefixes that the maps could not take, with the reason.
@@ -56,6 +64,7 @@ impl FastPath {
             on: false,
             reason: String::from("not decided yet"),
             links: BTreeMap::new(),
+            owed: BTreeSet::new(),
             noted: None,
             refused: BTreeMap::new(),
         }
@@ -122,6 +131,20 @@ impl FastPath {
         }
     }
 
+    /// From now on it is told who removes pins. Call it inside the runtime.
+    pub fn watch_pins(&self, bpf_dir: &Path) -> Option<PinWatch> {
+        let _ = self.sink.as_ref().ok()?;
+        match PinWatch::open(bpf_dir) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::info!(
+                    "pins that somebody removes are noticed within seconds, and not who did it: fanotify: {error}"
+                );
+                None
+            }
+        }
+    }
+
     /// Puts back what somebody took away, pins and programs, and says what it was. Cheap while nothing is missing.
     pub fn restore(&mut self, links: &[Link]) -> Vec<(RepairKind, String)> {
         let Ok(sink) = &mut self.sink else { return Vec::new() };
@@ -157,11 +180,20 @@ impl FastPath {
             tracing::warn!("somebody removed what was pinned; put back: {}", names.join(", "));
             repaired.extend(names.into_iter().map(|name| (RepairKind::PinRemoved, name)));
         }
-        let failed = self.links.values().any(|attached| attached.programs.is_empty());
+        // An XDP link that was unpinned may hold its interface still, and then the new one finds it taken.
+        let lost = missing.iter().filter_map(|path| path.file_name()?.to_str()?.strip_prefix("uplink_xdp-"));
+        self.owed.extend(lost.filter_map(|ifindex| ifindex.parse::<u32>().ok()));
+        let owed = mem::take(&mut self.owed);
+        let failed = self.links.iter().any(|(ifindex, attached)| {
+            attached.programs.is_empty() || owed.contains(ifindex) && attached.programs.len() < 2
+        });
         if !repaired.is_empty() || failed {
             for link in links {
                 self.attach(link);
             }
+            let without =
+                |ifindex: &u32| self.links.get(ifindex).is_some_and(|found| found.programs.len() < 2);
+            self.owed = owed.into_iter().filter(without).collect();
         }
         repaired
     }

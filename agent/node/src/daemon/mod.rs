@@ -31,7 +31,12 @@ use std::{
 
 use anyhow::Context;
 use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Refusal, Speaker, Time};
-use manx_dataplane::{Dataplane, kernel::DEFAULT_UPLINKS, resolve::Gateway};
+use manx_dataplane::{
+    Dataplane,
+    ebpf::{PinWatch, Removal},
+    kernel::DEFAULT_UPLINKS,
+    resolve::Gateway,
+};
 use manx_datastore::{Datastore, Update};
 use manx_resources::{NodePlan, Snapshot, plan};
 use tokio::{
@@ -60,6 +65,8 @@ use crate::{
 
 /// How often netfilter is looked at, and a port that could not be bound is tried again.
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// A link whose pin was removed leaves its interface so much later, at the most.
+const SETTLING: Duration = Duration::from_millis(200);
 /// How often RIB, FIB and kernel are compared though nothing said that they differ.
 const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 /// A loop that comes back so much later than it wanted was stopped.
@@ -112,6 +119,10 @@ pub struct Daemon {
     strangers: BTreeSet<IpAddr>,
     next_check: Instant,
     next_audit: Instant,
+    /// Tells who removes pins; None where the kernel does not.
+    pin_watch: Option<PinWatch>,
+    /// Who removed a pin since the last look, by its name.
+    removed_by: BTreeMap<String, String>,
     /// Held by the audit that is under way.
     audit_turn: Arc<Mutex<()>>,
     last_audit: Option<manx_api::Audit>,
@@ -162,6 +173,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
         let updates = datastore.watch()?;
+        let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();
         let mut daemon = Daemon {
@@ -191,6 +203,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             strangers: BTreeSet::new(),
             next_check: now,
             next_audit: now + AUDIT_PERIOD,
+            pin_watch,
+            removed_by: BTreeMap::new(),
             audit_turn: Arc::default(),
             last_audit: None,
             repairs: Repairs::default(),
@@ -239,6 +253,7 @@ impl Daemon {
                         sleep(Duration::from_secs(1)).await;
                     }
                 }
+                removed = removals(self.pin_watch.as_ref()) => self.take_removals(removed),
                 changed = updates.changed() => match changed {
                     Ok(()) => {
                         let update = updates.borrow_and_update().clone();
@@ -334,8 +349,33 @@ impl Daemon {
     /// Programs and pins that somebody took away.
     fn restore_programs(&mut self) {
         let links: Vec<_> = self.dataplane.links().cloned().collect();
+        let removed_by = std::mem::take(&mut self.removed_by);
         for (kind, what) in self.fast_path.restore(&links) {
-            self.repairs.note(kind, what, None);
+            let name = what.rsplit('/').next().unwrap_or_default();
+            self.repairs.note(kind, &what, removed_by.get(name).cloned());
+        }
+        if let (false, Some(watch)) = (removed_by.is_empty(), &self.pin_watch)
+            && let Err(error) = watch.mark_all()
+        {
+            tracing::warn!("cannot watch the directory of pins: {error}");
+        }
+    }
+
+    /// Somebody removes pins. What goes with them takes the kernel a moment.
+    fn take_removals(&mut self, removed: io::Result<Vec<Removal>>) {
+        match removed {
+            Ok(removed) => {
+                for removal in removed {
+                    let by = removal.by.map_or_else(|| String::from("not known"), |by| by.to_string());
+                    tracing::warn!(pin = removal.name, %by, "somebody removed a pin");
+                    self.removed_by.insert(removal.name, by);
+                }
+                self.next_check = self.next_check.min(Instant::now() + SETTLING);
+            }
+            Err(error) => {
+                tracing::warn!("who removes pins cannot be told any more: {error}");
+                self.pin_watch = None;
+            }
         }
     }
 
@@ -562,6 +602,14 @@ impl Daemon {
             Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
         }
         self.drain_outputs();
+    }
+}
+
+/// Waits for ever where nothing is watched.
+async fn removals(watch: Option<&PinWatch>) -> io::Result<Vec<Removal>> {
+    match watch {
+        Some(watch) => watch.removed().await,
+        None => std::future::pending().await,
     }
 }
 
