@@ -126,7 +126,7 @@ fn tcp_learns_of_a_smaller_mtu_on_the_way_from_the_stack() {
 }
 
 /// Four megabytes, compared at the far end.
-fn transfer(from: &crate::namespace::Namespace, to: &crate::namespace::Namespace, address: &str) {
+pub fn transfer(from: &crate::namespace::Namespace, to: &crate::namespace::Namespace, address: &str) {
     const SIZE: usize = 4 << 20;
     let address: IpAddr = address.parse().unwrap();
     let listener = to.run(move || TcpListener::bind((address, 0)).unwrap());

@@ -6,6 +6,7 @@ mod frame;
 mod lifecycle;
 mod namespace;
 mod nodes;
+mod paths;
 mod tracking;
 mod vectors;
 mod world;

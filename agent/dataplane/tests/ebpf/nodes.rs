@@ -81,6 +81,12 @@ fn connect(node: &Namespace, pod: &Pod, block: u8, last: u8) {
 }
 
 impl Node {
+    /// Plugs a pod in again whose interface is gone.
+    pub fn rewire(&self, pod: usize) {
+        let last = self.first + pod as u8;
+        connect(&self.namespace, &self.pods[pod], self.block, last);
+    }
+
     pub fn block4(&self) -> String {
         format!("172.16.{}.{}/26", self.block, self.first & 0xc0)
     }

@@ -1,0 +1,255 @@
+//! Every path through a node with real hosts at its ends: offloads on and off, MTUs that differ, uplinks of other
+//! kinds than a wire, and neighbours and interfaces that change under the traffic.
+
+use manx_abi::Verdict;
+use manx_dataplane::ebpf::EbpfSink;
+
+use crate::{
+    forwarding::transfer,
+    namespace::{Namespace, run},
+    nodes::{Node, UPLINK, pair, since},
+};
+
+fn offloads(namespace: &Namespace, device: &str, state: &str) {
+    let arguments = format!("-K {device} tso {state} gso {state} gro {state} tx {state}");
+    namespace.run(move || drop(run("ethtool", &arguments)));
+}
+
+#[test]
+fn tcp_takes_every_path_with_offloads_on_and_off() {
+    let (kw01, kw02) = pair();
+    let (here, there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    for state in ["off", "on"] {
+        for node in [&kw01, &kw02] {
+            offloads(&node.namespace, UPLINK, state);
+            for pod in &node.pods {
+                offloads(&node.namespace, pod.host_side, state);
+                offloads(&pod.namespace, "eth0", state);
+            }
+        }
+        let (pod, neighbour, remote) = (&kw01.pods[0], &kw01.pods[1], &kw02.pods[0]);
+        for (from, to, addresses) in [
+            (pod, neighbour, [&neighbour.v4, &neighbour.v6]),
+            (pod, remote, [&remote.v4, &remote.v6]),
+            (remote, neighbour, [&neighbour.v4, &neighbour.v6]),
+        ] {
+            for address in addresses {
+                let before = (here.counters().unwrap(), there.counters().unwrap());
+                transfer(&from.namespace, &to.namespace, address);
+                let (here, there) = (
+                    since(&before.0, &here.counters().unwrap()),
+                    since(&before.1, &there.counters().unwrap()),
+                );
+                for counted in [&here, &there] {
+                    let big = counted.total(Verdict::TooBig) + counted.total(Verdict::Unreadable);
+                    assert_eq!(big, 0, "offloads {state}, to {address}: {counted:?}");
+                }
+                let carried = here.total(Verdict::RedirectedPeer) + there.total(Verdict::RedirectedPeer);
+                assert!(carried > 60, "offloads {state}, to {address}: {here:?} {there:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hosts_and_pods_reach_each_other_by_the_stack() {
+    let (kw01, kw02) = pair();
+    let (here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let pod = &kw01.pods[0];
+    for (host, pod_address, own, wire) in [
+        ("192.168.80.125", &pod.v4, "192.168.80.124", &kw02.namespace),
+        ("fd00:80::125", &pod.v6, "fd00:80::124", &kw02.namespace),
+    ] {
+        // The host needs a way back that is not by the peer's block.
+        let before = here.counters().unwrap();
+        transfer(&pod.namespace, wire, host);
+        transfer(wire, &pod.namespace, pod_address);
+        transfer(&pod.namespace, &kw01.namespace, own);
+        transfer(&kw01.namespace, &pod.namespace, pod_address);
+        let counted = since(&before, &here.counters().unwrap());
+        let fast = counted.total(Verdict::RedirectedPeer) + counted.total(Verdict::RedirectedNeigh);
+        assert_eq!(fast, 0, "a host is in no pool: {counted:?}");
+    }
+}
+
+#[test]
+fn pods_with_jumbo_frames_learn_of_the_smaller_mtus_on_their_way() {
+    let (kw01, kw02) = pair();
+    let (here, there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, neighbour, remote) = (&kw01.pods[0], &kw01.pods[1], &kw02.pods[0]);
+    for (node, pods) in [(&kw01, &kw01.pods), (&kw02, &kw02.pods)] {
+        for pod in pods {
+            node.namespace.ip(&format!("link set {} mtu 9000", pod.host_side));
+            pod.namespace.ip("link set eth0 mtu 9000");
+        }
+    }
+    // The neighbour has 1280, which TCP is told and pings are not; the wire 1500, with 9000 behind it.
+    kw01.namespace.ip(&format!("link set {} mtu 1280", neighbour.host_side));
+    neighbour.namespace.ip("link set eth0 mtu 1280");
+    for (from, to, address) in [
+        (pod, remote, &remote.v4),
+        (pod, remote, &remote.v6),
+        (pod, neighbour, &neighbour.v4),
+        (pod, neighbour, &neighbour.v6),
+    ] {
+        let before = here.counters().unwrap();
+        transfer(&from.namespace, &to.namespace, address);
+        let counted = since(&before, &here.counters().unwrap());
+        let learns = std::ptr::eq(to, remote);
+        assert!(!learns || counted.pod_tc.too_big > 0, "the stack says so, to {address}: {counted:?}");
+        let carried = counted.pod_tc.redirected_neigh + counted.pod_tc.redirected_peer;
+        assert!(carried > 60, "then it fits, to {address}: {counted:?}");
+    }
+    // What is larger than an MTU is cut up: by the stack where it may (IPv4 without DF), else by the pod itself once
+    // it has learned, which costs the first.
+    for (address, how) in [(&remote.v4, "dont"), (&neighbour.v4, "dont"), (&remote.v6, "want")] {
+        let said = pings(&pod.namespace, &format!("-c 3 -M {how} -s 4000"), address);
+        assert!(said.contains("icmp_seq=2 ttl=6") && said.contains("icmp_seq=3 ttl=6"), "{said}");
+    }
+    drop(there);
+}
+
+fn pings(from: &Namespace, options: &str, to: &str) -> String {
+    let arguments = format!("-n -i 0.01 -W 1 {options} {to}");
+    from.run(move || {
+        let output = std::process::Command::new("ping").args(arguments.split_whitespace()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    })
+}
+
+#[test]
+fn each_hop_of_a_route_answers_for_itself() {
+    let (kw01, kw02) = pair();
+    let (_here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+    for (address, hops) in
+        [(&remote.v4, ["192.168.80.124", "192.168.80.125"]), (&remote.v6, ["fd00:80::124", "fd00:80::125"])]
+    {
+        for (hop, router) in (1..).zip(hops) {
+            let said = pings(&pod.namespace, &format!("-c 1 -t {hop}"), address);
+            let line = said.lines().find(|line| line.contains("Time")).unwrap_or_else(|| panic!("{said}"));
+            assert!(line.contains(&format!("From {router} ")), "{line}");
+        }
+        assert!(pings(&pod.namespace, "-c 1 -t 3", address).contains(" 1 received"));
+    }
+}
+
+#[test]
+fn a_neighbour_that_moves_to_another_mac_is_followed() {
+    let (kw01, kw02) = pair();
+    let (here, mut there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+    assert_eq!(pod.answers(&remote.v4, 3, 0.01), 3);
+    kw02.namespace.ip(&format!("link set {UPLINK} address 02:00:00:00:00:77"));
+    kw01.namespace.ip(&format!("neigh flush dev {UPLINK}"));
+    // The agent hears of its own interface's new MAC.
+    there = again(&kw02, there);
+    for address in [&remote.v4, &remote.v6] {
+        let before = here.counters().unwrap();
+        assert_eq!(pod.answers(address, 10, 0.01), 10, "{address}");
+        let counted = since(&before, &here.counters().unwrap());
+        assert_eq!(counted.pod_tc.redirected_neigh, 10, "{counted:?}");
+    }
+    drop(there);
+}
+
+#[test]
+fn a_neighbour_that_was_dead_is_reached_when_it_is_back() {
+    let (kw01, kw02) = pair();
+    let (here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+    assert_eq!(pod.answers(&remote.v4, 3, 0.01), 3);
+    // It answers nobody, ARP included, while the wire is up.
+    kw02.namespace.ip(&format!("link set {UPLINK} arp off"));
+    kw01.namespace.ip(&format!("neigh flush dev {UPLINK}"));
+    kw02.namespace.ip("addr flush dev ens33 to 192.168.80.0/24");
+    assert_eq!(pod.answers(&remote.v4, 2, 0.01), 0);
+    kw02.namespace.ip(&format!("link set {UPLINK} arp on"));
+    kw02.namespace.ip(&format!("addr add 192.168.80.125/24 dev {UPLINK}"));
+    kw02.namespace.ip(&format!("route replace {} via 192.168.80.124", kw01.block4()));
+    kw01.namespace.ip(&format!("neigh flush dev {UPLINK}"));
+    let before = here.counters().unwrap();
+    assert_eq!(pod.answers(&remote.v4, 5, 0.01), 5);
+    assert_eq!(since(&before, &here.counters().unwrap()).pod_tc.redirected_neigh, 5);
+}
+
+/// Attaches again, as the daemon does when an interface changed.
+fn again(node: &Node, mut sink: EbpfSink) -> EbpfSink {
+    let names: Vec<&'static str> = node.pods.iter().map(|pod| pod.host_side).collect();
+    node.namespace.run(move || {
+        crate::nodes::attach(&mut sink, &names);
+        sink
+    })
+}
+
+/// The node's wire becomes `port0`, and its uplink what `kind` makes of it.
+fn uplink_above(node: &Node, peer: &Node, number: u8, kind: &str) {
+    let other = if number == 124 { 125 } else { 124 };
+    for command in [
+        format!("link set {UPLINK} down"),
+        format!("link set {UPLINK} name port0"),
+        "link set port0 up".to_owned(),
+        format!(
+            "link add {UPLINK} {}",
+            if kind == "bridge" { "type bridge" } else { "link port0 type macvlan mode bridge" }
+        ),
+    ] {
+        node.namespace.ip(&command);
+    }
+    if kind == "bridge" {
+        node.namespace.ip(&format!("link set port0 master {UPLINK}"));
+    }
+    node.namespace.ip(&format!("link set {UPLINK} up"));
+    node.namespace.ip("addr flush dev port0");
+    for command in [
+        format!("addr add 192.168.80.{number}/24 dev {UPLINK}"),
+        format!("-6 addr add fd00:80::{number}/64 dev {UPLINK} nodad"),
+        format!("route add {} via 192.168.80.{other}", peer.block4()),
+        format!("-6 route add {} via fd00:80::{other}", peer.block6()),
+    ] {
+        node.namespace.ip(&command);
+    }
+}
+
+#[test]
+fn a_bridge_and_a_macvlan_are_uplinks_like_any_other() {
+    for kind in ["bridge", "macvlan"] {
+        let (kw01, kw02) = pair();
+        uplink_above(&kw01, &kw02, 124, kind);
+        kw02.namespace.ip(&format!("neigh flush dev {UPLINK}"));
+        let (here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+        let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+        // A bridge learns first.
+        assert!(pod.answers(&remote.v4, 20, 0.05) > 0);
+        for (address, back) in [(&remote.v4, &pod.v4), (&remote.v6, &pod.v6)] {
+            let before = here.counters().unwrap();
+            assert_eq!(pod.answers(address, 10, 0.01), 10, "{kind}, {address}");
+            let counted = since(&before, &here.counters().unwrap());
+            assert_eq!(counted.pod_tc.redirected_neigh, 10, "{kind}: {counted:?}");
+            assert_eq!(counted.uplink_tc.redirected_peer, 10, "{kind}: {counted:?}");
+            transfer(&pod.namespace, &remote.namespace, address);
+            transfer(&remote.namespace, &pod.namespace, back);
+        }
+    }
+}
+
+#[test]
+fn a_pods_interface_that_goes_and_comes_back_carries_again() {
+    let (kw01, kw02) = pair();
+    let (mut here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+    for round in 0..3 {
+        let before = here.counters().unwrap();
+        assert_eq!(remote.answers(&pod.v4, 5, 0.01), 5, "round {round}");
+        assert_eq!(since(&before, &here.counters().unwrap()).uplink_tc.redirected_peer, 5, "round {round}");
+        kw01.namespace.ip(&format!("link del {}", pod.host_side));
+        assert_eq!(remote.answers(&pod.v4, 2, 0.01), 0, "round {round}");
+        kw01.rewire(0);
+        let (routes, index) = (kw01.routes(&kw02), kw01.namespace.ifindex(pod.host_side));
+        here = kw01.namespace.run(move || {
+            here.apply(&routes, &[]).unwrap();
+            here.attach_pod(index).unwrap();
+            here
+        });
+    }
+}
