@@ -14,8 +14,7 @@ use crate::{
 };
 
 both_ways! {
-    all_but_a_conversations_first_and_last_packets_are_carried,
-    pods_talk_to_pods_and_only_the_programs_work_where_they_may,
+    pods_talk_to_pods,
     a_service_leads_to_pods_of_this_node_and_of_another,
     a_pod_that_asks_its_own_service_is_answered_by_itself,
     what_leaves_the_pools_is_masqueraded,
@@ -27,8 +26,9 @@ both_ways! {
     datagrams_in_fragments_arrive_whole,
 }
 
-fn all_but_a_conversations_first_and_last_packets_are_carried(mode: Mode) -> Result<()> {
-    let world = World::new(mode)?;
+#[test]
+fn all_but_a_conversations_first_and_last_packets_are_carried() -> Result<()> {
+    let world = World::new(Mode::Auto)?;
     for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
         for (to, server) in direct_ends(family) {
             let before = world.carried()?;
@@ -39,25 +39,24 @@ fn all_but_a_conversations_first_and_last_packets_are_carried(mode: Mode) -> Res
             }
             drop(talk);
             let carried = world.carried()?.since(before);
+            println!("{transport:?} with {to}: carried {carried:?}");
+            if !world.carries {
+                ensure!(carried == Carried::default(), "{carried:?}");
+                continue;
+            }
             // A question and an answer each, by as many nodes as have to do with it, and the first few by the stack.
             let most = 2 * questions as u64 - 20;
-            let expected = match server {
-                _ if !world.carries => Carried::default(),
-                "a1" => Carried { a: most, b: 0 },
-                _ => Carried { a: most, b: most },
-            };
-            println!("{mode:?}: {transport:?} with {to}: carried {carried:?}");
+            let expected = if server == "a1" { 0 } else { most };
             ensure!(
-                carried.a >= expected.a && carried.b >= expected.b,
-                "{transport:?} with {to}: carried {carried:?}, not {expected:?}"
+                carried.a >= most && carried.b >= expected,
+                "{transport:?} with {to}: carried {carried:?} of {most}"
             );
-            ensure!(world.carries || carried == expected, "{carried:?}");
         }
     }
     world.nothing_was_invalid()
 }
 
-fn pods_talk_to_pods_and_only_the_programs_work_where_they_may(mode: Mode) -> Result<()> {
+fn pods_talk_to_pods(mode: Mode) -> Result<()> {
     let world = World::new(mode)?;
     let before = world.carried()?;
     for (family, transport) in FAMILIES.into_iter().flat_map(|f| BOTH.map(|t| (f, t))) {
