@@ -4,12 +4,17 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod blackholes;
 mod dataplane;
 mod explain;
 mod routes;
 mod status;
 
 pub use audit::{Audit, AuditFinding, Audited, Fault, FoundIn, Repair, RepairCount, RepairKind};
+pub use blackholes::{
+    AddBlackholes, AskedBy, BlackholeCause, BlackholeReply, BlackholeRow, Blackholes, BlackholesOrdered,
+    DeleteBlackholes,
+};
 pub use dataplane::{
     Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
 };
@@ -51,6 +56,13 @@ pub mod path {
     pub const DISABLE: &str = "/v1/peers/disable";
     /// By POST, `?peer=`: [`super::Ordered`]
     pub const ENABLE: &str = "/v1/peers/enable";
+    /// [`super::Blackholes`]: those of operators and peers; `?all=true` also own blocks and closed pools.
+    pub const BLACKHOLES: &str = "/v1/blackholes";
+    /// By POST, [`super::AddBlackholes`]: all of them, or none with an error that names each that cannot be. Answers
+    /// [`super::BlackholesOrdered`].
+    pub const BLACKHOLE_ADD: &str = "/v1/blackholes/add";
+    /// By POST, [`super::DeleteBlackholes`], likewise. Answers [`super::BlackholesOrdered`].
+    pub const BLACKHOLE_DELETE: &str = "/v1/blackholes/delete";
 }
 
 /// The body of every answer that is not a success.

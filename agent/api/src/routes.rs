@@ -32,6 +32,9 @@ pub struct RouteRow {
     pub map: Option<MapRoute>,
     /// Every sink has what the table wants of it.
     pub agree: bool,
+    /// Who wants it to be a blackhole, if it is to be one.
+    #[serde(default)]
+    pub blackhole: Option<super::BlackholeCause>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,11 +2,11 @@
 
 use std::{io, path::Path, time::Duration};
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use manx_api::ApiError;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 /// Any part of an answer takes milliseconds; a daemon that is stopped never gives one.
@@ -35,15 +35,33 @@ pub enum AskError {
 
 /// `GET path` from the daemon behind `socket`.
 pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
-    request(socket, Method::GET, path)
+    request(socket, Method::GET, path, Bytes::new())
 }
 
 /// `POST path`: the daemon is to do something.
 pub fn order<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
-    request(socket, Method::POST, path)
+    request(socket, Method::POST, path, Bytes::new())
 }
 
-fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, AskError> {
+/// As [`order`], with what is to be done as JSON.
+pub fn order_with<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, AskError> {
+    let body = serde_json::to_vec(body).map_err(|source| AskError::Transport {
+        socket: socket.display().to_string(),
+        source: source.into(),
+    })?;
+    request(socket, Method::POST, path, body.into())
+}
+
+fn request<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, AskError> {
     let name = socket.display().to_string();
     let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
         socket: name.clone(),
@@ -53,7 +71,7 @@ fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Re
         .enable_all()
         .build()
         .map_err(|e| transport(e.into()))?;
-    let (status, body) = runtime.block_on(send(socket, method, path))?;
+    let (status, body) = runtime.block_on(send(socket, method, path, body))?;
     if !status.is_success() {
         let reason =
             serde_json::from_slice::<ApiError>(&body).map_or_else(|_| status.to_string(), |e| e.error);
@@ -62,7 +80,12 @@ fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Re
     serde_json::from_slice(&body).map_err(|source| AskError::Answer { socket: name, source })
 }
 
-async fn send(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), AskError> {
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), AskError> {
     let name = socket.display().to_string();
     let transport = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Transport {
         socket: name.clone(),
@@ -82,7 +105,8 @@ async fn send(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, 
         .method(method)
         .uri(path)
         .header(header::HOST, "manxd")
-        .body(Empty::<Bytes>::new())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
         .map_err(|e| transport(e.into()))?;
     let answer = async {
         let sent = timeout(DEADLINE, sender.send_request(request)).await.map_err(silent)?;

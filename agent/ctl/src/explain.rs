@@ -1,11 +1,12 @@
 //! `manxctl explain PREFIX`: all paths of a prefix, which is best and why the others are not, to whom it went and why
 //! not to others, and what became of it in the kernel and the map.
 
-use std::{fmt::Write, path::Path, process::ExitCode};
+use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
 use manx_api::{Explanation, PathRow, SentPathRow, SentRow, path};
+use manx_net::Prefix;
 
-use crate::{client, output, table};
+use crate::{blackhole, client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -18,6 +19,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    // What is wrong with it is wrong whoever answers.
+    if args.prefix.parse::<IpAddr>().is_err() {
+        args.prefix.parse::<Prefix>()?;
+    }
     let query = format!("{}?prefix={}", path::EXPLAIN, client::escaped(&args.prefix));
     let explanation: Explanation = client::ask(socket, &query)?;
     if args.output.is_some() {
@@ -47,6 +52,9 @@ fn render(explanation: &Explanation) -> String {
         let _ = writeln!(out, "\nWanted:   {}", or_dash(route.wanted.as_deref()));
         let _ = writeln!(out, "Kernel:   {}", or_dash(kernel));
         let _ = writeln!(out, "eBPF map: {}", or_dash(route.map.as_ref().map(|map| map.text.as_str())));
+        if let Some(cause) = &route.blackhole {
+            let _ = writeln!(out, "Asked by: {}", blackhole::because(cause));
+        }
         if let Some(reason) = &route.reason {
             let _ = writeln!(out, "Because:  {reason}");
         }

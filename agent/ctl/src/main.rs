@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod blackhole;
 mod client;
 mod dataplane;
 mod explain;
@@ -63,6 +64,9 @@ enum Command {
     /// Tell the manxd of this node what to do about a peer
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Drop what goes to a prefix, for a time or until it is deleted, and show what is dropped
+    #[command(subcommand)]
+    Blackhole(blackhole::Command),
     /// Ask the manxd of this node about its eBPF programs
     #[command(subcommand)]
     Dataplane(dataplane::Command),
@@ -94,6 +98,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args, &cli.socket),
         Command::History(args) => history::run(args, &cli.socket),
         Command::Peer(command) => peer::run(command, &cli.socket),
+        Command::Blackhole(command) => blackhole::run(command, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore),
     }

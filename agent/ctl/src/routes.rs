@@ -2,9 +2,9 @@
 
 use std::{path::Path, process::ExitCode};
 
-use manx_api::{BgpRoute, RouteRow, Routes, path};
+use manx_api::{AskedBy, BgpRoute, RouteRow, Routes, path};
 
-use crate::{client, output, table};
+use crate::{blackhole, client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -30,9 +30,15 @@ fn render(routes: &Routes) -> String {
 
 fn row(route: &RouteRow) -> Vec<String> {
     let dash = || String::from("-");
+    // An own block is named as such already.
+    let asked = route.blackhole.as_ref().filter(|cause| cause.asked_by != AskedBy::OwnBlock);
+    let asked = asked.map(blackhole::because);
     let note = match (&route.reason, route.agree) {
-        (Some(reason), _) => reason.clone(),
-        (None, true) => String::new(),
+        (Some(reason), _) => match asked {
+            Some(asked) => format!("{asked}; {reason}"),
+            None => reason.clone(),
+        },
+        (None, true) => asked.unwrap_or_default(),
         (None, false) => "kernel and map are not as the table wants; the next audit repairs it".into(),
     };
     let sent = match &route.bgp {
@@ -97,6 +103,7 @@ mod tests {
             theirs: None,
             map: Some(MapRoute { text: "via 192.168.80.125 dev ens33".into() }),
             agree: true,
+            blackhole: None,
         };
         assert_eq!(
             row(&route),
@@ -139,6 +146,7 @@ mod tests {
             theirs: None,
             map: None,
             agree: false,
+            blackhole: None,
         };
         assert!(row(&route)[5].contains("not as the table wants"));
     }

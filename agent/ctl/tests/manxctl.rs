@@ -442,3 +442,24 @@ fn a_reason_that_no_notification_holds_is_refused_before_anybody_is_asked() {
     let complaint = lab.fails(2, &["peer", "refresh", "kw01"]);
     assert!(complaint.contains("invalid value 'kw01' for '<PEER>'"), "{complaint}");
 }
+
+#[test]
+fn what_is_wrong_with_a_prefix_is_said_whether_a_daemon_runs_or_not() {
+    let lab = Lab::new();
+    for line in ["explain", "blackhole add", "blackhole delete"] {
+        let words: Vec<&str> = line.split(' ').chain(["--socket", "nobody.sock"]).collect();
+        let fails = |prefix| lab.fails(1, &[words.as_slice(), &[prefix]].concat());
+        for (prefix, wrong) in [
+            ("172.16.36.192/33", "\"172.16.36.192/33\": the length of an IPv4 prefix is 0 to 32"),
+            ("172.16.36.193/26", "has host bits set; the network is 172.16.36.192/26"),
+            ("pod-7", "\"pod-7\" is not a prefix"),
+        ] {
+            let stderr = fails(prefix);
+            assert!(stderr.contains(wrong), "{line} {prefix}: {stderr}");
+        }
+        let stderr = fails("172.16.36.192/26");
+        assert!(stderr.contains("nobody answers"), "{line}: {stderr}");
+    }
+    let stderr = lab.fails(1, &["blackhole", "add", "192.0.2.1", "--for", "soon"]);
+    assert!(stderr.contains("write 90s, 30m, 2h or 1d12h"), "{stderr}");
+}

@@ -15,15 +15,16 @@ use std::{
 
 use anyhow::{Context, bail};
 use axum::{
-    Router,
+    Json, Router,
     body::{Body, Bytes},
-    extract::{Query, State},
+    extract::{ConnectInfo, Query, State, connect_info::Connected, rejection::JsonRejection},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::IncomingStream,
 };
 use futures_util::stream::try_unfold;
-use manx_api::{ApiError, path};
+use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, path};
 use manx_net::Prefix;
 use serde::Deserialize;
 use tokio::{
@@ -58,6 +59,11 @@ pub enum Subject {
     Peer(IpAddr, PeerOrder),
     Dataplane,
     Counters,
+    /// With what the sinks have for each.
+    Blackholes(Vec<Found>),
+    /// With the user id of whoever asks.
+    AddBlackholes(Box<AddBlackholes>, Option<u32>),
+    DeleteBlackholes(Vec<Prefix>, Option<u32>),
 }
 
 /// What is to become of a peer.
@@ -89,6 +95,8 @@ pub enum Answer {
     Unavailable(String),
     /// There is nothing of that name.
     Unknown(String),
+    /// It must not be.
+    Refused(String),
 }
 
 /// Removes the socket when dropped.
@@ -137,8 +145,9 @@ pub fn serve(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<S
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    let service = router(questions).into_make_service_with_connect_info::<Caller>();
     let server = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router(questions)).await {
+        if let Err(error) = axum::serve(listener, service).await {
             tracing::error!("the local API has ended: {error}");
         }
     });
@@ -168,6 +177,9 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::REFRESH, order(|_| PeerOrder::Refresh))
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
         .route(path::ENABLE, order(|_| PeerOrder::Enable))
+        .route(path::BLACKHOLES, get(blackholes))
+        .route(path::BLACKHOLE_ADD, post(add_blackholes))
+        .route(path::BLACKHOLE_DELETE, post(delete_blackholes))
         .fallback(unknown)
         .with_state(questions)
 }
@@ -177,6 +189,7 @@ async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {
         Ok(Answer::Json(body)) => (JSON, body).into_response(),
         Ok(Answer::Longest(prefix)) => axum::Json(prefix).into_response(),
         Ok(Answer::Unknown(what)) => failure(StatusCode::NOT_FOUND, what),
+        Ok(Answer::Refused(why)) => failure(StatusCode::CONFLICT, why),
         Ok(Answer::Unavailable(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(stopping) => stopping.into_response(),
     }
@@ -254,6 +267,54 @@ async fn history(
     ask(questions, Subject::History(query.peer)).await
 }
 
+/// Who is at the other end of the socket, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    user_id: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
+        Caller { user_id: stream.io().peer_cred().ok().map(|caller| caller.uid()) }
+    }
+}
+
+#[derive(Deserialize)]
+struct BlackholesQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn blackholes(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<BlackholesQuery>,
+) -> Result<Response, Stopping> {
+    let found = Gather::begin(questions.clone()).await?.blackholes(query.all).await?;
+    Ok(ask(questions, Subject::Blackholes(found)).await)
+}
+
+async fn add_blackholes(
+    State(questions): State<mpsc::Sender<Question>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    order: Result<Json<AddBlackholes>, JsonRejection>,
+) -> Response {
+    match order {
+        Ok(Json(order)) => ask(questions, Subject::AddBlackholes(Box::new(order), caller.user_id)).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, error.body_text()),
+    }
+}
+
+async fn delete_blackholes(
+    State(questions): State<mpsc::Sender<Question>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    order: Result<Json<DeleteBlackholes>, JsonRejection>,
+) -> Response {
+    match order {
+        Ok(Json(order)) => ask(questions, Subject::DeleteBlackholes(order.prefixes, caller.user_id)).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, error.body_text()),
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AuditQuery {
@@ -305,6 +366,9 @@ async fn unknown(uri: Uri) -> Response {
         path::REFRESH,
         path::DISABLE,
         path::ENABLE,
+        path::BLACKHOLES,
+        path::BLACKHOLE_ADD,
+        path::BLACKHOLE_DELETE,
     ]
     .join(", ");
     failure(StatusCode::NOT_FOUND, format!("there is no {}; there are {known}", uri.path()))

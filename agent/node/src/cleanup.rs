@@ -16,6 +16,10 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     println!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display());
     let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
     println!("removed {routes} routes of protocol {}", places.protocol);
+    let state = places.state_dir.display();
+    if crate::blackholes::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
+        println!("removed operators' blackholes from {state}");
+    }
     match std::fs::remove_file(&places.api_socket) {
         Ok(()) => println!("removed {}", places.api_socket.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

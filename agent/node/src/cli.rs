@@ -94,6 +94,10 @@ pub struct Places {
     #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = "/sys/fs/bpf/manx")]
     pub bpf_dir: PathBuf,
 
+    /// Where operators' blackholes are kept over a restart
+    #[arg(long, env = "MANX_STATE_DIR", value_name = "DIR", default_value = "/var/lib/manx")]
+    pub state_dir: PathBuf,
+
     /// What the routes' protocol field says, 5 to 255; in rt_protos.d, 77 is "manx"
     #[arg(long, env = "MANX_PROTOCOL", value_name = "N", default_value_t = 77, value_parser = clap::value_parser!(u8).range(5..))]
     pub protocol: u8,

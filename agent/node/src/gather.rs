@@ -37,6 +37,11 @@ pub enum Piece {
         after: Option<Prefix>,
         answer: oneshot::Sender<Vec<Prefix>>,
     },
+    /// Those of operators and peers, or all.
+    Blackholes {
+        all: bool,
+        answer: oneshot::Sender<Vec<Prefix>>,
+    },
     /// At least the first, and as many in their order as there is time for.
     Rows {
         of: Vec<Found>,
@@ -106,6 +111,12 @@ impl Gather {
     /// One prefix with what the sinks have for it.
     pub async fn find(&mut self, prefix: Prefix) -> Result<Found, Stopping> {
         self.read(move |sinks| sinks.find(prefix)).await
+    }
+
+    /// Each blackhole with what the sinks have for it.
+    pub async fn blackholes(&mut self, all: bool) -> Result<Vec<Found>, Stopping> {
+        let prefixes = ask(&self.questions, |answer| Piece::Blackholes { all, answer }).await?;
+        self.read(move |sinks| prefixes.iter().map(|prefix| sinks.find(*prefix)).collect()).await
     }
 
     /// The table as a JSON document, written as it is gathered: prefixes after `after`, at most `limit`.

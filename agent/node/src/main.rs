@@ -4,6 +4,7 @@
 
 mod api;
 mod audit;
+mod blackholes;
 mod cleanup;
 mod cli;
 mod clock;

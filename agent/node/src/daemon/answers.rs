@@ -30,6 +30,9 @@ impl Daemon {
             Subject::Longest(address) => Answer::Longest(self.longest(address)),
             Subject::History(peer) => json(&self.history_of(peer)),
             Subject::Peer(address, order) => self.carry_out(address, order),
+            Subject::Blackholes(found) => json(&self.blackholes(found)),
+            Subject::AddBlackholes(order, user_id) => self.add_blackholes(&order, user_id),
+            Subject::DeleteBlackholes(prefixes, user_id) => self.delete_blackholes(&prefixes, user_id),
             Subject::Dataplane => json(&self.dataplane_status()),
             Subject::Counters => match self.counters() {
                 Some(counters) => json(&counters),
@@ -119,6 +122,7 @@ impl Daemon {
         if self.plan.is_none() && self.restarting {
             warnings.push("there is no plan; the routes of the earlier run stay as they are".into());
         }
+        warnings.extend(self.blackholes.warnings().cloned());
         if let Some(speaker) = &self.speaker {
             warnings.extend(self.alarms.standing(speaker, &self.clock, self.clock.now()));
         }

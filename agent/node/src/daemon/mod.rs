@@ -6,6 +6,7 @@
 mod alarms;
 mod answers;
 mod audit;
+mod blackholes;
 mod dataplane;
 mod explain;
 mod fast_path;
@@ -48,6 +49,7 @@ use tokio::{
 
 use self::{
     alarms::Alarms,
+    blackholes::Blackholes,
     fast_path::FastPath,
     history::History,
     log::{ReportLog, SessionLog},
@@ -104,6 +106,7 @@ pub struct Daemon {
     fast_path: FastPath,
     sockets: Sockets,
     protection: Protection,
+    blackholes: Blackholes,
     /// The next hops that the speaker asked about, as the dataplane knows them.
     next_hops: BTreeMap<NextHop, Gateway>,
     /// Why nobody can dial us.
@@ -140,7 +143,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let _lock = Lock::take(protocol)?.with_context(|| {
         format!(
             "another manxd with protocol {protocol} runs in this network namespace; stop it, or give this one a \
-             --protocol, --table, --bpf-dir and --api-socket of its own"
+             --protocol, --table, --bpf-dir, --state-dir and --api-socket of its own"
         )
     })?;
     match raise_descriptor_limit() {
@@ -192,6 +195,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             fast_path,
             sockets: Sockets::new(events_in),
             protection: Protection::new(&args.secrets),
+            blackholes: Blackholes::open(&args.places.state_dir),
             next_hops: BTreeMap::new(),
             listen_error: None,
             questions: questions_in,
@@ -214,6 +218,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             node = %daemon.node, version = env!("CARGO_PKG_VERSION"), datastore = %daemon.args.datastore,
             "manxd starts{}", if restarting { ", taking over the routes of an earlier run" } else { "" }
         );
+        daemon.order_blackholes();
         daemon.turn(updates, events, questions).await
     })
 }
@@ -318,6 +323,8 @@ impl Daemon {
         }
         self.repairs.take(&step.reports);
         self.reports_said.say(&step.reports, instant);
+        // After the step: what expired while nobody was there is in the table for this one, and then taken out.
+        self.expire_blackholes();
         self.drain_outputs();
         self.flush();
         more | step.more
@@ -384,7 +391,8 @@ impl Daemon {
             return Instant::now();
         }
         let speaker = self.speaker.as_ref().and_then(Speaker::next_wakeup).map(|at| self.clock.instant(at));
-        [speaker, self.dataplane.next_wakeup(), Some(self.next_check), Some(self.next_audit)]
+        let expiry = self.blackholes.next_expiry();
+        [speaker, self.dataplane.next_wakeup(), expiry, Some(self.next_check), Some(self.next_audit)]
             .into_iter()
             .flatten()
             .min()
@@ -448,6 +456,7 @@ impl Daemon {
         );
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
+            self.blackholes.follow_plan(&plan);
         }
         self.protection.read_secrets(&plan);
         self.plan = Some(plan);

@@ -1,7 +1,7 @@
 //! What the speaker asks of the daemon, carried out: bytes to sockets, best paths to the table, next hops to whoever
 //! resolves them, and back.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use manx_bgp::{Event as SpeakerEvent, NextHop, Output, PathSource, Speaker};
 use manx_dataplane::{
@@ -22,7 +22,9 @@ impl Daemon {
                 Output::Transmit { conn } => self.sockets.transmit(conn),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
                 Output::Best { prefix, best } => {
-                    self.dataplane.set_blackhole(prefix, best.as_ref().is_some_and(|best| best.blackhole));
+                    let wish = best.as_ref().filter(|best| best.blackhole);
+                    self.dataplane.set_blackhole(prefix, wish.is_some());
+                    self.blackholes.take_wish(prefix, wish.and_then(|best| peer_of(best.source)));
                     let gateways = match best {
                         // Own blocks are in the table by the plan, and a blackhole leads nowhere.
                         Some(best) if best.source != PathSource::Own && !best.blackhole => {
@@ -96,6 +98,13 @@ impl Daemon {
             speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
             speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
         }
+    }
+}
+
+fn peer_of(source: PathSource) -> Option<IpAddr> {
+    match source {
+        PathSource::Own => None,
+        PathSource::Peer(peer) => Some(peer.address),
     }
 }
 

@@ -41,6 +41,7 @@ impl Daemon {
             Piece::Wanted { after, answer } => {
                 drop(answer.send(self.dataplane.prefixes_after(after).take(PREFIXES).collect()));
             }
+            Piece::Blackholes { all, answer } => drop(answer.send(self.blackhole_prefixes(all))),
             Piece::Rows { of, answer } => {
                 let (names, until) = (self.interface_names(), Instant::now() + ROWS_FOR);
                 let mut rows = Vec::new();
@@ -95,6 +96,7 @@ impl Daemon {
                 text: fib_text(&route, names),
                 protocol: self.args.places.protocol,
             }),
+            blackhole: self.blackhole_cause(prefix, wanted.as_ref()),
             theirs: wanted.and_then(|route| theirs(&route.action, names)),
             map: map.map(|route| api::MapRoute { text: action_text(&route.action, names) }),
             agree: map_agrees && fib_agrees,
