@@ -113,6 +113,11 @@ impl Lab {
         &self.switch
     }
 
+    /// The router at the end of the hosts' default routes.
+    pub fn outside(&self) -> Option<&Netns> {
+        self.gateway.as_ref()
+    }
+
     /// Starts `keeper` with what holds this lab and `others` in being: when it ends, they end, whether the owner is
     /// still there or not. To let go of them the owner forgets them; the directory is then the keeper's to remove.
     pub fn hand_over(&self, others: &[&Netns], mut keeper: Command) -> Result<Child> {

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod process;
 pub mod programs;
 pub mod story;
+pub mod stream;
 pub mod talk;
 pub mod traffic;
 pub mod wait;
