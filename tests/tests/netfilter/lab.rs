@@ -257,6 +257,10 @@ impl Node {
         self.host().sh(&format!("nft -f {RULES}")).map(drop)
     }
 
+    pub fn remove_rules(&self) -> Result<()> {
+        self.host().sh(&format!("nft delete table {TABLE}")).map(drop)
+    }
+
     fn has_settled(&self, other: Place) -> Result<()> {
         for prefix in other.blocks() {
             let row = self.manx.route(&prefix)?;
