@@ -17,6 +17,10 @@ pub struct Header<A> {
     pub destination: A,
     /// TTL or hop limit.
     pub hops: u8,
+    /// IPv4's protocol or IPv6's next header.
+    pub protocol: u8,
+    /// Part of a larger packet, the first part too: its ports are not those of all parts.
+    pub fragment: bool,
     /// Why the packet is the stack's although its header is in order. Drops are decided before this is asked.
     pub doubt: Option<Verdict>,
 }
@@ -25,7 +29,28 @@ pub struct Header<A> {
 /// is several in one. The same is refused that the kernel's `ip_rcv` drops.
 #[inline(always)]
 pub fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]>, Verdict> {
-    let [version_ihl, _, total_0, total_1, _, _, _, _, ttl, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *bytes;
+    let [
+        version_ihl,
+        _,
+        total_0,
+        total_1,
+        _,
+        _,
+        part_0,
+        part_1,
+        ttl,
+        protocol,
+        _,
+        _,
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+    ] = *bytes;
     let header_length = u32::from(version_ihl & 0x0f) * 4;
     if version_ihl >> 4 != 4 || header_length < IPV4 as u32 {
         return Err(Verdict::Malformed);
@@ -48,7 +73,9 @@ pub fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]
     if !is_routable4(source) || !is_routable4(destination) {
         return Err(Verdict::Scope);
     }
-    Ok(Header { source, destination, hops: ttl, doubt: doubt.or(expiring(ttl)) })
+    // More Fragments, or an offset; not Don't Fragment.
+    let fragment = part_0 & 0x3f != 0 || part_1 != 0;
+    Ok(Header { source, destination, hops: ttl, protocol, fragment, doubt: doubt.or(expiring(ttl)) })
 }
 
 /// As [`ipv4`]; the kernel's `ip6_rcv_core`.
@@ -71,7 +98,8 @@ pub fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<[u8; 16]>, Verdict
     }
     let hops = bytes[7];
     let doubt = if is_extension(next_header) { Some(Verdict::ExtensionHeaders) } else { expiring(hops) };
-    Ok(Header { source, destination, hops, doubt })
+    // A fragment's header is an extension.
+    Ok(Header { source, destination, hops, protocol: next_header, fragment: false, doubt })
 }
 
 /// Not even one more hop: the stack answers with Time Exceeded.
@@ -80,12 +108,18 @@ fn expiring(hops: u8) -> Option<Verdict> {
     if hops <= 1 { Some(Verdict::TtlExpiring) } else { None }
 }
 
-const HOP_BY_HOP: u8 = 0;
+pub const HOP_BY_HOP: u8 = 0;
+pub const ROUTING: u8 = 43;
+pub const FRAGMENT: u8 = 44;
+pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// Extension headers of RFC 8200 §4 and the IANA registry; ESP (50) is payload to a router.
 #[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
-    matches!(next_header, HOP_BY_HOP | 43 | 44 | 51 | 60 | 135 | 139 | 140 | 253 | 254)
+pub const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        HOP_BY_HOP | ROUTING | FRAGMENT | 51 | DESTINATION_OPTIONS | 135 | 139 | 140 | 253 | 254
+    )
 }
 
 /// Neither "this network" (0/8), loopback (127/8), multicast nor class E with the broadcast address (RFC 6890).
@@ -100,8 +134,18 @@ pub const fn is_routable4(address: [u8; 4]) -> bool {
 /// addresses lie.
 #[inline(always)]
 pub const fn is_routable6(address: [u8; 16]) -> bool {
-    let [high, low, ..] = address;
-    high != 0xff && !(high == 0xfe && low & 0xc0 == 0x80) && u64::from_be_bytes(first_half(address)) != 0
+    address[0] != 0xff && !is_link_local6(address) && u64::from_be_bytes(first_half(address)) != 0
+}
+
+/// fe80::/10 (RFC 4291 §2.4).
+#[inline(always)]
+pub const fn is_link_local6(address: [u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}
+
+#[inline(always)]
+pub const fn is_unspecified6(address: [u8; 16]) -> bool {
+    u128::from_ne_bytes(address) == 0
 }
 
 #[inline(always)]
@@ -216,6 +260,22 @@ mod tests {
             assert_eq!(header.doubt, Some(Verdict::TtlExpiring));
         }
         assert_eq!(ipv4(&v4(|b| b[8] = 2), 28, false).unwrap().doubt, None);
+    }
+
+    #[test]
+    fn every_part_of_a_fragmented_packet_is_a_fragment() {
+        for (flags, offset, fragment) in [
+            (0, 0, false),
+            (0x40, 0, false),
+            (0x80, 0, false),
+            (0x20, 0, true),
+            (0x20, 9, true),
+            (0, 9, true),
+            (0x01, 0, true),
+        ] {
+            let bytes = v4(|b| b[6..8].copy_from_slice(&[flags, offset]));
+            assert_eq!(ipv4(&bytes, 28, false).unwrap().fragment, fragment, "{flags:x} {offset}");
+        }
     }
 
     #[test]

@@ -1,51 +1,124 @@
 //! What the eBPF programs and the loader must agree on: map names, keys and values, and the verdicts that the
 //! programs count. `repr(C)`, no pointers, no padding that is not named, so that a value is the same bytes on both
-//! sides and `bpftool map dump` prints it by field. Addresses are in network order. Any change of a layout or of a
-//! meaning here raises [`ABI_VERSION`], which is part of the pin path: an older agent's maps are then left alone
-//! until the new ones are filled.
+//! sides and `bpftool map dump` prints it by field. Addresses are in network order but where a field says else. Any
+//! change of a layout or of a meaning here raises [`ABI_VERSION`], which is part of the pin path: an older agent's
+//! maps are then left alone until the new ones are filled.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod flow;
 pub mod header;
+pub mod neighbour;
+pub mod pool;
 mod route;
+mod settings;
+mod tally;
 mod verdict;
+pub mod word;
 
-pub use route::{Action, BadValue, Endpoint, Family, NextHop, Route, Settings, Uplink};
+pub use pool::{Block6, Pool4, Pool6, PoolSet};
+pub use route::{Action, BadValue, Endpoint, Family, NextHop, Route};
+pub use settings::{INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, keep_alive};
+pub use tally::Tally;
 pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
+pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};
 
 /// Part of the pin path, `<bpf-dir>/v<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The names under which maps are defined in the object and pinned.
 pub mod map {
-    /// LPM trie, network-order `[u8; 4]` → [`super::Route`].
+    /// LPM trie with all IPv4 routes, network-order `[u8; 4]` → [`super::Route`].
     pub const ROUTES4: &str = "ROUTES4";
-    /// LPM trie, network-order `[u8; 16]` → [`super::Route`].
+    /// LPM trie with all IPv6 routes, network-order `[u8; 16]` → [`super::Route`].
     pub const ROUTES6: &str = "ROUTES6";
+    /// Packed array by position → [`super::Word`]: the words of IPv4 pools and of pages. In shared memory.
+    pub const WORDS: &str = "WORDS";
+    /// Packed array by position → counter id of the prefix that answers there. In shared memory.
+    pub const COUNTER_IDS: &str = "COUNTER_IDS";
+    /// Hash, first address of an IPv6 block → [`super::Block6`].
+    pub const BLOCKS6: &str = "BLOCKS6";
+    /// Array of [`super::pool::POOL_SETS`] → [`super::PoolSet`].
+    pub const POOLS: &str = "POOLS";
+    /// Packed array by group id → [`super::Group`]. Id 0 is never given out. In shared memory.
+    pub const GROUPS: &str = "GROUPS";
+    /// Array by set id → [`super::BucketSet`]. In shared memory.
+    pub const BUCKETS: &str = "BUCKETS";
     /// Array by next-hop id → [`super::NextHop`]. Id 0 is never given out.
     pub const NEXTHOPS: &str = "NEXTHOPS";
     /// Array by endpoint id → [`super::Endpoint`]. Id 0 is never given out.
     pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// Hash by interface index → [`super::Uplink`], for `uplink_xdp` only.
-    pub const UPLINKS: &str = "UPLINKS";
-    /// Array of one [`super::Settings`].
+    /// Array, open-addressed by interface index → [`super::Interface`]; its size is a power of two. In shared memory.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Array of one [`super::Settings`]. In shared memory.
     pub const SETTINGS: &str = "SETTINGS";
-    /// Per-CPU array by [`super::Program`] → [`super::Counts`].
+    /// Per-CPU array by 2 × place in `INTERFACES` + [`super::Program::hook`] → [`super::Counts`]. The last two are
+    /// for interfaces that have no place.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array by counter id → [`super::Tally`]; id 0 counts what has no counter of its own.
+    pub const PREFIX_COUNTS: &str = "PREFIX_COUNTS";
+    /// Per-CPU array by next-hop id → [`super::Tally`].
+    pub const HOP_COUNTS: &str = "HOP_COUNTS";
 
-    pub const ALL: [&str; 7] = [ROUTES4, ROUTES6, NEXTHOPS, ENDPOINTS, UPLINKS, SETTINGS, COUNTERS];
+    pub const ALL: [&str; 15] = [
+        ROUTES4,
+        ROUTES6,
+        WORDS,
+        COUNTER_IDS,
+        BLOCKS6,
+        POOLS,
+        GROUPS,
+        BUCKETS,
+        NEXTHOPS,
+        ENDPOINTS,
+        INTERFACES,
+        SETTINGS,
+        COUNTERS,
+        PREFIX_COUNTS,
+        HOP_COUNTS,
+    ];
 }
 
-/// Entries of the maps as built. The loader may make the tries larger.
+/// Read-only numbers that the loader sets before the programs are loaded.
+pub mod global {
+    /// u32: entries of `INTERFACES` less one.
+    pub const INTERFACE_MASK: &str = "INTERFACE_MASK";
+    /// u32: 1 if the kernel can be asked for a tracked flow. At 0 the verifier takes the question out.
+    pub const GUARD: &str = "GUARD";
+}
+
+/// Entries of the maps as built; the loader may take others.
 pub mod capacity {
+    use crate::{Program, word::PACKED};
+
     pub const ROUTES4: usize = 1 << 18;
     pub const ROUTES6: usize = 1 << 18;
+    /// Words, so positions: 1 << 20 is a /8 of /26 blocks four times, at 4 MB for them and 4 MB for counter ids.
+    pub const WORDS: usize = 1 << 20;
+    pub const BLOCKS6: usize = 1 << 17;
+    pub const GROUPS: usize = 1 << 14;
+    pub const BUCKET_SETS: usize = 1 << 10;
     /// Every node of the largest cluster that one reflector serves, over two uplinks.
     pub const NEXTHOPS: usize = 1 << 14;
     /// Pods of one node; Kubernetes stops at some hundreds.
     pub const ENDPOINTS: usize = 1 << 12;
-    pub const UPLINKS: usize = 256;
+    /// A power of two.
+    pub const INTERFACES: usize = 1 << 10;
+    pub const COUNTERS: usize = counters(INTERFACES);
+    pub const PREFIX_COUNTS: usize = 1 << 16;
+
+    /// Elements of the packed array that holds `words`.
+    pub const fn packed(words: usize) -> usize {
+        words.div_ceil(PACKED)
+    }
+
+    /// Values of `COUNTERS` for so many places in `INTERFACES`: two hooks each, and those without a place.
+    pub const fn counters(interfaces: usize) -> usize {
+        2 * interfaces + 2
+    }
+
+    const _: () = assert!(Program::UplinkXdp.hook() == 1);
 }

@@ -1,6 +1,8 @@
 //! Values of the maps. Written by the loader only; a program that finds a value it does not understand passes the
 //! packet to the stack.
 
+use crate::{Kind, Word};
+
 /// A value whose bytes mean nothing: written by another program, or by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadValue {
@@ -17,22 +19,36 @@ impl core::fmt::Display for BadValue {
 
 impl core::error::Error for BadValue {}
 
-/// What is done with packets to a prefix. An enum with names, so that bpftool prints them.
+/// What is done with packets to a prefix. An enum with names, so that bpftool prints them; the numbers are those of
+/// [`crate::Kind`], so zeroed memory is none of them.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// The stack's: it knows better, or it owes the sender an ICMP error.
-    Pass = 0,
-    /// `target` is a next-hop id.
-    Via = 1,
+    Pass = 2,
+    /// `target` is a group id.
+    Via = 3,
     /// `target` is an endpoint id: a pod on this node.
-    Local = 2,
+    Local = 4,
     /// A block or pool of this node: dropped only if the kernel's FIB says blackhole too.
-    BlackholeOwn = 3,
+    BlackholeOwn = 5,
     /// Dropped by the map alone.
-    BlackholeExplicit = 4,
+    BlackholeExplicit = 6,
     /// The stack answers with an ICMP unreachable.
-    Unreachable = 5,
+    Unreachable = 7,
+}
+
+impl Action {
+    pub const fn kind(self) -> Kind {
+        match self {
+            Action::Pass => Kind::Pass,
+            Action::Via => Kind::Via,
+            Action::Local => Kind::Local,
+            Action::BlackholeOwn => Kind::BlackholeOwn,
+            Action::BlackholeExplicit => Kind::BlackholeExplicit,
+            Action::Unreachable => Kind::Unreachable,
+        }
+    }
 }
 
 impl TryFrom<u32> for Action {
@@ -40,12 +56,12 @@ impl TryFrom<u32> for Action {
 
     fn try_from(found: u32) -> Result<Action, BadValue> {
         Ok(match found {
-            0 => Action::Pass,
-            1 => Action::Via,
-            2 => Action::Local,
-            3 => Action::BlackholeOwn,
-            4 => Action::BlackholeExplicit,
-            5 => Action::Unreachable,
+            2 => Action::Pass,
+            3 => Action::Via,
+            4 => Action::Local,
+            5 => Action::BlackholeOwn,
+            6 => Action::BlackholeExplicit,
+            7 => Action::Unreachable,
             found => return Err(BadValue { field: "action", found }),
         })
     }
@@ -56,25 +72,38 @@ impl TryFrom<u32> for Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     pub action: Action,
-    /// A next-hop id, an endpoint id, or 0, as [`Self::action`] says.
+    /// A group id, an endpoint id, or 0, as [`Self::action`] says.
     pub target: u32,
-    /// 1: the prefix lies in a pool for which the fast path is on.
-    pub in_pool: u32,
+    /// The number of the pool in which the prefix lies, plus one; 0 if it lies in none.
+    pub pool: u32,
+    /// Counter id of the prefix; 0: counted with all that have none.
+    pub counter: u32,
 }
 
 impl Route {
-    pub const SIZE: usize = 12;
+    pub const SIZE: usize = 16;
+
+    /// What the index says where this route answers.
+    pub const fn word(self) -> Word {
+        Word::new(self.action.kind(), self.target)
+    }
 
     pub fn to_bytes(self) -> [u8; Route::SIZE] {
         let mut out = [0; Route::SIZE];
         put(&mut out, 0, self.action as u32);
         put(&mut out, 4, self.target);
-        put(&mut out, 8, self.in_pool);
+        put(&mut out, 8, self.pool);
+        put(&mut out, 12, self.counter);
         out
     }
 
     pub fn from_bytes(bytes: [u8; Route::SIZE]) -> Result<Route, BadValue> {
-        Ok(Route { action: take(&bytes, 0).try_into()?, target: take(&bytes, 4), in_pool: take(&bytes, 8) })
+        Ok(Route {
+            action: take(&bytes, 0).try_into()?,
+            target: take(&bytes, 4),
+            pool: take(&bytes, 8),
+            counter: take(&bytes, 12),
+        })
     }
 }
 
@@ -162,38 +191,6 @@ impl Endpoint {
     }
 }
 
-/// Value of `UPLINKS`. XDP sees every frame on the wire and no packet type, so it compares addresses itself.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Uplink {
-    pub mac: [u8; 6],
-}
-
-/// The one value of `SETTINGS`: switches that take effect with the next packet.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// 0: nothing is redirected. Blackholes and the source check stay: they drop what the stack would drop.
-    pub fast_path: u32,
-    /// 0: a pod's source addresses are not checked; what it forges is then the stack's to judge, never redirected.
-    pub source_check: u32,
-}
-
-impl Settings {
-    pub const SIZE: usize = 8;
-
-    pub fn to_bytes(self) -> [u8; Settings::SIZE] {
-        let mut out = [0; Settings::SIZE];
-        put(&mut out, 0, self.fast_path);
-        put(&mut out, 4, self.source_check);
-        out
-    }
-
-    pub fn from_bytes(bytes: [u8; Settings::SIZE]) -> Settings {
-        Settings { fast_path: take(&bytes, 0), source_check: take(&bytes, 4) }
-    }
-}
-
 /// `at + 4` is within each value's SIZE at every call above.
 fn put(out: &mut [u8], at: usize, word: u32) {
     out[at..at + 4].copy_from_slice(&word.to_ne_bytes());
@@ -214,8 +211,6 @@ mod tests {
         assert_eq!(size_of::<Route>(), Route::SIZE);
         assert_eq!(size_of::<NextHop>(), NextHop::SIZE);
         assert_eq!(size_of::<Endpoint>(), Endpoint::SIZE);
-        assert_eq!(size_of::<Settings>(), Settings::SIZE);
-        assert_eq!(size_of::<Uplink>(), 6);
     }
 
     #[test]
@@ -225,19 +220,31 @@ mod tests {
 
     #[test]
     fn values_are_read_back_as_they_were_written() {
-        let route = Route { action: Action::BlackholeOwn, target: 0x0102_0304, in_pool: 1 };
+        let route = Route { action: Action::BlackholeOwn, target: 0x0102_0304, pool: 17, counter: 5 };
         assert_eq!(Route::from_bytes(route.to_bytes()), Ok(route));
         let hop = NextHop { ifindex: 7, family: Family::Inet6, gateway: *b"0123456789abcdef" };
         assert_eq!(NextHop::from_bytes(hop.to_bytes()), Ok(hop));
         let endpoint = Endpoint { ifindex: 9, pod_mac: *b"podmac", host_mac: *b"hstmac" };
         assert_eq!(Endpoint::from_bytes(endpoint.to_bytes()), endpoint);
-        let settings = Settings { fast_path: 1, source_check: 0 };
-        assert_eq!(Settings::from_bytes(settings.to_bytes()), settings);
+    }
+
+    #[test]
+    fn an_action_has_the_number_of_its_kind() {
+        for number in 0..16 {
+            match Action::try_from(number) {
+                Ok(action) => {
+                    assert_eq!((action as u32, action.kind() as u32), (number, number));
+                    let route = Route { action, target: 9, pool: 0, counter: 0 };
+                    assert_eq!((route.word().kind(), route.word().target()), (number, 9));
+                }
+                Err(_) => assert!(!(2..8).contains(&number)),
+            }
+        }
     }
 
     #[test]
     fn an_unknown_action_is_named_and_not_guessed() {
-        let mut bytes = Route { action: Action::Pass, target: 0, in_pool: 0 }.to_bytes();
+        let mut bytes = Route { action: Action::Pass, target: 0, pool: 0, counter: 0 }.to_bytes();
         bytes[..4].copy_from_slice(&77u32.to_ne_bytes());
         assert_eq!(Route::from_bytes(bytes), Err(BadValue { field: "action", found: 77 }));
     }

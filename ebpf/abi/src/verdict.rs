@@ -1,7 +1,7 @@
-//! What the programs decided, by reason. One counter for each verdict and program; the order is the layout of a
-//! value in `COUNTERS`.
+//! What the programs decided, by reason. One counter for each verdict, interface and hook; the order is the layout
+//! of a value in `COUNTERS`. Of several packets in one skb (GSO) each is counted.
 
-/// The programs, in the order of their counters.
+/// The programs. An interface has one of the first two, and may have the third.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Program {
@@ -15,6 +15,15 @@ pub enum Program {
 
 impl Program {
     pub const ALL: [Program; 3] = [Program::PodTc, Program::UplinkTc, Program::UplinkXdp];
+
+    /// Its place among the counters of its interface, which has one program on each hook.
+    #[inline(always)]
+    pub const fn hook(self) -> u32 {
+        match self {
+            Program::PodTc | Program::UplinkTc => 0,
+            Program::UplinkXdp => 1,
+        }
+    }
 
     /// As the function is called in the object.
     pub const fn name(self) -> &'static str {
@@ -60,7 +69,7 @@ macro_rules! verdicts {
             }
         }
 
-        /// Packets by verdict: one CPU's value of `COUNTERS` for one program. Fields, not an array, because
+        /// Packets by verdict: one CPU's value of `COUNTERS` for one hook of an interface. Fields, not an array, because
         /// bpftool prints their names.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,14 +109,22 @@ verdicts! {
     BlackholeExplicit blackhole_explicit Dropped,
     /// From a pod, with a source that is not the pod's.
     Spoofed spoofed Dropped,
+    /// From a pod: ARP or neighbour discovery for an address that is not the pod's, or as a router.
+    ForgedNeighbour forged_neighbour Dropped,
     /// A header that no router forwards: version, lengths or IPv4 header checksum.
     Malformed malformed Dropped,
     /// ARP, a VLAN tag, anything but IPv4 and IPv6.
     NotIp not_ip Passed,
     /// Multicast, broadcast, or a frame for another MAC.
     NotForUs not_for_us Passed,
-    /// The fast path is switched off.
+    /// The fast path is switched off on this node.
     FastPathOff fast_path_off Passed,
+    /// It is switched off on the interface.
+    InterfaceOff interface_off Passed,
+    /// It is switched off for the source's pool or the destination's.
+    PoolOff pool_off Passed,
+    /// The interface has the program but no entry among `INTERFACES`.
+    InterfaceUnknown interface_unknown Passed,
     /// Link-local, loopback or unspecified: neighbour discovery, DHCP, and what no router forwards.
     Scope scope Passed,
     /// No route in the map.
@@ -118,7 +135,7 @@ verdicts! {
     RouteSaysPass route_says_pass Passed,
     /// The stack answers with an ICMP error.
     Unreachable unreachable Passed,
-    /// Source or destination lies in no pool where the fast path is on.
+    /// Source or destination lies in no pool.
     OutsidePools outside_pools Passed,
     /// TTL or hop limit would run out.
     TtlExpiring ttl_expiring Passed,
@@ -144,6 +161,20 @@ verdicts! {
     NextHopFamily next_hop_family Passed,
     /// Not to be read or changed where it lies in memory; a length that only GSO has.
     Unreadable unreadable Passed,
+    /// Guarded: ICMP, a fragment, or a protocol that is neither TCP nor UDP.
+    NotGuarded not_guarded Passed,
+    /// Guarded: a TCP segment with SYN, FIN or RST.
+    TcpControl tcp_control Passed,
+    /// Guarded: conntrack does not know the flow.
+    Untracked untracked Passed,
+    /// Guarded: conntrack has not seen both directions of the flow, or does not hold it yet or any more.
+    Unconfirmed unconfirmed Passed,
+    /// Guarded: the flow is translated, or a helper reads along.
+    Translated translated Passed,
+    /// Guarded: its time runs low, the stack renews it.
+    KeepAlive keep_alive Passed,
+    /// Guarded: this kernel cannot be asked for a flow.
+    NoGuard no_guard Passed,
     /// A map value that this program does not understand.
     BadEntry bad_entry Passed,
 }

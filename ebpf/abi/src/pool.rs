@@ -1,0 +1,283 @@
+//! Where the block index finds an address: the pools, and for IPv6 the hash of their blocks. Pools are cut into
+//! blocks of one size, so an IPv4 block's number is a subtraction and a shift; IPv6 pools have too many for an array.
+
+use crate::Word;
+
+/// Indexed pools of a family. More are not indexed: their routes answer from the trie.
+pub const POOLS: usize = 16;
+/// Sets in `POOLS`, used in turn: the agent fills one that is not in use and then names it in the settings.
+pub const POOL_SETS: usize = 8;
+/// Pool numbers: IPv4 0 to 15, IPv6 16 to 31. A number stays with its pool as long as the pool lives.
+pub const POOL_NUMBERS: usize = 2 * POOLS;
+/// An address of a block of this length or less has a page of at most 4096 words.
+pub const SHIFT_MAX: u32 = 12;
+
+/// Numbers in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool4 {
+    pub base: u32,
+    pub mask: u32,
+    /// 32 less the block's prefix length: at most [`SHIFT_MAX`].
+    pub shift: u32,
+    /// Where in `WORDS` the pool's words begin, one for each block.
+    pub position: u32,
+}
+
+impl Pool4 {
+    /// Matches nothing.
+    pub const UNUSED: Pool4 = Pool4 { base: u32::MAX, mask: 0, shift: 0, position: 0 };
+
+    #[inline(always)]
+    pub const fn contains(&self, address: u32) -> bool {
+        address & self.mask == self.base
+    }
+
+    /// The position of the block's word. The address lies in the pool.
+    #[inline(always)]
+    pub const fn block(&self, address: u32) -> u32 {
+        self.position.wrapping_add((address & !self.mask) >> (self.shift & 31))
+    }
+
+    /// Which word of its block's page is the address's.
+    #[inline(always)]
+    pub const fn in_block(&self, address: u32) -> u32 {
+        address & !(u32::MAX << (self.shift & 31))
+    }
+}
+
+/// Halves of an address as numbers in host order, the high one first.
+pub type Halves = [u64; 2];
+
+/// Blocks are of /116 to /128, so their mask is one of the low half.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool6 {
+    pub base: Halves,
+    pub mask: Halves,
+    /// Low half of the blocks' mask.
+    pub block_mask: u64,
+    /// What a block says that is not in `BLOCKS6`: a [`Word`], never a page.
+    pub fallback: u32,
+    pub fallback_counter: u32,
+}
+
+impl Pool6 {
+    /// Matches nothing.
+    pub const UNUSED: Pool6 = Pool6 {
+        base: [u64::MAX; 2],
+        mask: [0; 2],
+        block_mask: 0,
+        fallback: Word::TRIE.0,
+        fallback_counter: 0,
+    };
+
+    #[inline(always)]
+    pub const fn contains(&self, [high, low]: Halves) -> bool {
+        high & self.mask[0] == self.base[0] && low & self.mask[1] == self.base[1]
+    }
+
+    /// Key of `BLOCKS6`: the block's first address.
+    #[inline(always)]
+    pub const fn block(&self, [high, low]: Halves) -> Halves {
+        [high, low & self.block_mask]
+    }
+
+    /// Which word of its block's page is the address's.
+    #[inline(always)]
+    pub const fn in_block(&self, [_, low]: Halves) -> u32 {
+        (low & !self.block_mask) as u32
+    }
+}
+
+#[inline(always)]
+pub const fn halves(address: [u8; 16]) -> Halves {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
+}
+
+#[inline(always)]
+pub const fn from_halves([high, low]: Halves) -> [u8; 16] {
+    ((high as u128) << 64 | low as u128).to_be_bytes()
+}
+
+/// Value of `BLOCKS6`. The kernel gives the memory of a replaced or deleted entry to the next one at once, so a
+/// program that found an entry may read another block's: it reads `word` first and `check` after, and where the
+/// check is not that of the block it asks the trie. The check stands first because the kernel copies upwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Block6 {
+    /// [`check6`] of the key.
+    pub check: u64,
+    /// A [`Word`].
+    pub word: u32,
+    pub counter: u32,
+}
+
+/// Tells the blocks of a cluster apart.
+#[inline(always)]
+pub const fn check6([high, low]: Halves) -> u64 {
+    // An odd factor: one to one in either half.
+    high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+}
+
+impl Block6 {
+    pub const SIZE: usize = 16;
+
+    pub const fn new(block: Halves, word: Word, counter: u32) -> Block6 {
+        Block6 { check: check6(block), word: word.0, counter }
+    }
+
+    pub fn to_bytes(self) -> [u8; Block6::SIZE] {
+        let mut out = [0; Block6::SIZE];
+        out[..8].copy_from_slice(&self.check.to_ne_bytes());
+        out[8..12].copy_from_slice(&self.word.to_ne_bytes());
+        out[12..].copy_from_slice(&self.counter.to_ne_bytes());
+        out
+    }
+
+    pub fn from_bytes(bytes: [u8; Block6::SIZE]) -> Block6 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Block6 {
+            check: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            word: u32::from_ne_bytes([i, j, k, l]),
+            counter: u32::from_ne_bytes([m, n, o, p]),
+        }
+    }
+}
+
+/// Value of `POOLS`. A pool with number n stands in place n of `v4`, or n - 16 of `v6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSet {
+    /// Places beyond these are not looked at.
+    pub count4: u32,
+    pub count6: u32,
+    pub v4: [Pool4; POOLS],
+    pub v6: [Pool6; POOLS],
+}
+
+impl PoolSet {
+    pub const SIZE: usize = 8 + 16 * POOLS + 48 * POOLS;
+    pub const EMPTY: PoolSet =
+        PoolSet { count4: 0, count6: 0, v4: [Pool4::UNUSED; POOLS], v6: [Pool6::UNUSED; POOLS] };
+
+    pub fn to_bytes(&self) -> [u8; PoolSet::SIZE] {
+        let mut out = [0; PoolSet::SIZE];
+        let mut rest = out.as_mut_slice();
+        let mut put = |bytes: &[u8]| {
+            // SIZE is the sum of what is put, which the test of the size proves.
+            let (place, left) = core::mem::take(&mut rest).split_at_mut(bytes.len());
+            place.copy_from_slice(bytes);
+            rest = left;
+        };
+        put(&self.count4.to_ne_bytes());
+        put(&self.count6.to_ne_bytes());
+        for pool in &self.v4 {
+            for word in [pool.base, pool.mask, pool.shift, pool.position] {
+                put(&word.to_ne_bytes());
+            }
+        }
+        for pool in &self.v6 {
+            for half in [pool.base[0], pool.base[1], pool.mask[0], pool.mask[1], pool.block_mask] {
+                put(&half.to_ne_bytes());
+            }
+            put(&pool.fallback.to_ne_bytes());
+            put(&pool.fallback_counter.to_ne_bytes());
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    fn pool4() -> Pool4 {
+        // 10.32.0.0/12 with blocks of /26.
+        Pool4 { base: 0x0a20_0000, mask: 0xfff0_0000, shift: 6, position: 1000 }
+    }
+
+    #[test]
+    fn the_words_of_a_pool_stand_in_the_order_of_its_blocks() {
+        let pool = pool4();
+        assert!(pool.contains(0x0a20_0000) && pool.contains(0x0a2f_ffff));
+        assert!(!pool.contains(0x0a1f_ffff) && !pool.contains(0x0a30_0000));
+        assert_eq!(pool.block(0x0a20_0000), 1000);
+        assert_eq!(pool.block(0x0a20_003f), 1000);
+        assert_eq!(pool.block(0x0a20_0040), 1001);
+        assert_eq!(pool.block(0x0a2f_ffff), 1000 + (1 << 14) - 1);
+        assert_eq!(pool.in_block(0x0a20_0041), 1);
+        assert_eq!(pool.in_block(0x0a20_007f), 63);
+    }
+
+    #[test]
+    fn a_pool_of_one_block_and_a_block_of_one_address_have_a_place() {
+        let one = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 6, position: 5 };
+        assert_eq!((one.block(0x0a00_003f), one.in_block(0x0a00_003f)), (5, 63));
+        let single = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 0, position: 5 };
+        assert_eq!((single.block(0x0a00_003f), single.in_block(0x0a00_003f)), (68, 0));
+    }
+
+    #[test]
+    fn a_place_that_is_not_in_use_matches_no_address() {
+        for address in [0, 1, 0x0a00_0000, u32::MAX] {
+            assert!(!Pool4::UNUSED.contains(address));
+        }
+        for address in [[0, 0], [0, 1], [u64::MAX, u64::MAX]] {
+            assert!(!Pool6::UNUSED.contains(address));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_has_a_block_and_a_place_in_it() {
+        let pool = Pool6 {
+            base: [0xfd00_0000_0000_0001, 0],
+            mask: [u64::MAX, 0],
+            block_mask: !0x3f,
+            ..Pool6::UNUSED
+        };
+        let address = halves([0xfd, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0x41]);
+        assert!(pool.contains(address));
+        assert!(!pool.contains([0xfd00_0000_0000_0002, 0x141]));
+        assert_eq!(pool.block(address), [0xfd00_0000_0000_0001, 0x140]);
+        assert_eq!(pool.in_block(address), 1);
+        assert_eq!(halves(from_halves(address)), address);
+    }
+
+    #[test]
+    fn the_sizes_are_those_that_the_loader_writes() {
+        assert_eq!(size_of::<PoolSet>(), PoolSet::SIZE);
+        assert_eq!(size_of::<Block6>(), Block6::SIZE);
+        assert_eq!(align_of::<Block6>(), 8);
+        assert_eq!(offset_of!(Block6, check), 0);
+    }
+
+    #[test]
+    fn a_set_is_written_as_it_lies_in_memory() {
+        let mut set = PoolSet::EMPTY;
+        set.count4 = 2;
+        set.v4[1] = pool4();
+        set.v6[15].fallback_counter = 0x0102_0304;
+        let bytes = set.to_bytes();
+        let at = offset_of!(PoolSet, v4) + size_of::<Pool4>();
+        assert_eq!(bytes[..4], 2u32.to_ne_bytes());
+        assert_eq!(bytes[at..at + 4], 0x0a20_0000u32.to_ne_bytes());
+        assert_eq!(bytes[at + 12..at + 16], 1000u32.to_ne_bytes());
+        assert_eq!(bytes[PoolSet::SIZE - 4..], 0x0102_0304u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn blocks_next_to_each_other_have_other_checks() {
+        let mut seen = std::collections::BTreeSet::new();
+        for high in 0..64 {
+            for low in 0..1024 {
+                assert!(seen.insert(check6([0xfd00_0000_0000_0000 | high, low << 6])));
+            }
+        }
+        let block = Block6::new([1, 2], Word::new(crate::Kind::Via, 3), 4);
+        assert_eq!(Block6::from_bytes(block.to_bytes()), block);
+    }
+}

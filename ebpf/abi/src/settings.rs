@@ -1,0 +1,253 @@
+//! Switches: the one value of `SETTINGS` and an interface's entry. They stand in memory that the agent maps, each
+//! field is a u32 that is stored alone, and takes effect with the next packet.
+
+use crate::{BadValue, pool::POOL_NUMBERS};
+
+/// How far the fast path goes. A packet's mode is the least of the whole's, its ingress interface's and those of
+/// its source's and its destination's pools.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// Nothing is redirected. Blackholes and the source check stay: they drop what the stack would drop.
+    Off = 0,
+    /// What conntrack knows, has seen in both directions and does not translate.
+    Guarded = 1,
+    Unguarded = 2,
+    /// This one leaves it to the others. Of a pool: never.
+    NoSay = 3,
+}
+
+impl TryFrom<u32> for Mode {
+    type Error = BadValue;
+
+    fn try_from(found: u32) -> Result<Mode, BadValue> {
+        Ok(match found {
+            0 => Mode::Off,
+            1 => Mode::Guarded,
+            2 => Mode::Unguarded,
+            3 => Mode::NoSay,
+            found => return Err(BadValue { field: "mode", found }),
+        })
+    }
+}
+
+/// What a pod may send from.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceCheck {
+    Off = 0,
+    /// From any address to which there is a unicast route.
+    Loose = 1,
+    /// From addresses whose route leads back to this interface.
+    Strict = 2,
+}
+
+impl TryFrom<u32> for SourceCheck {
+    type Error = BadValue;
+
+    fn try_from(found: u32) -> Result<SourceCheck, BadValue> {
+        Ok(match found {
+            0 => SourceCheck::Off,
+            1 => SourceCheck::Loose,
+            2 => SourceCheck::Strict,
+            found => return Err(BadValue { field: "source check", found }),
+        })
+    }
+}
+
+/// The one value of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Of the node as a whole.
+    pub mode: Mode,
+    /// Which value of `POOLS` holds.
+    pub pool_set: u32,
+    /// 0: for addresses outside the indexed pools `ROUTES4` has no answer but [`crate::Action::Pass`] or none, so it is not asked.
+    pub outside4: u32,
+    pub outside6: u32,
+    /// A tracked connection whose remaining time, in jiffies, is below this goes by the stack, which renews it.
+    /// [`keep_alive`] gives the values.
+    pub tcp_established: u32,
+    /// UDP of which conntrack is assured (it has seen a stream).
+    pub udp_stream: u32,
+    pub udp: u32,
+    /// Enters the hash that spreads flows, so that two nodes in a row spread differently. It never changes while flows live.
+    pub hash_seed: u32,
+    /// Of the pools, by number.
+    pub pool_modes: [Mode; POOL_NUMBERS],
+}
+
+impl Settings {
+    pub const SIZE: usize = 4 * (8 + POOL_NUMBERS);
+    /// What zeroed memory says.
+    pub const ZERO: Settings = Settings {
+        mode: Mode::Off,
+        pool_set: 0,
+        outside4: 0,
+        outside6: 0,
+        tcp_established: 0,
+        udp_stream: 0,
+        udp: 0,
+        hash_seed: 0,
+        pool_modes: [Mode::Off; POOL_NUMBERS],
+    };
+
+    pub fn to_bytes(&self) -> [u8; Settings::SIZE] {
+        let head = [
+            self.mode as u32,
+            self.pool_set,
+            self.outside4,
+            self.outside6,
+            self.tcp_established,
+            self.udp_stream,
+            self.udp,
+            self.hash_seed,
+        ];
+        let mut out = [0; Settings::SIZE];
+        let words = head.into_iter().chain(self.pool_modes.into_iter().map(|mode| mode as u32));
+        for (place, word) in out.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        out
+    }
+
+    pub fn from_bytes(bytes: [u8; Settings::SIZE]) -> Result<Settings, BadValue> {
+        let word = |place: usize| {
+            let at = 4 * place;
+            // `place` is below SIZE / 4 at every call.
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let mut pool_modes = [Mode::Off; POOL_NUMBERS];
+        for (number, mode) in pool_modes.iter_mut().enumerate() {
+            *mode = word(8 + number).try_into()?;
+        }
+        Ok(Settings {
+            mode: word(0).try_into()?,
+            pool_set: word(1),
+            outside4: word(2),
+            outside6: word(3),
+            tcp_established: word(4),
+            udp_stream: word(5),
+            udp: word(6),
+            hash_seed: word(7),
+            pool_modes,
+        })
+    }
+}
+
+/// The threshold of a timeout in jiffies at `hz` jiffies a second: conntrack forgets a connection that the fast
+/// path carried at most a sixteenth of its timeout, and at most 30 s, sooner than with the stack alone.
+pub const fn keep_alive(timeout: u32, hz: u32) -> u32 {
+    let sixteenth = timeout / 16;
+    let most = 30 * hz;
+    let slack = if sixteenth < 1 {
+        1
+    } else if sixteenth > most {
+        most
+    } else {
+        sixteenth
+    };
+    timeout.saturating_sub(slack)
+}
+
+/// How many places an interface's entry may stand after its own.
+pub const INTERFACE_PROBES: u32 = 8;
+
+/// Value of `INTERFACES`: an interface that has one of our programs. It stands at `ifindex & mask`, or at one of
+/// the next [`INTERFACE_PROBES`] - 1 places (around the end).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Interface {
+    /// 0: the place is not in use. Stored last, and cleared first.
+    pub ifindex: u32,
+    pub mode: Mode,
+    /// Of a pod's interface.
+    pub source_check: SourceCheck,
+    /// The interface's own: XDP sees every frame on the wire and no packet type, so it compares addresses itself.
+    pub mac: [u8; 6],
+    pub unused: [u8; 6],
+}
+
+impl Interface {
+    pub const SIZE: usize = 24;
+    pub const UNUSED: Interface = Interface {
+        ifindex: 0,
+        mode: Mode::Off,
+        source_check: SourceCheck::Off,
+        mac: [0; 6],
+        unused: [0; 6],
+    };
+
+    pub fn to_bytes(self) -> [u8; Interface::SIZE] {
+        let mut out = [0; Interface::SIZE];
+        out[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
+        out[4..8].copy_from_slice(&(self.mode as u32).to_ne_bytes());
+        out[8..12].copy_from_slice(&(self.source_check as u32).to_ne_bytes());
+        out[12..18].copy_from_slice(&self.mac);
+        out
+    }
+
+    pub fn from_bytes(bytes: [u8; Interface::SIZE]) -> Result<Interface, BadValue> {
+        // Constants below SIZE.
+        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&bytes[12..18]);
+        Ok(Interface {
+            ifindex: word(0),
+            mode: word(4).try_into()?,
+            source_check: word(8).try_into()?,
+            mac,
+            unused: [0; 6],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn the_sizes_and_places_are_those_that_the_loader_writes() {
+        assert_eq!(size_of::<Settings>(), Settings::SIZE);
+        assert_eq!(offset_of!(Settings, pool_modes), 32);
+        assert_eq!(size_of::<Interface>(), Interface::SIZE);
+        assert_eq!(offset_of!(Interface, mac), 12);
+    }
+
+    #[test]
+    fn switches_are_read_back_as_they_were_written() {
+        let mut settings = Settings { mode: Mode::NoSay, pool_set: 3, hash_seed: 9, ..Settings::ZERO };
+        settings.pool_modes[31] = Mode::Guarded;
+        assert_eq!(Settings::from_bytes(settings.to_bytes()), Ok(settings));
+        assert_eq!(Settings::from_bytes([0; Settings::SIZE]), Ok(Settings::ZERO));
+        let interface = Interface {
+            ifindex: 7,
+            mode: Mode::NoSay,
+            source_check: SourceCheck::Strict,
+            mac: *b"hstmac",
+            unused: [0; 6],
+        };
+        assert_eq!(Interface::from_bytes(interface.to_bytes()), Ok(interface));
+    }
+
+    #[test]
+    fn the_least_mode_is_the_strictest() {
+        assert!(
+            Mode::Off < Mode::Guarded && Mode::Guarded < Mode::Unguarded && Mode::Unguarded < Mode::NoSay
+        );
+    }
+
+    #[test]
+    fn a_connection_is_forgotten_hardly_sooner_than_by_the_stack_alone() {
+        // Five days at 250 Hz: the stack sees a packet in the last 30 s of silence.
+        assert_eq!(keep_alive(432_000 * 250, 250), (432_000 - 30) * 250);
+        // UDP's 30 s at 1000 Hz: a sixteenth.
+        assert_eq!(keep_alive(30_000, 1000), 30_000 - 1875);
+        // Shorter than sixteen jiffies.
+        assert_eq!(keep_alive(10, 100), 9);
+        assert_eq!(keep_alive(0, 100), 0);
+    }
+}
