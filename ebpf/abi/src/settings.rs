@@ -74,12 +74,20 @@ pub struct Settings {
     pub udp: u32,
     /// Enters the hash that spreads flows, so that two nodes in a row spread differently. It never changes while flows live.
     pub hash_seed: u32,
+    /// Low 32 bits of the kernel's jiffies, stored by a living agent every second or so; 0: nobody says.
+    pub pulse: u32,
+    /// In jiffies: a pulse older than this is a dead agent's, or a stopped one's. Then the kernel's FIB is asked before
+    /// each redirect, since a pod may have come, gone or moved meanwhile.
+    pub pulse_limit: u32,
     /// Of the pools, by number.
     pub pool_modes: [Mode; POOL_NUMBERS],
 }
 
+/// Fields before the pools'.
+const HEAD: usize = 10;
+
 impl Settings {
-    pub const SIZE: usize = 4 * (8 + POOL_NUMBERS);
+    pub const SIZE: usize = 4 * (HEAD + POOL_NUMBERS);
     /// What zeroed memory says.
     pub const ZERO: Settings = Settings {
         mode: Mode::Off,
@@ -90,11 +98,13 @@ impl Settings {
         udp_stream: 0,
         udp: 0,
         hash_seed: 0,
+        pulse: 0,
+        pulse_limit: 0,
         pool_modes: [Mode::Off; POOL_NUMBERS],
     };
 
     pub fn to_bytes(&self) -> [u8; Settings::SIZE] {
-        let head = [
+        let head: [u32; HEAD] = [
             self.mode as u32,
             self.pool_set,
             self.outside4,
@@ -103,6 +113,8 @@ impl Settings {
             self.udp_stream,
             self.udp,
             self.hash_seed,
+            self.pulse,
+            self.pulse_limit,
         ];
         let mut out = [0; Settings::SIZE];
         let words = head.into_iter().chain(self.pool_modes.into_iter().map(|mode| mode as u32));
@@ -120,7 +132,7 @@ impl Settings {
         };
         let mut pool_modes = [Mode::Off; POOL_NUMBERS];
         for (number, mode) in pool_modes.iter_mut().enumerate() {
-            *mode = word(8 + number).try_into()?;
+            *mode = word(HEAD + number).try_into()?;
         }
         Ok(Settings {
             mode: word(0).try_into()?,
@@ -131,6 +143,8 @@ impl Settings {
             udp_stream: word(5),
             udp: word(6),
             hash_seed: word(7),
+            pulse: word(8),
+            pulse_limit: word(9),
             pool_modes,
         })
     }
@@ -212,7 +226,7 @@ mod tests {
     #[test]
     fn the_sizes_and_places_are_those_that_the_loader_writes() {
         assert_eq!(size_of::<Settings>(), Settings::SIZE);
-        assert_eq!(offset_of!(Settings, pool_modes), 32);
+        assert_eq!(offset_of!(Settings, pool_modes), 4 * HEAD);
         assert_eq!(size_of::<Interface>(), Interface::SIZE);
         assert_eq!(offset_of!(Interface, mac), 12);
     }
