@@ -22,11 +22,14 @@ pub struct Pool4 {
     pub shift: u32,
     /// Where in `WORDS` the pool's words begin, one for each block.
     pub position: u32,
+    /// Its number plus one, as in [`crate::Route::pool`]: where every place says its own, the verifier has one way
+    /// to follow from here and not one for each place.
+    pub pool: u32,
 }
 
 impl Pool4 {
     /// Matches nothing.
-    pub const UNUSED: Pool4 = Pool4 { base: u32::MAX, mask: 0, shift: 0, position: 0 };
+    pub const UNUSED: Pool4 = Pool4 { base: u32::MAX, mask: 0, shift: 0, position: 0, pool: 0 };
 
     #[inline(always)]
     pub const fn contains(&self, address: u32) -> bool {
@@ -60,6 +63,9 @@ pub struct Pool6 {
     /// What a block says that is not in `BLOCKS6`: a [`Word`], never a page.
     pub fallback: u32,
     pub fallback_counter: u32,
+    /// As in [`Pool4`].
+    pub pool: u32,
+    pub unused: u32,
 }
 
 impl Pool6 {
@@ -70,6 +76,8 @@ impl Pool6 {
         block_mask: 0,
         fallback: Word::TRIE.0,
         fallback_counter: 0,
+        pool: 0,
+        unused: 0,
     };
 
     #[inline(always)]
@@ -158,7 +166,7 @@ pub struct PoolSet {
 }
 
 impl PoolSet {
-    pub const SIZE: usize = 8 + 16 * POOLS + 48 * POOLS;
+    pub const SIZE: usize = 8 + 20 * POOLS + 56 * POOLS;
     pub const EMPTY: PoolSet =
         PoolSet { count4: 0, count6: 0, v4: [Pool4::UNUSED; POOLS], v6: [Pool6::UNUSED; POOLS] };
 
@@ -174,7 +182,7 @@ impl PoolSet {
         put(&self.count4.to_ne_bytes());
         put(&self.count6.to_ne_bytes());
         for pool in &self.v4 {
-            for word in [pool.base, pool.mask, pool.shift, pool.position] {
+            for word in [pool.base, pool.mask, pool.shift, pool.position, pool.pool] {
                 put(&word.to_ne_bytes());
             }
         }
@@ -182,8 +190,9 @@ impl PoolSet {
             for half in [pool.base[0], pool.base[1], pool.mask[0], pool.mask[1], pool.block_mask] {
                 put(&half.to_ne_bytes());
             }
-            put(&pool.fallback.to_ne_bytes());
-            put(&pool.fallback_counter.to_ne_bytes());
+            for word in [pool.fallback, pool.fallback_counter, pool.pool, pool.unused] {
+                put(&word.to_ne_bytes());
+            }
         }
         out
     }
@@ -197,7 +206,7 @@ mod tests {
 
     fn pool4() -> Pool4 {
         // 10.32.0.0/12 with blocks of /26.
-        Pool4 { base: 0x0a20_0000, mask: 0xfff0_0000, shift: 6, position: 1000 }
+        Pool4 { base: 0x0a20_0000, mask: 0xfff0_0000, shift: 6, position: 1000, pool: 2 }
     }
 
     #[test]
@@ -215,9 +224,9 @@ mod tests {
 
     #[test]
     fn a_pool_of_one_block_and_a_block_of_one_address_have_a_place() {
-        let one = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 6, position: 5 };
+        let one = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 6, position: 5, pool: 1 };
         assert_eq!((one.block(0x0a00_003f), one.in_block(0x0a00_003f)), (5, 63));
-        let single = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 0, position: 5 };
+        let single = Pool4 { base: 0x0a00_0000, mask: 0xffff_ffc0, shift: 0, position: 5, pool: 1 };
         assert_eq!((single.block(0x0a00_003f), single.in_block(0x0a00_003f)), (68, 0));
     }
 
@@ -260,13 +269,13 @@ mod tests {
         let mut set = PoolSet::EMPTY;
         set.count4 = 2;
         set.v4[1] = pool4();
-        set.v6[15].fallback_counter = 0x0102_0304;
+        set.v6[15].pool = 0x0102_0304;
         let bytes = set.to_bytes();
         let at = offset_of!(PoolSet, v4) + size_of::<Pool4>();
         assert_eq!(bytes[..4], 2u32.to_ne_bytes());
         assert_eq!(bytes[at..at + 4], 0x0a20_0000u32.to_ne_bytes());
         assert_eq!(bytes[at + 12..at + 16], 1000u32.to_ne_bytes());
-        assert_eq!(bytes[PoolSet::SIZE - 4..], 0x0102_0304u32.to_ne_bytes());
+        assert_eq!(bytes[PoolSet::SIZE - 8..PoolSet::SIZE - 4], 0x0102_0304u32.to_ne_bytes());
     }
 
     #[test]
