@@ -64,18 +64,27 @@ pub fn is_blackhole<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, des
     ask(ctx, ifindex, source, destination).0 == BPF_FIB_LKUP_RET_BLACKHOLE
 }
 
-/// The FIB would not send packets to `address` out by `ifindex`: whoever is there may not use it as a source. A
-/// question that it does not answer (forwarding is off there) denies nothing.
+/// How the FIB would send packets to `address`, asked by the interface `ifindex`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Out by this interface.
+    By(u32),
+    /// It would not, or this node is the destination.
+    None,
+    /// It does not say: forwarding is off there, or the interface is gone.
+    Unknown,
+}
+
 #[inline(always)]
-pub fn leads_elsewhere<A: Addresses>(ctx: *mut c_void, ifindex: u32, address: A, peer: A) -> bool {
-    let (answer, out) = ask(ctx, ifindex, peer, address);
+pub fn way<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, address: A) -> Way {
+    let (answer, out) = ask(ctx, ifindex, source, address);
     match answer {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => out != ifindex,
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::By(out),
         BPF_FIB_LKUP_RET_BLACKHOLE
         | BPF_FIB_LKUP_RET_UNREACHABLE
         | BPF_FIB_LKUP_RET_PROHIBIT
         | BPF_FIB_LKUP_RET_NOT_FWDED
-        | BPF_FIB_LKUP_RET_UNSUPP_LWT => true,
-        _ => false,
+        | BPF_FIB_LKUP_RET_UNSUPP_LWT => Way::None,
+        _ => Way::Unknown,
     }
 }

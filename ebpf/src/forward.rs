@@ -5,63 +5,127 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh},
-    helpers::{bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{bpf_check_mtu, bpf_jiffies64, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use manx_abi::{
-    Action, Family, Program, Verdict,
-    header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header},
+    Family, Kind, Mode, PoolSet, Program, Verdict, flow,
+    header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Header},
+    neighbour, pool,
 };
 
 use crate::{
-    fib::{self, Addresses},
-    maps::{self, Address, Found, Hop},
-    skb::{self, Frame, PACKET_HOST},
+    fib::{self, Addresses, Way},
+    guard,
+    index::{Address, Answer},
+    maps::{self, Hop, Pod, Port, Switches},
+    skb::{self, Frame, PACKET_HOST, PACKET_OTHERHOST},
+    source::{self, Check},
 };
 
 const ENODEV: i64 = -19;
 
-/// A packet that has been rewritten and handed to another interface.
-pub struct Redirect {
-    pub verdict: Verdict,
-    /// What the helper says that the program shall return.
-    pub action: i32,
+/// What the hook is told of a packet that has been handed to another interface: the helper's own word.
+pub type Redirected = i32;
+
+/// Where and how a frame is looked at.
+#[derive(Clone, Copy)]
+struct Hook {
+    program: Program,
+    frame: Frame,
+    port: Port,
+    switches: Switches,
+    pools: *const PoolSet,
+    check: Check,
+    /// Nothing but the stack may have it, though its source is checked.
+    stack: Option<Verdict>,
 }
 
-/// A refusal is a verdict that drops or passes.
+/// A verdict, and what the helper that redirected said. What is not redirected has 0 there.
 #[inline(always)]
-pub fn decide(ctx: &TcContext, program: Program) -> Result<Redirect, Verdict> {
-    let frame = Frame::of(ctx);
-    // An accelerated tag belongs to a VLAN device, which this interface is not.
-    if frame.tagged {
-        return Err(Verdict::NotIp);
+pub fn decide(ctx: &TcContext, program: Program, frame: Frame, port: Option<Port>) -> (Verdict, Redirected) {
+    match of_frame(ctx, program, frame, port) {
+        Ok(redirect) => redirect,
+        Err(verdict) => (verdict, 0),
     }
-    if frame.packet_type != PACKET_HOST {
-        return Err(Verdict::NotForUs);
-    }
-    let ethertype = skb::read::<2>(ctx, ETHERNET - 2).ok_or(Verdict::Unreadable)?;
-    let length = frame.length - ETHERNET as u32;
-    match u16::from_be_bytes(ethertype) {
+}
+
+#[inline(always)]
+fn of_frame(
+    ctx: &TcContext,
+    program: Program,
+    frame: Frame,
+    port: Option<Port>,
+) -> Result<(Verdict, Redirected), Verdict> {
+    let port = port.ok_or(Verdict::InterfaceUnknown)?;
+    let check = match program {
+        Program::PodTc => Check::new(port.source_check()),
+        _ => Check::new(0),
+    };
+    let stack = of_link(frame, check)?;
+    let switches = Switches::read().ok_or(Verdict::BadEntry)?;
+    let pools = switches.pools().ok_or(Verdict::BadEntry)?;
+    let hook = Hook { program, frame, port, switches, pools, check, stack };
+    let ethertype: u16 = skb::read(ctx, ETHERNET - 2).ok_or(Verdict::Unreadable)?;
+    match u16::from_be(ethertype) {
         ETHERTYPE_IPV4 => {
-            let bytes = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
-            let header = header::ipv4(&bytes, length, frame.gso)?;
-            let checksum = header::checksum_after_hop([bytes[10], bytes[11]]);
-            forward(ctx, program, &frame, header, V4 { checksum })
+            let words: [u32; 5] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+            let header = header::ipv4(&words, frame.length(), frame.is_gso())?;
+            let [_, _, c0, c1] = words[2].to_ne_bytes();
+            hook.forward(ctx, header, V4 { checksum: header::checksum_after_hop([c0, c1]) })
         }
         ETHERTYPE_IPV6 => {
-            let bytes = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
-            let header = header::ipv6(&bytes, length)?;
-            forward(ctx, program, &frame, header, V6)
+            let words: [u64; 5] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+            let header = header::ipv6(&words, frame.length())?;
+            if check.is_on() {
+                source::discovery(ctx, frame, switches, pools, check, &header)?;
+            }
+            hook.forward(ctx, header, V6)
+        }
+        neighbour::ETHERTYPE_ARP if check.is_on() => {
+            source::arp(ctx, frame, switches, pools, check)?;
+            Err(Verdict::NotIp)
+        }
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ if check.is_on() => {
+            let [_, tag]: [u8; 2] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+            let [high, _]: [u8; 2] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+            // VLAN 0 is a priority, which the kernel takes off before it looks at the packet; so it would hide what
+            // is not looked at here.
+            if high & 0x0f == 0 && tag == 0 { Err(Verdict::Spoofed) } else { Err(Verdict::NotIp) }
         }
         _ => Err(Verdict::NotIp),
     }
 }
 
+/// What the link says of a frame. Only the check of a pod's source looks further into one that is the stack's.
+#[inline(always)]
+fn of_link(frame: Frame, check: Check) -> Result<Option<Verdict>, Verdict> {
+    let mut stack = None;
+    if let Some(vlan) = frame.vlan() {
+        // A tag belongs to a VLAN device, which this interface is not; one of VLAN 0 is a priority, and the kernel
+        // goes on as without it.
+        if !check.is_on() || vlan != 0 {
+            return Err(Verdict::NotIp);
+        }
+        stack = Some(Verdict::NotIp);
+    }
+    match frame.packet_type() {
+        PACKET_HOST => Ok(stack),
+        PACKET_OTHERHOST => Err(Verdict::NotForUs),
+        _ if check.is_on() => Ok(Some(Verdict::NotForUs)),
+        _ => Err(Verdict::NotForUs),
+    }
+}
+
 /// What differs between the families once the header has been read.
-trait Hopping: Copy {
+trait Hopping<A>: Copy {
     const FAMILY: Family;
+    const HEADER: usize;
+    /// A source that is nobody's, or of this link only.
+    fn is_of_link(source: A) -> bool;
+    fn hash(header: &Header<A>, ports: u32, seed: u32) -> u32;
     /// Writes the header as it is after this hop.
-    fn hop(self, ctx: &TcContext, hops: u8) -> Option<()>;
+    fn hop(self, ctx: &TcContext, header: &Header<A>) -> Option<()>;
 }
 
 #[derive(Clone, Copy)]
@@ -69,173 +133,291 @@ struct V4 {
     checksum: [u8; 2],
 }
 
-impl Hopping for V4 {
+impl Hopping<[u8; 4]> for V4 {
     const FAMILY: Family = Family::Inet;
+    const HEADER: usize = header::IPV4;
 
     #[inline(always)]
-    fn hop(self, ctx: &TcContext, hops: u8) -> Option<()> {
-        skb::write_ttl(ctx, hops, self.checksum)
+    fn is_of_link(source: [u8; 4]) -> bool {
+        // DHCP's first messages. The kernel takes such a source only for broadcast and for IGMP.
+        source == [0; 4]
+    }
+
+    #[inline(always)]
+    fn hash(header: &Header<[u8; 4]>, ports: u32, seed: u32) -> u32 {
+        let (source, destination) =
+            (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
+        flow::hash4(source, destination, header.protocol, ports, seed)
+    }
+
+    #[inline(always)]
+    fn hop(self, ctx: &TcContext, header: &Header<[u8; 4]>) -> Option<()> {
+        skb::write_ttl(ctx, header.hops - 1, self.checksum)
     }
 }
 
 #[derive(Clone, Copy)]
 struct V6;
 
-impl Hopping for V6 {
+impl Hopping<[u8; 16]> for V6 {
     const FAMILY: Family = Family::Inet6;
+    const HEADER: usize = header::IPV6;
 
     #[inline(always)]
-    fn hop(self, ctx: &TcContext, hops: u8) -> Option<()> {
-        skb::write_hop_limit(ctx, hops)
+    fn is_of_link(source: [u8; 16]) -> bool {
+        neighbour::is_link_scope6(source)
+    }
+
+    #[inline(always)]
+    fn hash(header: &Header<[u8; 16]>, ports: u32, seed: u32) -> u32 {
+        let (source, destination) = (pool::halves(header.source), pool::halves(header.destination));
+        flow::hash6(source, destination, header.protocol, ports, seed)
+    }
+
+    #[inline(always)]
+    fn hop(self, ctx: &TcContext, header: &Header<[u8; 16]>) -> Option<()> {
+        skb::write_hop_limit(ctx, header.protocol, header.hops)
+    }
+}
+
+impl Hook {
+    #[inline(always)]
+    fn forward<A: Address + Addresses, H: Hopping<A>>(
+        &self,
+        ctx: &TcContext,
+        header: Header<A>,
+        hopping: H,
+    ) -> Result<(Verdict, Redirected), Verdict> {
+        let source = match self.program {
+            Program::PodTc if self.check.is_on() && H::is_of_link(header.source) => {
+                return Err(Verdict::Scope);
+            }
+            Program::PodTc if self.check.is_on() || header.routable => {
+                Some(source::pod(ctx, self.frame, self.switches, self.pools, &header, self.check)?)
+            }
+            _ => None,
+        };
+        if let Some(verdict) = self.stack {
+            return Err(verdict);
+        }
+        if !header.routable {
+            return Err(Verdict::Scope);
+        }
+        let route = header.destination.find(self.switches, self.pools);
+        self.refuse(ctx, &header, &route)?;
+        let source = match source {
+            Some(source) => source,
+            None => {
+                let source = header.source.find(self.switches, self.pools);
+                source::wire(&source)?;
+                source
+            }
+        };
+        let mode = self.mode(source.pool, route.pool)?;
+        if let Some(doubt) = header.doubt {
+            return Err(doubt);
+        }
+        if route.word.is(Kind::Local) {
+            self.to_pod(ctx, &header, hopping, mode, &route)
+        } else {
+            self.to_group(ctx, &header, hopping, mode, &route)
+        }
+    }
+
+    /// What is not carried whatever the mode is.
+    #[inline(always)]
+    fn refuse<A: Address + Addresses>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        route: &Answer,
+    ) -> Result<(), Verdict> {
+        let word = route.word;
+        if word.is(Kind::Via) || word.is(Kind::Local) {
+            return Ok(());
+        }
+        Err(if word.is(Kind::BlackholeOwn) {
+            let ifindex = self.frame.ifindex;
+            if !fib::is_blackhole(ctx.as_ptr(), ifindex, header.source, header.destination) {
+                return Err(Verdict::FibDisagrees);
+            }
+            self.count_prefix(route);
+            Verdict::BlackholeOwn
+        } else if word.is(Kind::BlackholeExplicit) {
+            self.count_prefix(route);
+            Verdict::BlackholeExplicit
+        } else if word.is(Kind::NoRoute) {
+            Verdict::NoRoute
+        } else if word.is(Kind::Pass) {
+            Verdict::RouteSaysPass
+        } else if word.is(Kind::Unreachable) {
+            Verdict::Unreachable
+        } else {
+            Verdict::BadEntry
+        })
+    }
+
+    /// The number of a [`Mode`] that lets the packet be carried, and how.
+    #[inline(always)]
+    fn mode(&self, from: u32, to: u32) -> Result<u32, Verdict> {
+        let whole = self.switches.mode();
+        if whole == Mode::Off as u32 {
+            return Err(Verdict::FastPathOff);
+        }
+        let port = self.port.mode();
+        if port == Mode::Off as u32 {
+            return Err(Verdict::InterfaceOff);
+        }
+        if from == 0 || to == 0 {
+            return Err(Verdict::OutsidePools);
+        }
+        let pools = min(self.switches.pool_mode(from), self.switches.pool_mode(to));
+        if pools == Mode::Off as u32 {
+            return Err(Verdict::PoolOff);
+        }
+        Ok(min(min(whole, port), pools))
+    }
+
+    #[inline(always)]
+    fn guard<A: Address, H: Hopping<A>>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        mode: u32,
+    ) -> Result<(), Verdict> {
+        // A mode that this ABI does not have is the guarded one too.
+        if mode == Mode::Unguarded as u32 {
+            return Ok(());
+        }
+        if header.fragment {
+            return Err(Verdict::NotGuarded);
+        }
+        let (source, destination) = (header.source, header.destination);
+        guard::admits(ctx, self.switches, source, destination, header.protocol, H::HEADER)
+    }
+
+    /// While nobody keeps the maps, the kernel's FIB has the last word on where a packet leaves: a pod may have come,
+    /// gone or moved.
+    #[inline(always)]
+    fn is_kept_or_right<A: Addresses>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        ifindex: u32,
+    ) -> Result<(), Verdict> {
+        let (pulse, limit) = self.switches.pulse();
+        if pulse == 0 {
+            return Ok(());
+        }
+        // SAFETY: a number out of the kernel's clock.
+        let now = unsafe { bpf_jiffies64() } as u32;
+        // The agent may store a pulse after the clock was read.
+        if now.wrapping_sub(pulse) as i32 <= limit as i32 {
+            return Ok(());
+        }
+        match fib::way(ctx.as_ptr(), self.frame.ifindex, header.source, header.destination) {
+            Way::By(out) if out == ifindex => Ok(()),
+            _ => Err(Verdict::FibDisagrees),
+        }
+    }
+
+    #[inline(always)]
+    fn to_pod<A: Address + Addresses, H: Hopping<A>>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        hopping: H,
+        mode: u32,
+        route: &Answer,
+    ) -> Result<(Verdict, Redirected), Verdict> {
+        let pod = Pod::of(route.word.target()).ok_or(Verdict::BadEntry)?;
+        let ifindex = pod.ifindex();
+        if ifindex == 0 {
+            return Err(Verdict::BadEntry);
+        }
+        if ifindex == self.frame.ifindex {
+            return Err(Verdict::SameInterface);
+        }
+        let macs = pod.macs();
+        // The first six octets are the pod's.
+        if macs[0] == 0 && macs[1].to_ne_bytes()[..2] == [0; 2] {
+            return Err(Verdict::NoMac);
+        }
+        self.guard::<A, H>(ctx, header, mode)?;
+        self.is_kept_or_right(ctx, header, ifindex)?;
+        fits(ctx, ifindex)?;
+        hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
+        skb::write_macs(ctx, macs).ok_or(Verdict::Unreadable)?;
+        self.count_prefix(route);
+        // SAFETY: plain numbers; the helper notes the target and the kernel carries it out when the program has ended.
+        redirected(Verdict::RedirectedPeer, unsafe { bpf_redirect_peer(ifindex, 0) })
+    }
+
+    #[inline(always)]
+    fn to_group<A: Address + Addresses, H: Hopping<A>>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        hopping: H,
+        mode: u32,
+        route: &Answer,
+    ) -> Result<(Verdict, Redirected), Verdict> {
+        let group = maps::group(route.word.target()).ok_or(Verdict::BadEntry)?;
+        let id = match group.target() {
+            Ok(id) => id,
+            Err(set) => {
+                let ports = if header.fragment || !flow::has_ports(header.protocol) {
+                    0
+                } else {
+                    skb::read::<u32>(ctx, ETHERNET + H::HEADER).unwrap_or(0)
+                };
+                let hash = H::hash(header, u32::from_be(ports), self.switches.hash_seed());
+                maps::bucket(set, flow::bucket(hash)).ok_or(Verdict::BadEntry)?
+            }
+        };
+        let Hop { ifindex, family, gateway } = maps::next_hop(id).ok_or(Verdict::BadEntry)?;
+        if ifindex == self.frame.ifindex {
+            // The stack tells the sender about the shorter way (ICMP redirect).
+            return Err(Verdict::SameInterface);
+        }
+        // IPv4 over an IPv6 next hop is RFC 8950; the other way round nobody can send.
+        if H::FAMILY as u32 != family && family == Family::Inet as u32 {
+            return Err(Verdict::NextHopFamily);
+        }
+        self.guard::<A, H>(ctx, header, mode)?;
+        self.is_kept_or_right(ctx, header, ifindex)?;
+        fits(ctx, ifindex)?;
+        hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
+        self.count_prefix(route);
+        maps::count_hop(id, self.frame.packets(), u64::from(self.frame.length()));
+        // SAFETY: a structure of numbers.
+        let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+        params.nh_family = family;
+        params.__bindgen_anon_1.ipv6_nh = gateway;
+        // SAFETY: the structure lives on our stack and its size is given; the helper copies it.
+        let action =
+            unsafe { bpf_redirect_neigh(ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) };
+        redirected(Verdict::RedirectedNeigh, action)
+    }
+
+    #[inline(always)]
+    fn count_prefix(&self, route: &Answer) {
+        maps::count_prefix(route.counter(), self.frame.packets(), u64::from(self.frame.length()));
     }
 }
 
 #[inline(always)]
-fn forward<A: Address + Addresses, H: Hopping>(
-    ctx: &TcContext,
-    program: Program,
-    frame: &Frame,
-    header: Header<A>,
-    hopping: H,
-) -> Result<Redirect, Verdict> {
-    let settings = maps::settings();
-    let source = match program {
-        Program::PodTc => Some(pod_source(ctx, frame, &header, settings.source_check != 0)?),
-        _ => None,
-    };
-    let route = header.destination.route().ok_or(Verdict::NoRoute)?;
-    if route.is(Action::BlackholeExplicit) {
-        return Err(Verdict::BlackholeExplicit);
-    }
-    if route.is(Action::BlackholeOwn) {
-        let agreed = fib::is_blackhole(ctx.as_ptr(), frame.ifindex, header.source, header.destination);
-        return Err(if agreed { Verdict::BlackholeOwn } else { Verdict::FibDisagrees });
-    }
-    if route.is(Action::Pass) {
-        return Err(Verdict::RouteSaysPass);
-    }
-    if route.is(Action::Unreachable) {
-        return Err(Verdict::Unreachable);
-    }
-    if settings.fast_path == 0 {
-        return Err(Verdict::FastPathOff);
-    }
-    let source = match source {
-        Some(source) => source,
-        None => wire_source(&header)?,
-    };
-    if !source.in_pool || !route.in_pool {
-        return Err(Verdict::OutsidePools);
-    }
-    if let Some(doubt) = header.doubt {
-        return Err(doubt);
-    }
-    // At least 2, or there were a doubt.
-    let hops = header.hops - 1;
-    if route.is(Action::Local) {
-        to_pod(ctx, frame, hopping, hops, route.target)
-    } else if route.is(Action::Via) {
-        to_next_hop(ctx, frame, hopping, hops, route.target)
-    } else {
-        Err(Verdict::BadEntry)
-    }
-}
-
-/// A pod sends only from addresses whose route leads back to it. Where the map does not say so the kernel's FIB is
-/// asked before anything is dropped, since a pod may have got an address of which the agent has not heard.
-#[inline(always)]
-fn pod_source<A: Address + Addresses>(
-    ctx: &TcContext,
-    frame: &Frame,
-    header: &Header<A>,
-    check: bool,
-) -> Result<Found, Verdict> {
-    if let Some(source) = header.source.route()
-        && source.is(Action::Local)
-        && let Some(endpoint) = maps::endpoint(source.target)
-        && endpoint.ifindex == frame.ifindex
-    {
-        return Ok(source);
-    }
-    if check && fib::leads_elsewhere(ctx.as_ptr(), frame.ifindex, header.source, header.destination) {
-        return Err(Verdict::Spoofed);
-    }
-    Err(Verdict::SourceUnknown)
-}
-
-/// From the wire only what another node's pod may send; what claims to be ours is the stack's to judge (rp_filter).
-#[inline(always)]
-fn wire_source<A: Address>(header: &Header<A>) -> Result<Found, Verdict> {
-    let source = header.source.route().ok_or(Verdict::OutsidePools)?;
-    if source.is(Action::Via) {
-        return Ok(source);
-    }
-    if source.is(Action::Local) || source.is(Action::BlackholeOwn) {
-        return Err(Verdict::SourceIsLocal);
-    }
-    Err(Verdict::RouteSaysPass)
+fn min(a: u32, b: u32) -> u32 {
+    if a < b { a } else { b }
 }
 
 #[inline(always)]
-fn to_pod<H: Hopping>(
-    ctx: &TcContext,
-    frame: &Frame,
-    hopping: H,
-    hops: u8,
-    target: u32,
-) -> Result<Redirect, Verdict> {
-    let endpoint = maps::endpoint(target).ok_or(Verdict::BadEntry)?;
-    if endpoint.ifindex == frame.ifindex {
-        return Err(Verdict::SameInterface);
-    }
-    if endpoint.pod_mac == [0; 6] {
-        return Err(Verdict::NoMac);
-    }
-    fits(ctx, endpoint.ifindex)?;
-    hopping.hop(ctx, hops).ok_or(Verdict::Unreadable)?;
-    skb::write_macs(ctx, endpoint.pod_mac, endpoint.host_mac).ok_or(Verdict::Unreadable)?;
-    // SAFETY: plain numbers; the helper notes the target and the kernel carries it out when the program has ended.
-    let action = unsafe { bpf_redirect_peer(endpoint.ifindex, 0) };
-    redirected(Verdict::RedirectedPeer, action)
-}
-
-#[inline(always)]
-fn to_next_hop<H: Hopping>(
-    ctx: &TcContext,
-    frame: &Frame,
-    hopping: H,
-    hops: u8,
-    target: u32,
-) -> Result<Redirect, Verdict> {
-    let Hop { ifindex, family, gateway } = maps::next_hop(target).ok_or(Verdict::BadEntry)?;
-    if ifindex == frame.ifindex {
-        // The stack tells the sender about the shorter way (ICMP redirect).
-        return Err(Verdict::SameInterface);
-    }
-    // IPv4 over an IPv6 next hop is RFC 8950; the other way round nobody can send.
-    if H::FAMILY as u32 != family && family == Family::Inet as u32 {
-        return Err(Verdict::NextHopFamily);
-    }
-    fits(ctx, ifindex)?;
-    hopping.hop(ctx, hops).ok_or(Verdict::Unreadable)?;
-    // SAFETY: a structure of numbers.
-    let mut params: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    params.nh_family = family;
-    // SAFETY: both are sixteen octets in which every value is allowed; an IPv4 address stands in the first four.
-    params.__bindgen_anon_1.ipv6_nh = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(gateway) };
-    // SAFETY: the structure lives on our stack and its size is given; the helper copies it.
-    let action =
-        unsafe { bpf_redirect_neigh(ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) };
-    redirected(Verdict::RedirectedNeigh, action)
-}
-
-#[inline(always)]
-fn redirected(verdict: Verdict, action: i64) -> Result<Redirect, Verdict> {
+fn redirected(verdict: Verdict, action: i64) -> Result<(Verdict, Redirected), Verdict> {
     // The helpers refuse nothing but wrong flags and sizes.
     if action != i64::from(TC_ACT_REDIRECT) {
         return Err(Verdict::Unreadable);
     }
-    Ok(Redirect { verdict, action: TC_ACT_REDIRECT })
+    Ok((verdict, TC_ACT_REDIRECT))
 }
 
 /// The interface is there and takes the packet as it is; of GSO each segment. The kernel is asked each time, so an

@@ -1,22 +1,28 @@
 //! The programs: packets and maps in; redirect, drop or pass out. An entry point only turns a verdict into the
 //! hook's action and counts it; what is decided stands in [`forward`] and [`wire`]. When in doubt a packet is the
-//! stack's, whose FIB says the same as our map. Three things drop: a blackhole, a forged source, a header that no
-//! router forwards.
+//! stack's, whose FIB says the same as our map. Three things drop: a blackhole, a forged source (and ARP or neighbour
+//! discovery that is forged), a header that no router forwards.
 #![no_std]
 #![no_main]
 
 mod fib;
 mod forward;
+mod guard;
+mod index;
 mod maps;
 mod skb;
+mod source;
 mod wire;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, xdp_action},
+    helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use manx_abi::{Disposition, Program};
+
+use crate::{maps::Port, skb::Frame};
 
 /// "Nothing to say": the next program on the hook is asked. TC_ACT_OK would end the chain and skip other people's
 /// programs.
@@ -37,23 +43,31 @@ pub fn uplink_tc(ctx: TcContext) -> i32 {
 /// A host interface whose driver runs XDP natively: blackholes, before an skb exists.
 #[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
-    let verdict = wire::decide(&ctx);
-    maps::count(Program::UplinkXdp, verdict);
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let port = Port::of(ifindex);
+    let verdict = wire::decide(&ctx, ifindex, port);
+    maps::count(port, Program::UplinkXdp, verdict, 1);
     match verdict.disposition() {
         Disposition::Dropped => xdp_action::XDP_DROP,
         _ => xdp_action::XDP_PASS,
     }
 }
 
+/// Never attached: a test run of it returns the low 32 bits of jiffies, by which the agent learns their rate.
+#[xdp]
+pub fn jiffies(_ctx: XdpContext) -> u32 {
+    // SAFETY: a number out of the kernel's clock.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
 #[inline(always)]
 fn tc(ctx: &TcContext, program: Program) -> i32 {
-    let (verdict, redirect) = match forward::decide(ctx, program) {
-        Ok(forward::Redirect { verdict, action }) => (verdict, action),
-        Err(verdict) => (verdict, TCX_NEXT),
-    };
-    maps::count(program, verdict);
+    let frame = Frame::of(ctx);
+    let port = Port::of(frame.ifindex);
+    let (verdict, redirected) = forward::decide(ctx, program, frame, port);
+    maps::count(port, program, verdict, frame.packets());
     match verdict.disposition() {
-        Disposition::Redirected => redirect,
+        Disposition::Redirected => redirected,
         Disposition::Dropped => TC_ACT_SHOT,
         Disposition::Passed => TCX_NEXT,
     }

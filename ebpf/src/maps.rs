@@ -1,15 +1,22 @@
-//! The maps, and lookups in them that trust nothing they find: values are read as numbers, so that a value that no
-//! agent of this ABI wrote is a verdict and not undefined behaviour.
+//! The maps, and reads of them that trust nothing they find: values are read as numbers, so that a value that no
+//! agent of this ABI wrote is a verdict and not undefined behaviour. Each number is read once, though the agent may
+//! be writing.
 
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use manx_abi::{
-    Action, Counts, Endpoint, Family, NextHop, Program, Route, Settings, Uplink, Verdict, capacity,
+    Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
+    PoolSet, Program, Route, Settings, Tally, Verdict, Word, capacity, flow, pool,
 };
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 static ROUTES4: LpmTrie<[u8; 4], Route, { capacity::ROUTES4 }> = LpmTrie::new();
@@ -18,117 +25,318 @@ static ROUTES4: LpmTrie<[u8; 4], Route, { capacity::ROUTES4 }> = LpmTrie::new();
 static ROUTES6: LpmTrie<[u8; 16], Route, { capacity::ROUTES6 }> = LpmTrie::new();
 
 #[btf_map]
+static WORDS: Array<Packed, { capacity::packed(capacity::WORDS) }, MMAPABLE> = Array::new();
+
+#[btf_map]
+static COUNTER_IDS: Array<Packed, { capacity::packed(capacity::WORDS) }, MMAPABLE> = Array::new();
+
+#[btf_map]
+static BLOCKS6: HashMap<[u8; 16], Block6, { capacity::BLOCKS6 }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+static POOLS: Array<PoolSet, { pool::POOL_SETS }> = Array::new();
+
+#[btf_map]
+static GROUPS: Array<Packed, { capacity::packed(capacity::GROUPS) }, MMAPABLE> = Array::new();
+
+#[btf_map]
+static BUCKETS: Array<BucketSet, { capacity::BUCKET_SETS }, MMAPABLE> = Array::new();
+
+#[btf_map]
 static NEXTHOPS: Array<NextHop, { capacity::NEXTHOPS }> = Array::new();
 
 #[btf_map]
 static ENDPOINTS: Array<Endpoint, { capacity::ENDPOINTS }> = Array::new();
 
 #[btf_map]
-static UPLINKS: HashMap<u32, Uplink, { capacity::UPLINKS }> = HashMap::new();
+static INTERFACES: Array<Interface, { capacity::INTERFACES }, MMAPABLE> = Array::new();
 
 #[btf_map]
-static SETTINGS: Array<Settings, 1> = Array::new();
+static SETTINGS: Array<Settings, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
-static COUNTERS: PerCpuArray<Counts, { Program::ALL.len() }> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<Counts, { capacity::COUNTERS }> = PerCpuArray::new();
 
-/// A value of the route maps as it was found.
-#[derive(Clone, Copy)]
-pub struct Found {
-    action: u32,
-    pub target: u32,
-    pub in_pool: bool,
+#[btf_map]
+static PREFIX_COUNTS: PerCpuArray<Tally, { capacity::PREFIX_COUNTS }> = PerCpuArray::new();
+
+#[btf_map]
+static HOP_COUNTS: PerCpuArray<Tally, { capacity::NEXTHOPS }> = PerCpuArray::new();
+
+#[unsafe(no_mangle)]
+static INTERFACE_MASK: Global<u32> = Global::new(capacity::INTERFACES as u32 - 1);
+
+/// Reads a field of a live map value as the number that it is in memory.
+macro_rules! number {
+    ($value:expr, $($field:tt)+) => {
+        // SAFETY: the value was found in a map of ours, whose arrays live as long as the program and whose hash
+        // entries outlive the program's run (RCU); the field lies within it, is of this width, and any bits in it
+        // are a number.
+        unsafe { read_volatile(addr_of!((*$value).$($field)+).cast::<u32>()) }
+    };
 }
+pub(crate) use number;
 
-impl Found {
+/// The switches, of which each is read when it is asked for.
+#[derive(Clone, Copy)]
+pub struct Switches(*const Settings);
+
+impl Switches {
     #[inline(always)]
-    pub fn is(&self, action: Action) -> bool {
-        self.action == action as u32
+    pub fn read() -> Option<Switches> {
+        SETTINGS.get_ptr(0).map(Switches)
+    }
+
+    /// The number of a `Mode`.
+    #[inline(always)]
+    pub fn mode(self) -> u32 {
+        number!(self.0, mode)
+    }
+
+    /// The mode of a pool by its number plus one.
+    #[inline(always)]
+    pub fn pool_mode(self, pool: u32) -> u32 {
+        let number = pool.wrapping_sub(1) as usize & (pool::POOL_NUMBERS - 1);
+        // SAFETY: as in `number!`; there is a mode for each number below POOL_NUMBERS, a power of two.
+        unsafe { read_volatile(addr_of!((*self.0).pool_modes).cast::<u32>().add(number)) }
     }
 
     #[inline(always)]
-    fn read(route: &Route) -> Found {
-        // SAFETY: `route` is a live map value. Its first field is read as the number that it is in memory, because
-        // a number that is no `Action` may stand there. Volatile: one read each, though the agent may be writing.
-        unsafe {
-            Found {
-                action: read_volatile(addr_of!(route.action).cast::<u32>()),
-                target: read_volatile(addr_of!(route.target)),
-                in_pool: read_volatile(addr_of!(route.in_pool)) != 0,
-            }
+    pub fn pools(self) -> Option<*const PoolSet> {
+        POOLS.get_ptr(number!(self.0, pool_set))
+    }
+
+    #[inline(always)]
+    pub fn outside4(self) -> bool {
+        number!(self.0, outside4) != 0
+    }
+
+    #[inline(always)]
+    pub fn outside6(self) -> bool {
+        number!(self.0, outside6) != 0
+    }
+
+    #[inline(always)]
+    pub fn hash_seed(self) -> u32 {
+        number!(self.0, hash_seed)
+    }
+
+    /// Below how many jiffies a tracked flow's remaining time is low.
+    #[inline(always)]
+    pub fn keep_alive(self, protocol: u8, assured: bool) -> u32 {
+        if protocol == flow::TCP {
+            number!(self.0, tcp_established)
+        } else if assured {
+            number!(self.0, udp_stream)
+        } else {
+            number!(self.0, udp)
         }
     }
-}
 
-/// An address of either family, with its trie.
-pub trait Address: Copy {
-    fn route(self) -> Option<Found>;
-}
-
-impl Address for [u8; 4] {
+    /// When the agent was last known to live, and how long that is enough, in jiffies.
     #[inline(always)]
-    fn route(self) -> Option<Found> {
-        ROUTES4.get(&Key::new(32, self)).map(Found::read)
+    pub fn pulse(self) -> (u32, u32) {
+        (number!(self.0, pulse), number!(self.0, pulse_limit))
     }
 }
 
-impl Address for [u8; 16] {
+/// An interface that has one of the programs, and where its counters stand.
+#[derive(Clone, Copy)]
+pub struct Port {
+    entry: *const Interface,
+    place: u32,
+}
+
+impl Port {
     #[inline(always)]
-    fn route(self) -> Option<Found> {
-        ROUTES6.get(&Key::new(128, self)).map(Found::read)
+    pub fn of(ifindex: u32) -> Option<Port> {
+        let mask = INTERFACE_MASK.load();
+        let mut probe = 0;
+        while probe < INTERFACE_PROBES {
+            let place = ifindex.wrapping_add(probe) & mask;
+            let entry = INTERFACES.get_ptr(place)?;
+            if number!(entry, ifindex) == ifindex {
+                return Some(Port { entry, place });
+            }
+            probe += 1;
+        }
+        None
+    }
+
+    /// The number of a `Mode`.
+    #[inline(always)]
+    pub fn mode(self) -> u32 {
+        number!(self.entry, mode)
+    }
+
+    /// The number of a `SourceCheck`.
+    #[inline(always)]
+    pub fn source_check(self) -> u32 {
+        number!(self.entry, source_check)
+    }
+
+    #[inline(always)]
+    pub fn mac(self) -> [u8; 6] {
+        // SAFETY: as in `number!`; six octets of any value.
+        unsafe { read_volatile(addr_of!((*self.entry).mac)) }
     }
 }
+
+/// What a trie says of an address.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub word: Word,
+    pub pool: u32,
+    pub counter: u32,
+}
+
+#[inline(always)]
+fn found(route: &Route) -> Found {
+    let route: *const Route = route;
+    // An action that is none shows as a kind that nobody answers to, and so does one that has more than four bits.
+    let action = number!(route, action);
+    let kind = if action > 0xf { 0xf } else { action };
+    let target = number!(route, target);
+    Found {
+        word: Word(kind << 28 | target & Word::TARGET_MAX),
+        pool: number!(route, pool),
+        counter: number!(route, counter),
+    }
+}
+
+#[inline(always)]
+pub fn trie4(address: [u8; 4]) -> Option<Found> {
+    ROUTES4.get(&Key::new(32, address)).map(found)
+}
+
+#[inline(always)]
+pub fn trie6(address: [u8; 16]) -> Option<Found> {
+    ROUTES6.get(&Key::new(128, address)).map(found)
+}
+
+/// A word of a packed array; none beyond its end.
+macro_rules! packed {
+    ($map:ident, $position:expr) => {{
+        let position: u32 = $position;
+        // SAFETY: the element is a live map value of PACKED words, a power of two.
+        $map.get_ptr(position / PACKED as u32)
+            .map(|words| unsafe { read_volatile(words.cast::<u32>().add(position as usize % PACKED)) })
+    }};
+}
+
+#[inline(always)]
+pub fn word(position: u32) -> Option<Word> {
+    packed!(WORDS, position).map(Word)
+}
+
+#[inline(always)]
+pub fn counter_id(position: u32) -> u32 {
+    packed!(COUNTER_IDS, position).unwrap_or(0)
+}
+
+#[inline(always)]
+pub fn group(id: u32) -> Option<Group> {
+    packed!(GROUPS, id).map(Group)
+}
+
+/// The next-hop id in a set's bucket.
+#[inline(always)]
+pub fn bucket(set: u32, bucket: usize) -> Option<u32> {
+    let ids = BUCKETS.get_ptr(set)?;
+    // SAFETY: the set is a live map value of BUCKETS ids, a power of two.
+    Some(unsafe { read_volatile(ids.cast::<u32>().add(bucket % manx_abi::BUCKETS)) })
+}
+
+/// An entry of `BLOCKS6`: its word and counter id, if it is still the block's when both have been read.
+#[inline(always)]
+pub fn block6(block: pool::Halves) -> Option<Result<(Word, u32), Recycled>> {
+    let entry = BLOCKS6.get_ptr(pool::from_halves(block))?;
+    let (word, counter) = (number!(entry, word), number!(entry, counter));
+    // SAFETY: as in `number!`.
+    let check = unsafe { read_volatile(addr_of!((*entry).check)) };
+    Some(if check == pool::check6(block) { Ok((Word(word), counter)) } else { Err(Recycled) })
+}
+
+/// The memory of the entry has become another block's meanwhile.
+#[derive(Clone, Copy)]
+pub struct Recycled;
 
 /// A next hop in use.
 #[derive(Clone, Copy)]
 pub struct Hop {
     pub ifindex: u32,
     pub family: u32,
-    pub gateway: [u8; 16],
+    pub gateway: [u32; 4],
 }
 
 #[inline(always)]
 pub fn next_hop(id: u32) -> Option<Hop> {
-    let hop = NEXTHOPS.get(id)?;
-    // SAFETY: as in `Found::read`; `family` may hold a number that is no `Family`.
-    let (ifindex, family, gateway) = unsafe {
-        (
-            read_volatile(addr_of!(hop.ifindex)),
-            read_volatile(addr_of!(hop.family).cast::<u32>()),
-            read_volatile(addr_of!(hop.gateway)),
-        )
-    };
+    let hop = NEXTHOPS.get_ptr(id)?;
+    let (ifindex, family) = (number!(hop, ifindex), number!(hop, family));
+    // SAFETY: as in `number!`: sixteen octets that follow two numbers, so they are aligned as four.
+    let gateway = unsafe { read_volatile(addr_of!((*hop).gateway).cast::<[u32; 4]>()) };
     let known = family == Family::Inet as u32 || family == Family::Inet6 as u32;
     (known && ifindex != 0).then_some(Hop { ifindex, family, gateway })
 }
 
-#[inline(always)]
-pub fn endpoint(id: u32) -> Option<Endpoint> {
-    let endpoint = *ENDPOINTS.get(id)?;
-    (endpoint.ifindex != 0).then_some(endpoint)
+/// A pod's interface in use.
+#[derive(Clone, Copy)]
+pub struct Pod(*const Endpoint);
+
+impl Pod {
+    #[inline(always)]
+    pub fn of(id: u32) -> Option<Pod> {
+        ENDPOINTS.get_ptr(id).map(Pod)
+    }
+
+    /// 0: the slot is not in use.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        number!(self.0, ifindex)
+    }
+
+    /// The pod's MAC and the host side's, which are the first twelve octets of a frame to it.
+    #[inline(always)]
+    pub fn macs(self) -> [u32; 3] {
+        // SAFETY: as in `number!`: twelve octets that follow a number, so they are aligned as three.
+        unsafe { read_volatile(addr_of!((*self.0).pod_mac).cast::<[u32; 3]>()) }
+    }
 }
 
 #[inline(always)]
-pub fn uplink_mac(ifindex: u32) -> Option<[u8; 6]> {
-    // SAFETY: an entry that is removed meanwhile stays readable until this program has ended (RCU); one that is
-    // replaced is another interface's, and then this MAC decides nothing but "not for us".
-    unsafe { UPLINKS.get(ifindex) }.map(|uplink| uplink.mac)
-}
-
-#[inline(always)]
-pub fn settings() -> Settings {
-    SETTINGS.get(0).copied().unwrap_or(Settings { fast_path: 0, source_check: 0 })
-}
-
-#[inline(always)]
-pub fn count(program: Program, verdict: Verdict) {
-    let Some(counts) = COUNTERS.get_ptr_mut(program as u32) else {
+pub fn count(port: Option<Port>, program: Program, verdict: Verdict, packets: u64) {
+    let place = match port {
+        Some(port) => port.place,
+        None => INTERFACE_MASK.load().wrapping_add(1),
+    };
+    let Some(counts) = COUNTERS.get_ptr_mut(place * 2 + program.hook()) else {
         return;
     };
     // SAFETY: a `Counts` is one u64 for each verdict in their order, so the place lies within it; the CPU's value
     // is ours alone, as the program is neither preempted by itself nor migrated.
     unsafe {
         let counter = counts.cast::<u64>().add(verdict as usize);
-        *counter += 1;
+        *counter += packets;
+    }
+}
+
+#[inline(always)]
+pub fn count_prefix(id: u32, packets: u64, bytes: u64) {
+    tally(PREFIX_COUNTS.get_ptr_mut(id), packets, bytes);
+}
+
+#[inline(always)]
+pub fn count_hop(id: u32, packets: u64, bytes: u64) {
+    tally(HOP_COUNTS.get_ptr_mut(id), packets, bytes);
+}
+
+#[inline(always)]
+fn tally(found: Option<*mut Tally>, packets: u64, bytes: u64) {
+    if let Some(tally) = found {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*tally).packets += packets;
+            (*tally).bytes += bytes;
+        }
     }
 }

@@ -1,45 +1,51 @@
 //! What XDP does with a frame: blackholes die here, before an skb exists. Everything else goes on to TC, which
 //! counts what it does with it.
 
-use aya_ebpf::{EbpfContext, programs::XdpContext};
+use aya_ebpf::{EbpfContext, helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use manx_abi::{
-    Action, Verdict,
+    Kind, Verdict,
     header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    pool,
 };
 
 use crate::{
     fib::{self, Addresses},
-    maps::{self, Address},
+    index::{Address, Answer},
+    maps::{self, Port, Switches},
+    skb::Plain,
 };
 
 #[inline(always)]
-pub fn decide(ctx: &XdpContext) -> Verdict {
-    let Some(ethernet) = read::<ETHERNET>(ctx, 0) else {
+pub fn decide(ctx: &XdpContext, ifindex: u32, port: Option<Port>) -> Verdict {
+    let Some(port) = port else {
+        return Verdict::InterfaceUnknown;
+    };
+    let Some([d0, d1, d2, .., ethertype]) = read::<[u16; ETHERNET / 2]>(ctx, 0) else {
         return Verdict::Unreadable;
     };
-    let [d0, d1, d2, d3, d4, d5, .., high, low] = ethernet;
-    let ifindex = ctx.ingress_ifindex() as u32;
+    let [[a, b], [c, d], [e, f]] = [d0.to_ne_bytes(), d1.to_ne_bytes(), d2.to_ne_bytes()];
     // A promiscuous interface, or one below a bridge or macvlan, sees frames that are not this node's to judge.
-    if maps::uplink_mac(ifindex) != Some([d0, d1, d2, d3, d4, d5]) {
+    if port.mac() != [a, b, c, d, e, f] {
         return Verdict::NotForUs;
     }
-    match u16::from_be_bytes([high, low]) {
-        ETHERTYPE_IPV4 => match read::<{ header::IPV4 }>(ctx, ETHERNET) {
-            Some([.., s0, s1, s2, s3, d0, d1, d2, d3]) if header::is_routable4([d0, d1, d2, d3]) => {
-                blackhole(ctx, ifindex, [s0, s1, s2, s3], [d0, d1, d2, d3])
+    match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => match read::<[u32; header::IPV4 / 4]>(ctx, ETHERNET) {
+            Some([_, _, _, source, destination]) => {
+                let destination = destination.to_ne_bytes();
+                if !header::is_routable4(destination) {
+                    return Verdict::Scope;
+                }
+                blackhole(ctx, ifindex, source.to_ne_bytes(), destination)
             }
-            Some(_) => Verdict::Scope,
             None => Verdict::Unreadable,
         },
-        ETHERTYPE_IPV6 => match read::<{ header::IPV6 }>(ctx, ETHERNET) {
-            Some(bytes) => {
-                let (mut source, mut destination) = ([0; 16], [0; 16]);
-                source.copy_from_slice(&bytes[8..24]);
-                destination.copy_from_slice(&bytes[24..40]);
+        ETHERTYPE_IPV6 => match read::<[u64; header::IPV6 / 8]>(ctx, ETHERNET) {
+            Some([_, s0, s1, d0, d1]) => {
+                let destination = pool::from_halves([u64::from_be(d0), u64::from_be(d1)]);
                 if !header::is_routable6(destination) {
                     return Verdict::Scope;
                 }
-                blackhole(ctx, ifindex, source, destination)
+                blackhole(ctx, ifindex, pool::from_halves([u64::from_be(s0), u64::from_be(s1)]), destination)
             }
             None => Verdict::Unreadable,
         },
@@ -49,29 +55,42 @@ pub fn decide(ctx: &XdpContext) -> Verdict {
 
 #[inline(always)]
 fn blackhole<A: Address + Addresses>(ctx: &XdpContext, ifindex: u32, source: A, destination: A) -> Verdict {
-    let Some(route) = destination.route() else {
-        return Verdict::NoRoute;
+    let Some(switches) = Switches::read() else {
+        return Verdict::BadEntry;
     };
-    if route.is(Action::BlackholeExplicit) {
+    let Some(pools) = switches.pools() else {
+        return Verdict::BadEntry;
+    };
+    let route = destination.find(switches, pools);
+    if route.word.is(Kind::BlackholeExplicit) {
+        count_prefix(ctx, &route);
         return Verdict::BlackholeExplicit;
     }
-    if !route.is(Action::BlackholeOwn) {
-        return Verdict::NotBlackholed;
+    if !route.word.is(Kind::BlackholeOwn) {
+        return if route.word.is(Kind::NoRoute) { Verdict::NoRoute } else { Verdict::NotBlackholed };
     }
     if fib::is_blackhole(ctx.as_ptr(), ifindex, source, destination) {
+        count_prefix(ctx, &route);
         Verdict::BlackholeOwn
     } else {
         Verdict::FibDisagrees
     }
 }
 
+#[inline(always)]
+fn count_prefix(ctx: &XdpContext, route: &Answer) {
+    // SAFETY: the context is the program's own.
+    let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
+    maps::count_prefix(route.counter(), 1, length.wrapping_sub(ETHERNET as u64));
+}
+
 /// Headers stand in the first buffer of a frame with fragments too.
 #[inline(always)]
-fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Option<[u8; N]> {
+fn read<T: Plain>(ctx: &XdpContext, offset: usize) -> Option<T> {
     let start = ctx.data() + offset;
-    if start + N > ctx.data_end() {
+    if start + size_of::<T>() > ctx.data_end() {
         return None;
     }
-    // SAFETY: the range was just compared with the frame's end; an array of octets needs no alignment.
-    Some(unsafe { (start as *const [u8; N]).read() })
+    // SAFETY: the range was just compared with the frame's end; of alignment what stands in `skb::read` holds here.
+    Some(unsafe { (start as *const T).read() })
 }

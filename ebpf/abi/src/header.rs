@@ -1,7 +1,7 @@
 //! What a router has to know of a packet's IP header, read from its fixed part. Pure, so that it is tested on the
-//! host; the programs call it with bytes that they have copied out of the packet.
+//! host; the programs call it with words that they have copied out of the packet, as they lie in memory.
 
-use crate::Verdict;
+use crate::{Verdict, pool::from_halves};
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
@@ -9,6 +9,8 @@ pub const IPV6: usize = 40;
 
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// What was read of a header that is in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Header<A> {
     pub protocol: u8,
     /// Part of a larger packet, the first part too: its ports are not those of all parts.
     pub fragment: bool,
+    /// Both addresses are of a scope that routers forward.
+    pub routable: bool,
     /// Why the packet is the stack's although its header is in order. Drops are decided before this is asked.
     pub doubt: Option<Verdict>,
 }
@@ -28,29 +32,10 @@ pub struct Header<A> {
 /// `length` is that of the packet from here to the end of the frame, padding included; `gso` says that the packet
 /// is several in one. The same is refused that the kernel's `ip_rcv` drops.
 #[inline(always)]
-pub fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]>, Verdict> {
-    let [
-        version_ihl,
-        _,
-        total_0,
-        total_1,
-        _,
-        _,
-        part_0,
-        part_1,
-        ttl,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = *bytes;
+pub fn ipv4(words: &[u32; IPV4 / 4], length: u32, gso: bool) -> Result<Header<[u8; 4]>, Verdict> {
+    let [version_ihl, _, total_0, total_1] = words[0].to_ne_bytes();
+    let [_, _, part_0, part_1] = words[1].to_ne_bytes();
+    let [hops, protocol, ..] = words[2].to_ne_bytes();
     let header_length = u32::from(version_ihl & 0x0f) * 4;
     if version_ihl >> 4 != 4 || header_length < IPV4 as u32 {
         return Err(Verdict::Malformed);
@@ -66,40 +51,52 @@ pub fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]
     if header_length > IPV4 as u32 {
         // The checksum covers the options too, which are not at hand: the stack's.
         doubt = Some(Verdict::Options);
-    } else if !ipv4_checksum_is_right(bytes) {
+    } else if !ipv4_checksum_is_right(words) {
         return Err(Verdict::Malformed);
     }
-    let (source, destination) = ([s0, s1, s2, s3], [d0, d1, d2, d3]);
-    if !is_routable4(source) || !is_routable4(destination) {
-        return Err(Verdict::Scope);
-    }
-    // More Fragments, or an offset; not Don't Fragment.
-    let fragment = part_0 & 0x3f != 0 || part_1 != 0;
-    Ok(Header { source, destination, hops: ttl, protocol, fragment, doubt: doubt.or(expiring(ttl)) })
+    let (source, destination) = (words[3].to_ne_bytes(), words[4].to_ne_bytes());
+    Ok(Header {
+        source,
+        destination,
+        hops,
+        protocol,
+        // More Fragments, or an offset; not Don't Fragment.
+        fragment: part_0 & 0x3f != 0 || part_1 != 0,
+        routable: is_routable4(source) && is_routable4(destination),
+        doubt: doubt.or(expiring(hops)),
+    })
 }
 
-/// As [`ipv4`]; the kernel's `ip6_rcv_core`.
+/// As [`ipv4`]; the kernel's `ip6_rcv_core`. The words after the first two are the addresses.
 #[inline(always)]
-pub fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
-    if bytes[0] >> 4 != 6 {
+pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
+    let [version, _, _, _, payload_0, payload_1, next_header, hops] = words[0].to_ne_bytes();
+    if version >> 4 != 6 {
         return Err(Verdict::Malformed);
     }
-    let payload = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    let next_header = bytes[6];
+    let payload = u32::from(u16::from_be_bytes([payload_0, payload_1]));
     // Zero with hop-by-hop options is a jumbogram (RFC 2675 §3), and what GSO makes of more than 64 kB.
     if (payload != 0 || next_header != HOP_BY_HOP) && payload + IPV6 as u32 > length {
         return Err(Verdict::Malformed);
     }
-    let (mut source, mut destination) = ([0; 16], [0; 16]);
-    source.copy_from_slice(&bytes[8..24]);
-    destination.copy_from_slice(&bytes[24..40]);
-    if !is_routable6(source) || !is_routable6(destination) {
-        return Err(Verdict::Scope);
-    }
-    let hops = bytes[7];
-    let doubt = if is_extension(next_header) { Some(Verdict::ExtensionHeaders) } else { expiring(hops) };
-    // A fragment's header is an extension.
-    Ok(Header { source, destination, hops, protocol: next_header, fragment: false, doubt })
+    let source = address6(words[1], words[2]);
+    let destination = address6(words[3], words[4]);
+    Ok(Header {
+        source,
+        destination,
+        hops,
+        protocol: next_header,
+        // A fragment's header is an extension.
+        fragment: false,
+        routable: is_routable6(source) && is_routable6(destination),
+        doubt: if is_extension(next_header) { Some(Verdict::ExtensionHeaders) } else { expiring(hops) },
+    })
+}
+
+/// Of two words as they lie in memory.
+#[inline(always)]
+const fn address6(first: u64, second: u64) -> [u8; 16] {
+    from_halves([u64::from_be(first), u64::from_be(second)])
 }
 
 /// Not even one more hop: the stack answers with Time Exceeded.
@@ -111,6 +108,7 @@ fn expiring(hops: u8) -> Option<Verdict> {
 pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 pub const FRAGMENT: u8 = 44;
+pub const AUTHENTICATION: u8 = 51;
 pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// Extension headers of RFC 8200 §4 and the IANA registry; ESP (50) is payload to a router.
@@ -118,7 +116,7 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 pub const fn is_extension(next_header: u8) -> bool {
     matches!(
         next_header,
-        HOP_BY_HOP | ROUTING | FRAGMENT | 51 | DESTINATION_OPTIONS | 135 | 139 | 140 | 253 | 254
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | 135 | 139 | 140 | 253 | 254
     )
 }
 
@@ -155,16 +153,16 @@ const fn first_half(a: [u8; 16]) -> [u8; 8] {
 
 /// The header's own sum, RFC 1071: all words, the checksum included, add up to all ones.
 #[inline(always)]
-pub fn ipv4_checksum_is_right(bytes: &[u8; IPV4]) -> bool {
-    let mut sum = 0u32;
-    let mut at = 0;
-    while at < IPV4 {
-        sum += u32::from(u16::from_ne_bytes([bytes[at], bytes[at + 1]]));
-        at += 2;
-    }
-    // Ten words carry at most nine: two folds are enough.
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
+pub fn ipv4_checksum_is_right(words: &[u32; IPV4 / 4]) -> bool {
+    let [a, b, c, d, e] = *words;
+    // A sum of words of 32 bits is one of words of 16 once it is folded: 2^32 - 1 is a multiple of 2^16 - 1.
+    let sum = u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d) + u64::from(e);
+    // Five of them carry at most four, so this is below 2^32 + 4.
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    // At most 3 * 0xffff, then 0xffff + 2, then 0xffff.
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
     sum == 0xffff
 }
 
@@ -177,9 +175,38 @@ pub const fn checksum_after_hop(checksum: [u8; 2]) -> [u8; 2] {
     (sum as u16).to_be_bytes()
 }
 
+/// What lowering the hop limit by one adds to the sum over a packet that a NIC computed (CHECKSUM_COMPLETE), as
+/// `bpf_csum_update` takes it: IPv6 has no header checksum that would take the change back.
+#[inline(always)]
+pub const fn hop_limit_sum(next_header: u8, hops: u8) -> u32 {
+    let old = u16::from_ne_bytes([next_header, hops]);
+    let new = u16::from_ne_bytes([next_header, hops.wrapping_sub(1)]);
+    !old as u32 + new as u32
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{ipv4 as ipv4_of, ipv4_checksum_is_right as checksum_is_right, ipv6 as ipv6_of, *};
+
+    fn ipv4(bytes: &[u8; IPV4], length: u32, gso: bool) -> Result<Header<[u8; 4]>, Verdict> {
+        ipv4_of(&words(bytes), length, gso)
+    }
+
+    fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
+        ipv6_of(&words64(bytes), length)
+    }
+
+    fn ipv4_checksum_is_right(bytes: &[u8; IPV4]) -> bool {
+        checksum_is_right(&words(bytes))
+    }
+
+    fn words(bytes: &[u8; IPV4]) -> [u32; 5] {
+        core::array::from_fn(|word| u32::from_ne_bytes(bytes[word * 4..][..4].try_into().unwrap()))
+    }
+
+    fn words64(bytes: &[u8; IPV6]) -> [u64; 5] {
+        core::array::from_fn(|word| u64::from_ne_bytes(bytes[word * 8..][..8].try_into().unwrap()))
+    }
 
     /// A UDP packet of 20 + `payload` octets with a right checksum.
     fn v4(edit: impl FnOnce(&mut [u8; IPV4])) -> [u8; IPV4] {
@@ -217,7 +244,7 @@ mod tests {
         let header = ipv4(&v4(|_| ()), 28, false).unwrap();
         assert_eq!(header.source, [172, 16, 36, 193]);
         assert_eq!(header.destination, [172, 16, 118, 65]);
-        assert_eq!((header.hops, header.doubt), (64, None));
+        assert_eq!((header.hops, header.doubt, header.routable), (64, None, true));
     }
 
     #[test]
@@ -285,16 +312,16 @@ mod tests {
     }
 
     #[test]
-    fn what_no_router_forwards_is_left_to_the_stack() {
+    fn addresses_that_no_router_forwards_are_told_apart() {
         for first in [0, 127, 224, 239, 240, 255] {
-            assert_eq!(ipv4(&v4(|b| b[16] = first), 28, false), Err(Verdict::Scope));
-            assert_eq!(ipv4(&v4(|b| b[12] = first), 28, false), Err(Verdict::Scope));
+            assert!(!ipv4(&v4(|b| b[16] = first), 28, false).unwrap().routable);
+            assert!(!ipv4(&v4(|b| b[12] = first), 28, false).unwrap().routable);
         }
         for (high, low) in [(0xff, 2), (0xfe, 0x80), (0xfe, 0xbf), (0, 0)] {
             for at in [8, 24] {
                 let mut bytes = v6(17, 8, 64);
                 bytes[at..at + 2].copy_from_slice(&[high, low]);
-                assert_eq!(ipv6(&bytes, 48), Err(Verdict::Scope), "{high:x}{low:x}");
+                assert!(!ipv6(&bytes, 48).unwrap().routable, "{high:x}{low:x}");
             }
         }
         assert!(is_routable6([0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
@@ -305,7 +332,7 @@ mod tests {
         let header = ipv6(&v6(17, 8, 64), 48).unwrap();
         assert_eq!((header.source[0], header.source[15]), (0xfd, 1));
         assert_eq!((header.destination[0], header.destination[15]), (0xfd, 2));
-        assert_eq!((header.hops, header.doubt), (64, None));
+        assert_eq!((header.hops, header.doubt, header.routable), (64, None, true));
         assert_eq!(ipv6(&v6(17, 9, 64), 48), Err(Verdict::Malformed));
         let mut wrong = v6(17, 8, 64);
         wrong[0] = 0x45;
@@ -341,6 +368,28 @@ mod tests {
                 if ttl % 64 != 1 && id > 0x0fff {
                     break;
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_over_an_ipv6_packet_is_right_after_a_hop() {
+        let sum = |bytes: &[u8; IPV6]| {
+            let mut sum = bytes.chunks(2).map(|w| u64::from(u16::from_ne_bytes([w[0], w[1]]))).sum::<u64>();
+            while sum > 0xffff {
+                sum = (sum & 0xffff) + (sum >> 16);
+            }
+            sum
+        };
+        for next_header in 0..=255 {
+            for hops in 1..=255 {
+                let mut bytes = v6(next_header, 8, hops);
+                let mut updated = sum(&bytes) + u64::from(hop_limit_sum(next_header, hops));
+                while updated > 0xffff {
+                    updated = (updated & 0xffff) + (updated >> 16);
+                }
+                bytes[7] -= 1;
+                assert_eq!(updated, sum(&bytes), "next header {next_header}, hop limit {hops}");
             }
         }
     }
