@@ -78,12 +78,12 @@ fn of_frame(
             let words: [u64; 5] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
             let header = header::ipv6(&words, frame.length())?;
             if check.is_on() {
-                source::discovery(ctx, frame, switches, pools, check, &header)?;
+                source::discovery(ctx, check, header.protocol)?;
             }
             hook.forward(ctx, header, V6)
         }
         neighbour::ETHERTYPE_ARP if check.is_on() => {
-            source::arp(ctx, frame, switches, pools, check)?;
+            source::arp(ctx, check)?;
             Err(Verdict::NotIp)
         }
         ETHERTYPE_VLAN | ETHERTYPE_QINQ if check.is_on() => {

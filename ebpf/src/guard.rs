@@ -94,20 +94,23 @@ pub fn admits<A: Copy>(
     };
     let tuple = Tuple { source, destination, ports };
     let tracked = ask(ctx.skb.skb, addr_of!(tuple).cast(), size_of::<Tuple<A>>() as u32, protocol);
-    let (status, remaining) = (tracked as u32, (tracked >> 32) as i32);
+    let (status, remaining) = (tracked as u32, (tracked >> 32) as u32);
     if status == 0 {
         return Err(Verdict::Untracked);
     }
     if status & status::CHANGED != 0 {
         return Err(Verdict::Translated);
     }
-    if status & (status::CONFIRMED | status::SEEN_REPLY | status::DYING)
-        != status::CONFIRMED | status::SEEN_REPLY
-    {
+    // A TCP connection is assured from the third packet of its handshake on, which conntrack has to see.
+    let wanted = match protocol {
+        flow::TCP => status::CONFIRMED | status::SEEN_REPLY | status::ASSURED,
+        _ => status::CONFIRMED | status::SEEN_REPLY,
+    };
+    if status & (wanted | status::DYING) != wanted {
         return Err(Verdict::Unconfirmed);
     }
-    // A TCP connection that is not established has a short timeout, so it is the stack's too.
-    if remaining < switches.keep_alive(protocol, status & status::ASSURED != 0) as i32 {
+    // A connection that is being closed has a timeout of its own, in no window.
+    if !switches.is_renewed(protocol, remaining) {
         return Err(Verdict::KeepAlive);
     }
     Ok(())

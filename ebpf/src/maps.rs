@@ -2,7 +2,7 @@
 //! agent of this ABI wrote is a verdict and not undefined behaviour. Each number is read once, though the agent may
 //! be writing.
 
-use core::ptr::{addr_of, read_volatile};
+use core::ptr::{addr_of, null, read_volatile};
 
 use aya_ebpf::{
     Global,
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use manx_abi::{
     Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
-    PoolSet, Program, Route, Settings, Tally, Verdict, Word, capacity, flow, pool,
+    PoolSet, Program, Route, Settings, Tally, Verdict, Window, Word, capacity, flow, pool,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -121,15 +121,18 @@ impl Switches {
         number!(self.0, hash_seed)
     }
 
-    /// Below how many jiffies a tracked flow's remaining time is low.
+    /// A flow with so much time left, in jiffies, was renewed a short while ago.
     #[inline(always)]
-    pub fn keep_alive(self, protocol: u8, assured: bool) -> u32 {
-        if protocol == flow::TCP {
-            number!(self.0, tcp_established)
-        } else if assured {
-            number!(self.0, udp_stream)
-        } else {
-            number!(self.0, udp)
+    pub fn is_renewed(self, protocol: u8, remaining: u32) -> bool {
+        // SAFETY: as in `number!`; a window is two numbers.
+        unsafe {
+            if protocol == flow::TCP {
+                let windows = addr_of!((*self.0).tcp).cast::<Window>();
+                (0..3).any(|state| read_volatile(windows.add(state)).holds(remaining))
+            } else {
+                let windows = addr_of!((*self.0).udp).cast::<Window>();
+                (0..2).any(|state| read_volatile(windows.add(state)).holds(remaining))
+            }
         }
     }
 
@@ -206,12 +209,29 @@ fn found(route: &Route) -> Found {
 
 #[inline(always)]
 pub fn trie4(address: [u8; 4]) -> Option<Found> {
-    ROUTES4.get(&Key::new(32, address)).map(found)
+    // SAFETY: a live map value or null.
+    unsafe { longest4(u32::from_ne_bytes(address)).as_ref() }.map(found)
 }
 
 #[inline(always)]
 pub fn trie6(address: [u8; 16]) -> Option<Found> {
-    ROUTES6.get(&Key::new(128, address)).map(found)
+    // SAFETY: as above.
+    unsafe { longest6(&raw const address).as_ref() }.map(found)
+}
+
+/// A function of its own, as the trie is asked where no nanosecond counts: the code is there once, and its key is
+/// not on the caller's stack. Null if there is no route.
+#[inline(never)]
+fn longest4(address: u32) -> *const Route {
+    ROUTES4.get(&Key::new(32, address.to_ne_bytes())).map_or(null(), |route| route)
+}
+
+/// As [`longest4`]. `address` is on the caller's stack.
+#[inline(never)]
+fn longest6(address: *const [u8; 16]) -> *const Route {
+    // SAFETY: the caller's promise; octets need no alignment.
+    let address = unsafe { address.read() };
+    ROUTES6.get(&Key::new(128, address)).map_or(null(), |route| route)
 }
 
 /// A word of a packed array; none beyond its end.

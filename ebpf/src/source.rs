@@ -1,6 +1,6 @@
 //! Whose packet it is: what a pod may send from and speak for, and what the wire may claim.
 
-use aya_ebpf::{EbpfContext, programs::TcContext};
+use aya_ebpf::{EbpfContext, bindings::__sk_buff, programs::TcContext};
 use manx_abi::{
     Kind, PoolSet, SourceCheck, Verdict,
     flow::ICMPV6,
@@ -113,49 +113,53 @@ pub fn wire(answer: &Answer) -> Result<(), Verdict> {
 
 /// ARP from a pod. An error drops it.
 #[inline(always)]
-pub fn arp(
-    ctx: &TcContext,
-    frame: Frame,
-    switches: Switches,
-    pools: *const PoolSet,
-    check: Check,
-) -> Result<(), Verdict> {
-    let Some(packet) = skb::read::<[u8; neighbour::ARP]>(ctx, ETHERNET) else {
-        // The kernel drops it as too short.
-        return Ok(());
-    };
-    let [_, _, _, s0, s1, s2] = skb::read::<[u16; 6]>(ctx, 0).ok_or(Verdict::Unreadable)?;
-    let [[a, b], [c, d], [e, f]] = [s0.to_ne_bytes(), s1.to_ne_bytes(), s2.to_ne_bytes()];
-    spoken_for(ctx, frame, switches, pools, check, neighbour::arp(&packet, [a, b, c, d, e, f]))
+pub fn arp(ctx: &TcContext, check: Check) -> Result<(), Verdict> {
+    if is_forged_arp(ctx.skb.skb, check.0) == 0 { Ok(()) } else { Err(Verdict::ForgedNeighbour) }
 }
 
 /// Neighbour discovery from a pod, wherever it stands in the packet: the kernel takes it behind extension headers
 /// too. An error drops it.
 #[inline(always)]
-pub fn discovery(
-    ctx: &TcContext,
-    frame: Frame,
-    switches: Switches,
-    pools: *const PoolSet,
-    check: Check,
-    header: &Header<[u8; 16]>,
-) -> Result<(), Verdict> {
-    if header.protocol == ICMPV6 {
-        let at = (ETHERNET + IPV6) as u32;
-        let Some([icmp_type]) = skb::load(ctx, at) else {
-            return Ok(());
-        };
-        if !neighbour::is_discovery(icmp_type) {
-            return Ok(());
-        }
-        // One that is too short to have a target the kernel drops.
-        let target = skb::load(ctx, at + 8).unwrap_or_default();
-        return spoken_for(ctx, frame, switches, pools, check, neighbour::discovery(icmp_type, target));
+pub fn discovery(ctx: &TcContext, check: Check, next_header: u8) -> Result<(), Verdict> {
+    if next_header != ICMPV6 && !header::is_extension(next_header)
+        || is_forged_discovery(ctx.skb.skb, check.0, next_header) == 0
+    {
+        Ok(())
+    } else {
+        Err(Verdict::ForgedNeighbour)
     }
-    if header::is_extension(header.protocol) && hides_discovery(ctx, header.protocol) {
-        return Err(Verdict::ForgedNeighbour);
+}
+
+/// A function of its own, as the next: rare packets, and much to keep on the stack. They say 0 for "no".
+#[inline(never)]
+fn is_forged_arp(skb: *mut __sk_buff, check: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some(packet) = skb::load::<{ neighbour::ARP }>(&ctx, ETHERNET as u32) else {
+        // The kernel drops it as too short.
+        return 0;
+    };
+    let Some([_, _, _, _, _, _, a, b, c, d, e, f]) = skb::load(&ctx, 0) else {
+        return 0;
+    };
+    speaks_for_another(&ctx, Check(check), neighbour::arp(&packet, [a, b, c, d, e, f]))
+}
+
+#[inline(never)]
+fn is_forged_discovery(skb: *mut __sk_buff, check: u32, next_header: u8) -> u32 {
+    let ctx = TcContext::new(skb);
+    if next_header != ICMPV6 {
+        return u32::from(hides_discovery(&ctx, next_header));
     }
-    Ok(())
+    let at = (ETHERNET + IPV6) as u32;
+    let Some([icmp_type]) = skb::load(&ctx, at) else {
+        return 0;
+    };
+    if !neighbour::is_discovery(icmp_type) {
+        return 0;
+    }
+    // One that is too short to have a target the kernel drops.
+    let target = skb::load(&ctx, at + 8).unwrap_or_default();
+    speaks_for_another(&ctx, Check(check), neighbour::discovery(icmp_type, target))
 }
 
 /// No honest sender puts extension headers before neighbour discovery; fragmented it may not be (RFC 6980).
@@ -187,23 +191,21 @@ fn hides_discovery(ctx: &TcContext, first: u8) -> bool {
 }
 
 #[inline(always)]
-fn spoken_for<A: Address + Addresses>(
-    ctx: &TcContext,
-    frame: Frame,
-    switches: Switches,
-    pools: *const PoolSet,
-    check: Check,
-    claim: Claim<A>,
-) -> Result<(), Verdict> {
-    match claim {
-        Claim::Nothing => Ok(()),
-        Claim::Forged => Err(Verdict::ForgedNeighbour),
-        Claim::Address(address) => {
-            let answer = address.find(switches, pools);
-            match owner(ctx, frame, &answer, check, address, address) {
-                Owner::Known | Owner::Unknown => Ok(()),
-                Owner::Other => Err(Verdict::ForgedNeighbour),
-            }
-        }
+fn speaks_for_another<A: Address + Addresses>(ctx: &TcContext, check: Check, claim: Claim<A>) -> u32 {
+    let address = match claim {
+        Claim::Nothing => return 0,
+        Claim::Forged => return 1,
+        Claim::Address(address) => address,
+    };
+    let Some(switches) = Switches::read() else {
+        return 0;
+    };
+    let Some(pools) = switches.pools() else {
+        return 0;
+    };
+    let answer = address.find(switches, pools);
+    match owner(ctx, Frame::of(ctx), &answer, check, address, address) {
+        Owner::Known | Owner::Unknown => 0,
+        Owner::Other => 1,
     }
 }

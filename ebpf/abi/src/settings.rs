@@ -66,12 +66,11 @@ pub struct Settings {
     /// 0: for addresses outside the indexed pools `ROUTES4` has no answer but [`crate::Action::Pass`] or none, so it is not asked.
     pub outside4: u32,
     pub outside6: u32,
-    /// A tracked connection whose remaining time, in jiffies, is below this goes by the stack, which renews it.
-    /// [`keep_alive`] gives the values.
-    pub tcp_established: u32,
-    /// UDP of which conntrack is assured (it has seen a stream).
-    pub udp_stream: u32,
-    pub udp: u32,
+    /// Of TCP connections: by the timeouts of established ones, of those with data not acknowledged, and of those with
+    /// too many retransmissions. Conntrack takes the second where it sees one direction of a flow only now and then.
+    pub tcp: [Window; 3],
+    /// Of UDP flows: of streams, and of others.
+    pub udp: [Window; 2],
     /// Enters the hash that spreads flows, so that two nodes in a row spread differently. It never changes while flows live.
     pub hash_seed: u32,
     /// Low 32 bits of the kernel's jiffies, stored by a living agent every second or so; 0: nobody says.
@@ -84,7 +83,7 @@ pub struct Settings {
 }
 
 /// Fields before the pools'.
-const HEAD: usize = 10;
+const HEAD: usize = 17;
 
 impl Settings {
     pub const SIZE: usize = 4 * (HEAD + POOL_NUMBERS);
@@ -94,9 +93,8 @@ impl Settings {
         pool_set: 0,
         outside4: 0,
         outside6: 0,
-        tcp_established: 0,
-        udp_stream: 0,
-        udp: 0,
+        tcp: [Window::NONE; 3],
+        udp: [Window::NONE; 2],
         hash_seed: 0,
         pulse: 0,
         pulse_limit: 0,
@@ -109,9 +107,16 @@ impl Settings {
             self.pool_set,
             self.outside4,
             self.outside6,
-            self.tcp_established,
-            self.udp_stream,
-            self.udp,
+            self.tcp[0].low,
+            self.tcp[0].high,
+            self.tcp[1].low,
+            self.tcp[1].high,
+            self.tcp[2].low,
+            self.tcp[2].high,
+            self.udp[0].low,
+            self.udp[0].high,
+            self.udp[1].low,
+            self.udp[1].high,
             self.hash_seed,
             self.pulse,
             self.pulse_limit,
@@ -130,6 +135,7 @@ impl Settings {
             // `place` is below SIZE / 4 at every call.
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
+        let window = |place| Window { low: word(place), high: word(place + 1) };
         let mut pool_modes = [Mode::Off; POOL_NUMBERS];
         for (number, mode) in pool_modes.iter_mut().enumerate() {
             *mode = word(HEAD + number).try_into()?;
@@ -139,30 +145,49 @@ impl Settings {
             pool_set: word(1),
             outside4: word(2),
             outside6: word(3),
-            tcp_established: word(4),
-            udp_stream: word(5),
-            udp: word(6),
-            hash_seed: word(7),
-            pulse: word(8),
-            pulse_limit: word(9),
+            tcp: [window(4), window(6), window(8)],
+            udp: [window(10), window(12)],
+            hash_seed: word(14),
+            pulse: word(15),
+            pulse_limit: word(16),
             pool_modes,
         })
     }
 }
 
-/// The threshold of a timeout in jiffies at `hz` jiffies a second: conntrack forgets a connection that the fast
-/// path carried at most a sixteenth of its timeout, and at most 30 s, sooner than with the stack alone.
-pub const fn keep_alive(timeout: u32, hz: u32) -> u32 {
-    let sixteenth = timeout / 16;
-    let most = 30 * hz;
-    let slack = if sixteenth < 1 {
-        1
-    } else if sixteenth > most {
-        most
-    } else {
-        sixteenth
-    };
-    timeout.saturating_sub(slack)
+/// The fast path carries a packet of a tracked flow while the flow's remaining time, in jiffies, is above `low` and
+/// not above `high`: its entry was renewed a short while ago, by the state that the window is of. Else the packet goes
+/// by the stack, which renews it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub low: u32,
+    pub high: u32,
+}
+
+impl Window {
+    /// What zeroed memory says: no packet is carried by it.
+    pub const NONE: Window = Window { low: 0, high: 0 };
+
+    /// Of a timeout in jiffies, at `hz` jiffies a second: conntrack forgets a flow that the fast path carried at most
+    /// a sixteenth of the timeout, and at most 30 s, sooner than with the stack alone.
+    pub const fn of(timeout: u32, hz: u32) -> Window {
+        let sixteenth = timeout / 16;
+        let most = 30 * hz;
+        let slack = if sixteenth < 1 {
+            1
+        } else if sixteenth > most {
+            most
+        } else {
+            sixteenth
+        };
+        Window { low: timeout.saturating_sub(slack), high: timeout }
+    }
+
+    #[inline(always)]
+    pub const fn holds(self, remaining: u32) -> bool {
+        self.low < remaining && remaining <= self.high
+    }
 }
 
 /// How many places an interface's entry may stand after its own.
@@ -234,6 +259,8 @@ mod tests {
     #[test]
     fn switches_are_read_back_as_they_were_written() {
         let mut settings = Settings { mode: Mode::NoSay, pool_set: 3, hash_seed: 9, ..Settings::ZERO };
+        settings.tcp[1] = Window { low: 5, high: 6 };
+        settings.udp[1] = Window { low: 7, high: 8 };
         settings.pool_modes[31] = Mode::Guarded;
         assert_eq!(Settings::from_bytes(settings.to_bytes()), Ok(settings));
         assert_eq!(Settings::from_bytes([0; Settings::SIZE]), Ok(Settings::ZERO));
@@ -257,11 +284,23 @@ mod tests {
     #[test]
     fn a_connection_is_forgotten_hardly_sooner_than_by_the_stack_alone() {
         // Five days at 250 Hz: the stack sees a packet in the last 30 s of silence.
-        assert_eq!(keep_alive(432_000 * 250, 250), (432_000 - 30) * 250);
+        let five_days = 432_000 * 250;
+        assert_eq!(Window::of(five_days, 250), Window { low: five_days - 30 * 250, high: five_days });
         // UDP's 30 s at 1000 Hz: a sixteenth.
-        assert_eq!(keep_alive(30_000, 1000), 30_000 - 1875);
+        assert_eq!(Window::of(30_000, 1000), Window { low: 30_000 - 1875, high: 30_000 });
         // Shorter than sixteen jiffies.
-        assert_eq!(keep_alive(10, 100), 9);
-        assert_eq!(keep_alive(0, 100), 0);
+        assert_eq!(Window::of(10, 100), Window { low: 9, high: 10 });
+        assert_eq!(Window::of(0, 100), Window::NONE);
+    }
+
+    #[test]
+    fn a_window_holds_what_was_renewed_a_short_while_ago() {
+        let window = Window { low: 90, high: 100 };
+        for (remaining, holds) in
+            [(0, false), (90, false), (91, true), (100, true), (101, false), (u32::MAX, false)]
+        {
+            assert_eq!(window.holds(remaining), holds, "{remaining}");
+        }
+        assert!((0..5).all(|remaining| !Window::NONE.holds(remaining)));
     }
 }
