@@ -1,0 +1,236 @@
+//! The few questions that the loader has to the kernel's BTF: the id of a function, and where a member of a structure
+//! stands. Read in one pass over the bytes, since a parsed copy of the kernel's types is tens of megabytes.
+
+/// Types of the kernel, or of one of its modules on top of them.
+#[derive(Clone, Copy)]
+pub(super) struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// What a module's ids and names continue.
+    base: Option<&'a Btf<'a>>,
+}
+
+/// Bytes that are not BTF as this reader knows it (`Documentation/bpf/btf.rst`, kinds up to ENUM64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotBtf;
+
+const MAGIC: u16 = 0xeb9f;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const FUNC: u32 = 12;
+const HEAD: usize = 12;
+const MEMBER: usize = 12;
+
+/// A type as it lies in the section.
+struct Type<'a> {
+    name: u32,
+    info: u32,
+    /// What follows the head, as its kind wants it.
+    rest: &'a [u8],
+}
+
+impl Type<'_> {
+    fn kind(&self) -> u32 {
+        self.info >> 24 & 0x1f
+    }
+}
+
+impl<'a> Btf<'a> {
+    pub fn of_kernel(bytes: &'a [u8]) -> Result<Btf<'a>, NotBtf> {
+        Btf::parse(bytes, None)
+    }
+
+    /// `bytes` of a module, whose types go on where the kernel's end. The loader takes only what is built in.
+    #[cfg(test)]
+    pub fn of_module(bytes: &'a [u8], kernel: &'a Btf<'a>) -> Result<Btf<'a>, NotBtf> {
+        Btf::parse(bytes, Some(kernel))
+    }
+
+    fn parse(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Btf<'a>, NotBtf> {
+        let magic = bytes.get(..2).and_then(|magic| magic.try_into().ok()).map(u16::from_ne_bytes);
+        if magic != Some(MAGIC) {
+            return Err(NotBtf);
+        }
+        let header = word(bytes, 4)? as usize;
+        let section = |at| -> Result<&'a [u8], NotBtf> {
+            let start = header.checked_add(word(bytes, at)? as usize).ok_or(NotBtf)?;
+            let end = start.checked_add(word(bytes, at + 4)? as usize).ok_or(NotBtf)?;
+            bytes.get(start..end).ok_or(NotBtf)
+        };
+        Ok(Btf { types: section(8)?, strings: section(16)?, base })
+    }
+
+    /// The id of a function.
+    pub fn function(&self, name: &str) -> Result<Option<u32>, NotBtf> {
+        let first = match self.base {
+            Some(base) => base.count()?,
+            None => 0,
+        };
+        // Id 0 is void, which no section has.
+        for (place, found) in (first + 1..).zip(self.iter()) {
+            let found = found?;
+            if found.kind() == FUNC && self.name(found.name)? == name.as_bytes() {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The offset in octets of a member of a structure, if it stands on an octet's boundary.
+    pub fn member(&self, structure: &str, member: &str) -> Result<Option<u32>, NotBtf> {
+        for found in self.iter() {
+            let found = found?;
+            if found.kind() != STRUCT || self.name(found.name)? != structure.as_bytes() {
+                continue;
+            }
+            for field in found.rest.chunks_exact(MEMBER) {
+                if self.name(word(field, 0)?)? == member.as_bytes() {
+                    let place = word(field, 8)?;
+                    // With the flag the high octet is a bit field's width.
+                    let bits = if found.info >> 31 == 1 { place & 0x00ff_ffff } else { place };
+                    return Ok((bits % 8 == 0).then_some(bits / 8));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many types there are.
+    fn count(&self) -> Result<u32, NotBtf> {
+        self.iter().try_fold(0, |count, found| found.map(|_| count + 1))
+    }
+
+    fn name(&self, offset: u32) -> Result<&'a [u8], NotBtf> {
+        let mut offset = offset as usize;
+        let mut strings = self.strings;
+        if let Some(base) = self.base {
+            match offset.checked_sub(base.strings.len()) {
+                Some(own) => offset = own,
+                None => strings = base.strings,
+            }
+        }
+        let rest = strings.get(offset..).ok_or(NotBtf)?;
+        let end = rest.iter().position(|octet| *octet == 0).ok_or(NotBtf)?;
+        rest.get(..end).ok_or(NotBtf)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Result<Type<'a>, NotBtf>> {
+        let mut left = self.types;
+        std::iter::from_fn(move || {
+            if left.is_empty() {
+                return None;
+            }
+            let next = take(left);
+            left = match &next {
+                Ok((_, after)) => after,
+                Err(NotBtf) => &[],
+            };
+            Some(next.map(|(found, _)| found))
+        })
+    }
+}
+
+/// The first type, and what follows it.
+fn take(bytes: &[u8]) -> Result<(Type<'_>, &[u8]), NotBtf> {
+    let (name, info) = (word(bytes, 0)?, word(bytes, 4)?);
+    let members = (info & 0xffff) as usize;
+    let length = match info >> 24 & 0x1f {
+        // Integers, variables and tags of declarations.
+        1 | 14 | 17 => 4,
+        // Arrays.
+        3 => 12,
+        // Data sections and enumerations of 64 bits have members as large as structures'.
+        STRUCT | UNION | 15 | 19 => members * MEMBER,
+        // Enumerations and prototypes.
+        6 | 13 => members * 8,
+        2 | 7..=FUNC | 16 | 18 => 0,
+        _ => return Err(NotBtf),
+    };
+    let rest = bytes.get(HEAD..HEAD + length).ok_or(NotBtf)?;
+    let after = bytes.get(HEAD + length..).ok_or(NotBtf)?;
+    Ok((Type { name, info, rest }, after))
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, NotBtf> {
+    let octets = bytes.get(at..at + 4).ok_or(NotBtf)?;
+    octets.try_into().map(u32::from_ne_bytes).map_err(|_| NotBtf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(strings: &[u8], types: &[&[u32]]) -> Vec<u8> {
+        let types: Vec<u8> =
+            types.iter().flat_map(|words| words.iter().flat_map(|w| w.to_ne_bytes())).collect();
+        let mut out = MAGIC.to_ne_bytes().to_vec();
+        out.extend([1, 0]);
+        for number in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            out.extend(number.to_ne_bytes());
+        }
+        out.extend(types);
+        out.extend(strings);
+        out
+    }
+
+    const fn info(kind: u32, members: u32) -> u32 {
+        kind << 24 | members
+    }
+
+    /// An integer, a structure whose second member stands 5 octets in, a function.
+    fn kernel() -> Vec<u8> {
+        let strings = b"\0int\0flow\0status\0timeout\0ask\0";
+        section(
+            strings,
+            &[
+                &[1, info(1, 0), 4, 32],
+                &[5, info(STRUCT, 2), 8, 10, 1, 0, 17, 1, 40],
+                &[0, info(13, 1), 1, 0, 1],
+                &[25, info(FUNC, 0), 3],
+            ],
+        )
+    }
+
+    #[test]
+    fn a_function_has_the_number_of_its_place() {
+        let bytes = kernel();
+        let btf = Btf::of_kernel(&bytes).unwrap();
+        assert_eq!(btf.function("ask"), Ok(Some(4)));
+        // A structure of that name is no function.
+        assert_eq!(btf.function("flow"), Ok(None));
+    }
+
+    #[test]
+    fn a_member_stands_where_its_structure_says() {
+        let bytes = kernel();
+        let btf = Btf::of_kernel(&bytes).unwrap();
+        assert_eq!(btf.member("flow", "timeout"), Ok(Some(5)));
+        assert_eq!(btf.member("flow", "status"), Ok(Some(0)));
+        assert_eq!(btf.member("flow", "mark"), Ok(None));
+        assert_eq!(btf.member("packet", "status"), Ok(None));
+    }
+
+    #[test]
+    fn a_modules_types_and_names_go_on_where_the_kernels_end() {
+        let bytes = kernel();
+        let kernel = Btf::of_kernel(&bytes).unwrap();
+        let names = kernel.strings.len() as u32;
+        let own = section(b"tell\0", &[&[25, info(FUNC, 0), 3], &[names, info(FUNC, 0), 3]]);
+        let module = Btf::of_module(&own, &kernel).unwrap();
+        assert_eq!(module.function("ask"), Ok(Some(5)));
+        assert_eq!(module.function("tell"), Ok(Some(6)));
+    }
+
+    #[test]
+    fn bytes_that_end_early_are_refused_and_not_read_beyond() {
+        let bytes = kernel();
+        for length in 0..bytes.len() {
+            let cut = bytes.get(..length).unwrap();
+            assert!(Btf::of_kernel(cut).is_err(), "{length}");
+        }
+        let unknown = section(b"\0", &[&[0, info(30, 0), 0]]);
+        assert_eq!(Btf::of_kernel(&unknown).unwrap().function("ask"), Err(NotBtf));
+        let beyond = section(b"\0", &[&[9, info(FUNC, 0), 0]]);
+        assert_eq!(Btf::of_kernel(&beyond).unwrap().function("ask"), Err(NotBtf));
+    }
+}

@@ -1,0 +1,238 @@
+//! What the programs call and read of the kernel that is neither helper nor context: conntrack's lookup. Its numbers
+//! differ from kernel to kernel, so the object has others in their place, which are replaced before it is loaded.
+
+use std::{fs, io};
+
+use manx_abi::kernel;
+
+use super::{
+    Error,
+    btf::{Btf, NotBtf},
+};
+
+/// Whether the programs can ask conntrack for a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    Available,
+    /// Why not, and what to do. Where connections are tracked the fast path is then off.
+    Absent(String),
+}
+
+impl Guard {
+    pub fn is_available(&self) -> bool {
+        *self == Guard::Available
+    }
+}
+
+const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+const MODULE: &str = "/sys/kernel/btf/nf_conntrack";
+const LOOKUP: &str = "bpf_skb_ct_lookup";
+const RELEASE: &str = "bpf_ct_release";
+
+/// What the running kernel has in the places of [`kernel`]'s numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Numbers {
+    lookup: u32,
+    release: u32,
+    status: i16,
+    timeout: i16,
+}
+
+/// The object for the running kernel. Without the guard it is as it was: the programs' global `GUARD` stays 0, and the
+/// verifier never comes to what is not resolved.
+pub(super) fn resolve(object: &[u8]) -> Result<(Vec<u8>, Guard), Error> {
+    let mut object = object.to_vec();
+    let guard = match of_running_kernel() {
+        Ok(numbers) => {
+            replace(&mut object, numbers)?;
+            Guard::Available
+        }
+        Err(reason) => Guard::Absent(reason),
+    };
+    Ok((object, guard))
+}
+
+fn of_running_kernel() -> Result<Numbers, String> {
+    let bytes = fs::read(KERNEL).map_err(|error| {
+        format!("{KERNEL}: {error}; the kernel must be built with CONFIG_DEBUG_INFO_BTF to be asked for connections")
+    })?;
+    let numbers = Btf::of_kernel(&bytes).and_then(|btf| numbers(&btf));
+    match numbers {
+        Ok(Some(numbers)) => Ok(numbers),
+        Err(NotBtf) => Err(format!("{KERNEL} holds types that this version does not know")),
+        Ok(None) => Err(match fs::metadata(MODULE) {
+            Ok(_) => {
+                "nf_conntrack is a module of this kernel, and the programs can call only what is built in"
+                    .into()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                format!("this kernel has no {LOOKUP}; it came with Linux 5.18, with nf_conntrack built in")
+            }
+            Err(error) => format!("{MODULE}: {error}"),
+        }),
+    }
+}
+
+/// None if one of them is not there.
+fn numbers(btf: &Btf<'_>) -> Result<Option<Numbers>, NotBtf> {
+    let (Some(lookup), Some(release)) = (btf.function(LOOKUP)?, btf.function(RELEASE)?) else {
+        return Ok(None);
+    };
+    let offset = |member| -> Result<Option<i16>, NotBtf> {
+        Ok(btf.member("nf_conn", member)?.and_then(|offset| i16::try_from(offset).ok()))
+    };
+    let (Some(status), Some(timeout)) = (offset("status")?, offset("timeout")?) else {
+        return Ok(None);
+    };
+    Ok(Some(Numbers { lookup, release, status, timeout }))
+}
+
+/// A section header of ELF64: where its fields stand, and what they say of code.
+mod elf {
+    pub const HEADERS_AT: usize = 0x28;
+    pub const HEADER_SIZE: usize = 0x3a;
+    pub const HEADER_COUNT: usize = 0x3c;
+    pub const TYPE: usize = 0x04;
+    pub const FLAGS: usize = 0x08;
+    pub const OFFSET: usize = 0x18;
+    pub const SIZE: usize = 0x20;
+    pub const PROGBITS: u32 = 1;
+    pub const EXECUTABLE: u64 = 4;
+}
+
+/// Instructions, of `<linux/bpf.h>`: an opcode, two registers of four bits, an offset of 16, a number of 32.
+mod instruction {
+    pub const SIZE: usize = 8;
+    pub const CALL: u8 = 0x85;
+    /// Source register of a call to a function of the kernel's.
+    pub const PSEUDO_KFUNC_CALL: u8 = 2;
+    /// Class of loads from memory.
+    pub const LDX: u8 = 0x01;
+    /// Loads a number of 64 bits, and is as long as two.
+    pub const LOAD_64: u8 = 0x18;
+}
+
+fn replace(object: &mut [u8], numbers: Numbers) -> Result<(), Error> {
+    let mut found = [0u32; 4];
+    for (start, end) in code(object).ok_or_else(|| refused("it is no ELF object"))? {
+        let section = object.get_mut(start..end).ok_or_else(|| refused("a section ends beyond its file"))?;
+        let mut instructions = section.chunks_exact_mut(instruction::SIZE);
+        while let Some(instruction) = instructions.next() {
+            let [code, registers, o0, o1, n0, n1, n2, n3] = instruction else {
+                continue;
+            };
+            let (offset, number) = (i16::from_le_bytes([*o0, *o1]), u32::from_le_bytes([*n0, *n1, *n2, *n3]));
+            let place = match (*code, offset, number) {
+                (instruction::LOAD_64, ..) => {
+                    instructions.next();
+                    continue;
+                }
+                (instruction::CALL, _, kernel::SKB_CT_LOOKUP) => 0,
+                (instruction::CALL, _, kernel::CT_RELEASE) => 1,
+                (code, kernel::STATUS, _) if code & 0x07 == instruction::LDX => 2,
+                (code, kernel::TIMEOUT, _) if code & 0x07 == instruction::LDX => 3,
+                _ => continue,
+            };
+            match place {
+                0 | 1 => {
+                    let id = if place == 0 { numbers.lookup } else { numbers.release };
+                    *registers = instruction::PSEUDO_KFUNC_CALL << 4;
+                    [*n0, *n1, *n2, *n3] = id.to_le_bytes();
+                }
+                _ => {
+                    let offset = if place == 2 { numbers.status } else { numbers.timeout };
+                    [*o0, *o1] = offset.to_le_bytes();
+                }
+            }
+            found[place] += 1;
+        }
+    }
+    if found != [1; 4] {
+        return Err(refused(&format!(
+            "the lookup of connections stands {}, {}, {} and {} times in it (call, release, status, timeout), and \
+             must stand once",
+            found[0], found[1], found[2], found[3]
+        )));
+    }
+    Ok(())
+}
+
+fn refused(reason: &str) -> Error {
+    Error::Load { reason: reason.into() }
+}
+
+/// Start and end of the sections that hold code.
+fn code(object: &[u8]) -> Option<Vec<(usize, usize)>> {
+    if object.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let headers = usize::try_from(wide(object, elf::HEADERS_AT)?).ok()?;
+    let (size, count) = (usize::from(half(object, elf::HEADER_SIZE)?), half(object, elf::HEADER_COUNT)?);
+    let mut found = Vec::new();
+    for place in 0..usize::from(count) {
+        let header = object.get(headers.checked_add(place * size)?..)?;
+        let kind = u32::from_le_bytes(header.get(elf::TYPE..elf::TYPE + 4)?.try_into().ok()?);
+        if kind == elf::PROGBITS && wide(header, elf::FLAGS)? & elf::EXECUTABLE != 0 {
+            let start = usize::try_from(wide(header, elf::OFFSET)?).ok()?;
+            found.push((start, start.checked_add(usize::try_from(wide(header, elf::SIZE)?).ok()?)?));
+        }
+    }
+    Some(found)
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes)
+}
+
+fn wide(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::OBJECT, *};
+
+    const NUMBERS: Numbers =
+        Numbers { lookup: 0x1234_5678, release: 0x1234_5679, status: 0x70, timeout: 0x7c };
+
+    fn differences(a: &[u8], b: &[u8]) -> usize {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).filter(|(a, b)| a != b).count()
+    }
+
+    #[test]
+    fn the_object_has_each_number_once_and_nothing_else_is_written() {
+        let mut object = OBJECT.to_vec();
+        replace(&mut object, NUMBERS).unwrap();
+        // Twice a register and a number of four octets, twice an offset of two.
+        assert!((4..=14).contains(&differences(&object, OBJECT)));
+    }
+
+    #[test]
+    fn an_object_without_the_numbers_is_refused() {
+        let mut object = OBJECT.to_vec();
+        replace(&mut object, NUMBERS).unwrap();
+        let error = replace(&mut object, NUMBERS).unwrap_err();
+        assert!(error.to_string().contains("0, 0, 0 and 0 times"), "{error}");
+        assert!(replace(&mut b"\x7fELF".to_vec(), NUMBERS).is_err());
+    }
+
+    #[test]
+    fn an_object_that_ends_early_is_refused() {
+        for length in [0, 5, 0x30, 0x40, OBJECT.len() / 2, OBJECT.len() - 64] {
+            let mut cut = OBJECT[..length].to_vec();
+            assert!(replace(&mut cut, NUMBERS).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_running_kernel_has_the_guard_or_the_reason_is_said() {
+        match of_running_kernel() {
+            Ok(numbers) => {
+                assert!(numbers.lookup != 0 && numbers.release != 0 && numbers.lookup != numbers.release);
+                assert!(numbers.status > 0 && numbers.timeout > 0 && numbers.status != numbers.timeout);
+            }
+            Err(reason) => assert!(reason.len() > 20, "{reason}"),
+        }
+    }
+}
