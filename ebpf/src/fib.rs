@@ -12,7 +12,7 @@ use aya_ebpf::{
     },
     helpers::bpf_fib_lookup,
 };
-use manx_abi::Family;
+use manx_abi::{Family, header::Address6};
 
 /// An address as the helper wants it.
 pub trait Addresses: Copy {
@@ -23,16 +23,16 @@ impl Addresses for [u8; 4] {
     const FAMILY: Family = Family::Inet;
 }
 
-impl Addresses for [u8; 16] {
+impl Addresses for Address6 {
     const FAMILY: Family = Family::Inet6;
 }
 
 /// What the FIB would do with a packet that came in by `ifindex`: its answer, and the interface that the packet would
 /// leave by. Errors of the helper are negative and thereby no answer that anybody asks for below.
 #[inline(always)]
-fn ask<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, destination: A) -> (u32, u32) {
-    let (source, destination) = ((&raw const source).cast(), (&raw const destination).cast());
-    // SAFETY: both point to an address of the family that is said, on our stack.
+fn ask<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, destination: &A) -> (u32, u32) {
+    let (source, destination) = ((&raw const *source).cast(), (&raw const *destination).cast());
+    // SAFETY: both point to an address of the family that is said.
     let answer = unsafe { ask_by(ctx, ifindex, A::FAMILY as u8, source, destination) };
     (answer as u32, (answer >> 32) as u32)
 }
@@ -75,7 +75,7 @@ unsafe fn ask_by(
 
 /// The FIB drops packets to `destination` without a word.
 #[inline(always)]
-pub fn is_blackhole<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, destination: A) -> bool {
+pub fn is_blackhole<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, destination: &A) -> bool {
     ask(ctx, ifindex, source, destination).0 == BPF_FIB_LKUP_RET_BLACKHOLE
 }
 
@@ -91,7 +91,7 @@ pub enum Way {
 }
 
 #[inline(always)]
-pub fn way<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: A, address: A) -> Way {
+pub fn way<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, address: &A) -> Way {
     let (answer, out) = ask(ctx, ifindex, source, address);
     match answer {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::By(out),

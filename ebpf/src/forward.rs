@@ -4,14 +4,16 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh},
+    bindings::{__sk_buff, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh},
     helpers::{bpf_check_mtu, bpf_jiffies64, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use manx_abi::{
-    Family, Kind, Mode, PoolSet, Program, Verdict, flow,
-    header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Header},
-    neighbour, pool,
+    Family, Kind, Mode, PoolSet, SourceCheck, Verdict, flow,
+    header::{
+        self, Address6, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Header,
+    },
+    neighbour,
 };
 
 use crate::{
@@ -25,13 +27,10 @@ use crate::{
 
 const ENODEV: i64 = -19;
 
-/// What the hook is told of a packet that has been handed to another interface: the helper's own word.
-pub type Redirected = i32;
-
-/// Where and how a frame is looked at.
+/// Where and how a packet is looked at.
 #[derive(Clone, Copy)]
 struct Hook {
-    program: Program,
+    is_pod: bool,
     frame: Frame,
     port: Port,
     switches: Switches,
@@ -41,59 +40,70 @@ struct Hook {
     stack: Option<Verdict>,
 }
 
-/// A verdict, and what the helper that redirected said. What is not redirected has 0 there.
+/// A verdict that redirects says that the packet has been rewritten and handed to another interface.
 #[inline(always)]
-pub fn decide(ctx: &TcContext, program: Program, frame: Frame, port: Option<Port>) -> (Verdict, Redirected) {
-    match of_frame(ctx, program, frame, port) {
-        Ok(redirect) => redirect,
-        Err(verdict) => (verdict, 0),
+pub fn decide<const POD: bool>(ctx: &TcContext, frame: Frame, port: Option<Port>) -> Verdict {
+    match of_frame::<POD>(ctx, frame, port) {
+        Ok(verdict) | Err(verdict) => verdict,
     }
 }
 
 #[inline(always)]
-fn of_frame(
-    ctx: &TcContext,
-    program: Program,
-    frame: Frame,
-    port: Option<Port>,
-) -> Result<(Verdict, Redirected), Verdict> {
+fn of_frame<const POD: bool>(ctx: &TcContext, frame: Frame, port: Option<Port>) -> Result<Verdict, Verdict> {
     let port = port.ok_or(Verdict::InterfaceUnknown)?;
-    let check = match program {
-        Program::PodTc => Check::new(port.source_check()),
-        _ => Check::new(0),
-    };
+    let check = if POD { Check::new(port.source_check()) } else { Check::new(SourceCheck::Off as u32) };
     let stack = of_link(frame, check)?;
-    let switches = Switches::read().ok_or(Verdict::BadEntry)?;
-    let pools = switches.pools().ok_or(Verdict::BadEntry)?;
-    let hook = Hook { program, frame, port, switches, pools, check, stack };
     let ethertype: u16 = skb::read(ctx, ETHERNET - 2).ok_or(Verdict::Unreadable)?;
     match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => {
-            let words: [u32; 5] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
-            let header = header::ipv4(&words, frame.length(), frame.is_gso())?;
-            let [_, _, c0, c1] = words[2].to_ne_bytes();
-            hook.forward(ctx, header, V4 { checksum: header::checksum_after_hop([c0, c1]) })
-        }
+        ETHERTYPE_IPV4 => Ok(ipv4::<POD>(ctx.skb.skb, port, check, stack)),
         ETHERTYPE_IPV6 => {
-            let words: [u64; 5] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
-            let header = header::ipv6(&words, frame.length())?;
             if check.is_on() {
-                source::discovery(ctx, check, header.protocol)?;
+                let next_header: [u8; 2] = skb::read(ctx, ETHERNET + 6).ok_or(Verdict::Unreadable)?;
+                source::discovery(ctx, check, next_header[0])?;
             }
-            hook.forward(ctx, header, V6)
+            Ok(ipv6::<POD>(ctx.skb.skb, port, check, stack))
         }
         neighbour::ETHERTYPE_ARP if check.is_on() => {
             source::arp(ctx, check)?;
             Err(Verdict::NotIp)
         }
         ETHERTYPE_VLAN | ETHERTYPE_QINQ if check.is_on() => {
-            let [_, tag]: [u8; 2] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
-            let [high, _]: [u8; 2] = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+            let tag: u16 = skb::read(ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
             // VLAN 0 is a priority, which the kernel takes off before it looks at the packet; so it would hide what
             // is not looked at here.
-            if high & 0x0f == 0 && tag == 0 { Err(Verdict::Spoofed) } else { Err(Verdict::NotIp) }
+            if u16::from_be(tag) & 0xfff == 0 { Err(Verdict::Spoofed) } else { Err(Verdict::NotIp) }
         }
         _ => Err(Verdict::NotIp),
+    }
+}
+
+/// A function of its own, as the next: what each family needs of the stack is not the other's.
+#[inline(never)]
+fn ipv4<const POD: bool>(skb: *mut __sk_buff, port: Port, check: Check, stack: Option<Verdict>) -> Verdict {
+    let ctx = TcContext::new(skb);
+    let decide = || -> Result<Verdict, Verdict> {
+        let hook = Hook::new(POD, &ctx, port, check, stack)?;
+        let words: [u32; 5] = skb::read(&ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+        let mut header = header::ipv4(&words, hook.frame.length(), hook.frame.is_gso())?;
+        let [_, _, c0, c1] = words[2].to_ne_bytes();
+        hook.forward(&ctx, &mut header, V4 { checksum: header::checksum_after_hop([c0, c1]) })
+    };
+    match decide() {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+#[inline(never)]
+fn ipv6<const POD: bool>(skb: *mut __sk_buff, port: Port, check: Check, stack: Option<Verdict>) -> Verdict {
+    let ctx = TcContext::new(skb);
+    let decide = || -> Result<Verdict, Verdict> {
+        let hook = Hook::new(POD, &ctx, port, check, stack)?;
+        let words: [u64; 5] = skb::read(&ctx, ETHERNET).ok_or(Verdict::Unreadable)?;
+        let mut header = header::ipv6(&words, hook.frame.length())?;
+        hook.forward(&ctx, &mut header, V6)
+    };
+    match decide() {
+        Ok(verdict) | Err(verdict) => verdict,
     }
 }
 
@@ -123,7 +133,7 @@ trait Hopping<A>: Copy {
     const HEADER: usize;
     /// A source that is nobody's, or of this link only.
     fn is_of_link(source: A) -> bool;
-    fn hash(header: &Header<A>, ports: u32, seed: u32) -> u32;
+    fn hash(header: &Header<A>, seed: u32) -> u32;
     /// Writes the header as it is after this hop.
     fn hop(self, ctx: &TcContext, header: &Header<A>) -> Option<()>;
 }
@@ -144,10 +154,10 @@ impl Hopping<[u8; 4]> for V4 {
     }
 
     #[inline(always)]
-    fn hash(header: &Header<[u8; 4]>, ports: u32, seed: u32) -> u32 {
+    fn hash(header: &Header<[u8; 4]>, seed: u32) -> u32 {
         let (source, destination) =
             (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
-        flow::hash4(source, destination, header.protocol, ports, seed)
+        flow::hash4(source, destination, header.protocol, u32::from_be(header.ports), seed)
     }
 
     #[inline(always)]
@@ -159,43 +169,55 @@ impl Hopping<[u8; 4]> for V4 {
 #[derive(Clone, Copy)]
 struct V6;
 
-impl Hopping<[u8; 16]> for V6 {
+impl Hopping<Address6> for V6 {
     const FAMILY: Family = Family::Inet6;
     const HEADER: usize = header::IPV6;
 
     #[inline(always)]
-    fn is_of_link(source: [u8; 16]) -> bool {
+    fn is_of_link(source: Address6) -> bool {
         neighbour::is_link_scope6(source)
     }
 
     #[inline(always)]
-    fn hash(header: &Header<[u8; 16]>, ports: u32, seed: u32) -> u32 {
-        let (source, destination) = (pool::halves(header.source), pool::halves(header.destination));
-        flow::hash6(source, destination, header.protocol, ports, seed)
+    fn hash(header: &Header<Address6>, seed: u32) -> u32 {
+        let (source, destination) = (header::halves(header.source), header::halves(header.destination));
+        flow::hash6(source, destination, header.protocol, u32::from_be(header.ports), seed)
     }
 
     #[inline(always)]
-    fn hop(self, ctx: &TcContext, header: &Header<[u8; 16]>) -> Option<()> {
+    fn hop(self, ctx: &TcContext, header: &Header<Address6>) -> Option<()> {
         skb::write_hop_limit(ctx, header.protocol, header.hops)
     }
 }
 
 impl Hook {
     #[inline(always)]
+    fn new(
+        is_pod: bool,
+        ctx: &TcContext,
+        port: Port,
+        check: Check,
+        stack: Option<Verdict>,
+    ) -> Result<Hook, Verdict> {
+        let switches = Switches::read().ok_or(Verdict::BadEntry)?;
+        let pools = switches.pools().ok_or(Verdict::BadEntry)?;
+        Ok(Hook { is_pod, frame: Frame::of(ctx), port, switches, pools, check, stack })
+    }
+
+    #[inline(always)]
     fn forward<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
-        header: Header<A>,
+        header: &mut Header<A>,
         hopping: H,
-    ) -> Result<(Verdict, Redirected), Verdict> {
-        let source = match self.program {
-            Program::PodTc if self.check.is_on() && H::is_of_link(header.source) => {
-                return Err(Verdict::Scope);
-            }
-            Program::PodTc if self.check.is_on() || header.routable => {
-                Some(source::pod(ctx, self.frame, self.switches, self.pools, &header, self.check)?)
-            }
-            _ => None,
+    ) -> Result<Verdict, Verdict> {
+        if self.check.is_on() && H::is_of_link(header.source) {
+            return Err(Verdict::Scope);
+        }
+        let source = if self.is_pod && (self.check.is_on() || header.routable) {
+            Some(source::pod(ctx, self.frame, self.switches, self.pools, header, self.check)?)
+        } else {
+            None
         };
         if let Some(verdict) = self.stack {
             return Err(verdict);
@@ -204,7 +226,7 @@ impl Hook {
             return Err(Verdict::Scope);
         }
         let route = header.destination.find(self.switches, self.pools);
-        self.refuse(ctx, &header, &route)?;
+        self.refuse(ctx, header, &route)?;
         let source = match source {
             Some(source) => source,
             None => {
@@ -218,9 +240,9 @@ impl Hook {
             return Err(doubt);
         }
         if route.word.is(Kind::Local) {
-            self.to_pod(ctx, &header, hopping, mode, &route)
+            self.to_pod(ctx, header, hopping, mode, &route)
         } else {
-            self.to_group(ctx, &header, hopping, mode, &route)
+            self.to_group(ctx, header, hopping, mode, &route)
         }
     }
 
@@ -238,7 +260,7 @@ impl Hook {
         }
         Err(if word.is(Kind::BlackholeOwn) {
             let ifindex = self.frame.ifindex;
-            if !fib::is_blackhole(ctx.as_ptr(), ifindex, header.source, header.destination) {
+            if !fib::is_blackhole(ctx.as_ptr(), ifindex, &header.source, &header.destination) {
                 return Err(Verdict::FibDisagrees);
             }
             self.count_prefix(route);
@@ -282,7 +304,7 @@ impl Hook {
     fn guard<A: Address, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
-        header: &Header<A>,
+        header: &mut Header<A>,
         mode: u32,
     ) -> Result<(), Verdict> {
         // A mode that this ABI does not have is the guarded one too.
@@ -292,8 +314,7 @@ impl Hook {
         if header.fragment {
             return Err(Verdict::NotGuarded);
         }
-        let (source, destination) = (header.source, header.destination);
-        guard::admits(ctx, self.switches, source, destination, header.protocol, H::HEADER)
+        guard::admits(ctx, self.switches, header, H::HEADER)
     }
 
     /// While nobody keeps the maps, the kernel's FIB has the last word on where a packet leaves: a pod may have come,
@@ -315,7 +336,7 @@ impl Hook {
         if now.wrapping_sub(pulse) as i32 <= limit as i32 {
             return Ok(());
         }
-        match fib::way(ctx.as_ptr(), self.frame.ifindex, header.source, header.destination) {
+        match fib::way(ctx.as_ptr(), self.frame.ifindex, &header.source, &header.destination) {
             Way::By(out) if out == ifindex => Ok(()),
             _ => Err(Verdict::FibDisagrees),
         }
@@ -325,11 +346,11 @@ impl Hook {
     fn to_pod<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
-        header: &Header<A>,
+        header: &mut Header<A>,
         hopping: H,
         mode: u32,
         route: &Answer,
-    ) -> Result<(Verdict, Redirected), Verdict> {
+    ) -> Result<Verdict, Verdict> {
         let pod = Pod::of(route.word.target()).ok_or(Verdict::BadEntry)?;
         let ifindex = pod.ifindex();
         if ifindex == 0 {
@@ -357,21 +378,19 @@ impl Hook {
     fn to_group<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
-        header: &Header<A>,
+        header: &mut Header<A>,
         hopping: H,
         mode: u32,
         route: &Answer,
-    ) -> Result<(Verdict, Redirected), Verdict> {
+    ) -> Result<Verdict, Verdict> {
         let group = maps::group(route.word.target()).ok_or(Verdict::BadEntry)?;
         let id = match group.target() {
             Ok(id) => id,
             Err(set) => {
-                let ports = if header.fragment || !flow::has_ports(header.protocol) {
-                    0
-                } else {
-                    skb::read::<u32>(ctx, ETHERNET + H::HEADER).unwrap_or(0)
-                };
-                let hash = H::hash(header, u32::from_be(ports), self.switches.hash_seed());
+                if !header.fragment && flow::has_ports(header.protocol) {
+                    header.ports = skb::read(ctx, ETHERNET + H::HEADER).unwrap_or(0);
+                }
+                let hash = H::hash(header, self.switches.hash_seed());
                 maps::bucket(set, flow::bucket(hash)).ok_or(Verdict::BadEntry)?
             }
         };
@@ -412,12 +431,12 @@ fn min(a: u32, b: u32) -> u32 {
 }
 
 #[inline(always)]
-fn redirected(verdict: Verdict, action: i64) -> Result<(Verdict, Redirected), Verdict> {
+fn redirected(verdict: Verdict, action: i64) -> Result<Verdict, Verdict> {
     // The helpers refuse nothing but wrong flags and sizes.
     if action != i64::from(TC_ACT_REDIRECT) {
         return Err(Verdict::Unreadable);
     }
-    Ok((verdict, TC_ACT_REDIRECT))
+    Ok(verdict)
 }
 
 /// The interface is there and takes the packet as it is; of GSO each segment. The kernel is asked each time, so an

@@ -2,26 +2,20 @@
 //! carried that conntrack knows, has seen in both directions and does not translate; the rest is the stack's, and
 //! so is a packet now and then that renews the flow's entry.
 
-use core::{
-    mem::transmute,
-    ptr::{addr_of, read_volatile},
-};
+use core::{mem::transmute, ptr::read_volatile};
 
 use aya_ebpf::{Global, bindings::__sk_buff, helpers::bpf_jiffies64, programs::TcContext};
-use manx_abi::{Verdict, flow, header::ETHERNET};
+use manx_abi::{
+    Verdict, flow,
+    header::{ETHERNET, Header},
+    kernel,
+};
 
 use crate::{maps::Switches, skb};
 
 /// The loader says here whether the kernel has what [`ask`] calls. At 0 the verifier takes the calls out.
 #[unsafe(no_mangle)]
 static GUARD: Global<u32> = Global::new(0);
-
-/// Stand for what only the running kernel's BTF knows: the ids of two functions of its own, and the offsets of two
-/// fields of its `struct nf_conn`. The loader writes the right numbers over them, and insists that each is there once.
-const SKB_CT_LOOKUP: usize = 0x0bad_0001;
-const CT_RELEASE: usize = 0x0bad_0002;
-const STATUS: usize = 0x6b10;
-const TIMEOUT: usize = 0x6b2c;
 
 /// Bits of `nf_conn.status`, of `<linux/netfilter/nf_conntrack_common.h>`.
 mod status {
@@ -42,14 +36,6 @@ mod status {
 /// TCP's flags of segments that open or close a connection: FIN, SYN, RST.
 const CONTROL: u8 = 0x07;
 
-/// What is asked for, as the kernel's `struct bpf_sock_tuple` wants it.
-#[repr(C)]
-struct Tuple<A> {
-    source: A,
-    destination: A,
-    ports: u32,
-}
-
 /// The kernel's `struct bpf_ct_opts`.
 #[repr(C)]
 struct Options {
@@ -63,37 +49,36 @@ struct Options {
     reserved: [u8; 3],
 }
 
-/// Whether this packet may be carried past netfilter. `transport` is where the header behind IP begins.
+/// Whether this packet may be carried past netfilter. `transport` is how long the IP header is.
 #[inline(always)]
 pub fn admits<A: Copy>(
     ctx: &TcContext,
     switches: Switches,
-    source: A,
-    destination: A,
-    protocol: u8,
+    header: &mut Header<A>,
     transport: usize,
 ) -> Result<(), Verdict> {
     if GUARD.load() == 0 {
         return Err(Verdict::NoGuard);
     }
-    let ports = match protocol {
+    let protocol = header.protocol;
+    match protocol {
         flow::TCP => {
             // Up to the flags; a TCP header is longer.
-            let [ports, _, _, flags] =
-                skb::read::<[u32; 4]>(ctx, ETHERNET + transport).ok_or(Verdict::NotGuarded)?;
-            if flags.to_ne_bytes()[1] & CONTROL != 0 {
+            let start: [u32; 4] = skb::read(ctx, ETHERNET + transport).ok_or(Verdict::NotGuarded)?;
+            let [_, flags, ..] = start[3].to_ne_bytes();
+            if flags & CONTROL != 0 {
                 return Err(Verdict::TcpControl);
             }
-            ports
+            header.ports = start[0];
         }
         flow::UDP => {
-            let [ports, _] = skb::read::<[u32; 2]>(ctx, ETHERNET + transport).ok_or(Verdict::NotGuarded)?;
-            ports
+            let start: [u32; 2] = skb::read(ctx, ETHERNET + transport).ok_or(Verdict::NotGuarded)?;
+            header.ports = start[0];
         }
         _ => return Err(Verdict::NotGuarded),
-    };
-    let tuple = Tuple { source, destination, ports };
-    let tracked = ask(ctx.skb.skb, addr_of!(tuple).cast(), size_of::<Tuple<A>>() as u32, protocol);
+    }
+    let size = 2 * size_of::<A>() + size_of::<u32>();
+    let tracked = ask(ctx.skb.skb, (&raw const *header).cast(), size as u32, protocol);
     let (status, remaining) = (tracked as u32, (tracked >> 32) as u32);
     if status == 0 {
         return Err(Verdict::Untracked);
@@ -117,15 +102,19 @@ pub fn admits<A: Copy>(
 }
 
 /// What conntrack holds of a flow: its status in the low half, 0 if it does not know it, and the jiffies that it has
-/// left in the high one. A function of its own, so that each number that the loader replaces is in the object once.
+/// left in the high one. `tuple` is `size` octets of the kernel's `struct bpf_sock_tuple`. A function of its own, so that each number that the loader replaces is in the object once.
 #[inline(never)]
 fn ask(skb: *mut __sk_buff, tuple: *const u32, size: u32, protocol: u8) -> u64 {
     type Lookup = extern "C" fn(*mut __sk_buff, *const u32, u32, *mut Options, u32) -> *const u8;
     type Release = extern "C" fn(*const u8);
     // SAFETY: calls of the kernel's functions, in the shape in which a program calls helpers; the verifier compares
     // what is given with what they take.
-    let (lookup, release) =
-        unsafe { (transmute::<usize, Lookup>(SKB_CT_LOOKUP), transmute::<usize, Release>(CT_RELEASE)) };
+    let (lookup, release) = unsafe {
+        (
+            transmute::<usize, Lookup>(kernel::SKB_CT_LOOKUP as usize),
+            transmute::<usize, Release>(kernel::CT_RELEASE as usize),
+        )
+    };
     let mut options =
         Options { netns: -1, error: 0, protocol, direction: 0, zone: 0, zone_direction: 0, reserved: [0; 3] };
     let connection = lookup(skb, tuple, size, &raw mut options, size_of::<Options>() as u32);
@@ -135,8 +124,8 @@ fn ask(skb: *mut __sk_buff, tuple: *const u32, size: u32, protocol: u8) -> u64 {
     // SAFETY: both fields lie within the connection, at offsets from its type; it lives until it is released.
     let (status, timeout) = unsafe {
         (
-            read_volatile(connection.add(STATUS).cast::<u64>()) as u32,
-            read_volatile(connection.add(TIMEOUT).cast::<u32>()),
+            read_volatile(connection.add(kernel::STATUS as usize).cast::<u64>()) as u32,
+            read_volatile(connection.add(kernel::TIMEOUT as usize).cast::<u32>()),
         )
     };
     release(connection);

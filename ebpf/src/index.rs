@@ -1,55 +1,52 @@
 //! What is known of an address: by its block's place where its pool is indexed, else by the trie.
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    hint::black_box,
+    mem::MaybeUninit,
+    ptr::{addr_of, read_volatile},
+};
 
 use manx_abi::{
     Kind, Pool4, Pool6, PoolSet, Word,
+    header::{self, Address6},
     pool::{self, POOLS},
 };
 
 use crate::maps::{self, Found, Switches, number};
 
-/// A [`Word`] that is neither `Trie` nor `Page`, or of a kind that this ABI does not have.
+/// What is known of an address.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Answer {
+    /// Neither `Trie` nor `Page`, but maybe of a kind that this ABI does not have.
     pub word: Word,
     /// The number of the pool plus one; 0: in none.
     pub pool: u32,
-    counter: Counter,
-}
-
-/// Where the counter id of the prefix that answered is found, if the packet is to be counted.
-#[derive(Clone, Copy)]
-enum Counter {
-    At(u32),
-    Is(u32),
+    /// Where the counter id of the prefix stands that answered, plus one; 0: it is the next field.
+    at: u32,
+    id: u32,
 }
 
 impl Answer {
+    /// Counter id of the prefix that answered. Looked up only for a packet that is counted.
     #[inline(always)]
     pub fn counter(&self) -> u32 {
-        match self.counter {
-            Counter::At(position) => maps::counter_id(position),
-            Counter::Is(id) => id,
-        }
+        if self.at == 0 { self.id } else { maps::counter_id(self.at.wrapping_sub(1)) }
     }
 
-    /// Nobody knows the address.
     #[inline(always)]
-    fn none(pool: u32) -> Answer {
-        Answer { word: Word::NO_ROUTE, pool, counter: Counter::Is(0) }
+    fn at(word: Word, pool: u32, position: u32) -> Answer {
+        Answer { word, pool, at: position.wrapping_add(1), id: 0 }
     }
 
     /// The trie's, which knows no pool better than the index does.
     #[inline(always)]
     fn of(found: Option<Found>, pool: u32) -> Answer {
         match found {
-            Some(found) => Answer {
-                word: found.word,
-                pool: if pool != 0 { pool } else { found.pool },
-                counter: Counter::Is(found.counter),
-            },
-            None => Answer::none(pool),
+            Some(Found { word, pool: of_route, counter }) => {
+                Answer { word, pool: if pool != 0 { pool } else { of_route }, at: 0, id: counter }
+            }
+            None => Answer { word: Word::NO_ROUTE, pool, at: 0, id: 0 },
         }
     }
 }
@@ -57,53 +54,75 @@ impl Answer {
 /// An address of either family.
 pub trait Address: Copy {
     /// Asks the index of `pools`, and the trie for what is irregular.
-    fn find(self, switches: Switches, pools: *const PoolSet) -> Answer;
+    fn find(&self, switches: Switches, pools: *const PoolSet) -> Answer;
 }
 
 impl Address for [u8; 4] {
     #[inline(always)]
-    fn find(self, switches: Switches, pools: *const PoolSet) -> Answer {
-        let address = u32::from_be_bytes(self);
-        let Some(pool) = pool4(pools, address) else {
-            if switches.outside4() {
-                return Answer::of(maps::trie4(self), 0);
-            }
-            return Answer::none(0);
-        };
-        let block = pool.block(address);
-        match at(block, || pool.in_block(address)) {
-            Some((word, position)) => Answer { word, pool: pool.pool, counter: Counter::At(position) },
-            None => Answer::of(maps::trie4(self), pool.pool),
-        }
+    fn find(&self, switches: Switches, pools: *const PoolSet) -> Answer {
+        let mut answer = MaybeUninit::uninit();
+        find4(switches, pools, u32::from_ne_bytes(*self), answer.as_mut_ptr());
+        // SAFETY: it has been written.
+        unsafe { answer.assume_init() }
     }
 }
 
-impl Address for [u8; 16] {
+impl Address for Address6 {
     #[inline(always)]
-    fn find(self, switches: Switches, pools: *const PoolSet) -> Answer {
-        let address = pool::halves(self);
-        let Some(pool) = pool6(pools, address) else {
-            if switches.outside6() {
-                return Answer::of(maps::trie6(self), 0);
-            }
-            return Answer::none(0);
-        };
-        let (word, counter) = match maps::block6(pool.block(address)) {
-            Some(Ok(found)) => found,
-            None => (Word(pool.fallback), pool.fallback_counter),
-            Some(Err(maps::Recycled)) => (Word::TRIE, 0),
-        };
-        if word.is(Kind::Page) {
-            let position = word.target() + pool.in_block(address);
-            if let Some(word) = maps::word(position)
-                && !word.is(Kind::Trie)
-            {
-                return Answer { word, pool: pool.pool, counter: Counter::At(position) };
-            }
-        } else if !word.is(Kind::Trie) {
-            return Answer { word, pool: pool.pool, counter: Counter::Is(counter) };
-        }
-        Answer::of(maps::trie6(self), pool.pool)
+    fn find(&self, switches: Switches, pools: *const PoolSet) -> Answer {
+        let mut answer = MaybeUninit::uninit();
+        find6(switches, pools, self[0], self[1], answer.as_mut_ptr());
+        // SAFETY: it has been written.
+        unsafe { answer.assume_init() }
+    }
+}
+
+/// A function of its own, as the next: it is asked twice for each packet, and what it needs of the stack is not the
+/// caller's. `address` in network order; the answer is written to `to`.
+#[inline(never)]
+fn find4(switches: Switches, pools: *const PoolSet, address: u32, to: *mut Answer) {
+    let number = u32::from_be(address);
+    let answer = match pool4(pools, number) {
+        Some(pool) => match at(pool.block(number), || pool.in_block(number)) {
+            Some((word, position)) => Answer::at(word, pool.pool, position),
+            None => Answer::of(maps::trie4(address), pool.pool),
+        },
+        None if switches.outside4() => Answer::of(maps::trie4(address), 0),
+        None => Answer::of(None, 0),
+    };
+    // SAFETY: the caller's own.
+    unsafe { to.write(answer) };
+}
+
+#[inline(never)]
+fn find6(switches: Switches, pools: *const PoolSet, first: u64, second: u64, to: *mut Answer) {
+    let address = [first, second];
+    let halves = header::halves(address);
+    let answer = match pool6(pools, halves) {
+        Some(pool) => in_pool6(&pool, halves).unwrap_or_else(|| Answer::of(maps::trie6(address), pool.pool)),
+        None if switches.outside6() => Answer::of(maps::trie6(address), 0),
+        None => Answer::of(None, 0),
+    };
+    // SAFETY: the caller's own.
+    unsafe { to.write(answer) };
+}
+
+/// None where the trie is to be asked.
+#[inline(always)]
+fn in_pool6(pool: &Pool6, address: pool::Halves) -> Option<Answer> {
+    let (word, counter) = match maps::block6(pool.block(address)) {
+        Some(Ok(found)) => found,
+        None => (Word(pool.fallback), pool.fallback_counter),
+        Some(Err(maps::Recycled)) => return None,
+    };
+    if word.is(Kind::Page) {
+        let position = word.target().wrapping_add(pool.in_block(address));
+        let word = maps::word(position)?;
+        if word.is(Kind::Trie) { None } else { Some(Answer::at(word, pool.pool, position)) }
+    } else if word.is(Kind::Trie) {
+        None
+    } else {
+        Some(Answer { word, pool: pool.pool, at: 0, id: counter })
     }
 }
 
@@ -114,19 +133,25 @@ fn at(block: u32, in_block: impl FnOnce() -> u32) -> Option<(Word, u32)> {
     let mut position = block;
     let mut word = maps::word(position)?;
     if word.is(Kind::Page) {
-        position = word.target() + in_block();
+        position = word.target().wrapping_add(in_block());
         word = maps::word(position)?;
     }
     if word.is(Kind::Trie) { None } else { Some((word, position)) }
+}
+
+/// At most POOLS. Hidden from the compiler, which would write the loop out sixteen times.
+#[inline(always)]
+fn places(count: u32) -> usize {
+    black_box(if count > POOLS as u32 { POOLS as u32 } else { count } as usize)
 }
 
 /// The indexed pool in which `address` lies. Read field by field: the set is the agent's to fill again once it is no
 /// longer in use.
 #[inline(always)]
 fn pool4(pools: *const PoolSet, address: u32) -> Option<Pool4> {
-    let count = number!(pools, count4) as usize;
+    let count = places(number!(pools, count4));
     let mut place = 0;
-    while place < POOLS && place < count {
+    while place < count {
         // SAFETY: `pools` is a live map value with POOLS places.
         let pool = unsafe { addr_of!((*pools).v4).cast::<Pool4>().add(place) };
         let (base, mask) = (number!(pool, base), number!(pool, mask));
@@ -141,9 +166,9 @@ fn pool4(pools: *const PoolSet, address: u32) -> Option<Pool4> {
 
 #[inline(always)]
 fn pool6(pools: *const PoolSet, [high, low]: pool::Halves) -> Option<Pool6> {
-    let count = number!(pools, count6) as usize;
+    let count = places(number!(pools, count6));
     let mut place = 0;
-    while place < POOLS && place < count {
+    while place < count {
         // SAFETY: as in `pool4`; the halves are aligned numbers in it.
         let (pool, base, mask) = unsafe {
             let pool = addr_of!((*pools).v6).cast::<Pool6>().add(place);

@@ -15,7 +15,7 @@ mod source;
 mod wire;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, xdp_action},
     helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -31,13 +31,13 @@ const TCX_NEXT: i32 = -1;
 /// The host side of a pod's veth: what a pod sends.
 #[classifier]
 pub fn pod_tc(ctx: TcContext) -> i32 {
-    tc(&ctx, Program::PodTc)
+    tc::<true>(&ctx)
 }
 
 /// A host interface: what comes from the wire.
 #[classifier]
 pub fn uplink_tc(ctx: TcContext) -> i32 {
-    tc(&ctx, Program::UplinkTc)
+    tc::<false>(&ctx)
 }
 
 /// A host interface whose driver runs XDP natively: blackholes, before an skb exists.
@@ -61,13 +61,13 @@ pub fn jiffies(_ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn tc(ctx: &TcContext, program: Program) -> i32 {
+fn tc<const POD: bool>(ctx: &TcContext) -> i32 {
     let frame = Frame::of(ctx);
     let port = Port::of(frame.ifindex);
-    let (verdict, redirected) = forward::decide(ctx, program, frame, port);
-    maps::count(port, program, verdict, frame.packets());
+    let verdict = forward::decide::<POD>(ctx, frame, port);
+    maps::count(port, if POD { Program::PodTc } else { Program::UplinkTc }, verdict, frame.packets());
     match verdict.disposition() {
-        Disposition::Redirected => redirected,
+        Disposition::Redirected => TC_ACT_REDIRECT,
         Disposition::Dropped => TC_ACT_SHOT,
         Disposition::Passed => TCX_NEXT,
     }

@@ -2,7 +2,10 @@
 //! agent of this ABI wrote is a verdict and not undefined behaviour. Each number is read once, though the agent may
 //! be writing.
 
-use core::ptr::{addr_of, null, read_volatile};
+use core::{
+    hint::black_box,
+    ptr::{addr_of, null, read_volatile},
+};
 
 use aya_ebpf::{
     Global,
@@ -12,7 +15,8 @@ use aya_ebpf::{
 };
 use manx_abi::{
     Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
-    PoolSet, Program, Route, Settings, Tally, Verdict, Window, Word, capacity, flow, pool,
+    PoolSet, Program, Route, Settings, Tally, VERDICTS, Verdict, Window, Word, capacity, flow,
+    header::Address6, pool,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -155,7 +159,8 @@ impl Port {
     pub fn of(ifindex: u32) -> Option<Port> {
         let mask = INTERFACE_MASK.load();
         let mut probe = 0;
-        while probe < INTERFACE_PROBES {
+        // Hidden from the compiler, which would write the loop out eight times.
+        while probe < black_box(INTERFACE_PROBES) {
             let place = ifindex.wrapping_add(probe) & mask;
             let entry = INTERFACES.get_ptr(place)?;
             if number!(entry, ifindex) == ifindex {
@@ -208,15 +213,15 @@ fn found(route: &Route) -> Found {
 }
 
 #[inline(always)]
-pub fn trie4(address: [u8; 4]) -> Option<Found> {
+pub fn trie4(address: u32) -> Option<Found> {
     // SAFETY: a live map value or null.
-    unsafe { longest4(u32::from_ne_bytes(address)).as_ref() }.map(found)
+    unsafe { longest4(address).as_ref() }.map(found)
 }
 
 #[inline(always)]
-pub fn trie6(address: [u8; 16]) -> Option<Found> {
+pub fn trie6(address: Address6) -> Option<Found> {
     // SAFETY: as above.
-    unsafe { longest6(&raw const address).as_ref() }.map(found)
+    unsafe { longest6(address[0], address[1]).as_ref() }.map(found)
 }
 
 /// A function of its own, as the trie is asked where no nanosecond counts: the code is there once, and its key is
@@ -226,12 +231,12 @@ fn longest4(address: u32) -> *const Route {
     ROUTES4.get(&Key::new(32, address.to_ne_bytes())).map_or(null(), |route| route)
 }
 
-/// As [`longest4`]. `address` is on the caller's stack.
+/// As [`longest4`].
 #[inline(never)]
-fn longest6(address: *const [u8; 16]) -> *const Route {
-    // SAFETY: the caller's promise; octets need no alignment.
-    let address = unsafe { address.read() };
-    ROUTES6.get(&Key::new(128, address)).map_or(null(), |route| route)
+fn longest6(first: u64, second: u64) -> *const Route {
+    ROUTES6
+        .get(&Key::new(128, pool::from_halves([u64::from_be(first), u64::from_be(second)])))
+        .map_or(null(), |route| route)
 }
 
 /// A word of a packed array; none beyond its end.
@@ -332,11 +337,13 @@ pub fn count(port: Option<Port>, program: Program, verdict: Verdict, packets: u6
     let Some(counts) = COUNTERS.get_ptr_mut(place * 2 + program.hook()) else {
         return;
     };
-    // SAFETY: a `Counts` is one u64 for each verdict in their order, so the place lies within it; the CPU's value
-    // is ours alone, as the program is neither preempted by itself nor migrated.
-    unsafe {
-        let counter = counts.cast::<u64>().add(verdict as usize);
-        *counter += packets;
+    // The compiler knows that a verdict has a counter and would leave the comparison out; the verifier, which loses
+    // sight of a number that was kept on the stack, insists on it.
+    let place = black_box(verdict as u64) as usize;
+    if place < VERDICTS.len() {
+        // SAFETY: a `Counts` is one u64 for each verdict in their order, so the place lies within it; the CPU's value
+        // is ours alone, as the program is neither preempted by itself nor migrated.
+        unsafe { *counts.cast::<u64>().add(place) += packets };
     }
 }
 

@@ -1,5 +1,7 @@
 //! Reading and rewriting a packet that TC has as an skb.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
@@ -108,14 +110,16 @@ fn peek<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { (start as *const T).read() })
 }
 
-/// Copies `N` octets at an offset that only the packet knows.
+/// Copies a value at an offset that only the packet knows.
 #[inline(always)]
-pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0u8; N];
-    // SAFETY: the helper compares the range with the packet; the octets live on our stack.
+pub fn load<T: Plain>(ctx: &TcContext, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let length = size_of::<T>() as u32;
+    // SAFETY: the helper compares the range with the packet, and fills the value or zeroes it; it lives on our stack.
     let result =
-        unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast(), offset, (&raw mut bytes).cast(), N as u32) };
-    (result == 0).then_some(bytes)
+        unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast(), offset, value.as_mut_ptr().cast(), length) };
+    // SAFETY: written, and any octets are a value.
+    (result == 0).then(|| unsafe { value.assume_init() })
 }
 
 /// Writes TTL and checksum of an IPv4 header. What the one changes in the packet's sum the other takes back, so a

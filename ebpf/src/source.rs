@@ -55,8 +55,8 @@ fn owner<A: Address + Addresses>(
     frame: Frame,
     answer: &Answer,
     check: Check,
-    address: A,
-    peer: A,
+    address: &A,
+    peer: &A,
 ) -> Owner {
     if is_at(answer, frame.ifindex)
         || check.is_loose() && (answer.word.is(Kind::Via) || answer.word.is(Kind::Local))
@@ -90,7 +90,7 @@ pub fn pod<A: Address + Addresses>(
     check: Check,
 ) -> Result<Answer, Verdict> {
     let answer = header.source.find(switches, pools);
-    match owner(ctx, frame, &answer, check, header.source, header.destination) {
+    match owner(ctx, frame, &answer, check, &header.source, &header.destination) {
         Owner::Known => Ok(answer),
         Owner::Unknown => Err(Verdict::SourceUnknown),
         Owner::Other => Err(Verdict::Spoofed),
@@ -134,11 +134,11 @@ pub fn discovery(ctx: &TcContext, check: Check, next_header: u8) -> Result<(), V
 #[inline(never)]
 fn is_forged_arp(skb: *mut __sk_buff, check: u32) -> u32 {
     let ctx = TcContext::new(skb);
-    let Some(packet) = skb::load::<{ neighbour::ARP }>(&ctx, ETHERNET as u32) else {
+    let Some(packet) = skb::load::<[u8; neighbour::ARP]>(&ctx, ETHERNET as u32) else {
         // The kernel drops it as too short.
         return 0;
     };
-    let Some([_, _, _, _, _, _, a, b, c, d, e, f]) = skb::load(&ctx, 0) else {
+    let Some([_, _, _, _, _, _, a, b, c, d, e, f]) = skb::load::<[u8; 12]>(&ctx, 0) else {
         return 0;
     };
     speaks_for_another(&ctx, Check(check), neighbour::arp(&packet, [a, b, c, d, e, f]))
@@ -151,14 +151,14 @@ fn is_forged_discovery(skb: *mut __sk_buff, check: u32, next_header: u8) -> u32 
         return u32::from(hides_discovery(&ctx, next_header));
     }
     let at = (ETHERNET + IPV6) as u32;
-    let Some([icmp_type]) = skb::load(&ctx, at) else {
+    let Some([icmp_type]) = skb::load::<[u8; 1]>(&ctx, at) else {
         return 0;
     };
     if !neighbour::is_discovery(icmp_type) {
         return 0;
     }
     // One that is too short to have a target the kernel drops.
-    let target = skb::load(&ctx, at + 8).unwrap_or_default();
+    let target = skb::load(&ctx, at + 8).unwrap_or([0u64; 2]);
     speaks_for_another(&ctx, Check(check), neighbour::discovery(icmp_type, target))
 }
 
@@ -170,12 +170,13 @@ fn hides_discovery(ctx: &TcContext, first: u8) -> bool {
     let mut headers = 0;
     while headers < EXTENSIONS_MAX {
         if next == ICMPV6 {
-            return skb::load(ctx, at).is_some_and(|[icmp_type]| neighbour::is_discovery(icmp_type));
+            return skb::load::<[u8; 1]>(ctx, at)
+                .is_some_and(|[icmp_type]| neighbour::is_discovery(icmp_type));
         }
         if !header::is_extension(next) {
             return false;
         }
-        let Some([after, length, offset_0, offset_1]) = skb::load(ctx, at) else {
+        let Some([after, length, offset_0, offset_1]) = skb::load::<[u8; 4]>(ctx, at) else {
             return false;
         };
         at += match next {
@@ -204,7 +205,7 @@ fn speaks_for_another<A: Address + Addresses>(ctx: &TcContext, check: Check, cla
         return 0;
     };
     let answer = address.find(switches, pools);
-    match owner(ctx, Frame::of(ctx), &answer, check, address, address) {
+    match owner(ctx, Frame::of(ctx), &answer, check, &address, &address) {
         Owner::Known | Owner::Unknown => 0,
         Owner::Other => 1,
     }

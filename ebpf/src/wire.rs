@@ -5,7 +5,6 @@ use aya_ebpf::{EbpfContext, helpers::bpf_xdp_get_buff_len, programs::XdpContext}
 use manx_abi::{
     Kind, Verdict,
     header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    pool,
 };
 
 use crate::{
@@ -41,11 +40,10 @@ pub fn decide(ctx: &XdpContext, ifindex: u32, port: Option<Port>) -> Verdict {
         },
         ETHERTYPE_IPV6 => match read::<[u64; header::IPV6 / 8]>(ctx, ETHERNET) {
             Some([_, s0, s1, d0, d1]) => {
-                let destination = pool::from_halves([u64::from_be(d0), u64::from_be(d1)]);
-                if !header::is_routable6(destination) {
+                if !header::is_routable6([d0, d1]) {
                     return Verdict::Scope;
                 }
-                blackhole(ctx, ifindex, pool::from_halves([u64::from_be(s0), u64::from_be(s1)]), destination)
+                blackhole(ctx, ifindex, [s0, s1], [d0, d1])
             }
             None => Verdict::Unreadable,
         },
@@ -69,7 +67,7 @@ fn blackhole<A: Address + Addresses>(ctx: &XdpContext, ifindex: u32, source: A, 
     if !route.word.is(Kind::BlackholeOwn) {
         return if route.word.is(Kind::NoRoute) { Verdict::NoRoute } else { Verdict::NotBlackholed };
     }
-    if fib::is_blackhole(ctx.as_ptr(), ifindex, source, destination) {
+    if fib::is_blackhole(ctx.as_ptr(), ifindex, &source, &destination) {
         count_prefix(ctx, &route);
         Verdict::BlackholeOwn
     } else {

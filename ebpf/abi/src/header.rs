@@ -1,7 +1,7 @@
 //! What a router has to know of a packet's IP header, read from its fixed part. Pure, so that it is tested on the
 //! host; the programs call it with words that they have copied out of the packet, as they lie in memory.
 
-use crate::{Verdict, pool::from_halves};
+use crate::{Verdict, pool::Halves};
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
@@ -12,11 +12,14 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
 
-/// What was read of a header that is in order.
+/// What was read of a header that is in order. The first three fields are the kernel's `struct bpf_sock_tuple`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<A> {
     pub source: A,
     pub destination: A,
+    /// The first four octets behind the header as they lie in memory, once somebody has read them; else 0.
+    pub ports: u32,
     /// TTL or hop limit.
     pub hops: u8,
     /// IPv4's protocol or IPv6's next header.
@@ -58,6 +61,7 @@ pub fn ipv4(words: &[u32; IPV4 / 4], length: u32, gso: bool) -> Result<Header<[u
     Ok(Header {
         source,
         destination,
+        ports: 0,
         hops,
         protocol,
         // More Fragments, or an offset; not Don't Fragment.
@@ -69,7 +73,7 @@ pub fn ipv4(words: &[u32; IPV4 / 4], length: u32, gso: bool) -> Result<Header<[u
 
 /// As [`ipv4`]; the kernel's `ip6_rcv_core`. The words after the first two are the addresses.
 #[inline(always)]
-pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
+pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<Address6>, Verdict> {
     let [version, _, _, _, payload_0, payload_1, next_header, hops] = words[0].to_ne_bytes();
     if version >> 4 != 6 {
         return Err(Verdict::Malformed);
@@ -79,11 +83,11 @@ pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<[u8; 16]>, Ve
     if (payload != 0 || next_header != HOP_BY_HOP) && payload + IPV6 as u32 > length {
         return Err(Verdict::Malformed);
     }
-    let source = address6(words[1], words[2]);
-    let destination = address6(words[3], words[4]);
+    let (source, destination) = ([words[1], words[2]], [words[3], words[4]]);
     Ok(Header {
         source,
         destination,
+        ports: 0,
         hops,
         protocol: next_header,
         // A fragment's header is an extension.
@@ -93,10 +97,13 @@ pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<[u8; 16]>, Ve
     })
 }
 
-/// Of two words as they lie in memory.
+/// An IPv6 address as two words that lie in memory as the address does.
+pub type Address6 = [u64; 2];
+
+/// The address as two numbers.
 #[inline(always)]
-const fn address6(first: u64, second: u64) -> [u8; 16] {
-    from_halves([u64::from_be(first), u64::from_be(second)])
+pub const fn halves(address: Address6) -> Halves {
+    [u64::from_be(address[0]), u64::from_be(address[1])]
 }
 
 /// Not even one more hop: the stack answers with Time Exceeded.
@@ -131,24 +138,20 @@ pub const fn is_routable4(address: [u8; 4]) -> bool {
 /// Neither multicast nor link-local, and nothing in `::/64`, where the unspecified, the loopback and the IPv4-mapped
 /// addresses lie.
 #[inline(always)]
-pub const fn is_routable6(address: [u8; 16]) -> bool {
-    address[0] != 0xff && !is_link_local6(address) && u64::from_be_bytes(first_half(address)) != 0
+pub const fn is_routable6(address: Address6) -> bool {
+    let high = u64::from_be(address[0]);
+    high >> 56 != 0xff && !is_link_local6(address) && high != 0
 }
 
 /// fe80::/10 (RFC 4291 §2.4).
 #[inline(always)]
-pub const fn is_link_local6(address: [u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+pub const fn is_link_local6(address: Address6) -> bool {
+    u64::from_be(address[0]) >> 54 == 0xfe80 >> 6
 }
 
 #[inline(always)]
-pub const fn is_unspecified6(address: [u8; 16]) -> bool {
-    u128::from_ne_bytes(address) == 0
-}
-
-#[inline(always)]
-const fn first_half(a: [u8; 16]) -> [u8; 8] {
-    [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]
+pub const fn is_unspecified6(address: Address6) -> bool {
+    address[0] | address[1] == 0
 }
 
 /// The header's own sum, RFC 1071: all words, the checksum included, add up to all ones.
@@ -192,7 +195,7 @@ mod tests {
         ipv4_of(&words(bytes), length, gso)
     }
 
-    fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<[u8; 16]>, Verdict> {
+    fn ipv6(bytes: &[u8; IPV6], length: u32) -> Result<Header<Address6>, Verdict> {
         ipv6_of(&words64(bytes), length)
     }
 
@@ -324,14 +327,14 @@ mod tests {
                 assert!(!ipv6(&bytes, 48).unwrap().routable, "{high:x}{low:x}");
             }
         }
-        assert!(is_routable6([0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+        assert!(is_routable6([0xfec0_u64.rotate_right(16).to_be(), 1]));
     }
 
     #[test]
     fn the_ipv6_header_is_read_and_checked() {
         let header = ipv6(&v6(17, 8, 64), 48).unwrap();
-        assert_eq!((header.source[0], header.source[15]), (0xfd, 1));
-        assert_eq!((header.destination[0], header.destination[15]), (0xfd, 2));
+        assert_eq!(halves(header.source), [0xfd << 56, 1]);
+        assert_eq!(halves(header.destination), [0xfd << 56, 2]);
         assert_eq!((header.hops, header.doubt, header.routable), (64, None, true));
         assert_eq!(ipv6(&v6(17, 9, 64), 48), Err(Verdict::Malformed));
         let mut wrong = v6(17, 8, 64);

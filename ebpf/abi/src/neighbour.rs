@@ -1,7 +1,7 @@
 //! ARP and neighbour discovery as a pod sends them: who says what about which address. Whether the address is the
 //! pod's the caller asks its routes.
 
-use crate::{header::is_link_local6, header::is_unspecified6};
+use crate::header::{Address6, is_link_local6, is_unspecified6};
 
 /// Octets of an ARP packet for IPv4 over Ethernet (RFC 826).
 pub const ARP: usize = 28;
@@ -54,7 +54,7 @@ pub const fn is_discovery(icmp_type: u8) -> bool {
 /// What an ICMPv6 message of type `icmp_type` claims beside its source address. `target` is that of an
 /// advertisement (octets 8 to 23 of the message).
 #[inline(always)]
-pub fn discovery(icmp_type: u8, target: [u8; 16]) -> Claim<[u8; 16]> {
+pub fn discovery(icmp_type: u8, target: Address6) -> Claim<Address6> {
     match icmp_type {
         // Routers and redirects are the node's to announce.
         ROUTER_ADVERTISEMENT | REDIRECT => Claim::Forged,
@@ -67,7 +67,7 @@ pub fn discovery(icmp_type: u8, target: [u8; 16]) -> Claim<[u8; 16]> {
 /// Whether a source is allowed whoever sends it: link-local, or unspecified (duplicate address detection, DHCPv6's
 /// first messages have link-local).
 #[inline(always)]
-pub const fn is_link_scope6(source: [u8; 16]) -> bool {
+pub const fn is_link_scope6(source: Address6) -> bool {
     is_link_local6(source) || is_unspecified6(source)
 }
 
@@ -114,21 +114,25 @@ mod tests {
 
     #[test]
     fn an_advertisement_speaks_for_its_target() {
-        let mut target = [0; 16];
-        target[0] = 0xfd;
-        assert_eq!(discovery(NEIGHBOUR_ADVERTISEMENT, target), Claim::Address(target));
-        target[..2].copy_from_slice(&[0xfe, 0x80]);
-        assert_eq!(discovery(NEIGHBOUR_ADVERTISEMENT, target), Claim::Nothing);
-        target = [0; 16];
-        assert_eq!(discovery(NEIGHBOUR_ADVERTISEMENT, target), Claim::Address(target));
+        let claim = |first: u16| {
+            let target = [u64::from(first).rotate_right(16).to_be(), 0];
+            (discovery(NEIGHBOUR_ADVERTISEMENT, target), target)
+        };
+        for first in [0xfd00, 0, 0xfe7f, 0xfec0] {
+            let (claim, target) = claim(first);
+            assert_eq!(claim, Claim::Address(target), "{first:x}");
+        }
+        for first in [0xfe80, 0xfebf] {
+            assert_eq!(claim(first).0, Claim::Nothing, "{first:x}");
+        }
     }
 
     #[test]
     fn a_pod_is_no_router() {
-        assert_eq!(discovery(ROUTER_ADVERTISEMENT, [0; 16]), Claim::Forged);
-        assert_eq!(discovery(REDIRECT, [0; 16]), Claim::Forged);
-        assert_eq!(discovery(ROUTER_SOLICITATION, [0; 16]), Claim::Nothing);
-        assert_eq!(discovery(NEIGHBOUR_SOLICITATION, [1; 16]), Claim::Nothing);
+        assert_eq!(discovery(ROUTER_ADVERTISEMENT, [0; 2]), Claim::Forged);
+        assert_eq!(discovery(REDIRECT, [0; 2]), Claim::Forged);
+        assert_eq!(discovery(ROUTER_SOLICITATION, [0; 2]), Claim::Nothing);
+        assert_eq!(discovery(NEIGHBOUR_SOLICITATION, [1; 2]), Claim::Nothing);
         assert!(is_discovery(133) && is_discovery(137) && !is_discovery(132) && !is_discovery(138));
     }
 }
