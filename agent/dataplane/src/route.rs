@@ -48,6 +48,4 @@ pub enum Action {
 pub struct Route {
     pub prefix: Prefix,
     pub action: Action,
-    /// The prefix lies in a pool for which the fast path is on.
-    pub in_pool: bool,
 }

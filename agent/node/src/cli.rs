@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground (the same as without a command)
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Remove everything that Manx ever put on this node: its routes, programs, maps, socket and state
     Cleanup(CleanupArgs),
 }
@@ -54,6 +54,10 @@ pub struct RunArgs {
     /// Whether the eBPF programs forward: auto leaves it to the kernel where netfilter tracks connections
     #[arg(long, env = "MANX_FAST_PATH", value_enum, default_value_t = FastPathMode::Auto)]
     pub fast_path: FastPathMode,
+
+    /// Entries of eBPF maps that are to be larger or smaller: routes4, routes6, words, blocks6, interfaces, counters
+    #[arg(long, env = "MANX_MAP_SIZE", value_name = "NAME=ENTRIES,...")]
+    pub map_size: Option<manx_dataplane::ebpf::Sizes>,
 
     /// Listen for BGP on this address only [default: every address]
     #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]

@@ -166,7 +166,7 @@ impl Node {
     fn routes(&self, neighbours: &[Neighbour]) -> Result<Vec<Route>> {
         let route = |prefix: &str, action: Action| -> Result<Route> {
             let prefix: Prefix = prefix.parse().map_err(|error| anyhow!("{prefix}: {error:?}"))?;
-            Ok(Route { prefix, action, in_pool: true })
+            Ok(Route { prefix, action })
         };
         let block = self.block;
         let mut routes = vec![

@@ -135,7 +135,7 @@ fn maps(range: Range) -> Result<(Duration, (u64, u64))> {
         .into_iter()
         .filter_map(|(address, length)| {
             let prefix = Prefix::new(address.into(), length)?;
-            Some(Route { prefix, action: Action::Via(vec![hop]), in_pool: true })
+            Some(Route { prefix, action: Action::Via(vec![hop]) })
         })
         .collect();
     let mut sink = daemon.run(|| EbpfSink::open(&Options::default()).map(|(sink, _)| sink))?;

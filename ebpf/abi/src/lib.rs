@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod flow;
 pub mod header;
+pub mod kernel;
 pub mod neighbour;
 pub mod pool;
 mod route;
@@ -55,8 +56,9 @@ pub mod map {
     pub const INTERFACES: &str = "INTERFACES";
     /// Array of one [`super::Settings`]. In shared memory.
     pub const SETTINGS: &str = "SETTINGS";
-    /// Per-CPU array by 2 × place in `INTERFACES` + [`super::Program::hook`] → [`super::Counts`]. The last two are
-    /// for interfaces that have no place.
+    /// Per-CPU array by 2 × place in `INTERFACES` + [`super::Program::hook`] → [`super::Counts`]. The next two are
+    /// for interfaces that have no place, where the agent also adds what uplinks counted that are gone; the last is
+    /// for pods' interfaces that are gone.
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array by counter id → [`super::Tally`]; id 0 counts what has no counter of its own.
     pub const PREFIX_COUNTS: &str = "PREFIX_COUNTS";
@@ -115,9 +117,10 @@ pub mod capacity {
         words.div_ceil(PACKED)
     }
 
-    /// Values of `COUNTERS` for so many places in `INTERFACES`: two hooks each, and those without a place.
+    /// Values of `COUNTERS` for so many places in `INTERFACES`: two hooks each, those without a place, and pods that
+    /// are gone.
     pub const fn counters(interfaces: usize) -> usize {
-        2 * interfaces + 2
+        2 * interfaces + 3
     }
 
     const _: () = assert!(Program::UplinkXdp.hook() == 1);

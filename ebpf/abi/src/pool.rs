@@ -198,6 +198,37 @@ impl PoolSet {
     }
 }
 
+impl PoolSet {
+    pub fn from_bytes(bytes: &[u8; PoolSet::SIZE]) -> PoolSet {
+        // Every place below lies within SIZE, which the test of the size proves.
+        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let half = |at: usize| {
+            let mut half = [0; 8];
+            half.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(half)
+        };
+        let v4 = core::array::from_fn(|place| {
+            let at = 8 + 20 * place;
+            let [base, mask, shift, position, pool] = [0, 4, 8, 12, 16].map(|field| word(at + field));
+            Pool4 { base, mask, shift, position, pool }
+        });
+        let v6 = core::array::from_fn(|place| {
+            let at = 8 + 20 * POOLS + 56 * place;
+            let [fallback, fallback_counter, pool, unused] = [40, 44, 48, 52].map(|field| word(at + field));
+            Pool6 {
+                base: [half(at), half(at + 8)],
+                mask: [half(at + 16), half(at + 24)],
+                block_mask: half(at + 32),
+                fallback,
+                fallback_counter,
+                pool,
+                unused,
+            }
+        });
+        PoolSet { count4: word(0), count6: word(4), v4, v6 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::{align_of, offset_of, size_of};
@@ -276,6 +307,7 @@ mod tests {
         assert_eq!(bytes[at..at + 4], 0x0a20_0000u32.to_ne_bytes());
         assert_eq!(bytes[at + 12..at + 16], 1000u32.to_ne_bytes());
         assert_eq!(bytes[PoolSet::SIZE - 8..PoolSet::SIZE - 4], 0x0102_0304u32.to_ne_bytes());
+        assert_eq!(PoolSet::from_bytes(&bytes), set);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub enum Error {
     NotEthernet { ifindex: u32 },
     #[error("{program} cannot be attached to interface {ifindex}: {reason}")]
     Attach { program: &'static str, ifindex: u32, reason: String },
+    #[error(
+        "no place for interface {ifindex} among {places}: its packets go by the stack; raise --map-interfaces"
+    )]
+    NoPlace { ifindex: u32, places: u32 },
     #[error("{path}: {source}")]
     Pin { path: PathBuf, source: io::Error },
 }

@@ -1,96 +1,125 @@
-//! What the maps hold, known without asking the kernel: which entry names which slot, and which routes could not
-//! be written. Turns routes into entries and back.
+//! What the maps hold, known without asking the kernel: which entry names which slot, what the index says, and
+//! which routes could not be written. Turns routes into entries and back; [`super::apply`] brings them into the maps.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 use manx_abi as abi;
 use manx_net::Prefix;
 
 use super::{
     Applied, Error, Refusal, Refused,
+    counter_ids::CounterIds,
+    entries::Entries,
+    groups::{self, Groups, Hops},
     ids::Ids,
+    index::{Index, Known},
     interface::Interface,
     maps::{EndpointSlot, Maps, NextHopSlot},
+    pools::{Pools, known_pages},
 };
 use crate::route::{Action, BlackholeKind, Mac, NextHop, Route};
 
 #[derive(Debug)]
 pub(super) struct Held {
-    entries: BTreeMap<Prefix, abi::Route>,
-    next_hops: Ids<NextHopSlot>,
-    endpoints: Ids<EndpointSlot>,
+    pub entries: Entries,
+    pub index: Index,
+    pub pools: Pools,
+    pub groups: Groups,
+    pub endpoints: Ids<EndpointSlot>,
+    pub counters: CounterIds,
     /// Routes to pods as they are desired: what is known of an interface may not allow the map to hold the MAC.
-    pods: BTreeMap<Prefix, Route>,
-    unwritten: BTreeMap<Prefix, Unwritten>,
+    pub pods: BTreeMap<Prefix, Route>,
+    pub unwritten: BTreeMap<Prefix, Unwritten>,
+    /// Entries of nobody's that were found and mean nothing.
+    pub strangers: Vec<Prefix>,
+    /// Entries outside the indexed pools that say something else than pass: of IPv4, and of IPv6.
+    pub outside: [usize; 2],
 }
 
 /// A route that the map does not hold as it is desired.
 #[derive(Debug)]
-struct Unwritten {
-    desired: Route,
+pub(super) struct Unwritten {
+    pub desired: Route,
     /// `None`: it could be written, but a more specific route could not; until then its packets are the stack's,
     /// for this entry would lead them astray.
-    refusal: Option<Refusal>,
+    pub refusal: Option<Refusal>,
 }
 
-/// The route as the map can hold it. The stack balances over several next hops; and no IPv6 packet leaves by an
-/// IPv4 next hop.
+/// The route as the map can hold it. No IPv6 packet leaves by an IPv4 next hop; and the stack balances over more
+/// next hops than a set has buckets.
 pub fn held_as(route: &Route) -> Route {
     let holds = match &route.action {
-        Action::Via(hops) => match hops.as_slice() {
-            [hop] => hop.gateway.is_ipv6() || route.prefix.is_v4(),
-            _ => false,
-        },
+        Action::Via(hops) => {
+            (1..=abi::BUCKETS).contains(&hops.len())
+                && (route.prefix.is_v4() || hops.iter().all(|hop| hop.gateway.is_ipv6()))
+        }
         _ => true,
     };
     if holds { route.clone() } else { Route { action: Action::Pass, ..route.clone() } }
 }
 
 impl Held {
-    /// What is in the maps now, by an earlier run or by ours.
-    pub fn read(maps: &Maps, now: Instant) -> Result<Held, Error> {
-        let entries = maps.routes()?;
+    /// What is in the maps now, by an earlier run or by ours. `pools` as they are known; without, as the maps say.
+    /// The index is made anew from the tries, and its words stay where they are.
+    pub fn read(maps: &Maps, pools: Option<Pools>, clean: bool, now: Instant) -> Result<Held, Error> {
         let (mut via, mut local) = (BTreeMap::new(), BTreeMap::new());
-        for entry in entries.values() {
+        let (mut entries, mut counters) = (Entries::default(), HashMap::new());
+        let mut strangers = Vec::new();
+        for (prefix, entry) in maps.routes()? {
+            let Some(entry) = entry else {
+                strangers.push(prefix);
+                continue;
+            };
             match entry.action {
                 abi::Action::Via => *via.entry(entry.target).or_default() += 1,
                 abi::Action::Local => *local.entry(entry.target).or_default() += 1,
                 _ => {}
             }
+            if entry.counter != 0 {
+                counters.insert(entry.counter, prefix);
+            }
+            entries.insert(prefix, entry);
         }
+        let sizes = groups::Sizes {
+            next_hops: maps.capacity(abi::map::NEXTHOPS)?,
+            sets: maps.capacity(abi::map::BUCKETS)?,
+            groups: maps.capacity(abi::map::GROUPS)? * abi::PACKED as u32,
+        };
+        let found = groups::Found {
+            next_hops: maps.next_hops()?,
+            sets: maps.bucket_sets(),
+            groups: maps.groups(),
+            routes: via,
+        };
+        let in_maps = Pools::read(maps)?;
+        let known =
+            Known { pages: known_pages(maps, &in_maps)?, pools: in_maps.indexed, used: maps.words_used() };
+        let words = maps.capacity(abi::map::WORDS)? * abi::PACKED as u32;
+        let index = Index::adopt(words, known, &entries, now);
         let mut held = Held {
-            entries,
-            next_hops: Ids::adopt(abi::capacity::NEXTHOPS as u32, &maps.next_hops()?, &via, now),
-            endpoints: Ids::adopt(abi::capacity::ENDPOINTS as u32, &maps.endpoints()?, &local, now),
+            index,
+            pools: pools.unwrap_or(in_maps.pools),
+            groups: Groups::adopt(sizes, found, now),
+            endpoints: Ids::adopt(maps.capacity(abi::map::ENDPOINTS)?, &maps.endpoints()?, &local, now),
+            counters: CounterIds::adopt(maps.capacity(abi::map::PREFIX_COUNTS)?, counters, clean, now),
             pods: BTreeMap::new(),
             unwritten: BTreeMap::new(),
+            strangers,
+            outside: [0; 2],
+            entries,
         };
         let to_pods = held.entries.iter().filter(|(_, entry)| entry.action == abi::Action::Local);
         held.pods =
-            to_pods.filter_map(|(prefix, entry)| Some((*prefix, held.decode(*prefix, *entry)?))).collect();
+            to_pods.filter_map(|(prefix, entry)| Some((prefix, held.decode(prefix, entry)?))).collect();
+        held.count_outside();
         Ok(held)
     }
 
-    /// Entries of the IPv4 and of the IPv6 map.
-    pub fn counts(&self) -> (usize, usize) {
-        let routes4 = self.entries.range(..=Prefix::V4(manx_net::Prefix4::host([255; 4].into()))).count();
-        (routes4, self.entries.len() - routes4)
-    }
-
-    pub fn next_hops(&self) -> usize {
-        self.next_hops.len()
-    }
-
-    pub fn endpoints(&self) -> usize {
-        self.endpoints.len()
-    }
-
-    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        self.entries.keys().copied()
-    }
-
-    pub fn routes(&self) -> Vec<Route> {
-        self.entries.iter().filter_map(|(prefix, entry)| self.decode(*prefix, *entry)).collect()
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.entries.iter().map(|(prefix, _)| prefix)
     }
 
     /// Routes to pods behind an interface, as they are desired.
@@ -113,45 +142,6 @@ impl Held {
         expected
     }
 
-    /// Longest prefixes first, then what is removed, shortest first. `interface` tells what is known of a pod's.
-    pub fn apply<'a>(
-        &mut self,
-        maps: &mut Maps,
-        upserts: impl IntoIterator<Item = &'a Route>,
-        removals: impl IntoIterator<Item = Prefix>,
-        interface: &mut dyn FnMut(u32) -> Option<Interface>,
-    ) -> Result<Applied, Error> {
-        let (mut applied, now) = (Applied::default(), Instant::now());
-        let mut upserts: Vec<&Route> = upserts.into_iter().collect();
-        upserts.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-        for route in upserts {
-            applied.written += usize::from(self.upsert(maps, route, now, interface));
-        }
-        let mut removals: Vec<Prefix> = removals.into_iter().collect();
-        removals.sort_by_key(|prefix| prefix.len());
-        let mut room = false;
-        for prefix in removals {
-            self.pods.remove(&prefix);
-            room |= self.unwritten.remove(&prefix).is_some();
-            if let Some(entry) = self.entries.get(&prefix).copied() {
-                maps.remove_route(prefix)?;
-                self.entries.remove(&prefix);
-                self.release(entry, now);
-                applied.removed += 1;
-                room = true;
-            }
-        }
-        if room && !self.unwritten.is_empty() {
-            let mut again: Vec<Route> = self.unwritten.values().map(|found| found.desired.clone()).collect();
-            again.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-            for route in &again {
-                applied.written += usize::from(self.upsert(maps, route, now, interface));
-            }
-        }
-        applied.refused = self.refused();
-        Ok(applied)
-    }
-
     /// Routes that the maps could not take so far.
     pub fn refused(&self) -> Vec<Refused> {
         let refused = |(prefix, unwritten): (&Prefix, &Unwritten)| {
@@ -160,130 +150,33 @@ impl Held {
         self.unwritten.iter().filter_map(refused).collect()
     }
 
-    /// True if the map was written.
-    fn upsert(
+    /// The action of an entry; of a next hop or a pod its slot is written if need be, and named once more. `from` is
+    /// what the entry was, whose flows stay where they can.
+    pub fn encode(
         &mut self,
-        maps: &mut Maps,
+        maps: &Maps,
         route: &Route,
+        from: Option<abi::Route>,
         now: Instant,
         interface: &mut dyn FnMut(u32) -> Option<Interface>,
-    ) -> bool {
-        let prefix = route.prefix;
-        if matches!(route.action, Action::Local { .. }) {
-            self.pods.insert(prefix, route.clone());
-        } else {
-            self.pods.remove(&prefix);
-        }
-        self.unwritten.remove(&prefix);
-        let hides_refused = |(other, unwritten): (&Prefix, &Unwritten)| {
-            unwritten.refusal.is_some() && *other != prefix && prefix.covers(*other)
-        };
-        let written = if route.action != Action::Pass && self.unwritten.iter().any(hides_refused) {
-            self.unwritten.insert(prefix, Unwritten { desired: route.clone(), refusal: None });
-            self.write(maps, prefix, pass(route.in_pool), now)
-        } else {
-            self.encode(maps, route, now, interface).and_then(|entry| self.write(maps, prefix, entry, now))
-        };
-        written.unwrap_or_else(|refusal| {
-            self.unwritten.insert(prefix, Unwritten { desired: route.clone(), refusal: Some(refusal) });
-            self.leave_to_stack(maps, prefix, now)
-        })
-    }
-
-    /// A route that could not be written must not be answered by an older or a shorter one. An entry that exists
-    /// can always be overwritten. True if the map was written.
-    fn leave_to_stack(&mut self, maps: &mut Maps, prefix: Prefix, now: Instant) -> bool {
-        let holder = if self.entries.contains_key(&prefix) { Some(prefix) } else { self.cover(prefix) };
-        let Some(holder) = holder else { return false };
-        let Some(entry) = self.entries.get(&holder).copied() else { return false };
-        if entry.action == abi::Action::Pass {
-            return false;
-        }
-        if holder != prefix
-            && let Some(desired) = self.decode(holder, entry)
-        {
-            self.unwritten.entry(holder).or_insert(Unwritten { desired, refusal: None });
-        }
-        self.write(maps, holder, pass(entry.in_pool != 0), now).unwrap_or(false)
-    }
-
-    /// The entry that answers for `prefix` as long as it has none of its own.
-    fn cover(&self, prefix: Prefix) -> Option<Prefix> {
-        let shorter = (0..prefix.len()).rev().filter_map(|length| Prefix::new(prefix.addr(), length));
-        shorter.into_iter().find(|cover| self.entries.contains_key(cover))
-    }
-
-    /// True if the map did not say so already. Takes over the reference of `entry` to its slot.
-    fn write(
-        &mut self,
-        maps: &mut Maps,
-        prefix: Prefix,
-        entry: abi::Route,
-        now: Instant,
-    ) -> Result<bool, Refusal> {
-        let old = self.entries.get(&prefix).copied();
-        if old == Some(entry) {
-            self.release(entry, now);
-            return Ok(false);
-        }
-        if let Err(refusal) = maps.write_route(prefix, entry) {
-            self.release(entry, now);
-            return Err(refusal);
-        }
-        self.entries.insert(prefix, entry);
-        if let Some(old) = old {
-            self.release(old, now);
-        }
-        Ok(true)
-    }
-
-    fn release(&mut self, entry: abi::Route, now: Instant) {
-        match entry.action {
-            abi::Action::Via => self.next_hops.release(entry.target, now),
-            abi::Action::Local => self.endpoints.release(entry.target, now),
-            _ => {}
-        }
-    }
-
-    /// The entry for a route, its slot written and named once more.
-    fn encode(
-        &mut self,
-        maps: &mut Maps,
-        route: &Route,
-        now: Instant,
-        interface: &mut dyn FnMut(u32) -> Option<Interface>,
-    ) -> Result<abi::Route, Refusal> {
-        let entry = |action, target| abi::Route { action, target, in_pool: u32::from(route.in_pool) };
+    ) -> Result<(abi::Action, u32), Refusal> {
         Ok(match held_as(route).action {
-            // `held_as` leaves one next hop or none.
-            Action::Via(hops) => match hops.first() {
-                Some(hop) => entry(abi::Action::Via, self.next_hop_id(maps, hop, now)?),
-                None => entry(abi::Action::Pass, 0),
-            },
+            Action::Via(hops) => {
+                let from = from.filter(|entry| entry.action == abi::Action::Via).map(|entry| entry.target);
+                (abi::Action::Via, self.groups.acquire(&Hops::from(hops), from, now)?)
+            }
             Action::Local { ifindex, mac } => {
                 let slot = endpoint(ifindex, mac, interface(ifindex).as_ref());
-                entry(abi::Action::Local, self.endpoint_id(maps, slot, now)?)
+                (abi::Action::Local, self.endpoint_id(maps, slot, now)?)
             }
-            Action::Blackhole(BlackholeKind::Own) => entry(abi::Action::BlackholeOwn, 0),
-            Action::Blackhole(BlackholeKind::Explicit) => entry(abi::Action::BlackholeExplicit, 0),
-            Action::Unreachable => entry(abi::Action::Unreachable, 0),
-            Action::Pass => entry(abi::Action::Pass, 0),
+            Action::Blackhole(BlackholeKind::Own) => (abi::Action::BlackholeOwn, 0),
+            Action::Blackhole(BlackholeKind::Explicit) => (abi::Action::BlackholeExplicit, 0),
+            Action::Unreachable => (abi::Action::Unreachable, 0),
+            Action::Pass => (abi::Action::Pass, 0),
         })
     }
 
-    fn next_hop_id(&mut self, maps: &mut Maps, hop: &NextHop, now: Instant) -> Result<u32, Refusal> {
-        let slot = next_hop(hop);
-        let acquired = self.next_hops.acquire(slot, now).ok_or(Refusal::NoNextHopId)?;
-        if acquired.is_new
-            && let Err(refusal) = maps.write_next_hop(acquired.id, slot)
-        {
-            self.next_hops.release(acquired.id, now);
-            return Err(refusal);
-        }
-        Ok(acquired.id)
-    }
-
-    fn endpoint_id(&mut self, maps: &mut Maps, slot: EndpointSlot, now: Instant) -> Result<u32, Refusal> {
+    fn endpoint_id(&mut self, maps: &Maps, slot: EndpointSlot, now: Instant) -> Result<u32, Refusal> {
         let acquired = self.endpoints.acquire(slot, now).ok_or(Refusal::NoEndpointId)?;
         if acquired.is_new
             && let Err(refusal) = maps.write_endpoint(acquired.id, slot)
@@ -294,38 +187,48 @@ impl Held {
         Ok(acquired.id)
     }
 
+    /// One entry less names what this one named.
+    pub fn release(&mut self, entry: abi::Route, now: Instant) {
+        match entry.action {
+            abi::Action::Via => self.groups.release(entry.target, now),
+            abi::Action::Local => self.endpoints.release(entry.target, now),
+            _ => {}
+        }
+    }
+
     /// `None` if the entry names a slot that says nothing.
-    fn decode(&self, prefix: Prefix, entry: abi::Route) -> Option<Route> {
+    pub fn decode(&self, prefix: Prefix, entry: abi::Route) -> Option<Route> {
         let action = match entry.action {
             abi::Action::Pass => Action::Pass,
             abi::Action::Unreachable => Action::Unreachable,
             abi::Action::BlackholeOwn => Action::Blackhole(BlackholeKind::Own),
             abi::Action::BlackholeExplicit => Action::Blackhole(BlackholeKind::Explicit),
-            abi::Action::Via => {
-                let hop = abi::NextHop::from_bytes(self.next_hops.content(entry.target)?).ok()?;
-                let [a, b, c, d, ..] = hop.gateway;
-                let gateway = match hop.family {
-                    abi::Family::Inet => [a, b, c, d].into(),
-                    abi::Family::Inet6 => hop.gateway.into(),
-                    abi::Family::None => return None,
-                };
-                Action::Via(vec![NextHop { gateway, ifindex: hop.ifindex }])
-            }
+            abi::Action::Via => Action::Via(self.groups.hops(entry.target)?.to_vec()),
             abi::Action::Local => {
                 let endpoint = abi::Endpoint::from_bytes(self.endpoints.content(entry.target)?);
                 let mac = (endpoint.pod_mac != [0; 6]).then_some(Mac(endpoint.pod_mac));
                 Action::Local { ifindex: endpoint.ifindex, mac }
             }
         };
-        Some(Route { prefix, action, in_pool: entry.in_pool != 0 })
+        Some(Route { prefix, action })
+    }
+
+    pub fn is_outside(&self, prefix: Prefix, entry: abi::Route) -> bool {
+        entry.action != abi::Action::Pass && !self.index.covers(prefix)
+    }
+
+    pub fn count_outside(&mut self) {
+        let outside = self.entries.iter().filter(|(prefix, entry)| self.is_outside(*prefix, *entry));
+        let (v4, v6): (Vec<_>, Vec<_>) = outside.map(|(prefix, _)| prefix).partition(|prefix| prefix.is_v4());
+        self.outside = [v4.len(), v6.len()];
+    }
+
+    pub fn applied(&self, written: usize, removed: usize) -> Applied {
+        Applied { written, removed, refused: self.refused(), repaired: Vec::new() }
     }
 }
 
-fn pass(in_pool: bool) -> abi::Route {
-    abi::Route { action: abi::Action::Pass, target: 0, in_pool: u32::from(in_pool) }
-}
-
-fn next_hop(hop: &NextHop) -> NextHopSlot {
+pub(super) fn slot_of(hop: &NextHop) -> NextHopSlot {
     let (family, gateway) = match hop.gateway {
         std::net::IpAddr::V4(address) => {
             let [a, b, c, d] = address.octets();
@@ -334,6 +237,18 @@ fn next_hop(hop: &NextHop) -> NextHopSlot {
         std::net::IpAddr::V6(address) => (abi::Family::Inet6, address.octets()),
     };
     abi::NextHop { ifindex: hop.ifindex, family, gateway }.to_bytes()
+}
+
+/// `None` if the slot says nothing.
+pub(super) fn hop_of(slot: NextHopSlot) -> Option<NextHop> {
+    let hop = abi::NextHop::from_bytes(slot).ok()?;
+    let [a, b, c, d, ..] = hop.gateway;
+    let gateway = match hop.family {
+        abi::Family::Inet => [a, b, c, d].into(),
+        abi::Family::Inet6 => hop.gateway.into(),
+        abi::Family::None => return None,
+    };
+    Some(NextHop { gateway, ifindex: hop.ifindex })
 }
 
 /// Without a MAC the programs take the source as the pod's and leave what goes there to the stack: so it is where

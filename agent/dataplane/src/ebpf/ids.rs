@@ -7,7 +7,7 @@ use std::{
 };
 
 /// A program runs within one RCU read section, which the kernel itself reports as stalled after some 20 s.
-const REST: Duration = Duration::from_secs(30);
+pub(super) const REST: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Ids<T> {
@@ -107,6 +107,11 @@ impl<T: Ord + Copy> Ids<T> {
 
     pub fn content(&self, id: u32) -> Option<T> {
         self.by_id.get(&id).copied()
+    }
+
+    /// Those that entries name, by id.
+    pub fn live(&self) -> impl Iterator<Item = (u32, T)> + '_ {
+        self.by_id.iter().map(|(id, content)| (*id, *content))
     }
 
     pub fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use std::{fmt, io, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
@@ -20,6 +20,11 @@ use super::{
     interface::Interface,
     pins::{Pins, remove_link, remove_pin},
 };
+
+/// Attached nowhere: what it returns is what it is for.
+const JIFFIES: &str = "jiffies";
+/// Octets that a test run wants.
+const SHORTEST_FRAME: usize = 64;
 
 pub(super) struct Programs {
     /// Keeps the programs loaded; its maps have been taken out.
@@ -36,10 +41,21 @@ impl Programs {
     /// Has the kernel verify them.
     pub fn load(mut ebpf: Ebpf) -> Result<Programs, Error> {
         for program in [Program::PodTc, Program::UplinkTc] {
-            classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, error))?;
+            classifier(&mut ebpf, program)?.load().map_err(|error| refused(program.name(), error))?;
         }
-        xdp(&mut ebpf)?.load().map_err(|error| refused(Program::UplinkXdp, error))?;
+        xdp(&mut ebpf, Program::UplinkXdp.name())?
+            .load()
+            .map_err(|error| refused(Program::UplinkXdp.name(), error))?;
+        xdp(&mut ebpf, JIFFIES)?.load().map_err(|error| refused(JIFFIES, error))?;
         Ok(Programs { ebpf })
+    }
+
+    /// The kernel's jiffies now, their low 32 bits.
+    pub fn jiffies(&mut self) -> Result<u32, Error> {
+        let failed = |error: ProgramError| Error::Program { program: JIFFIES, reason: reason(&error) };
+        let frame = [0; SHORTEST_FRAME];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+        Ok(xdp(&mut self.ebpf, JIFFIES)?.test_run(options).map_err(failed)?.return_value)
     }
 
     /// TCX ingress. Whatever is attached there already stays; ours comes last in the chain.
@@ -73,7 +89,7 @@ impl Programs {
         let ifindex = interface.ifindex;
         let path = pins.link(Program::UplinkXdp, ifindex);
         let failed = |reason: String| Error::Attach { program: Program::UplinkXdp.name(), ifindex, reason };
-        let xdp = xdp(&mut self.ebpf)?;
+        let xdp = xdp(&mut self.ebpf, Program::UplinkXdp.name())?;
         if let Some(pinned) = pinned(pins, Program::UplinkXdp, ifindex)? {
             let link = XdpLink::try_from(pinned).map_err(|error| failed(chain(&error)))?;
             match xdp.attach_to_link(link) {
@@ -150,24 +166,24 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Error> {
+    named(ebpf, program.name())?.try_into().map_err(|_| wrong_object(program.name()))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut Xdp, Error> {
     named(ebpf, program)?.try_into().map_err(|_| wrong_object(program))
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    named(ebpf, Program::UplinkXdp)?.try_into().map_err(|_| wrong_object(Program::UplinkXdp))
+fn named<'a>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut aya::programs::Program, Error> {
+    ebpf.program_mut(program).ok_or_else(|| wrong_object(program))
 }
 
-fn named(ebpf: &mut Ebpf, program: Program) -> Result<&mut aya::programs::Program, Error> {
-    ebpf.program_mut(program.name()).ok_or_else(|| wrong_object(program))
+fn wrong_object(program: &str) -> Error {
+    Error::Load { reason: format!("it has no program {program} of its kind") }
 }
 
-fn wrong_object(program: Program) -> Error {
-    Error::Load { reason: format!("it has no program {} of its kind", program.name()) }
-}
-
-fn refused(program: Program, error: ProgramError) -> Error {
+fn refused(program: &'static str, error: ProgramError) -> Error {
     match error {
-        ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied => {
+        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
             Error::NotPermitted { source: io_error }
         }
         ProgramError::LoadError { io_error, verifier_log } => {
@@ -175,9 +191,9 @@ fn refused(program: Program, error: ProgramError) -> Error {
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
             let end = lines[lines.len().saturating_sub(3)..].join("; ");
-            Error::Program { program: program.name(), reason: format!("{io_error}: {end}") }
+            Error::Program { program, reason: format!("{io_error}: {end}") }
         }
-        error => Error::Program { program: program.name(), reason: reason(&error) },
+        error => Error::Program { program, reason: reason(&error) },
     }
 }
 

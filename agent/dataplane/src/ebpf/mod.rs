@@ -6,26 +6,49 @@
 //! from one ABI's programs to the next's without a packet in between. Pinned maps of this ABI that differ (another
 //! size was configured) are made anew, and filled before a link gets the new program.
 
-mod detach;
+mod apply;
+mod audit;
+mod btf;
+mod buckets;
+mod counter_ids;
+mod entries;
 mod error;
+mod groups;
 mod held;
 mod ids;
+mod index;
 mod interface;
+mod kfunc;
 mod link_state;
 mod links;
+mod load;
 mod maps;
 pub mod netfilter;
 mod object;
+mod options;
 mod pin_watch;
 mod pins;
+mod places;
+mod pools;
+mod settings;
 mod sink;
 mod status;
+mod syscall;
 
 pub use error::Error;
 pub use held::held_as;
+pub use index::NotIndexed;
+pub use kfunc::Guard;
 pub use link_state::{Condition, LinkState};
+pub use load::give_back_heap;
 pub use object::OBJECT;
+pub use options::{BadSize, Options, Sizes};
 pub use pin_watch::{PinWatch, Removal};
 pub use pins::cleanup;
-pub use sink::{EbpfSink, Options, Reader, give_back_heap};
-pub use status::{Applied, Attachment, Counters, Opened, Refusal, Refused, Status, XdpState};
+pub use pools::{PoolNotIndexed, PoolSpec};
+pub use settings::{InterfaceSettings, KeepAlive, Mode, SourceCheck};
+pub use sink::{EbpfSink, PULSE_LIMIT, Reader};
+pub use status::{
+    Applied, Attachment, Counters, Fault, HookCounts, InterfaceCounts, MapFill, Opened, Refusal, Refused,
+    Status, XdpState,
+};

@@ -9,10 +9,13 @@ use aya::{
     maps::{MapData, MapError, MapType},
     sys::SyscallError,
 };
-use manx_abi::{ABI_VERSION, Counts, Endpoint, NextHop, Program, Route, Settings, Uplink, capacity, map};
+use manx_abi::{
+    ABI_VERSION, BUCKETS, Block6, Counts, Endpoint, Interface, NextHop, PACKED, PoolSet, Program, Route,
+    Settings, Tally, capacity, map, pool::POOL_SETS,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, Options, detach};
+use super::{Error, Options, maps::Handles, syscall};
 
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
@@ -28,7 +31,7 @@ pub(super) struct Layout {
     kind: MapType,
     key: u32,
     value: u32,
-    entries: u32,
+    pub entries: u32,
 }
 
 impl Pins {
@@ -61,7 +64,7 @@ impl Pins {
     }
 
     /// The maps that are pinned now, for [`Self::restore`].
-    pub fn handles(&self) -> Result<Vec<(&'static str, MapData)>, Error> {
+    pub fn handles(&self) -> Result<Handles, Error> {
         map::ALL
             .into_iter()
             .map(|name| {
@@ -76,7 +79,7 @@ impl Pins {
     }
 
     /// Pins again what somebody has unpinned, and says what it was.
-    pub fn restore(&self, handles: &[(&'static str, MapData)]) -> Result<Vec<PathBuf>, Error> {
+    pub fn restore(&self, handles: &Handles) -> Result<Vec<PathBuf>, Error> {
         let missing: Vec<_> = handles.iter().filter(|(name, _)| !self.map(name).exists()).collect();
         if missing.is_empty() && self.links().exists() {
             return Ok(Vec::new());
@@ -146,6 +149,36 @@ impl Pins {
         }
         Ok(())
     }
+
+    /// ABIs before this one of which maps are pinned, and what else is pinned beside them: of a newer agent, or of
+    /// nobody that we know.
+    pub fn others(&self) -> Result<(Vec<u32>, Vec<PathBuf>), Error> {
+        let failed = |source| Error::Pin { path: self.root.clone(), source };
+        let (mut older, mut unknown) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.root).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path == self.maps() || path == self.links() {
+                continue;
+            }
+            let version = path.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse().ok());
+            match version {
+                Some(version) if version < ABI_VERSION => older.push(version),
+                _ => unknown.push(path),
+            }
+        }
+        older.sort_unstable();
+        unknown.sort_unstable();
+        Ok((older, unknown))
+    }
+
+    /// Maps of older ABIs, which no program of ours uses any more. Those of newer ones stay.
+    pub fn remove_older(&self) -> Result<Vec<u32>, Error> {
+        let (older, _) = self.others()?;
+        for version in &older {
+            remove_tree(&self.root.join(format!("v{version}")), &remove_pin)?;
+        }
+        Ok(older)
+    }
 }
 
 pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
@@ -156,17 +189,25 @@ pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
         value: value as u32,
         entries: entries as u32,
     };
-    let routes4 = options.max_routes4 as usize;
-    let routes6 = options.max_routes6 as usize;
+    let (words, packed) = (capacity::packed(options.sizes.words as usize), PACKED * 4);
+    let interfaces = options.sizes.interfaces as usize;
     // The key of a trie is its prefix length and the address.
     [
-        layout(map::ROUTES4, MapType::LpmTrie, 8, Route::SIZE, routes4),
-        layout(map::ROUTES6, MapType::LpmTrie, 20, Route::SIZE, routes6),
+        layout(map::ROUTES4, MapType::LpmTrie, 8, Route::SIZE, options.sizes.routes4 as usize),
+        layout(map::ROUTES6, MapType::LpmTrie, 20, Route::SIZE, options.sizes.routes6 as usize),
+        layout(map::WORDS, MapType::Array, 4, packed, words),
+        layout(map::COUNTER_IDS, MapType::Array, 4, packed, words),
+        layout(map::BLOCKS6, MapType::Hash, 16, Block6::SIZE, options.sizes.blocks6 as usize),
+        layout(map::POOLS, MapType::Array, 4, PoolSet::SIZE, POOL_SETS),
+        layout(map::GROUPS, MapType::Array, 4, packed, capacity::packed(capacity::GROUPS)),
+        layout(map::BUCKETS, MapType::Array, 4, BUCKETS * 4, capacity::BUCKET_SETS),
         layout(map::NEXTHOPS, MapType::Array, 4, NextHop::SIZE, capacity::NEXTHOPS),
         layout(map::ENDPOINTS, MapType::Array, 4, Endpoint::SIZE, capacity::ENDPOINTS),
-        layout(map::UPLINKS, MapType::Hash, 4, size_of::<Uplink>(), capacity::UPLINKS),
+        layout(map::INTERFACES, MapType::Array, 4, Interface::SIZE, interfaces),
         layout(map::SETTINGS, MapType::Array, 4, Settings::SIZE, 1),
-        layout(map::COUNTERS, MapType::PerCpuArray, 4, size_of::<Counts>(), Program::ALL.len()),
+        layout(map::COUNTERS, MapType::PerCpuArray, 4, size_of::<Counts>(), capacity::counters(interfaces)),
+        layout(map::PREFIX_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, options.sizes.counters as usize),
+        layout(map::HOP_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, capacity::NEXTHOPS),
     ]
 }
 
@@ -206,7 +247,7 @@ fn link_of(name: &str) -> Option<(Program, u32)> {
 
 /// Takes the program off its interface and removes the pin. True if it was there.
 pub(super) fn remove_link(path: &Path) -> Result<bool, Error> {
-    match detach::detach(path) {
+    match syscall::detach(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         // The link of an interface that is gone has nothing to detach; the pin goes either way.
         Ok(()) | Err(_) => {}

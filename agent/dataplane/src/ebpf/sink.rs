@@ -3,61 +3,44 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use aya::{
-    EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{MapData, MapError},
-};
-use manx_abi::{ABI_VERSION, Program, Settings, capacity, map};
+use manx_abi::{ABI_VERSION, Program, Tally};
 use manx_net::Prefix;
 
 use super::{
-    Applied, Attachment, Counters, Error, OBJECT, Opened, Status, XdpState,
+    Applied, Attachment, Counters, Error, Guard, InterfaceSettings, KeepAlive, Mode, Opened, Options,
+    PoolNotIndexed, PoolSpec, Status, XdpState,
     held::Held,
     interface::{self, Interface},
     link_state::{self, LinkState},
     links::Programs,
-    maps::{Maps, errno},
-    pins::{Pins, layouts},
+    load,
+    maps::{Handles, Maps},
+    pins::Pins,
+    places::Places,
+    pools, settings,
+    status::InterfaceCounts,
 };
-use crate::route::{Action, Mac, Route};
+use crate::route::{Action, Mac, NextHop, Route};
 
-/// TCX: links on the TC hooks, and their update in one step.
-const OLDEST_KERNEL: (u32, u32) = (6, 6);
-
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Directory on a BPF filesystem for all that is pinned; made if it is not there. One for each network
-    /// namespace that an agent runs in.
-    pub bpf_dir: PathBuf,
-    /// Entries of the IPv4 and of the IPv6 map. Memory is taken as routes come.
-    pub max_routes4: u32,
-    pub max_routes6: u32,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            bpf_dir: "/sys/fs/bpf/manx".into(),
-            max_routes4: capacity::ROUTES4 as u32,
-            max_routes6: capacity::ROUTES6 as u32,
-        }
-    }
-}
+/// An agent that has not been heard of for so long is dead or stopped.
+pub const PULSE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct EbpfSink {
-    pins: Pins,
+    pub(super) pins: Pins,
     /// A second hold on the pinned maps, to pin them again.
-    handles: Vec<(&'static str, MapData)>,
-    programs: Programs,
-    maps: Maps,
-    held: Held,
-    options: Options,
-    interfaces: BTreeMap<u32, Interface>,
-    attachments: BTreeMap<(u32, &'static str), Attachment>,
+    pub(super) handles: Handles,
+    pub(super) programs: Programs,
+    pub(super) maps: Maps,
+    pub(super) held: Held,
+    pub(super) places: Places,
+    pub(super) guard: Guard,
+    pub(super) interfaces: BTreeMap<u32, Interface>,
+    pub(super) attachments: BTreeMap<(u32, &'static str), Attachment>,
+    pub(super) not_indexed: Vec<PoolNotIndexed>,
 }
 
 impl EbpfSink {
@@ -66,49 +49,14 @@ impl EbpfSink {
     /// anew can be filled first; until then the old programs run on the old maps. Heavy (some 60 ms, and a
     /// transient heap of tens of MB, which is given back): call it before threads start.
     pub fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
-        check_kernel()?;
-        let pins = Pins::prepare(&options.bpf_dir)?;
-        let differences = pins.differences(&layouts(options))?;
-        let adopted = differences.as_ref().is_some_and(Vec::is_empty);
-        if !adopted {
-            pins.unpin_maps()?;
-        }
-        let mut loader = EbpfLoader::new();
-        // The programs need nothing of the kernel's own types.
-        loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
-        loader.map_max_entries(map::ROUTES4, options.max_routes4);
-        loader.map_max_entries(map::ROUTES6, options.max_routes6);
-        for name in map::ALL {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(load_failed)?;
-        drop(loader);
-        let mut maps = Maps::take(&mut ebpf)?;
-        let programs = Programs::load(ebpf)?;
-        if !adopted {
-            maps.write_settings(Settings { fast_path: 0, source_check: 1 })?;
-        }
-        let held = Held::read(&maps, Instant::now())?;
-        let handles = pins.handles()?;
-        let mut sink = EbpfSink {
-            pins,
-            handles,
-            programs,
-            maps,
-            held,
-            options: options.clone(),
-            interfaces: BTreeMap::new(),
-            attachments: BTreeMap::new(),
-        };
-        sink.find_links()?;
-        give_back_heap();
-        Ok((sink, Opened { adopted, replaced: differences.unwrap_or_default() }))
+        load::open(options)
     }
 
     /// The host side of a pod's veth. Idempotent: call it again when the interface changed (MAC, up, its peer
     /// moved), or to make sure that the program is still there.
     pub fn attach_pod(&mut self, ifindex: u32) -> Result<(), Error> {
         let interface = self.look_at(ifindex)?;
+        self.enter(&interface)?;
         self.programs.attach_tc(&self.pins, Program::PodTc, &interface)?;
         self.note(ifindex, Program::PodTc, None);
         Ok(())
@@ -118,19 +66,23 @@ impl EbpfSink {
     /// Idempotent, as [`Self::attach_pod`].
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<Attachment, Error> {
         let interface = self.look_at(ifindex)?;
-        let Some(Mac(mac)) = interface.mac else { return Err(Error::NotEthernet { ifindex }) };
+        if interface.mac.is_none() {
+            return Err(Error::NotEthernet { ifindex });
+        }
         // Without its own MAC in the map the program takes every frame for another's.
-        self.maps.write_uplink(ifindex, mac)?;
+        self.enter(&interface)?;
         // TC drops what XDP does not; its failure must not cost both.
         let xdp = self
             .programs
             .attach_xdp(&self.pins, &interface)
             .unwrap_or_else(|error| XdpState::Absent(error.to_string()));
-        if xdp != XdpState::Native {
-            self.maps.remove_uplink(ifindex)?;
-        }
         self.programs.attach_tc(&self.pins, Program::UplinkTc, &interface)?;
         Ok(self.note(ifindex, Program::UplinkTc, Some(xdp)))
+    }
+
+    fn enter(&mut self, interface: &Interface) -> Result<(), Error> {
+        let Mac(mac) = interface.mac.unwrap_or(Mac([0; 6]));
+        self.places.enter(&self.maps, interface.ifindex, mac, Instant::now())
     }
 
     /// What an earlier call pinned and somebody has removed since. Maps are pinned again; links are not, for they
@@ -185,13 +137,19 @@ impl EbpfSink {
         for program in Program::ALL {
             Programs::detach(&self.pins, program, ifindex)?;
         }
-        self.maps.remove_uplink(ifindex)?;
+        self.leave(ifindex)?;
         self.interfaces.remove(&ifindex);
         self.attachments.retain(|(attached, _), _| *attached != ifindex);
         Ok(())
     }
 
-    /// Detaches every interface of an earlier run that was not attached again since [`Self::open`].
+    fn leave(&mut self, ifindex: u32) -> Result<(), Error> {
+        let was_pod = self.attachments.contains_key(&(ifindex, Program::PodTc.name()));
+        self.places.leave(&self.maps, ifindex, was_pod, Instant::now())
+    }
+
+    /// Detaches every interface of an earlier run that was not attached again since [`Self::open`], and removes the
+    /// maps of older ABIs, which no program uses then.
     pub fn detach_unclaimed(&mut self) -> Result<Vec<u32>, Error> {
         let unclaimed = self.attachments.iter().filter(|(_, attachment)| !attachment.claimed);
         let unclaimed: Vec<(u32, &'static str)> = unclaimed.map(|(key, _)| *key).collect();
@@ -206,41 +164,88 @@ impl EbpfSink {
                     Programs::detach(&self.pins, program, *ifindex)?;
                 }
             }
-            if *name == Program::UplinkTc.name() {
-                self.maps.remove_uplink(*ifindex)?;
+            let others = self.attachments.keys().filter(|(other, _)| other == ifindex).count();
+            if others == 1 {
+                self.leave(*ifindex)?;
             }
             self.attachments.remove(&(*ifindex, *name));
         }
+        // Entries whose interface went while no agent was there.
+        let attached: BTreeSet<u32> = self.attachments.keys().map(|(ifindex, _)| *ifindex).collect();
+        let left: Vec<u32> = self.places.interfaces().filter(|ifindex| !attached.contains(ifindex)).collect();
+        for ifindex in left {
+            self.leave(ifindex)?;
+        }
+        self.pins.remove_older()?;
         let interfaces: BTreeSet<u32> = unclaimed.into_iter().map(|(ifindex, _)| ifindex).collect();
         Ok(interfaces.into_iter().collect())
     }
 
     /// Writes, then removes; the order within is the sink's business: the more specific goes in before, and leaves
     /// after, what surrounds it. Single routes that the map cannot take are in [`Applied::refused`], and their
-    /// packets go through the stack.
+    /// packets go through the stack. For every packet a change is atomic: it gets the old answer or the new one.
     pub fn apply(&mut self, upserts: &[Route], removals: &[Prefix]) -> Result<Applied, Error> {
         let interfaces = &mut self.interfaces;
         let mut interface = |ifindex| known(interfaces, ifindex);
-        self.held.apply(&mut self.maps, upserts, removals.iter().copied(), &mut interface)
+        self.held.apply(&self.maps, upserts, removals, &mut interface)
     }
 
-    /// Makes the map hold exactly these routes, whatever somebody else did to it: it is read back first, and what
-    /// is right already is not written. What was written or removed is in the answer.
+    /// These pools and no others, with their modes. Addresses of a pool that cannot be indexed are looked up in the
+    /// tries; those are in the answer, and in [`Self::status`].
+    pub fn set_pools(&mut self, specs: &[PoolSpec]) -> Result<Vec<PoolNotIndexed>, Error> {
+        let now = Instant::now();
+        let held = &mut self.held;
+        let (cuts, mut not_indexed) = held.pools.set(specs);
+        let modes = held.pools.modes(specs);
+        // What is not shown yet has its mode before it is; what goes keeps it until it has gone.
+        pools::write_modes(&self.maps, modes.iter().map(|(number, mode)| (*number, *mode)));
+        held.mark_pools(&self.maps)?;
+        let stay = held.index.staying(&cuts);
+        held.index.set_pools(&stay, &held.entries, now);
+        held.count_outside();
+        // Addresses of a pool that goes, or is cut in another way, are the tries' from the moment of the change.
+        pools::write_outside(&self.maps, held.outside);
+        held.flush(&self.maps, now)?;
+        let refused = held.index.set_pools(&cuts, &held.entries, now);
+        held.flush(&self.maps, now)?;
+        held.count_outside();
+        pools::write_outside(&self.maps, held.outside);
+        pools::write_modes(&self.maps, pools::all(&modes));
+        for (cut, reason) in refused {
+            let spec = specs.iter().find(|spec| spec.prefix == cut.prefix);
+            not_indexed.extend(spec.map(|spec| spec.not_indexed(reason)));
+        }
+        self.not_indexed.clone_from(&not_indexed);
+        Ok(not_indexed)
+    }
+
+    /// Makes the maps hold exactly these routes, whatever somebody else did to them: they are read back first, and
+    /// what is right already is not written. What was written or removed is in the answer.
     pub fn reconcile(&mut self, desired: &[Route]) -> Result<Applied, Error> {
-        self.held = Held::read(&self.maps, Instant::now())?;
+        let repaired = self.repair()?;
+        let pools = self.held.pools.clone();
+        self.held = Held::read(&self.maps, Some(pools), false, Instant::now())?;
         let wanted: BTreeSet<Prefix> = desired.iter().map(|route| route.prefix).collect();
         let removals: Vec<Prefix> = self.held.prefixes().filter(|prefix| !wanted.contains(prefix)).collect();
-        self.apply(desired, &removals)
+        let strangers = std::mem::take(&mut self.held.strangers);
+        let strangers: Vec<Prefix> =
+            strangers.into_iter().filter(|prefix| !wanted.contains(prefix)).collect();
+        self.maps.remove_routes(&strangers)?;
+        let mut applied = self.apply(desired, &removals)?;
+        applied.removed += strangers.len();
+        applied.repaired = repaired;
+        Ok(applied)
     }
 
-    /// What the kernel's maps hold, read back. Compare with [`Self::expected`].
+    /// What the kernel's tries hold, read back; an entry that means nothing is shown as what the programs make of it,
+    /// `Pass`. Compare with [`Self::expected`], and see [`Self::faults`].
     pub fn dump(&self) -> Result<Vec<Route>, Error> {
-        Ok(Held::read(&self.maps, Instant::now())?.routes())
+        self.reader()?.dump()
     }
 
     /// Reads the maps beside this sink, from whatever thread.
     pub fn reader(&self) -> Result<Reader, Error> {
-        Ok(Reader { maps: Maps::duplicate(&self.handles)? })
+        Ok(Reader { maps: Maps::open(&self.handles)? })
     }
 
     /// A desired route as [`Self::dump`] should show it: as [`super::held_as`] says; without a pod's MAC where its
@@ -255,37 +260,96 @@ impl EbpfSink {
         self.held.expected(route, interface)
     }
 
-    /// Redirect, or leave everything to the stack, from the next packet on. Off when the maps are new; else as the
-    /// last run left it.
-    pub fn set_fast_path(&mut self, on: bool) -> Result<(), Error> {
-        let settings = self.maps.settings()?;
-        self.maps.write_settings(Settings { fast_path: u32::from(on), ..settings })
+    /// Of the node as a whole, from the next packet on. [`Mode::Off`] when the maps are new; else as the last run
+    /// left it.
+    pub fn set_whole_mode(&mut self, mode: Mode) {
+        settings::set_mode(&self.maps, mode);
     }
 
-    /// Drop what a pod sends from a source that is not its own. On when the maps are new.
-    pub fn set_source_check(&mut self, on: bool) -> Result<(), Error> {
-        let settings = self.maps.settings()?;
-        self.maps.write_settings(Settings { source_check: u32::from(on), ..settings })
+    /// What an interface has of its own, from the next packet on; also before it is attached, and until it is
+    /// detached.
+    pub fn set_interface(&mut self, ifindex: u32, settings: InterfaceSettings) {
+        self.places.set(&self.maps, ifindex, settings);
     }
 
+    pub fn interface_settings(&self, ifindex: u32) -> InterfaceSettings {
+        self.places.settings(ifindex)
+    }
+
+    /// How long conntrack keeps connections, for [`Mode::Guarded`].
+    pub fn set_keep_alive(&mut self, keep_alive: KeepAlive) {
+        settings::set_keep_alive(&self.maps, keep_alive);
+    }
+
+    /// Tells the programs that an agent lives, so that they need not ask the kernel's FIB before each redirect whether
+    /// a pod has come, gone or moved. Call it more often than every [`PULSE_LIMIT`]; where nobody ever did, they take
+    /// the maps' word.
+    pub fn pulse(&mut self) -> Result<(), Error> {
+        let jiffies = self.programs.jiffies()?;
+        settings::set_pulse(&self.maps, jiffies, PULSE_LIMIT);
+        Ok(())
+    }
+
+    /// Whether [`Mode::Guarded`] can be had; where it cannot, it means that the stack carries the packets.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Packets by program, interface and verdict.
     pub fn counters(&self) -> Result<Counters, Error> {
-        self.maps.counters()
+        let (others, gone_pods) = self.places.others(&self.maps)?;
+        let mut counters = Counters::default();
+        counters.add(Program::UplinkTc, &others);
+        counters.pod_tc = gone_pods;
+        for (ifindex, hooks) in self.places.counts(&self.maps)? {
+            let is_pod = self.attachments.contains_key(&(ifindex, Program::PodTc.name()));
+            let program = if is_pod { Program::PodTc } else { Program::UplinkTc };
+            counters.add(program, &hooks);
+            counters.interfaces.insert(ifindex, InterfaceCounts { program, hooks });
+        }
+        Ok(counters)
+    }
+
+    /// Packets and octets to each prefix that has a counter, since it got it. `None` is for all others together.
+    pub fn prefix_counts(&self) -> Result<Vec<(Option<Prefix>, Tally)>, Error> {
+        let tallies = self.maps.tallies(manx_abi::map::PREFIX_COUNTS)?;
+        let of = |id: u32| tallies.get(&id).copied().unwrap_or_default();
+        let mut counts: Vec<_> =
+            self.held.counters.live().map(|(id, prefix)| (Some(prefix), of(id))).collect();
+        counts.sort_unstable_by_key(|(prefix, _)| *prefix);
+        counts.push((None, of(0)));
+        Ok(counts)
+    }
+
+    /// Packets and octets to each next hop in use, since it came into use.
+    pub fn next_hop_counts(&self) -> Result<Vec<(NextHop, Tally)>, Error> {
+        let tallies = self.maps.tallies(manx_abi::map::HOP_COUNTS)?;
+        let mut sums: BTreeMap<NextHop, Tally> = BTreeMap::new();
+        for (id, hop) in self.held.groups.next_hops() {
+            let (sum, tally) = (sums.entry(hop).or_default(), tallies.get(&id).copied().unwrap_or_default());
+            sum.packets += tally.packets;
+            sum.bytes += tally.bytes;
+        }
+        Ok(sums.into_iter().collect())
     }
 
     pub fn status(&self) -> Result<Status, Error> {
-        let settings = self.maps.settings()?;
-        let (routes4, routes6) = self.held.counts();
+        let (routes4, routes6) = self.held.entries.counts();
+        let (next_hops, _, groups) = self.held.groups.counts();
         Ok(Status {
             abi: ABI_VERSION,
-            fast_path: settings.fast_path != 0,
-            source_check: settings.source_check != 0,
+            mode: settings::mode(&self.maps),
             routes4,
             routes6,
-            capacity4: self.options.max_routes4 as usize,
-            capacity6: self.options.max_routes6 as usize,
-            next_hops: self.held.next_hops(),
-            endpoints: self.held.endpoints(),
+            capacity4: self.maps.capacity(manx_abi::map::ROUTES4)? as usize,
+            capacity6: self.maps.capacity(manx_abi::map::ROUTES6)? as usize,
+            next_hops,
+            groups,
+            endpoints: self.held.endpoints.len(),
             attachments: self.attachments.values().cloned().collect(),
+            not_indexed: self.not_indexed.clone(),
+            without_page: self.held.index.starved().len(),
+            without_block6: self.held.index.lacking(),
         })
     }
 
@@ -310,7 +374,7 @@ impl EbpfSink {
         attachment
     }
 
-    fn find_links(&mut self) -> Result<(), Error> {
+    pub(super) fn find_links(&mut self) -> Result<(), Error> {
         let found = self.pins.found_links()?;
         let has_xdp = |ifindex| found.contains(&(Program::UplinkXdp, ifindex));
         for (program, ifindex) in found.iter().copied() {
@@ -329,7 +393,7 @@ impl EbpfSink {
     }
 }
 
-/// The kernel's maps for reading. A large table takes seconds to read, which the sink's owner may not have.
+/// The kernel's maps for reading. A large table takes a while to read, which the sink's owner may not have.
 #[derive(Debug)]
 pub struct Reader {
     maps: Maps,
@@ -338,7 +402,7 @@ pub struct Reader {
 impl Reader {
     /// As [`EbpfSink::dump`].
     pub fn dump(&self) -> Result<Vec<Route>, Error> {
-        Ok(Held::read(&self.maps, Instant::now())?.routes())
+        Held::dump(&self.maps)
     }
 }
 
@@ -350,44 +414,4 @@ fn known(interfaces: &mut BTreeMap<u32, Interface>, ifindex: u32) -> Option<Inte
     let found = interface::find(ifindex).ok().flatten()?;
     interfaces.insert(ifindex, found.clone());
     Some(found)
-}
-
-fn check_kernel() -> Result<(), Error> {
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::Load { reason: errno.to_string() })?;
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST_KERNEL { Err(Error::KernelTooOld { release }) } else { Ok(()) }
-}
-
-fn load_failed(error: EbpfError) -> Error {
-    let denied = |source: &std::io::Error| source.kind() == std::io::ErrorKind::PermissionDenied;
-    match error {
-        EbpfError::MapError(MapError::CreateError { io_error, .. }) if denied(&io_error) => {
-            Error::NotPermitted { source: io_error }
-        }
-        EbpfError::MapError(error) if errno(&error) == Some(libc::EPERM) => {
-            Error::NotPermitted { source: std::io::Error::from_raw_os_error(libc::EPERM) }
-        }
-        error => {
-            let mut reason = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                reason = format!("{reason}: {cause}");
-                source = cause.source();
-            }
-            Error::Load { reason }
-        }
-    }
-}
-
-/// Gives free heap back to the kernel; glibc would keep it for good. The loader reads the kernel's whole BTF before it
-/// can be told not to, and a large table may come and go.
-pub fn give_back_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: touches nothing but the allocator's own free memory, and is thread-safe.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

@@ -40,7 +40,7 @@ fn prefix() -> Prefix {
 fn wish(gateway: &str) -> Delta {
     let ifindex = nix::net::if_::if_nametoindex("e0").unwrap();
     let action = Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex }]);
-    Delta { upserts: vec![Route { prefix: prefix(), action, in_pool: false }], removals: Vec::new() }
+    Delta { upserts: vec![Route { prefix: prefix(), action }], removals: Vec::new() }
 }
 
 fn step(sink: &mut FibSink, requests: &mut Requests, view: &KernelView) {
@@ -108,7 +108,7 @@ fn a_vanished_interface_fails_its_route_only() {
         let mut wishes = wish("10.0.0.2");
         let gone = NextHop { gateway: "10.0.0.2".parse().unwrap(), ifindex: 4711 };
         let other: Prefix = "172.16.118.128/26".parse().unwrap();
-        wishes.upserts.push(Route { prefix: other, action: Action::Via(vec![gone]), in_pool: false });
+        wishes.upserts.push(Route { prefix: other, action: Action::Via(vec![gone]) });
         sink.want(wishes);
         step(&mut sink, requests, stale);
         assert_eq!(sink.state(prefix()), Some(FibState::Installed));
@@ -125,7 +125,7 @@ fn a_refused_ipv6_multipath_route_is_looked_after() {
         let ifindex = nix::net::if_::if_nametoindex("e0").unwrap();
         let hop = |gateway: &str, ifindex| NextHop { gateway: gateway.parse().unwrap(), ifindex };
         let route = |hops: Vec<NextHop>| Delta {
-            upserts: vec![Route { prefix, action: Action::Via(hops), in_pool: false }],
+            upserts: vec![Route { prefix, action: Action::Via(hops) }],
             removals: Vec::new(),
         };
         sink.want(route(vec![hop("fd80::2", ifindex), hop("fd80::3", ifindex)]));

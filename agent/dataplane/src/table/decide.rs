@@ -39,7 +39,6 @@ pub(crate) enum Withheld {
 }
 
 pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
-    let in_pool = table.plan.pools.iter().any(|pool| pool.fast_path && pool.prefix.covers(prefix));
     let (explicit, mut withheld) = match (explicit(table, prefix), service(table, prefix)) {
         (Some(_), Some(service)) => (None, Some(Withheld::Service(service))),
         (explicit, _) => (explicit, None),
@@ -48,10 +47,10 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
         if explicit.is_some() {
             let drop = Action::Blackhole(BlackholeKind::Explicit);
             let withheld = Some(Withheld::PodInPlace);
-            return Entry { fib: None, map: Some(Arc::new(drop)), in_pool, withheld };
+            return Entry { fib: None, map: Some(Arc::new(drop)), withheld };
         }
         let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
-        return Entry { fib: None, map: Some(Arc::new(local)), in_pool, withheld };
+        return Entry { fib: None, map: Some(Arc::new(local)), withheld };
     }
     let own_block = table.blocks.get(&prefix).filter(|_| !prefix.is_host());
     let ours = if let Some(explicit) = &explicit {
@@ -91,7 +90,7 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
         (None, Some(_)) => Some(Arc::new(Action::Pass)),
         (None, None) => passes.then(|| Arc::new(Action::Pass)),
     };
-    Entry { fib: ours, map, in_pool, withheld }
+    Entry { fib: ours, map, withheld }
 }
 
 /// A blackhole that somebody asked for.

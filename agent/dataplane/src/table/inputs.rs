@@ -18,7 +18,7 @@ pub struct Pool {
     pub name: String,
     pub prefix: Prefix,
     pub write: PoolWrite,
-    /// The fast path is on for this pool: its addresses are marked `in_pool`.
+    /// The map has its prefix, as `Pass`, also where no block covers: its addresses are pods'.
     pub fast_path: bool,
 }
 

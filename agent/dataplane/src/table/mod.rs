@@ -43,7 +43,6 @@ pub(crate) struct Foreign {
 struct Entry {
     fib: Option<Arc<Action>>,
     map: Option<Arc<Action>>,
-    in_pool: bool,
     withheld: Option<Withheld>,
 }
 
@@ -54,7 +53,7 @@ impl Entry {
 
     fn route(&self, prefix: Prefix, action: &Option<Arc<Action>>) -> Option<Route> {
         let action = Action::clone(action.as_ref()?);
-        Some(Route { prefix, action, in_pool: self.in_pool })
+        Some(Route { prefix, action })
     }
 
     fn fib_route(&self, prefix: Prefix) -> Option<Route> {

@@ -34,7 +34,7 @@ fn a_next_hop_that_changes_all_the_time_loses_no_packet() {
                 }
                 let gateway = ["192.168.80.125", "fd00:80::125"][turn % 2usize].parse().unwrap();
                 let action = Action::Via(vec![NextHop { gateway, ifindex }]);
-                let applied = sink.apply(&[Route { prefix, action, in_pool: true }], &[]).unwrap();
+                let applied = sink.apply(&[Route { prefix, action }], &[]).unwrap();
                 assert_eq!(applied.written, usize::from(turn > 0), "the first is what was there");
             }
             sink
@@ -59,10 +59,9 @@ fn a_blackhole_that_comes_and_goes_around_a_living_pod_loses_no_packet() {
     let mac = Some(kw01.pods[0].mac());
     let ifindex = kw01.namespace.ifindex("cali1");
     let host: Prefix = format!("{to}/32").parse().unwrap();
-    let local = Route { prefix: host, action: Action::Local { ifindex, mac }, in_pool: true };
+    let local = Route { prefix: host, action: Action::Local { ifindex, mac } };
     // The map alone decides on an explicit one: nothing but the order of writes saves the pod.
-    let blackhole =
-        Route { prefix: block, action: Action::Blackhole(BlackholeKind::Explicit), in_pool: true };
+    let blackhole = Route { prefix: block, action: Action::Blackhole(BlackholeKind::Explicit) };
     let done = Arc::new(AtomicBool::new(false));
     let (until, ended) = (done.clone(), done);
     let sink = std::thread::scope(|scope| {

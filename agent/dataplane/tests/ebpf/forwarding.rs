@@ -6,6 +6,7 @@ use std::{
 };
 
 use manx_abi::Verdict;
+use manx_dataplane::ebpf::Mode;
 
 use crate::nodes::{pair, set_mtu, since};
 
@@ -41,7 +42,7 @@ fn pods_of_one_node_ping_each_other_through_the_programs_alone() {
 fn without_the_fast_path_everything_arrives_by_the_stack() {
     let (kw01, kw02) = pair();
     let mut sink = kw01.sink(&kw02);
-    sink.set_fast_path(false).unwrap();
+    sink.set_whole_mode(Mode::Off);
     let before = sink.counters().unwrap();
     for address in [&kw02.pods[0].v4, &kw02.pods[0].v6, &kw01.pods[1].v4, &kw01.pods[1].v6] {
         assert_eq!(kw01.pods[0].answers(address, 3, 0.01), 3);

@@ -7,7 +7,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType},
 };
 use manx_dataplane::{
-    ebpf::{EbpfSink, Error, Options, Refusal, XdpState, cleanup},
+    ebpf::{EbpfSink, Error, Mode, Options, Refusal, XdpState, cleanup},
     route::{Action, BlackholeKind, NextHop, Route},
 };
 
@@ -20,11 +20,11 @@ const PINS: &str = "/sys/fs/bpf/manx";
 
 fn via(prefix: &str, gateway: &str) -> Route {
     let action = Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex: 1 }]);
-    Route { prefix: prefix.parse().unwrap(), action, in_pool: true }
+    Route { prefix: prefix.parse().unwrap(), action }
 }
 
 fn action(prefix: &str, action: Action) -> Route {
-    Route { prefix: prefix.parse().unwrap(), action, in_pool: true }
+    Route { prefix: prefix.parse().unwrap(), action }
 }
 
 /// What the maps say, as text, sorted.
@@ -65,7 +65,7 @@ fn a_dead_agent_forwards_and_the_next_takes_over_without_a_loss() {
             let counted = kw01.namespace.run(move || {
                 let (mut sink, opened) = EbpfSink::open(&Options::default()).unwrap();
                 assert!(opened.adopted && opened.replaced.is_empty(), "{opened:?}");
-                assert!(sink.status().unwrap().fast_path);
+                assert_eq!(sink.status().unwrap().mode, Mode::Unguarded);
                 assert!(sink.status().unwrap().attachments.iter().all(|found| !found.claimed));
                 assert_eq!(sink.dump().unwrap(), expected);
                 attach(&mut sink, &["cali1", "cali2"]);
@@ -89,8 +89,8 @@ fn cleanup_leaves_nothing() {
     drop(kw01.sink(&kw02));
     kw01.namespace.run(|| {
         assert!(run("ip", "link show ens33").contains("xdp"));
-        // Seven maps, two links on the uplink, one on each pod.
-        assert_eq!(cleanup(Path::new(PINS)).unwrap(), 7 + 2 + 2);
+        // All maps, two links on the uplink, one on each pod.
+        assert_eq!(cleanup(Path::new(PINS)).unwrap(), manx_abi::map::ALL.len() + 2 + 2);
         assert!(!Path::new(PINS).exists());
         assert_eq!(attached(), Vec::<u32>::new());
         assert!(!run("ip", "link show ens33").contains("xdp"));
@@ -217,23 +217,23 @@ fn maps_of_another_size_are_made_anew_and_the_running_programs_keep_theirs_until
     drop(kw01.sink(&kw02));
     let routes = kw01.routes(&kw02);
     let (pod, other) = (&kw01.pods[0], &kw02.pods[0].v4);
-    let larger = Options { max_routes4: 1000, ..Options::default() };
+    let larger = Options { sizes: "routes4=1000".parse().unwrap(), ..Options::default() };
     let mut sink = kw01.namespace.run(move || {
         let (sink, opened) = EbpfSink::open(&larger).unwrap();
         assert!(!opened.adopted);
         assert_eq!(
             opened.replaced,
-            ["ROUTES4 (LpmTrie, key 8, value 12, 262144 entries) instead of \
-              ROUTES4 (LpmTrie, key 8, value 12, 1000 entries)"]
+            ["ROUTES4 (LpmTrie, key 8, value 16, 262144 entries) instead of \
+              ROUTES4 (LpmTrie, key 8, value 16, 1000 entries)"]
         );
-        assert!(!sink.status().unwrap().fast_path, "new maps start with the fast path off");
+        assert_eq!(sink.status().unwrap().mode, Mode::Off, "new maps start with the fast path off");
         sink
     });
     assert_eq!(pod.answers(other, 3, 0.01), 3);
     assert_eq!(sink.counters().unwrap().pod_tc.redirected_neigh, 0, "the old programs count in the old maps");
     kw01.namespace.run(move || {
         sink.reconcile(&routes).unwrap();
-        sink.set_fast_path(true).unwrap();
+        sink.set_whole_mode(Mode::Unguarded);
         attach(&mut sink, &["cali1", "cali2"]);
     });
     assert_eq!(pod.answers(other, 3, 0.01), 3);
@@ -253,7 +253,7 @@ fn every_route_is_read_back_as_it_is_held() {
             action("192.0.2.1/32", Action::Blackhole(BlackholeKind::Explicit)),
             action("172.16.36.200/32", Action::Local { ifindex: 4711, mac: None }),
             action("172.16.122.0/26", Action::Unreachable),
-            Route { in_pool: false, ..action("::/0", Action::Pass) },
+            action("::/0", Action::Pass),
         ];
         let applied = sink.apply(&routes, &[]).unwrap();
         assert_eq!((applied.written, applied.removed), (routes.len(), 0));
@@ -278,12 +278,11 @@ fn what_a_map_cannot_hold_is_the_stacks() {
     Namespace::new().run(|| {
         let (mut sink, _) = EbpfSink::open(&Options::default()).unwrap();
         let hop = |last| NextHop { gateway: std::net::IpAddr::from([192, 168, 80, last]), ifindex: 1 };
-        sink.apply(
-            &[action("172.16.1.0/26", Action::Via(vec![hop(1), hop(2)])), via("fd00:1::/64", "192.168.80.1")],
-            &[],
-        )
-        .unwrap();
-        assert_eq!(held(&sink), ["172.16.1.0/26 Pass", "fd00:1::/64 Pass"]);
+        sink.apply(&[via("172.16.1.0/26", "192.168.80.1"), via("fd00:1::/64", "192.168.80.1")], &[]).unwrap();
+        let many: Vec<NextHop> = (1..=65).map(hop).collect();
+        sink.apply(&[action("172.16.2.0/26", Action::Via(many))], &[]).unwrap();
+        let [_, two, six] = <[String; 3]>::try_from(held(&sink)).unwrap();
+        assert_eq!([two, six], ["172.16.2.0/26 Pass", "fd00:1::/64 Pass"]);
     });
 }
 
@@ -295,10 +294,10 @@ fn somebody_elses_hand_in_the_map_is_undone() {
         sink.apply(&routes, &[]).unwrap();
         let map =
             Map::LpmTrie(MapData::from_pin(format!("{PINS}/v{}/ROUTES4", manx_abi::ABI_VERSION)).unwrap());
-        let mut map: LpmTrie<_, [u8; 4], [u8; 12]> = map.try_into().unwrap();
+        let mut map: LpmTrie<_, [u8; 4], [u8; 16]> = map.try_into().unwrap();
         map.remove(&Key::new(26, [172, 16, 118, 64])).unwrap();
-        map.insert(&Key::new(26, [172, 16, 119, 0]), [0xff; 12], 0).unwrap();
-        map.insert(&Key::new(8, [9, 0, 0, 0]), [0; 12], 0).unwrap();
+        map.insert(&Key::new(26, [172, 16, 119, 0]), [0xff; 16], 0).unwrap();
+        map.insert(&Key::new(8, [9, 0, 0, 0]), [0; 16], 0).unwrap();
         let repaired = sink.reconcile(&routes).unwrap();
         assert_eq!((repaired.written, repaired.removed), (2, 1));
         assert_eq!(sink.dump().unwrap(), routes);
@@ -309,7 +308,8 @@ fn somebody_elses_hand_in_the_map_is_undone() {
 #[test]
 fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
     Namespace::new().run(|| {
-        let (mut sink, _) = EbpfSink::open(&Options { max_routes4: 3, ..Options::default() }).unwrap();
+        let (mut sink, _) =
+            EbpfSink::open(&Options { sizes: "routes4=3".parse().unwrap(), ..Options::default() }).unwrap();
         let wide = via("172.16.0.0/16", "192.168.80.1");
         let (a, b) = (via("172.16.1.0/26", "192.168.80.2"), via("172.16.2.0/26", "192.168.80.3"));
         sink.apply(&[wide.clone(), a.clone(), b.clone()], &[]).unwrap();
@@ -360,7 +360,9 @@ fn bpftool_shows_addresses_and_names() {
         sink.apply(&[via("172.16.118.64/26", "192.168.80.125")], &[]).unwrap();
         let map = run("bpftool", &format!("map dump pinned {PINS}/v{}/ROUTES4", manx_abi::ABI_VERSION));
         println!("{map}");
-        for part in ["\"prefix_len\": 26", "172,16,118,64", "\"action\": \"Via\"", "\"in_pool\": 1"] {
+        for part in
+            ["\"prefix_len\": 26", "172,16,118,64", "\"action\": \"Via\"", "\"pool\": 0", "\"counter\": 1"]
+        {
             assert!(map.contains(part), "{part} in\n{map}");
         }
         let counters = run("bpftool", &format!("map dump pinned {PINS}/v{}/COUNTERS", manx_abi::ABI_VERSION));

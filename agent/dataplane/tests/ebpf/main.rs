@@ -4,6 +4,7 @@ mod changes;
 mod forwarding;
 mod frame;
 mod lifecycle;
+mod maps;
 mod namespace;
 mod nodes;
 mod paths;

@@ -2,7 +2,7 @@
 //! routes too, so that what the fast path leaves alone arrives by the stack.
 
 use manx_dataplane::{
-    ebpf::{Counters, EbpfSink, Options},
+    ebpf::{Counters, EbpfSink, Mode, Options, PoolSpec},
     route::{Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -98,8 +98,7 @@ impl Node {
     /// What the desired table of this node says, with `peer` as the only other node.
     pub fn routes(&self, peer: &Node) -> Vec<Route> {
         let uplink = self.namespace.ifindex(UPLINK);
-        let route =
-            |text: &str, action| Route { prefix: text.parse::<Prefix>().unwrap(), action, in_pool: true };
+        let route = |text: &str, action| Route { prefix: text.parse::<Prefix>().unwrap(), action };
         let via = |gateway: String| {
             Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex: uplink }])
         };
@@ -124,13 +123,25 @@ impl Node {
         let names: Vec<&'static str> = self.pods.iter().map(|pod| pod.host_side).collect();
         self.namespace.run(move || {
             let (mut sink, _) = EbpfSink::open(&Options::default()).unwrap();
+            sink.set_pools(&pools()).unwrap();
             let applied = sink.reconcile(&routes).unwrap();
             assert!(applied.refused.is_empty(), "{applied:?}");
             attach(&mut sink, &names);
-            sink.set_fast_path(true).unwrap();
+            sink.set_whole_mode(Mode::Unguarded);
             sink
         })
     }
+}
+
+/// Where the pods' addresses come from. The blocks of IPv6 are longer than the routes, as of a fleet that routes /64s.
+pub fn pools() -> Vec<PoolSpec> {
+    let pool = |(prefix, block_len): (&str, u8)| PoolSpec {
+        name: prefix.to_owned(),
+        prefix: prefix.parse().unwrap(),
+        block_len,
+        mode: Mode::Unguarded,
+    };
+    [("172.16.0.0/16", 26), ("fd00:36::/32", 122), ("fd00:100::/24", 122)].map(pool).to_vec()
 }
 
 /// To the uplink and these pods, in the namespace of this thread.

@@ -169,7 +169,7 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_wire("so is a source outside the pools", a.outside, a.pod1, OutsidePools),
         from_pod("what the kernel knows better is the stack's", a.pod1, a.passed, RouteSaysPass),
         from_wire("its packets too", a.passed, a.pod1, RouteSaysPass),
-        from_pod("several next hops are the stack's to balance", a.pod1, a.two_ways, RouteSaysPass),
+        from_pod("several next hops share the flows", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_pod("the stack says that there is no way", a.pod1, a.unreachable, Unreachable),
         edited(from_pod("the stack says that a packet expired", a.pod1, a.remote, TtlExpiring), |f| f.hops(1)),
         edited(from_wire("one that should not have come too", a.remote, a.pod1, TtlExpiring), |f| f.hops(0)),
@@ -264,7 +264,7 @@ fn in_xdp(a: &Addresses) -> Vec<Vector> {
         edited(xdp("a VLAN's frame goes on", a.remote, a.blackhole, NotIp), |f| f.tag(7)),
         edited(xdp("what is no IP goes on", a.remote, a.blackhole, NotIp), |f| f.ethertype(0x0806)),
         edited(xdp("a cut header goes on", a.remote, a.blackhole, Unreadable), |f| f.cut(30)),
-        vector("an uplink without a MAC in the map judges nothing", NARROW, udp(a.remote, a.blackhole), NotForUs).xdp().for_mac(UPLINK_MAC),
+        vector("an uplink without a place in the map judges nothing", NARROW, udp(a.remote, a.blackhole), InterfaceUnknown).xdp().for_mac(UPLINK_MAC),
     ]
 }
 

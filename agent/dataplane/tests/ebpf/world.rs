@@ -5,12 +5,12 @@ use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{LpmTrie, Map, MapData, lpm_trie::Key},
+    maps::{Array, HashMap, Map, MapData},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
-use manx_abi::{Action::Via, Program, VERDICTS, Verdict, map};
+use manx_abi::{Block6, Kind, PACKED, Program, VERDICTS, Verdict, Word, map};
 use manx_dataplane::{
-    ebpf::{EbpfSink, OBJECT, Options},
+    ebpf::{EbpfSink, InterfaceSettings, Mode, OBJECT, Options, SourceCheck},
     route::{self, Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -18,6 +18,7 @@ use manx_net::Prefix;
 use crate::{
     frame::{Frame, Mac},
     namespace::{Namespace, run},
+    nodes::pools,
 };
 
 pub const POD1: &str = "cali1";
@@ -173,8 +174,8 @@ impl World {
             Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex }])
         };
         let two = Action::Via(vec![
-            NextHop { gateway: "192.168.80.125".parse().unwrap(), ifindex: index(UPLINK) },
-            NextHop { gateway: "192.168.80.126".parse().unwrap(), ifindex: index(UPLINK) },
+            NextHop { gateway: "fd00:80::125".parse().unwrap(), ifindex: index(UPLINK) },
+            NextHop { gateway: "fd00:80::126".parse().unwrap(), ifindex: index(UPLINK) },
         ]);
         let routes = [
             ("172.16.36.192/26", "fd00:36::/64", Action::Blackhole(BlackholeKind::Own)),
@@ -198,39 +199,50 @@ impl World {
         ];
         let mut all = Vec::new();
         for (v4, v6, action) in routes {
-            all.push(Route { prefix: prefix(v4), action: action.clone(), in_pool: true });
-            all.push(Route { prefix: prefix(v6), action, in_pool: true });
+            all.push(Route { prefix: prefix(v4), action: action.clone() });
+            all.push(Route { prefix: prefix(v6), action });
         }
         // The article's own next hop: IPv4 by IPv4.
-        all.push(Route {
-            prefix: prefix("172.16.119.0/26"),
-            action: via("192.168.80.125", index(UPLINK)),
-            in_pool: true,
-        });
+        all.push(Route { prefix: prefix("172.16.119.0/26"), action: via("192.168.80.125", index(UPLINK)) });
         for outside in ["10.9.0.0/16", "fd00:9::/48"] {
             let action = via("fd00:80::125", index(UPLINK));
-            all.push(Route { prefix: prefix(outside), action, in_pool: false });
+            all.push(Route { prefix: prefix(outside), action });
+        }
+        assert_eq!(sink.set_pools(&pools()).unwrap(), []);
+        // In their place stands what no agent writes.
+        for foreign in ["172.16.127.1", "172.16.127.2", "fd00:127::1", "fd00:127::2", "fd00:127::3"] {
+            all.push(Route { prefix: Prefix::host(foreign.parse().unwrap()), action: Action::Pass });
         }
         let applied = sink.apply(&all, &[]).unwrap();
         assert_eq!((applied.written, applied.refused.len()), (all.len(), 0));
         ip(&format!("link del {POD_THAT_WENT}"));
         foreign_entries(&options);
         sink.attach_uplink(index(UPLINK)).unwrap();
-        sink.set_fast_path(true).unwrap();
+        for pod in [POD1, POD2, POD_WITHOUT_MAC] {
+            sink.attach_pod(index(pod)).unwrap();
+        }
+        sink.set_whole_mode(Mode::Unguarded);
         World { _around: around, sink, programs: programs(&options) }
+    }
+
+    fn check_sources(&mut self, source_check: SourceCheck) {
+        for pod in [POD1, POD2, POD_WITHOUT_MAC] {
+            let ifindex = nix::net::if_::if_nametoindex(pod).unwrap();
+            self.sink.set_interface(ifindex, InterfaceSettings { mode: None, source_check });
+        }
     }
 
     fn failure(&mut self, vector: &Vector) -> Option<String> {
         match vector.condition {
-            Condition::FastPathOff => self.sink.set_fast_path(false).unwrap(),
-            Condition::SourceCheckOff => self.sink.set_source_check(false).unwrap(),
+            Condition::FastPathOff => self.sink.set_whole_mode(Mode::Off),
+            Condition::SourceCheckOff => self.check_sources(SourceCheck::Off),
             Condition::Usual | Condition::Gso(_) => {}
         }
         let before = *self.sink.counters().unwrap().of(vector.program);
         let (action, out) = self.run(vector);
         let after = *self.sink.counters().unwrap().of(vector.program);
-        self.sink.set_fast_path(true).unwrap();
-        self.sink.set_source_check(true).unwrap();
+        self.sink.set_whole_mode(Mode::Unguarded);
+        self.check_sources(SourceCheck::Strict);
         let counted: Vec<Verdict> =
             VERDICTS.iter().copied().filter(|verdict| after.get(*verdict) != before.get(*verdict)).collect();
         let expected = match &vector.out {
@@ -280,27 +292,38 @@ impl World {
     }
 }
 
-/// What no agent of this ABI writes: an action that is not defined, a next hop that was never written, and an IPv6
-/// route by an IPv4 next hop.
+/// What no agent of this ABI writes, in the pages of the blocks that it is in: a kind that is not defined, a group that
+/// was never written, and an IPv6 address by an IPv4 next hop.
 fn foreign_entries(options: &Options) {
     let open = |name| {
         let path = options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION)).join(name);
-        Map::LpmTrie(MapData::from_pin(path).unwrap())
+        MapData::from_pin(path).unwrap()
     };
-    let mut routes4: LpmTrie<_, [u8; 4], [u8; 12]> = open(map::ROUTES4).try_into().unwrap();
-    let mut routes6: LpmTrie<_, [u8; 16], [u8; 12]> = open(map::ROUTES6).try_into().unwrap();
-    let value = |action: u32, target: u32| -> [u8; 12] {
-        let words = [action, target, 1].map(u32::to_ne_bytes);
-        words.concat().try_into().unwrap()
+    let mut words: Array<_, [u32; PACKED]> = Map::Array(open(map::WORDS)).try_into().unwrap();
+    let blocks6: HashMap<_, [u8; 16], [u8; Block6::SIZE]> =
+        Map::HashMap(open(map::BLOCKS6)).try_into().unwrap();
+    let read = |words: &Array<_, [u32; PACKED]>, at: u32| {
+        Word(words.get(&(at / PACKED as u32), 0).unwrap()[at as usize % PACKED])
     };
-    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-    routes4.insert(&Key::new(32, [172, 16, 127, 1]), value(77, 1), 0).unwrap();
-    routes6.insert(&Key::new(128, v6("fd00:127::1")), value(77, 1), 0).unwrap();
-    let unnamed = value(Via as u32, (manx_abi::capacity::NEXTHOPS - 1) as u32);
-    routes4.insert(&Key::new(32, [172, 16, 127, 2]), unnamed, 0).unwrap();
-    routes6.insert(&Key::new(128, v6("fd00:127::2")), unnamed, 0).unwrap();
-    let by_ipv4 = routes4.get(&Key::new(32, [172, 16, 119, 1]), 0).unwrap();
-    routes6.insert(&Key::new(128, v6("fd00:127::3")), by_ipv4, 0).unwrap();
+    // The pool of IPv4 is the first that got room, and its blocks are of 64 addresses.
+    let page4 = read(&words, 127 * 4).target();
+    let by_ipv4 = read(&words, 119 * 4);
+    let block: std::net::Ipv6Addr = "fd00:127::".parse().unwrap();
+    let block = Block6::from_bytes(blocks6.get(&block.octets(), 0).unwrap());
+    let page6 = Word(block.word).target();
+    let unnamed = Word::new(Kind::Via, (manx_abi::capacity::GROUPS - 1) as u32);
+    for (at, word) in [
+        (page4 + 1, Word(u32::MAX)),
+        (page6 + 1, Word(u32::MAX)),
+        (page4 + 2, unnamed),
+        (page6 + 2, unnamed),
+        (page6 + 3, by_ipv4),
+    ] {
+        let (element, place) = (at / PACKED as u32, at as usize % PACKED);
+        let mut packed = words.get(&element, 0).unwrap();
+        packed[place] = word.0;
+        words.set(element, packed, 0).unwrap();
+    }
 }
 
 /// Programs of our own on the sink's maps.

@@ -63,7 +63,7 @@ fn a_route_that_only_the_map_has_wrong_is_found_and_named() {
     let mut random = Random::new(1);
     let mut lab = Lab::new();
     lab.set_table(Table::random(&mut random), [true; 4]);
-    let mut wrong = lab.table.routes(&lab.with_ifindex(), [true; 4]);
+    let mut wrong = lab.table.routes(&lab.with_ifindex());
     wrong.retain(|route| route.prefix.to_string() == "172.16.250.64/26");
     wrong[0].action = Action::Via(vec![NextHop {
         gateway: GATEWAYS[3].address(true),

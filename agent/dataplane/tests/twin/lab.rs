@@ -11,13 +11,13 @@ use std::{
 
 use manx_abi::{VERDICTS, Verdict};
 use manx_dataplane::{
-    ebpf::{Counters, EbpfSink, Options},
+    ebpf::{Counters, EbpfSink, Mode, Options, PoolSpec},
     route::Route,
 };
 
 use crate::{
     model::{
-        BORROWED, DEFAULT, FAR_MTU, GATEWAYS, INTERFACES, KNOWN, LINK_LOCAL, NODE, OWN, PODS, TUNNEL,
+        BORROWED, DEFAULT, FAR_MTU, GATEWAYS, INTERFACES, KNOWN, LINK_LOCAL, NODE, OWN, PODS, POOLS, TUNNEL,
         UNHEARD, in_pool, on_wire, text,
     },
     namespace::{Namespace, run},
@@ -279,7 +279,7 @@ impl Lab {
                     sink.attach_uplink(ifindex).expect("a veth");
                 }
             }
-            sink.set_fast_path(true).expect("the map is there");
+            sink.set_whole_mode(Mode::Unguarded);
             sink
         });
         for node in [&with, &without] {
@@ -298,7 +298,19 @@ impl Lab {
         for node in [&self.with, &self.without] {
             node.batch(self.table.commands("del") + &table.commands("add"));
         }
-        let routes = table.routes(&self.with.ifindex, pools_on);
+        let routes = table.routes(&self.with.ifindex);
+        let pools: Vec<PoolSpec> = POOLS
+            .iter()
+            .zip(pools_on)
+            .map(|((pool, block_len), on)| PoolSpec {
+                name: (*pool).to_owned(),
+                prefix: pool.parse().expect("a prefix"),
+                block_len: *block_len,
+                mode: if on { Mode::Unguarded } else { Mode::Off },
+            })
+            .collect();
+        let not_indexed = self.sink(move |sink| sink.set_pools(&pools).expect("the maps are there"));
+        assert_eq!(not_indexed, []);
         let gone = self.held.iter().map(|route| route.prefix);
         let gone = gone.filter(|prefix| routes.iter().all(|route| route.prefix != *prefix)).collect();
         (self.table, self.held) = (table, routes.clone());

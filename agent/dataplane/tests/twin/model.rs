@@ -116,7 +116,7 @@ pub const BORROWED: u8 = 9;
 pub fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => manx_abi::header::is_routable4(address.octets()),
-        IpAddr::V6(address) => manx_abi::header::is_routable6(address.octets()),
+        IpAddr::V6(address) => manx_abi::header::is_routable6(manx_abi::pool::halves(address.octets())),
     }
 }
 

@@ -12,8 +12,8 @@ use manx_net::Prefix;
 
 use crate::{
     model::{
-        BORROWED, DEFAULT, GATEWAYS, Gateway, INTERFACES, KNOWN, LENT, LINK_LOCAL, NODE, OWN, PODS, POOLS,
-        TUNNEL, UNHEARD, in_pool, on_wire,
+        BORROWED, DEFAULT, GATEWAYS, Gateway, INTERFACES, KNOWN, LENT, LINK_LOCAL, NODE, OWN, PODS, TUNNEL,
+        UNHEARD, in_pool, on_wire,
     },
     random::Random,
 };
@@ -234,9 +234,8 @@ impl Table {
         lines
     }
 
-    /// As the desired table has it. `ifindex` by the interface's number; pools that are on by their place.
-    pub fn routes(&self, ifindex: &[u32], pools_on: [bool; 4]) -> Vec<Route> {
-        let pools = POOLS.map(|(pool, _)| pool.parse::<Prefix>().expect("a prefix"));
+    /// As the desired table has it. `ifindex` by the interface's number.
+    pub fn routes(&self, ifindex: &[u32]) -> Vec<Route> {
         let route = |(prefix, way): (&Prefix, &Way)| {
             let action = match way {
                 Way::Via(hops) => {
@@ -257,8 +256,7 @@ impl Table {
                 Way::Foreign(_) | Way::Host => Action::Pass,
                 Way::Unheard(_) => return None,
             };
-            let in_pool = pools.iter().zip(pools_on).any(|(pool, on)| on && pool.covers(*prefix));
-            Some(Route { prefix: *prefix, action, in_pool })
+            Some(Route { prefix: *prefix, action })
         };
         self.entries.iter().filter_map(route).collect()
     }

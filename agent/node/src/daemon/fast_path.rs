@@ -13,8 +13,8 @@ use manx_api::RepairKind;
 use manx_dataplane::{
     LinkChange,
     ebpf::{
-        Applied, Condition, EbpfSink, Error, LinkState, Options, PinWatch, XdpState, netfilter,
-        netfilter::Tracking,
+        Applied, Condition, EbpfSink, Error, LinkState, Mode, Options, PinWatch, PoolNotIndexed, PoolSpec,
+        XdpState, netfilter, netfilter::Tracking,
     },
     kernel::{Link, Role},
     route::Route,
@@ -40,6 +40,8 @@ pub struct FastPath {
     owed: BTreeSet<u32>,
     /// Interfaces have changed since an audit began.
     noted: Option<bool>,
+    /// Pools of which it has been said that they are not indexed.
+    not_indexed: Vec<PoolNotIndexed>,
     /// Prefixes that the maps could not take, with the reason.
     refused: BTreeMap<manx_net::Prefix, String>,
 }
@@ -66,13 +68,14 @@ impl FastPath {
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             noted: None,
+            not_indexed: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
 
     /// Loads the programs. Call it before threads start: the loader needs much memory for a moment.
-    pub fn open(mode: FastPathMode, bpf_dir: &Path) -> FastPath {
-        let sink = EbpfSink::open(&Options { bpf_dir: bpf_dir.to_owned(), ..Options::default() });
+    pub fn open(mode: FastPathMode, options: Options) -> FastPath {
+        let sink = EbpfSink::open(&options);
         let (sink, opened) = match sink {
             Ok(opened) => opened,
             Err(error) => {
@@ -82,6 +85,12 @@ impl FastPath {
         };
         for difference in &opened.replaced {
             tracing::warn!("a pinned map has another layout and is made anew: {difference}");
+        }
+        for version in &opened.older {
+            tracing::info!("programs of ABI {version} carry packets until this agent's maps are filled");
+        }
+        for path in &opened.unknown {
+            tracing::warn!("{path} is not of this agent, or of a newer one; it is left alone");
         }
         // Programs of another version forward by maps of their own: they go on until ours are filled.
         let ready = opened.adopted || sink.status().is_ok_and(|status| status.attachments.is_empty());
@@ -119,11 +128,8 @@ impl FastPath {
                 ),
             },
         };
-        if let Ok(sink) = &mut self.sink
-            && let Err(error) = sink.set_fast_path(on)
-        {
-            tracing::error!("cannot switch the fast path: {error}");
-            return;
+        if let Ok(sink) = &mut self.sink {
+            sink.set_whole_mode(if on { Mode::Unguarded } else { Mode::Off });
         }
         if (on, &reason) != (self.on, &self.reason) {
             tracing::info!("fast path {}: {reason}", if on { "on" } else { "off" });
@@ -142,6 +148,25 @@ impl FastPath {
                 );
                 None
             }
+        }
+    }
+
+    /// The pools of the plan. What cannot be indexed is said when that changes.
+    pub fn set_pools(&mut self, pools: &[PoolSpec]) {
+        let Ok(sink) = &mut self.sink else { return };
+        match sink.set_pools(pools) {
+            Ok(not_indexed) => {
+                for pool in not_indexed.iter().filter(|pool| !self.not_indexed.contains(pool)) {
+                    tracing::warn!(
+                        "IPPool/{} ({}) is looked up in the slower tries: {}",
+                        pool.name,
+                        pool.prefix,
+                        pool.reason
+                    );
+                }
+                self.not_indexed = not_indexed;
+            }
+            Err(error) => tracing::error!("writing the pools into the eBPF maps failed: {error}"),
         }
     }
 

@@ -34,7 +34,7 @@ use anyhow::Context;
 use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Refusal, Speaker, Time};
 use manx_dataplane::{
     Dataplane,
-    ebpf::{PinWatch, Removal},
+    ebpf::{Options, PinWatch, Removal},
     kernel::DEFAULT_UPLINKS,
     resolve::Gateway,
 };
@@ -157,7 +157,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     // Before the runtime, and before anything else takes memory.
     let fast_path = match args.dataplane {
-        DataplaneMode::On => FastPath::open(args.fast_path, &args.places.bpf_dir),
+        DataplaneMode::On => FastPath::open(
+            args.fast_path,
+            Options { bpf_dir: args.places.bpf_dir.clone(), sizes: args.map_size.unwrap_or_default() },
+        ),
         DataplaneMode::Off => {
             FastPath::absent(args.fast_path, String::from("switched off by --dataplane off"))
         }
@@ -456,6 +459,7 @@ impl Daemon {
         );
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
+            self.fast_path.set_pools(&wiring::pool_specs(&plan));
             self.blackholes.follow_plan(&plan);
         }
         self.protection.read_secrets(&plan);

@@ -1,0 +1,274 @@
+//! Whether the maps still say what was written, beside the routes themselves (which [`EbpfSink::dump`] reads back):
+//! words, blocks, pools, groups, next hops, endpoints and interfaces. And how full they are.
+
+use std::collections::HashMap;
+
+use manx_abi::{self as abi, Action, Block6, Kind, PoolSet, Word, capacity, map, pool::halves};
+
+use super::{
+    EbpfSink, Error, Fault, MapFill,
+    groups::Write,
+    held::{Held, hop_of},
+    index::{Answer, Store},
+    maps::Maps,
+    pools, settings,
+};
+use crate::route::{self, BlackholeKind, Mac, NextHop, Route};
+
+/// What has to be written again.
+#[derive(Debug, Default)]
+struct Damage {
+    faults: Vec<Fault>,
+    stores: Vec<Store>,
+    blocks6: Vec<([u8; 16], Answer)>,
+    strangers6: Vec<[u8; 16]>,
+    pools: bool,
+    writes: Vec<Write>,
+    endpoints: Vec<(u32, [u8; abi::Endpoint::SIZE])>,
+    outside: bool,
+    interfaces: Vec<u32>,
+}
+
+impl EbpfSink {
+    /// What somebody else changed in the maps beside the routes, with the place and what it should say. Takes
+    /// milliseconds, and with IPv6 pools some more for each ten thousand blocks.
+    pub fn faults(&self) -> Result<Vec<Fault>, Error> {
+        Ok(self.damage()?.faults)
+    }
+
+    /// Puts right what [`Self::faults`] finds, and says what it was.
+    pub fn repair(&mut self) -> Result<Vec<Fault>, Error> {
+        let damage = self.damage()?;
+        if damage.faults.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Slots before what names them.
+        for (id, slot) in &damage.endpoints {
+            let written = self.maps.write_endpoint(*id, *slot);
+            written.map_err(|refusal| Error::Map {
+                map: map::ENDPOINTS,
+                action: "repairing",
+                reason: refusal.to_string(),
+            })?;
+        }
+        self.maps.execute(&damage.writes)?;
+        self.maps.store(&damage.stores);
+        self.maps.write_blocks6(&damage.blocks6)?;
+        if damage.pools {
+            let indexed: Vec<_> = self.held.index.indexed().collect();
+            pools::write_set(&self.maps, &indexed)?;
+        }
+        self.maps.remove_blocks6(&damage.strangers6)?;
+        if damage.outside {
+            pools::write_outside(&self.maps, self.held.outside);
+        }
+        for ifindex in damage.interfaces {
+            self.places.write_again(&self.maps, ifindex);
+        }
+        Ok(damage.faults)
+    }
+
+    fn damage(&self) -> Result<Damage, Error> {
+        let mut damage = Damage::default();
+        self.damaged_slots(&mut damage)?;
+        self.damaged_index(&mut damage)?;
+        let [outside4, outside6] = self.held.outside.map(|entries| u32::from(entries > 0));
+        for (field, at, expected) in [
+            ("outside4", settings::place!(outside4), outside4),
+            ("outside6", settings::place!(outside6), outside6),
+        ] {
+            let found = self.maps.settings.load(at).unwrap_or(0);
+            if found != expected {
+                damage.outside = true;
+                damage.say(map::SETTINGS, field, found, expected);
+            }
+        }
+        for (ifindex, found, expected) in self.places.faults(&self.maps) {
+            damage.interfaces.push(ifindex);
+            damage.say(map::INTERFACES, format!("interface {ifindex}"), found, expected);
+        }
+        Ok(damage)
+    }
+
+    fn damaged_slots(&self, damage: &mut Damage) -> Result<(), Error> {
+        for write in self.held.groups.expected() {
+            if !self.maps.reads_as(&write)? {
+                let (map, about, expected) = match &write {
+                    Write::NextHop { id, slot } => {
+                        let hop = hop_of(*slot).map(|hop| hop_text(&hop)).unwrap_or_default();
+                        (map::NEXTHOPS, format!("next hop {id}"), hop)
+                    }
+                    Write::Buckets { id, hops } => (map::BUCKETS, format!("set {id}"), format!("{hops:?}")),
+                    Write::Group { id, word } => {
+                        let hops = self.held.groups.hops(*id).map(|hops| hops.to_vec()).unwrap_or_default();
+                        let hops: Vec<String> = hops.iter().map(hop_text).collect();
+                        (map::GROUPS, format!("group {id}"), format!("{word:#x} ({})", hops.join(", ")))
+                    }
+                };
+                damage.say(map, about, "something else", expected);
+                damage.writes.push(write);
+            }
+        }
+        let found = self.maps.endpoints()?;
+        for (id, slot) in self.held.endpoints.live() {
+            if found.get(&id) != Some(&slot) {
+                let endpoint = abi::Endpoint::from_bytes(slot);
+                let expected = format!("interface {}", endpoint.ifindex);
+                damage.say(map::ENDPOINTS, format!("endpoint {id}"), "something else", expected);
+                damage.endpoints.push((id, slot));
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged_index(&self, damage: &mut Damage) -> Result<(), Error> {
+        let index = &self.held.index;
+        for store in index.words() {
+            let found = self.maps.word(store.position);
+            if found != store.answer {
+                let about = index.prefix_at(store.position).map(|prefix| prefix.to_string());
+                let about = about.unwrap_or_else(|| format!("position {}", store.position));
+                let map = if found.word == store.answer.word { map::COUNTER_IDS } else { map::WORDS };
+                damage.say(map, about, answer_text(found), answer_text(store.answer));
+                damage.stores.push(store);
+            }
+        }
+        let mut found = self.maps.blocks6()?;
+        for (block, answer) in index.blocks6() {
+            let expected = Block6::new(halves(block), Word(answer.word), answer.counter);
+            let found = found.remove(&block);
+            if found != Some(expected) {
+                let found = found.map(|found| Answer { word: found.word, counter: found.counter });
+                let found = found.map_or("nothing".into(), answer_text);
+                damage.say(map::BLOCKS6, std::net::Ipv6Addr::from(block), found, answer_text(answer));
+                damage.blocks6.push((block, answer));
+            }
+        }
+        for (block, stranger) in found {
+            let answer = Answer { word: stranger.word, counter: stranger.counter };
+            damage.say(map::BLOCKS6, std::net::Ipv6Addr::from(block), answer_text(answer), "nothing");
+            damage.strangers6.push(block);
+        }
+        let indexed: Vec<_> = index.indexed().collect();
+        let number = self.maps.settings.load(settings::place!(pool_set)).unwrap_or(0);
+        let found = if (number as usize) < abi::pool::POOL_SETS {
+            PoolSet::from_bytes(&self.maps.pool_set(number)?)
+        } else {
+            PoolSet::EMPTY
+        };
+        let expected = pools::set_of(&indexed);
+        // Of maps that are new nothing is set, which says the same as a set of no pools.
+        if found.count4 + found.count6 + expected.count4 + expected.count6 > 0 && found != expected {
+            damage.pools = true;
+            damage.say(map::POOLS, format!("set {number}"), "other pools", "the pools of this node");
+        }
+        Ok(())
+    }
+
+    /// How full each map is, and what it takes.
+    pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
+        let (routes4, routes6) = self.held.entries.counts();
+        let (next_hops, sets, groups) = self.held.groups.counts();
+        let (used, words) = self.held.index.room();
+        let fill = |name: &'static str, entries: usize, capacity: u64| -> Result<MapFill, Error> {
+            Ok(MapFill { name, entries: entries as u64, capacity, bytes: self.maps.bytes(name)? })
+        };
+        let of = |name: &'static str| self.maps.capacity(name).map(u64::from);
+        let blocks6 = self.held.index.blocks6().len();
+        let pools = self.held.index.indexed().count();
+        let (places, counters) = (self.places.len(), self.held.counters.len());
+        Ok(vec![
+            fill(map::ROUTES4, routes4, of(map::ROUTES4)?)?,
+            fill(map::ROUTES6, routes6, of(map::ROUTES6)?)?,
+            fill(map::WORDS, used as usize, words.into())?,
+            fill(map::COUNTER_IDS, used as usize, words.into())?,
+            fill(map::BLOCKS6, blocks6, of(map::BLOCKS6)?)?,
+            fill(map::POOLS, pools, abi::pool::POOL_NUMBERS as u64)?,
+            fill(map::GROUPS, groups, capacity::GROUPS as u64 - 1)?,
+            fill(map::BUCKETS, sets, of(map::BUCKETS)? - 1)?,
+            fill(map::NEXTHOPS, next_hops, of(map::NEXTHOPS)? - 1)?,
+            fill(map::ENDPOINTS, self.held.endpoints.len(), of(map::ENDPOINTS)? - 1)?,
+            fill(map::INTERFACES, places, of(map::INTERFACES)?)?,
+            fill(map::SETTINGS, 1, 1)?,
+            fill(map::COUNTERS, places, of(map::INTERFACES)?)?,
+            fill(map::PREFIX_COUNTS, counters, of(map::PREFIX_COUNTS)? - 1)?,
+            fill(map::HOP_COUNTS, next_hops, of(map::HOP_COUNTS)? - 1)?,
+        ])
+    }
+}
+
+impl Damage {
+    fn say(
+        &mut self,
+        map: &'static str,
+        about: impl ToString,
+        found: impl ToString,
+        expected: impl ToString,
+    ) {
+        let (about, found, expected) = (about.to_string(), found.to_string(), expected.to_string());
+        self.faults.push(Fault { map, about, found, expected });
+    }
+}
+
+impl Held {
+    /// The routes as the maps alone tell them.
+    pub fn dump(maps: &Maps) -> Result<Vec<Route>, Error> {
+        let next_hops: HashMap<u32, NextHop> =
+            maps.next_hops()?.into_iter().filter_map(|(id, slot)| Some((id, hop_of(slot)?))).collect();
+        let (groups, sets, endpoints) = (maps.groups(), maps.bucket_sets(), maps.endpoints()?);
+        let mut hops_of: HashMap<u32, Option<Vec<NextHop>>> = HashMap::new();
+        let mut read = |group: u32| {
+            let hops = || match abi::Group(*groups.get(&group)?).target() {
+                Ok(id) => Some(vec![*next_hops.get(&id)?]),
+                Err(set) => {
+                    let hops = sets.get(&set)?.iter().map(|id| next_hops.get(id).copied());
+                    let mut hops: Vec<NextHop> = hops.collect::<Option<_>>()?;
+                    hops.sort_unstable();
+                    hops.dedup();
+                    Some(hops)
+                }
+            };
+            hops_of.entry(group).or_insert_with(hops).clone()
+        };
+        let mut action = |entry: abi::Route| {
+            Some(match entry.action {
+                Action::Pass => route::Action::Pass,
+                Action::Unreachable => route::Action::Unreachable,
+                Action::BlackholeOwn => route::Action::Blackhole(BlackholeKind::Own),
+                Action::BlackholeExplicit => route::Action::Blackhole(BlackholeKind::Explicit),
+                Action::Via => route::Action::Via(read(entry.target)?),
+                Action::Local => {
+                    let endpoint = abi::Endpoint::from_bytes(*endpoints.get(&entry.target)?);
+                    let mac = (endpoint.pod_mac != [0; 6]).then_some(Mac(endpoint.pod_mac));
+                    route::Action::Local { ifindex: endpoint.ifindex, mac }
+                }
+            })
+        };
+        // What leads nowhere is the stack's too.
+        let mut action =
+            |entry: Option<abi::Route>| entry.and_then(&mut action).unwrap_or(route::Action::Pass);
+        let routes = maps.routes()?.into_iter();
+        Ok(routes.map(|(prefix, entry)| Route { prefix, action: action(entry) }).collect())
+    }
+}
+
+fn hop_text(hop: &NextHop) -> String {
+    format!("via {} dev {}", hop.gateway, hop.ifindex)
+}
+
+fn answer_text(answer: Answer) -> String {
+    let word = Word(answer.word);
+    let kind = match Kind::try_from(word.kind()) {
+        Ok(Kind::Trie) => "ask the trie".into(),
+        Ok(Kind::NoRoute) => "no route".into(),
+        Ok(Kind::Pass) => "pass".into(),
+        Ok(Kind::Via) => format!("group {}", word.target()),
+        Ok(Kind::Local) => format!("endpoint {}", word.target()),
+        Ok(Kind::BlackholeOwn) => "blackhole".into(),
+        Ok(Kind::BlackholeExplicit) => "blackhole (explicit)".into(),
+        Ok(Kind::Unreachable) => "unreachable".into(),
+        Ok(Kind::Page) => format!("page at {}", word.target()),
+        Err(_) => format!("{:#010x}", answer.word),
+    };
+    format!("{kind}, counter {}", answer.counter)
+}

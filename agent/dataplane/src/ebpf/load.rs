@@ -1,0 +1,111 @@
+//! Opening the sink: the programs are loaded onto the maps of an earlier run, if those are as this agent would make
+//! them, and else onto new ones.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use aya::{EbpfError, EbpfLoader, VerifierLogLevel, maps::MapError};
+use manx_abi::{global, map};
+
+use super::{
+    EbpfSink, Error, OBJECT, Opened, Options,
+    held::Held,
+    kfunc,
+    links::Programs,
+    maps::{Maps, errno},
+    pins::{Pins, layouts},
+    places::Places,
+    settings,
+};
+
+/// TCX: links on the TC hooks, and their update in one step.
+const OLDEST_KERNEL: (u32, u32) = (6, 6);
+
+pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
+    check_kernel()?;
+    let pins = Pins::prepare(&options.bpf_dir)?;
+    let differences = pins.differences(&layouts(options))?;
+    let adopted = differences.as_ref().is_some_and(Vec::is_empty);
+    if !adopted {
+        pins.unpin_maps()?;
+    }
+    let (older, unknown) = pins.others()?;
+    let mut loader = EbpfLoader::new();
+    // The programs need nothing of the kernel's own types.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
+    for layout in layouts(options) {
+        loader.map_max_entries(layout.name, layout.entries);
+    }
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let interface_mask = options.sizes.interfaces - 1;
+    loader.override_global(global::INTERFACE_MASK, &interface_mask, true);
+    let (object, guard) = kfunc::resolve(OBJECT)?;
+    let asks = u32::from(guard.is_available());
+    loader.override_global(global::GUARD, &asks, true);
+    let ebpf = loader.load(&object).map_err(load_failed)?;
+    drop(loader);
+    let programs = Programs::load(ebpf)?;
+    let handles = pins.handles()?;
+    let maps = Maps::open(&handles)?;
+    settings::seed_hash(&maps);
+    let held = Held::read(&maps, None, !adopted, Instant::now())?;
+    let places = Places::read(&maps);
+    let mut sink = EbpfSink {
+        pins,
+        handles,
+        programs,
+        maps,
+        held,
+        places,
+        guard,
+        interfaces: BTreeMap::new(),
+        attachments: BTreeMap::new(),
+        not_indexed: Vec::new(),
+    };
+    sink.find_links()?;
+    give_back_heap();
+    let replaced = differences.unwrap_or_default();
+    let unknown = unknown.iter().map(|path| path.display().to_string()).collect();
+    Ok((sink, Opened { adopted, replaced, older, unknown }))
+}
+
+fn check_kernel() -> Result<(), Error> {
+    let name = nix::sys::utsname::uname().map_err(|errno| Error::Load { reason: errno.to_string() })?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST_KERNEL { Err(Error::KernelTooOld { release }) } else { Ok(()) }
+}
+
+fn load_failed(error: EbpfError) -> Error {
+    let denied = |source: &std::io::Error| source.kind() == std::io::ErrorKind::PermissionDenied;
+    match error {
+        EbpfError::MapError(MapError::CreateError { io_error, .. }) if denied(&io_error) => {
+            Error::NotPermitted { source: io_error }
+        }
+        EbpfError::MapError(error) if errno(&error) == Some(libc::EPERM) => {
+            Error::NotPermitted { source: std::io::Error::from_raw_os_error(libc::EPERM) }
+        }
+        error => {
+            let mut reason = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                reason = format!("{reason}: {cause}");
+                source = cause.source();
+            }
+            Error::Load { reason }
+        }
+    }
+}
+
+/// Gives free heap back to the kernel; glibc would keep it for good. The loader reads the kernel's whole BTF before it
+/// can be told not to, and a large table may come and go.
+pub fn give_back_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches nothing but the allocator's own free memory, and is thread-safe.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

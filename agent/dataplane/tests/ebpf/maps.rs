@@ -1,0 +1,312 @@
+//! What stands in the maps beside the routes: words, groups, places, counters; what others do to them; and maps of
+//! other agents.
+
+use std::{collections::BTreeMap, path::Path};
+
+use aya::maps::{Array, Map, MapData};
+use manx_abi::{Group, Kind, PACKED, Word, map};
+use manx_dataplane::{
+    ebpf::{EbpfSink, InterfaceSettings, Mode, Options, PoolSpec, SourceCheck},
+    route::{Action, BlackholeKind, NextHop, Route},
+};
+use manx_net::Prefix;
+
+use crate::{
+    namespace::{Namespace, ip, run},
+    nodes::{attach, pair},
+};
+
+const PINS: &str = "/sys/fs/bpf/manx";
+
+fn pool(prefix: &str, block_len: u8) -> PoolSpec {
+    PoolSpec { name: prefix.to_owned(), prefix: prefix.parse().unwrap(), block_len, mode: Mode::Unguarded }
+}
+
+fn hop(last: u8) -> NextHop {
+    NextHop { gateway: [192, 168, 80, last].into(), ifindex: 1 }
+}
+
+fn via(prefix: &str, hops: &[u8]) -> Route {
+    let hops = hops.iter().map(|last| hop(*last)).collect();
+    Route { prefix: prefix.parse().unwrap(), action: Action::Via(hops) }
+}
+
+fn own(prefix: &str) -> Route {
+    Route { prefix: prefix.parse().unwrap(), action: Action::Blackhole(BlackholeKind::Own) }
+}
+
+fn pinned(name: &str) -> Map {
+    let path = format!("{PINS}/v{}/{name}", manx_abi::ABI_VERSION);
+    Map::Array(MapData::from_pin(path).unwrap())
+}
+
+fn packed(name: &str, at: u32) -> u32 {
+    let map: Array<_, [u32; PACKED]> = pinned(name).try_into().unwrap();
+    map.get(&(at / PACKED as u32), 0).unwrap()[at as usize % PACKED]
+}
+
+fn poke(name: &str, at: u32, word: u32) {
+    let mut map: Array<_, [u32; PACKED]> = pinned(name).try_into().unwrap();
+    let mut element = map.get(&(at / PACKED as u32), 0).unwrap();
+    element[at as usize % PACKED] = word;
+    map.set(at / PACKED as u32, element, 0).unwrap();
+}
+
+/// The word of the n-th block of the pool that was indexed first.
+fn block(number: u32) -> Word {
+    Word(packed(map::WORDS, number))
+}
+
+fn open() -> EbpfSink {
+    let (mut sink, _) = EbpfSink::open(&Options::default()).unwrap();
+    assert_eq!(sink.set_pools(&[pool("10.0.0.0/16", 26), pool("fd00:1::/48", 122)]).unwrap(), []);
+    sink
+}
+
+#[test]
+fn a_next_hop_that_changes_under_all_its_routes_is_one_store_and_no_route_is_written() {
+    Namespace::new().run(|| {
+        let mut sink = open();
+        let prefixes: Vec<String> = (0..200).map(|n| format!("10.0.{n}.64/26")).collect();
+        let lead = |hops: &[u8]| -> Vec<Route> { prefixes.iter().map(|prefix| via(prefix, hops)).collect() };
+        sink.apply(&lead(&[1]), &[]).unwrap();
+        let word = block(1);
+        assert!(word.is(Kind::Via));
+        let before = Group(packed(map::GROUPS, word.target())).target().unwrap();
+        let applied = sink.apply(&lead(&[2]), &[]).unwrap();
+        assert_eq!((applied.written, applied.refused.len()), (200, 0));
+        assert_eq!(block(1), word, "the blocks name the same group");
+        assert_eq!(block(199 * 4 + 1), word);
+        let after = Group(packed(map::GROUPS, word.target())).target().unwrap();
+        assert_ne!(before, after, "and it leads elsewhere");
+        assert_eq!(sink.dump().unwrap(), lead(&[2]).into_iter().collect::<Vec<_>>().sorted());
+        // One of them goes its own way: the group stays with the others.
+        sink.apply(&lead(&[3])[..1], &[]).unwrap();
+        assert_ne!(block(1), word);
+        assert_eq!(block(5), word);
+        assert_eq!(sink.faults().unwrap(), []);
+    });
+}
+
+trait Sorted {
+    fn sorted(self) -> Self;
+}
+
+impl Sorted for Vec<Route> {
+    fn sorted(mut self) -> Self {
+        self.sort_by_key(|route| route.prefix);
+        self
+    }
+}
+
+/// Buckets of a group by next-hop id.
+fn buckets(word: Word) -> Vec<u32> {
+    let set = Group(packed(map::GROUPS, word.target())).target().unwrap_err();
+    let map: Array<_, [u32; 64]> = pinned(map::BUCKETS).try_into().unwrap();
+    map.get(&set, 0).unwrap().to_vec()
+}
+
+#[test]
+fn several_next_hops_share_evenly_and_one_that_goes_takes_only_its_own_flows() {
+    Namespace::new().run(|| {
+        let mut sink = open();
+        let route = |hops: &[u8]| [via("10.0.0.64/26", hops)];
+        sink.apply(&route(&[1, 2, 3]), &[]).unwrap();
+        let three = buckets(block(1));
+        let mut counts = BTreeMap::new();
+        three.iter().for_each(|id| *counts.entry(*id).or_insert(0) += 1);
+        assert_eq!(counts.values().copied().collect::<Vec<i32>>(), [22, 21, 21]);
+        assert_eq!(sink.dump().unwrap(), route(&[1, 2, 3]));
+        let [_, _, lost] = <[u32; 3]>::try_from(counts.into_keys().collect::<Vec<_>>()).unwrap();
+
+        sink.apply(&route(&[1, 2]), &[]).unwrap();
+        let two = buckets(block(1));
+        for (now, then) in two.iter().zip(&three) {
+            assert!(now == then || *then == lost, "{two:?} {three:?}");
+        }
+        sink.apply(&route(&[1, 2, 3]), &[]).unwrap();
+        let again = buckets(block(1));
+        let moved = again.iter().zip(&two).filter(|(now, then)| now != then);
+        assert_eq!(moved.count(), 21, "its fair share, no more");
+        assert_eq!(sink.faults().unwrap(), []);
+    });
+}
+
+#[test]
+fn what_the_words_say_is_repaired_and_named() {
+    Namespace::new().run(|| {
+        let mut sink = open();
+        let routes = [
+            via("10.0.0.64/26", &[1]),
+            own("10.0.0.128/26"),
+            via("10.0.0.130/32", &[1]),
+            via("fd00:1::40/122", &[]),
+        ];
+        let routes: Vec<Route> =
+            routes.into_iter().filter(|route| route.action != Action::Via(vec![])).collect();
+        sink.apply(&routes, &[]).unwrap();
+        assert_eq!(sink.faults().unwrap(), []);
+        let group = block(1).target();
+        poke(map::WORDS, 1, Word::new(Kind::Pass, 0).0);
+        poke(map::WORDS, block(2).target() + 2, 0xffff_ffff);
+        poke(map::GROUPS, group, 77);
+        poke(map::COUNTER_IDS, 2, 9);
+        let faults = sink.faults().unwrap();
+        let about: Vec<_> = faults.iter().map(|fault| (fault.map, fault.about.as_str())).collect();
+        assert_eq!(about.len(), 4, "{faults:?}");
+        for expected in [
+            (map::WORDS, "10.0.0.64/26"),
+            (map::WORDS, "10.0.0.130/32"),
+            (map::GROUPS, &format!("group {group}")),
+            (map::COUNTER_IDS, "10.0.0.128/26"),
+        ] {
+            assert!(about.contains(&expected), "{faults:?}");
+        }
+        let of_block = faults.iter().find(|fault| fault.about == "10.0.0.64/26").unwrap();
+        assert!(of_block.found.starts_with("pass,"), "{faults:?}");
+        let applied = sink.reconcile(&routes).unwrap();
+        assert_eq!(applied.repaired.len(), 4);
+        assert_eq!(sink.faults().unwrap(), []);
+        assert_eq!(sink.dump().unwrap(), routes.sorted());
+    });
+}
+
+#[test]
+fn the_index_is_found_again_by_the_next_agent_and_nothing_in_it_moves() {
+    Namespace::new().run(|| {
+        let mut sink = open();
+        let routes = vec![
+            via("10.0.0.64/26", &[1, 2]),
+            own("10.0.0.128/26"),
+            via("10.0.0.130/32", &[1]),
+            via("10.0.0.0/8", &[2]),
+        ];
+        let mut six = via("fd00:1::40/122", &[]);
+        six.action = Action::Blackhole(BlackholeKind::Own);
+        let mut pod = six.clone();
+        pod.prefix = "fd00:1::41/128".parse().unwrap();
+        pod.action = Action::Pass;
+        let routes: Vec<Route> = routes.into_iter().chain([six, pod]).collect();
+        sink.apply(&routes, &[]).unwrap();
+        let words: Vec<Word> = (0..1024).map(block).collect();
+        drop(sink);
+        let (mut sink, opened) = EbpfSink::open(&Options::default()).unwrap();
+        assert!(opened.adopted);
+        assert_eq!(sink.faults().unwrap(), []);
+        assert_eq!(sink.set_pools(&[pool("10.0.0.0/16", 26), pool("fd00:1::/48", 122)]).unwrap(), []);
+        assert_eq!(sink.reconcile(&routes).unwrap().written, 0);
+        assert_eq!((0..1024).map(block).collect::<Vec<_>>(), words);
+        // And what it does next it does right.
+        let gone: Vec<Prefix> = routes.iter().map(|route| route.prefix).collect();
+        assert_eq!(sink.apply(&[], &gone).unwrap().removed, routes.len());
+        assert_eq!(sink.faults().unwrap(), []);
+        assert!((0..1024).map(block).all(|word| word.is(Kind::NoRoute)));
+    });
+}
+
+#[test]
+fn a_pool_that_does_not_fit_is_named_and_a_full_hash_of_blocks_asks_the_trie() {
+    Namespace::new().run(|| {
+        let options = Options { sizes: "words=1024,blocks6=2".parse().unwrap(), ..Options::default() };
+        let (mut sink, _) = EbpfSink::open(&options).unwrap();
+        let refused = sink.set_pools(&[pool("10.0.0.0/8", 26), pool("fd00:1::/48", 122)]).unwrap();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(
+            refused[0].reason.to_string(),
+            "its 262144 blocks do not fit the map of words; raise its size"
+        );
+        let hop6 = NextHop { gateway: "fd00:80::1".parse().unwrap(), ifindex: 1 };
+        let blocks = ["fd00:1::/122", "fd00:1::40/122", "fd00:1::80/122", "fd00:1::c0/122"];
+        let route = |text: &&str| Route { prefix: text.parse().unwrap(), action: Action::Via(vec![hop6]) };
+        let routes: Vec<Route> = blocks.iter().map(route).collect();
+        assert_eq!(sink.apply(&routes, &[]).unwrap().refused, [], "the trie has them");
+        assert_eq!(sink.status().unwrap().without_block6, 2);
+        assert_eq!(sink.faults().unwrap(), []);
+        sink.apply(&[], &[routes[0].prefix, routes[1].prefix, routes[2].prefix]).unwrap();
+        assert_eq!(sink.status().unwrap().without_block6, 0);
+        assert_eq!(sink.faults().unwrap(), []);
+        let fill = sink.fill().unwrap();
+        let of = |name| fill.iter().find(|fill| fill.name == name).unwrap();
+        assert_eq!((of(map::BLOCKS6).entries, of(map::BLOCKS6).capacity), (1, 2));
+        assert_eq!(of(map::WORDS).capacity, 1024);
+        assert!(of(map::ROUTES6).bytes > 0 && of(map::WORDS).bytes >= 4096);
+    });
+}
+
+#[test]
+fn what_an_interface_counted_is_not_lost_when_it_goes() {
+    let (kw01, kw02) = pair();
+    let mut sink = kw01.sink(&kw02);
+    assert_eq!(kw01.pods[0].answers(&kw01.pods[1].v4, 5, 0.01), 5);
+    kw01.namespace.run(move || {
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        let before = sink.counters().unwrap();
+        let pod = &before.interfaces[&index("cali1")];
+        assert_eq!(pod.hooks.tc.redirected_peer, 5);
+        let prefixes = sink.prefix_counts().unwrap();
+        let of = |text: &str| {
+            let prefix = Some(text.parse::<Prefix>().unwrap());
+            prefixes.iter().find(|(of, _)| *of == prefix).unwrap().1
+        };
+        assert_eq!((of("172.16.36.194/32").packets, of("172.16.36.193/32").packets), (5, 5));
+        sink.detach(index("cali1")).unwrap();
+        let after = sink.counters().unwrap();
+        assert_eq!(after.pod_tc, before.pod_tc);
+        assert!(!after.interfaces.contains_key(&index("cali1")));
+        attach(&mut sink, &["cali1"]);
+        assert_eq!(sink.counters().unwrap().pod_tc, before.pod_tc);
+        assert_eq!(sink.counters().unwrap().interfaces[&index("cali1")].hooks.tc.redirected_peer, 0);
+    });
+}
+
+#[test]
+fn an_interface_that_is_switched_off_leaves_its_packets_to_the_stack_and_the_others_not() {
+    let (kw01, kw02) = pair();
+    let mut sink = kw01.sink(&kw02);
+    let ifindex = kw01.namespace.ifindex("cali1");
+    let off = InterfaceSettings { mode: Some(Mode::Off), source_check: SourceCheck::Strict };
+    sink.set_interface(ifindex, off);
+    assert_eq!(kw01.pods[0].answers(&kw01.pods[1].v4, 3, 0.01), 3);
+    let counted = sink.counters().unwrap();
+    assert_eq!(counted.pod_tc.interface_off, 3);
+    assert_eq!(counted.pod_tc.redirected_peer, 3, "the answers");
+    sink.set_interface(ifindex, InterfaceSettings::default());
+    assert_eq!(kw01.pods[0].answers(&kw01.pods[1].v4, 3, 0.01), 3);
+    assert_eq!(sink.counters().unwrap().pod_tc.redirected_peer, 9);
+    assert_eq!(sink.faults().unwrap(), []);
+}
+
+#[test]
+fn maps_of_an_older_abi_go_when_the_last_link_has_moved_and_a_newer_ones_stay() {
+    let (kw01, kw02) = pair();
+    let routes = kw01.routes(&kw02);
+    drop(kw01.sink(&kw02));
+    let (pod, address) = (&kw01.pods[0], kw02.pods[0].v4.clone());
+    kw01.namespace.run(move || {
+        // As an agent of ABI 1 left them, by their names; the programs that run are on maps of theirs.
+        std::fs::create_dir(format!("{PINS}/v1")).unwrap();
+        std::fs::create_dir(format!("{PINS}/v99")).unwrap();
+        for (dir, name) in [("v1", "ROUTES4"), ("v1", "UPLINKS"), ("v99", "ROUTES4")] {
+            let kind = "type hash key 4 value 8 entries 4 name other";
+            run("bpftool", &format!("map create {PINS}/{dir}/{name} {kind}"));
+        }
+        for name in map::ALL {
+            std::fs::remove_file(format!("{PINS}/v{}/{name}", manx_abi::ABI_VERSION)).unwrap();
+        }
+        let (mut sink, opened) = EbpfSink::open(&Options::default()).unwrap();
+        assert!(!opened.adopted);
+        assert_eq!(opened.older, [1]);
+        assert_eq!(opened.unknown, [format!("{PINS}/v99")]);
+        sink.set_pools(&crate::nodes::pools()).unwrap();
+        sink.reconcile(&routes).unwrap();
+        sink.set_whole_mode(Mode::Unguarded);
+        assert!(Path::new(&format!("{PINS}/v1/ROUTES4")).exists());
+        attach(&mut sink, &["cali1", "cali2"]);
+        assert!(Path::new(&format!("{PINS}/v1/ROUTES4")).exists());
+        sink.detach_unclaimed().unwrap();
+        assert!(!Path::new(&format!("{PINS}/v1")).exists());
+        assert!(Path::new(&format!("{PINS}/v99/ROUTES4")).exists());
+        ip("link set lo up");
+    });
+    assert_eq!(pod.answers(&address, 5, 0.01), 5);
+}
