@@ -9,11 +9,14 @@ use core::ptr::{addr_of, read_volatile};
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, PerCpuArray},
+    helpers::bpf_redirect,
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 
 const TCX_NEXT: i32 = -1;
+/// The kernel's, of `<linux/if_packet.h>`: the frame's destination is another interface's MAC.
+const PACKET_OTHERHOST: u32 = 3;
 
 /// Every frame is this long: Ethernet, IPv6 and UDP headers with the mark and the balance behind them.
 const FRAME: usize = 80;
@@ -33,7 +36,14 @@ pub struct Template {
     pub balance: u32,
     /// Flows less one; the number of flows is a power of two.
     pub flows: u32,
-    pub unused: u32,
+    /// Where the low half of the address stands that differs from flow to flow by [`Self::apart`]; 0: none does.
+    pub address: u32,
+    pub apart: u32,
+    /// Where the words stand that it is taken from: behind the port for UDP's checksum, and for IPv4's, where it is not 0.
+    pub balance_address: u32,
+    pub identification: u32,
+    /// What becomes of a frame: an XDP action.
+    pub action: u32,
 }
 
 #[btf_map]
@@ -47,8 +57,8 @@ static MADE: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static ARRIVED: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Sends the template by the device that it is run for, with another source port for each flow. Live frames come back as
-/// the last receiver left them, so every octet is written each time.
+/// Makes a frame of the template, another for each flow, and sends it by the device that it is run for (XDP_TX), or has
+/// it received there (XDP_PASS). Live frames come back as the last receiver left them, so every octet is written each time.
 #[xdp]
 pub fn inject(ctx: XdpContext) -> u32 {
     let (start, end) = (ctx.data(), ctx.data_end());
@@ -66,31 +76,35 @@ pub fn inject(ctx: XdpContext) -> u32 {
     };
     // SAFETY: the template is a live map value of numbers; the frame's range was just compared with its end, and a test
     // run puts it at a multiple of eight.
-    let (port, balance, flow) = unsafe {
+    let flow = unsafe {
         let frame = start as *mut u64;
         let mut word = 0;
         while word < WORDS {
             frame.add(word).write(read_volatile(addr_of!(template.bytes).cast::<u64>().add(word)));
             word += 1;
         }
-        (
-            read_volatile(addr_of!(template.port)) as usize,
-            read_volatile(addr_of!(template.balance)) as usize,
-            number as u32 & read_volatile(addr_of!(template.flows)),
-        )
+        number as u32 & read_volatile(addr_of!(template.flows))
     };
-    // What is added to the port is taken from the payload: the checksum stays right.
-    if !add(&ctx, port, flow as u16) || !add(&ctx, balance, (flow as u16).wrapping_neg()) {
+    // What is added to port and address is taken from words that mean nothing: checksums stay right.
+    let away = flow.wrapping_mul(template.apart) as u16;
+    let back = away.wrapping_neg();
+    let done = add(&ctx, template.port, flow as u16)
+        && add(&ctx, template.balance, (flow as u16).wrapping_neg())
+        && (template.address == 0
+            || add(&ctx, template.address, away)
+                && add(&ctx, template.balance_address, back)
+                && (template.identification == 0 || add(&ctx, template.identification, back)));
+    if !done {
         return xdp_action::XDP_ABORTED;
     }
-    xdp_action::XDP_TX
+    template.action
 }
 
 /// Adds to the big-endian word at `offset`.
 #[inline(always)]
-fn add(ctx: &XdpContext, offset: usize, summand: u16) -> bool {
+fn add(ctx: &XdpContext, offset: u32, summand: u16) -> bool {
     // Bounded for the verifier: both stand in the first 128 octets.
-    let at = ctx.data() + (offset & 127);
+    let at = ctx.data() + (offset as usize & 127);
     if at + 2 > ctx.data_end() {
         return false;
     }
@@ -102,11 +116,18 @@ fn add(ctx: &XdpContext, offset: usize, summand: u16) -> bool {
     true
 }
 
-/// The far end of a way through the stack.
+/// The far end of a way through the stack. A frame for another MAC was made here, as if a process sent it: it leaves by
+/// this device.
 #[classifier]
 pub fn arrive_tc(ctx: TcContext) -> i32 {
     if !is_marked(ctx.data(), ctx.data_end()) {
         return TCX_NEXT;
+    }
+    // SAFETY: the context is valid while the program runs; the verifier checks the fields' access.
+    let (kind, ifindex) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).ifindex) };
+    if kind == PACKET_OTHERHOST {
+        // SAFETY: plain numbers; the kernel carries it out when the program has ended.
+        return unsafe { bpf_redirect(ifindex, 0) } as i32;
     }
     count();
     TC_ACT_SHOT

@@ -58,7 +58,7 @@ struct BgpArgs {
 
 #[derive(Debug, clap::Args)]
 struct DataplaneArgs {
-    /// Only these parts: packets, ends, sinks
+    /// Only these parts: lookups, packets, ends, sinks
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     part: Vec<String>,
     /// Only packets whose way contains this, such as "out of a pod"; may be repeated
@@ -138,7 +138,8 @@ fn dataplane(args: DataplaneArgs) -> Result<()> {
     build_ebpf::ensure()?;
     build()?;
     let mut bench = program("dataplane");
-    bench.arg("--programs").arg(tree::ebpf_bench_object());
+    bench.arg("--programs").arg(tree::ebpf_bench_object("manx-ebpf-bench"));
+    bench.arg("--lookups").arg(tree::ebpf_bench_object("manx-ebpf-lookup"));
     bench.args(["--rounds", &args.rounds.to_string()]);
     for (flag, values) in [("--part", &args.part), ("--way", &args.way)] {
         for value in values {

@@ -23,7 +23,7 @@ use crate::{
 const TARGET: &str = "bpfel-unknown-none";
 const BINARY: &str = "manx-ebpf";
 /// What only the benchmark loads.
-const BENCH: &str = "manx-ebpf-bench";
+const BENCH: [&str; 2] = ["manx-ebpf-bench", "manx-ebpf-lookup"];
 
 /// Build the eBPF programs and show what is in the object
 #[derive(Debug, clap::Args)]
@@ -62,8 +62,11 @@ fn ensure_with(compiler: &Compiler) -> Result<bool> {
     let object = tree::ebpf_object();
     let stamp = object.with_extension("stamp");
     let wanted = fingerprint(&sources, compiler)?;
-    let bench = tree::ebpf_bench_object();
-    if object.is_file() && bench.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+    let bench = BENCH.map(tree::ebpf_bench_object);
+    if object.is_file()
+        && bench.iter().all(|object| object.is_file())
+        && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted)
+    {
         // The agent's build compares times, and a checkout may have made unchanged sources newer. Touched only then:
         // whatever embeds the object is compiled again.
         if newest(&sources)? > fs::metadata(&object)?.modified()? {
@@ -75,12 +78,16 @@ fn ensure_with(compiler: &Compiler) -> Result<bool> {
     let bytes = build(compiler, &sources, &built)?;
     let dir = object.parent().context("the object's path has a directory")?;
     fs::create_dir_all(dir)?;
-    for (object, bytes) in [(&bench, linked(&built, BENCH)?), (&object, bytes)] {
+    let put = |object: &Path, bytes: Vec<u8>| -> Result<()> {
         // By rename: a build of the agent that runs meanwhile sees the one or the other.
         let new = object.with_extension("new");
         fs::write(&new, bytes)?;
-        fs::rename(&new, object)?;
+        Ok(fs::rename(&new, object)?)
+    };
+    for (binary, object) in BENCH.iter().zip(&bench) {
+        put(object, linked(&built, binary)?)?;
     }
+    put(&object, bytes)?;
     fs::write(&stamp, wanted)?;
     Ok(true)
 }

@@ -26,9 +26,9 @@ pub fn ebpf_object() -> PathBuf {
     root().join("target/ebpf/manx-ebpf.o")
 }
 
-/// Where the object is that the benchmark loads.
-pub fn ebpf_bench_object() -> PathBuf {
-    root().join("target/ebpf/manx-ebpf-bench.o")
+/// Where an object is that only the benchmark loads.
+pub fn ebpf_bench_object(binary: &str) -> PathBuf {
+    root().join("target/ebpf").join(binary).with_extension("o")
 }
 
 /// Where our own calls of cargo put what they build, whatever the environment says.

@@ -123,20 +123,31 @@ impl Pair {
         Ok(Ends { client: &client.ns, server: &server.ns, address, cpus })
     }
 
-    fn look(&self, path: Path, plan: Plan) -> Result<Vec<(Figure, f64)>> {
-        // A response's way is one after the other on whatever CPU: to wake another one costs more than the way.
-        let near = self.ends(path, (1, 1))?;
-        let apart = self.ends(path, (0, 1))?;
-        let responses = near.responses(plan.during)?;
-        Ok(vec![
-            (Figure::Responses, responses.rate / 1e3),
-            (Figure::ResponsesP50, responses.p50),
-            (Figure::ResponsesP99, responses.p99),
-            (Figure::OneStream, apart.streams(1, plan.during)? / 1e9),
-            (Figure::ManyStreams, apart.streams(8, plan.during)? / 1e9),
-            (Figure::Datagrams, apart.datagrams(plan.during)? / 1e3),
-            (Figure::Ping, near.ping(plan.pings)?),
-        ])
+    fn look(&mut self, path: Path, plan: Plan) -> Result<Vec<(Figure, f64)>> {
+        let figures =
+            [Figure::Responses, Figure::OneStream, Figure::ManyStreams, Figure::Datagrams, Figure::Ping];
+        let mut seen = Vec::new();
+        for figure in figures {
+            self.nodes.iter_mut().try_for_each(Node::pulse)?;
+            // A response's way is one after the other on whatever CPU: to wake another one costs more than the way.
+            let near = self.ends(path, (1, 1))?;
+            let apart = self.ends(path, (0, 1))?;
+            match figure {
+                Figure::Responses => {
+                    let responses = near.responses(plan.during)?;
+                    seen.push((Figure::Responses, responses.rate / 1e3));
+                    seen.push((Figure::ResponsesP50, responses.p50));
+                    seen.push((Figure::ResponsesP99, responses.p99));
+                }
+                Figure::OneStream => seen.push((figure, apart.streams(1, plan.during)? / 1e9)),
+                Figure::ManyStreams => seen.push((figure, apart.streams(8, plan.during)? / 1e9)),
+                Figure::Datagrams => seen.push((figure, apart.datagrams(plan.during)? / 1e3)),
+                Figure::Ping => seen.push((figure, near.ping(plan.pings)?)),
+                // Seen with the responses.
+                Figure::ResponsesP50 | Figure::ResponsesP99 => {}
+            }
+        }
+        Ok(seen)
     }
 }
 
@@ -147,12 +158,12 @@ pub fn measure(plan: Plan) -> Result<Results> {
     }
     let mut results = Results::new();
     for round in 0..plan.rounds {
-        for (ground, alone, manx) in &pairs {
+        for (ground, alone, manx) in &mut pairs {
             for path in Path::ALL {
                 // Neither is always the first.
                 for turn in 0..2 {
                     let with_manx = (turn + round) % 2 == 1;
-                    let pair = if with_manx { manx } else { alone };
+                    let pair = if with_manx { &mut *manx } else { &mut *alone };
                     let seen = pair.look(path, plan).with_context(|| {
                         let who = if with_manx { "Manx" } else { "the kernel" };
                         format!("{who}, {}, {}", ground.title(), path.title())

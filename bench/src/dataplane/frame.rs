@@ -19,6 +19,18 @@ pub const FLOWS: u16 = 256;
 const FIRST: u16 = 10_000;
 const SERVER: u16 = 20_000;
 
+/// Blocks lie so many addresses apart.
+const APART: u16 = 64;
+/// IPv4's identification, of which an address's distance is taken: more than the last flow's.
+const IDENTIFICATION: u16 = 0xc000;
+
+/// Which side's address differs from flow to flow, by a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Many {
+    From,
+    To,
+}
+
 /// A direction of a way: from whom to whom, by MAC and address.
 #[derive(Clone, Copy, Debug)]
 pub struct Course {
@@ -26,10 +38,23 @@ pub struct Course {
     pub to: (Mac, IpAddr),
     /// The answers to another course: its destination ports vary.
     pub answers: bool,
+    pub many: Option<Many>,
+    pub begin: Begin,
+}
+
+/// How a course begins; each is an XDP action of the injector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// The other end of the device receives a frame by NAPI, as from a NIC (XDP_TX).
+    Wire,
+    /// The device's own namespace has a packet, which it sends, as from a process (XDP_PASS).
+    Process,
 }
 
 /// Value of the map `TEMPLATE`.
-pub type Template = [u8; LENGTH + 16];
+pub type Template = [u8; LENGTH + NUMBERS * 4];
+
+const NUMBERS: usize = 8;
 
 pub fn template(course: &Course) -> Result<Template> {
     let (sport, dport) = if course.answers { (SERVER, FIRST) } else { (FIRST, SERVER) };
@@ -37,9 +62,12 @@ pub fn template(course: &Course) -> Result<Template> {
     frame.extend_from_slice(&course.to.0);
     frame.extend_from_slice(&course.from.0);
     let mut pseudo = Vec::new();
-    let (udp, ethertype) = match (course.from.1, course.to.1) {
+    // UDP's header, the low halves of both addresses, and IPv4's identification.
+    let (udp, addresses, identification) = match (course.from.1, course.to.1) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut header = vec![0x45, 0, 0, (LENGTH - ETHERNET) as u8, 0, 1, 0x40, 0, 64, 17, 0, 0];
+            let mut header = vec![0x45, 0, 0, (LENGTH - ETHERNET) as u8];
+            header.extend_from_slice(&IDENTIFICATION.to_be_bytes());
+            header.extend_from_slice(&[0x40, 0, 64, 17, 0, 0]);
             header.extend_from_slice(&from.octets());
             header.extend_from_slice(&to.octets());
             let sum = checksum(&header).to_be_bytes();
@@ -48,7 +76,7 @@ pub fn template(course: &Course) -> Result<Template> {
             pseudo.extend_from_slice(&to.octets());
             frame.extend_from_slice(&[0x08, 0x00]);
             frame.extend_from_slice(&header);
-            (ETHERNET + 20, 4)
+            (ETHERNET + 20, [ETHERNET + 14, ETHERNET + 18], ETHERNET + 4)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0]);
@@ -57,11 +85,10 @@ pub fn template(course: &Course) -> Result<Template> {
             frame.extend_from_slice(&to.octets());
             pseudo.extend_from_slice(&from.octets());
             pseudo.extend_from_slice(&to.octets());
-            (ETHERNET + 40, 6)
+            (ETHERNET + 40, [ETHERNET + 22, ETHERNET + 38], 0)
         }
         _ => bail!("a course of two families"),
     };
-    debug_assert!(ethertype == 4 || ethertype == 6);
     // At most 46.
     let length = (LENGTH - udp) as u16;
     let mut datagram = Vec::new();
@@ -69,7 +96,9 @@ pub fn template(course: &Course) -> Result<Template> {
         datagram.extend_from_slice(&word.to_be_bytes());
     }
     datagram.extend_from_slice(&MARK.to_be_bytes());
-    datagram.extend_from_slice(&BALANCE.to_be_bytes());
+    for _ in 0..2 {
+        datagram.extend_from_slice(&BALANCE.to_be_bytes());
+    }
     datagram.resize(usize::from(length), 0);
     pseudo.extend_from_slice(&[0, 17]);
     pseudo.extend_from_slice(&length.to_be_bytes());
@@ -81,11 +110,22 @@ pub fn template(course: &Course) -> Result<Template> {
     };
     datagram.splice(6..8, sum.to_be_bytes());
     frame.extend_from_slice(&datagram);
-    let mut out = [0; LENGTH + 16];
+    let mut out = [0; LENGTH + NUMBERS * 4];
     let (bytes, numbers) = out.split_at_mut(LENGTH);
     bytes.copy_from_slice(&frame);
     let port = udp + if course.answers { 2 } else { 0 };
-    let words = [port, udp + 12, usize::from(FLOWS) - 1, 0];
+    let [low_from, low_to] = addresses;
+    let address = match course.many {
+        None => 0,
+        Some(Many::From) => low_from,
+        Some(Many::To) => low_to,
+    };
+    let begin = match course.begin {
+        Begin::Process => 2,
+        Begin::Wire => 3,
+    };
+    let flows = usize::from(FLOWS) - 1;
+    let words = [port, udp + 12, flows, address, usize::from(APART), udp + 14, identification, begin];
     for (place, word) in numbers.chunks_exact_mut(4).zip(words) {
         // Offsets in the frame.
         place.copy_from_slice(&(word as u32).to_ne_bytes());
@@ -112,28 +152,62 @@ fn checksum(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    fn course(from: &str, to: &str, answers: bool) -> Course {
-        Course { from: ([2; 6], from.parse().unwrap()), to: ([4; 6], to.parse().unwrap()), answers }
+    fn course(from: &str, to: &str, answers: bool, many: Option<Many>) -> Course {
+        Course {
+            from: ([2; 6], from.parse().unwrap()),
+            to: ([4; 6], to.parse().unwrap()),
+            answers,
+            many,
+            begin: Begin::Wire,
+        }
+    }
+
+    /// What the injector makes of a template.
+    fn made(template: &Template, flow: u16) -> Vec<u8> {
+        let number = |place: usize| {
+            let at = LENGTH + place * 4;
+            u32::from_ne_bytes(template[at..at + 4].try_into().unwrap()) as usize
+        };
+        let mut frame = template[..LENGTH].to_vec();
+        let mut add = |at: usize, summand: u16| {
+            let word = u16::from_be_bytes([frame[at], frame[at + 1]]).wrapping_add(summand);
+            frame.splice(at..at + 2, word.to_be_bytes());
+        };
+        let away = flow * number(4) as u16;
+        add(number(0), flow);
+        add(number(1), flow.wrapping_neg());
+        if number(3) != 0 {
+            add(number(3), away);
+            add(number(5), away.wrapping_neg());
+            if number(6) != 0 {
+                add(number(6), away.wrapping_neg());
+            }
+        }
+        frame
     }
 
     #[test]
-    fn a_frame_keeps_its_checksum_in_every_flow() {
-        for (from, to, ip) in [("172.16.1.1", "172.16.2.2", 20), ("fd00:1::1", "fd00:2::2", 40)] {
+    fn a_frame_keeps_its_checksums_in_every_flow() {
+        for (from, to, ip) in [("172.16.1.1", "172.17.0.7", 20), ("fd00:1::1", "fd00:2::7", 40)] {
             for answers in [false, true] {
-                let template = template(&course(from, to, answers)).unwrap();
-                let udp = ETHERNET + ip;
-                for flow in [0, 1, FLOWS - 1] {
-                    let mut frame = template[..LENGTH].to_vec();
-                    let port = udp + if answers { 2 } else { 0 };
-                    let word = |at: usize| u16::from_be_bytes([template[at], template[at + 1]]);
-                    frame.splice(port..port + 2, (word(port) + flow).to_be_bytes());
-                    frame.splice(udp + 12..udp + 14, (word(udp + 12) - flow).to_be_bytes());
-                    let addresses = if ip == 20 { &frame[26..34] } else { &frame[22..54] };
-                    let mut pseudo = addresses.to_vec();
-                    pseudo.extend_from_slice(&[0, 17]);
-                    pseudo.extend_from_slice(&((LENGTH - udp) as u16).to_be_bytes());
-                    pseudo.extend_from_slice(&frame[udp..]);
-                    assert_eq!(checksum(&pseudo), 0, "{from} {answers} {flow}");
+                for many in [None, Some(Many::From), Some(Many::To)] {
+                    let template = template(&course(from, to, answers, many)).unwrap();
+                    let mut frames = std::collections::BTreeSet::new();
+                    for flow in 0..FLOWS {
+                        let frame = made(&template, flow);
+                        let udp = ETHERNET + ip;
+                        let addresses = if ip == 20 { &frame[26..34] } else { &frame[22..54] };
+                        let mut pseudo = addresses.to_vec();
+                        pseudo.extend_from_slice(&[0, 17]);
+                        pseudo.extend_from_slice(&((LENGTH - udp) as u16).to_be_bytes());
+                        pseudo.extend_from_slice(&frame[udp..]);
+                        assert_eq!(checksum(&pseudo), 0, "{from} {answers} {many:?} {flow}");
+                        if ip == 20 {
+                            assert_eq!(checksum(&frame[ETHERNET..ETHERNET + 20]), 0, "{many:?} {flow}");
+                        }
+                        frames.insert(addresses.to_vec());
+                    }
+                    assert_eq!(frames.len(), if many.is_some() { usize::from(FLOWS) } else { 1 });
                 }
             }
         }
@@ -141,6 +215,6 @@ mod tests {
 
     #[test]
     fn a_course_has_one_family() {
-        assert!(template(&course("172.16.1.1", "fd00::1", false)).is_err());
+        assert!(template(&course("172.16.1.1", "fd00::1", false, None)).is_err());
     }
 }

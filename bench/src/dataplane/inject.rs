@@ -77,7 +77,7 @@ impl Injector {
 }
 
 /// On one CPU, and in front of whatever else wants it. What is refused only makes the figures less steady.
-fn steady(cpu: usize) -> Result<()> {
+pub fn steady(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).context("pinning the injector")?;

@@ -6,6 +6,7 @@ mod fast;
 mod frame;
 mod ground;
 mod inject;
+mod lookup;
 mod netlink;
 mod node;
 mod packets;
@@ -28,6 +29,9 @@ pub struct DataplaneArgs {
     /// The object with the benchmark's own programs
     #[arg(long, value_name = "FILE")]
     programs: PathBuf,
+    /// The object with the programs that only look up
+    #[arg(long, value_name = "FILE")]
+    lookups: PathBuf,
     /// How often each figure is measured
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -53,6 +57,8 @@ pub struct DataplaneArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
+    /// The cost of a lookup
+    Lookups,
     /// The cost of a packet
     Packets,
     /// What two ends notice
@@ -64,6 +70,7 @@ enum Part {
 /// What was measured; a part that was not asked for is not there.
 #[derive(Debug, Default)]
 struct Results {
+    lookups: Option<lookup::Results>,
     packets: Option<packets::Results>,
     ends: Option<ends::Results>,
     sinks: Option<sinks::Results>,
@@ -76,6 +83,11 @@ pub fn run(args: &DataplaneArgs) -> Result<()> {
     let rounds = if args.quick { 3 } else { usize::from(args.rounds) };
     let machine = Machine::look()?;
     let mut results = Results::default();
+    if wanted(Part::Lookups) {
+        println!("lookups: {rounds} rounds");
+        let counts = if args.quick { &[1, 1_000][..] } else { &[1, 1_000, 10_000, 100_000, 1_000_000] };
+        results.lookups = Some(lookup::measure(&args.lookups, CPU, counts, rounds)?);
+    }
     if wanted(Part::Packets) {
         println!("packets: {rounds} rounds");
         let plan = packets::Plan { rounds, frames: if args.quick { 5_000 } else { 50_000 } };

@@ -2,7 +2,7 @@
 //! as the kernel takes them, and routes counted as they come.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
     thread,
     time::{Duration, Instant},
@@ -41,16 +41,24 @@ fn open(groups: u32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// One prefix of length `length` by `gateway` behind `ifindex`, protocol 77, table main.
-fn route(out: &mut Vec<u8>, prefix: (Ipv4Addr, u8), gateway: Ipv4Addr, ifindex: u32, flags: u16) {
-    let mut body = vec![2, prefix.1, 0, 0, 254, 77, 0, 1, 0, 0, 0, 0];
+/// A prefix by `gateway`, which is of the same family, behind `ifindex`; protocol 77, table main.
+fn route(out: &mut Vec<u8>, prefix: (IpAddr, u8), gateway: IpAddr, ifindex: u32, flags: u16) {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    // AF_INET, AF_INET6.
+    let family = if prefix.0.is_ipv4() { 2 } else { 10 };
+    let mut body = vec![family, prefix.1, 0, 0, 254, 77, 0, 1, 0, 0, 0, 0];
     // RTA_DST, RTA_GATEWAY, RTA_OIF.
-    for (kind, value) in [(1u16, prefix.0.octets()), (5, gateway.octets()), (4, ifindex.to_ne_bytes())] {
-        body.extend_from_slice(&8u16.to_ne_bytes());
+    let attributes = [(1u16, octets(prefix.0)), (5, octets(gateway)), (4, ifindex.to_ne_bytes().to_vec())];
+    for (kind, value) in attributes {
+        // At most 20.
+        body.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
         body.extend_from_slice(&kind.to_ne_bytes());
         body.extend_from_slice(&value);
     }
-    // 16 + 12 + 24: no padding is needed.
+    // All lengths are multiples of four: no padding is needed.
     out.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
     out.extend_from_slice(&RTM_NEWROUTE.to_ne_bytes());
     out.extend_from_slice(&flags.to_ne_bytes());
@@ -59,7 +67,7 @@ fn route(out: &mut Vec<u8>, prefix: (Ipv4Addr, u8), gateway: Ipv4Addr, ifindex: 
 }
 
 /// Writes routes in this thread's network namespace, packed, with an answer for each packet's last one; how long it took.
-pub fn write(prefixes: &[(Ipv4Addr, u8)], gateway: Ipv4Addr, ifindex: u32) -> Result<Duration> {
+pub fn write(prefixes: &[(IpAddr, u8)], gateway: IpAddr, ifindex: u32) -> Result<Duration> {
     let fd = open(0)?;
     let start = Instant::now();
     let mut packet = Vec::new();
@@ -146,7 +154,7 @@ mod tests {
         let fd = open(0);
         let mut messages = Vec::new();
         for n in 0..3 {
-            route(&mut messages, (Ipv4Addr::new(10, 0, n, 0), 24), Ipv4Addr::LOCALHOST, 1, CREATE);
+            route(&mut messages, ([10, 0, n, 0].into(), 24), [127, 0, 0, 1].into(), 1, CREATE);
         }
         let watch = |protocol| Watch { fd: fd.as_ref().unwrap().try_clone().unwrap(), protocol };
         assert_eq!(watch(77).routes(&messages), 3);

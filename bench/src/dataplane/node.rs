@@ -35,7 +35,7 @@ pub struct Node {
     pub ns: Netns,
     pub pods: Vec<Pod>,
     pub sink: Option<EbpfSink>,
-    /// Third octet of its block 172.16.N.64/26 and fd00:N::/64.
+    /// Third octet of its block 172.16.N.64/26 and fd00:N::40/122.
     pub block: u8,
     /// Last octet on the wire.
     number: u8,
@@ -60,7 +60,7 @@ pub fn uplink_v4(number: u8, uplink: usize) -> String {
 }
 
 pub fn uplink_v6(number: u8, uplink: usize) -> String {
-    format!("fd00:{}::{number}", 80 + uplink)
+    format!("fdff:{}::{number}", 80 + uplink)
 }
 
 /// Several commands of `ip` at once.
@@ -115,8 +115,8 @@ impl Node {
         batch(
             &ns,
             &format!(
-                "route add blackhole 172.16.{block}.64/26\nroute add blackhole fd00:{block}::/64\n\
-                 route add blackhole 172.16.250.0/26\nroute add blackhole fd00:250::/64"
+                "route add blackhole 172.16.{block}.64/26\nroute add blackhole fd00:{block}::40/122\n\
+                 route add blackhole 172.16.250.0/26\nroute add blackhole fd00:250::/122"
             ),
         )?;
         Ok(Node { ns, pods, sink: None, block, number })
@@ -135,7 +135,7 @@ impl Node {
                  addr add {v4}/24 dev {name}\naddr add {v6}/64 dev {name} nodad\n\
                  neigh replace {gateway4} lladdr {mac} dev {name} nud permanent\n\
                  neigh replace {gateway6} lladdr {mac} dev {name} nud permanent\n\
-                 route add 172.16.{block}.64/26 via {gateway4}\nroute add fd00:{block}::/64 via {gateway6}",
+                 route add 172.16.{block}.64/26 via {gateway4}\nroute add fd00:{block}::40/122 via {gateway6}",
                 own = text(uplink_mac(number, uplink)),
                 v4 = uplink_v4(number, uplink),
                 v6 = uplink_v6(number, uplink),
@@ -163,6 +163,11 @@ impl Node {
         Ok(())
     }
 
+    /// As the daemon does: the programs hear that an agent lives.
+    pub fn pulse(&mut self) -> Result<()> {
+        Ok(self.sink.as_mut().map_or(Ok(()), EbpfSink::pulse)?)
+    }
+
     fn routes(&self, neighbours: &[Neighbour]) -> Result<Vec<Route>> {
         let route = |prefix: &str, action: Action| -> Result<Route> {
             let prefix: Prefix = prefix.parse().map_err(|error| anyhow!("{prefix}: {error:?}"))?;
@@ -171,9 +176,9 @@ impl Node {
         let block = self.block;
         let mut routes = vec![
             route(&format!("172.16.{block}.64/26"), Action::Blackhole(BlackholeKind::Own))?,
-            route(&format!("fd00:{block}::/64"), Action::Blackhole(BlackholeKind::Own))?,
+            route(&format!("fd00:{block}::40/122"), Action::Blackhole(BlackholeKind::Own))?,
             route("172.16.250.0/26", Action::Blackhole(BlackholeKind::Explicit))?,
-            route("fd00:250::/64", Action::Blackhole(BlackholeKind::Explicit))?,
+            route("fd00:250::/122", Action::Blackhole(BlackholeKind::Explicit))?,
         ];
         for pod in &self.pods {
             let local =
@@ -190,7 +195,7 @@ impl Node {
             let via4 = via(uplink_v4(neighbour.number, neighbour.uplink))?;
             let via6 = via(uplink_v6(neighbour.number, neighbour.uplink))?;
             routes.push(route(&format!("172.16.{}.64/26", neighbour.block), via4.clone())?);
-            routes.push(route(&format!("fd00:{}::/64", neighbour.block), via6.clone())?);
+            routes.push(route(&format!("fd00:{}::40/122", neighbour.block), via6.clone())?);
             if neighbour.uplink == 0 {
                 for (block4, block6) in others() {
                     routes.push(route(&block4, via4.clone())?);
@@ -204,7 +209,7 @@ impl Node {
 
 /// Blocks of nodes that are only there to be many.
 fn others() -> impl Iterator<Item = (String, String)> {
-    (0..OTHERS).map(|n| (format!("172.17.{}.{}/26", n / 4, n % 4 * 64), format!("fd00:1:{n:x}::/64")))
+    (0..OTHERS).map(|n| (format!("172.17.{}.{}/26", n / 4, n % 4 * 64), format!("fd00:1::{:x}/122", n * 64)))
 }
 
 fn wire_pod(node: &Netns, pod: &Pod) -> Result<()> {
@@ -235,8 +240,7 @@ fn wire_pod(node: &Netns, pod: &Pod) -> Result<()> {
             ),
         )?;
     }
-    // A frame that is sent into a veth as a frame needs NAPI on the other side, which GRO brings.
-    node.sh(&format!("ethtool -K {name} gro on")).map(drop)
+    Ok(())
 }
 
 pub fn index(ns: &Netns, name: &str) -> Result<u32> {

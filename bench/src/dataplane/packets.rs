@@ -1,14 +1,20 @@
 //! What a packet costs: frames are injected at one end of a way through a node and counted at the other. For each
 //! way the kernel alone and Manx take turns with the injector's own cost, round by round.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::netns::Netns;
 
 use super::{
     fast,
-    frame::{self, Course, FLOWS, Mac, Template},
+    frame::{self, Begin, Course, FLOWS, Mac, Many, Template},
     ground::Ground,
     inject::{Arrival, Injector, received},
     node::{self, Neighbour, Node, UPLINKS, uplink_mac, uplink_v4, uplink_v6},
@@ -26,25 +32,50 @@ const STRAGGLERS: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     IntoPod,
+    /// From pods of as many blocks as there are flows.
+    IntoPodFromMany,
     OutOfPod,
+    OutOfPodToMany,
     PodToPod,
     Transit,
+    TransitToMany,
     BlackholeExplicit,
     BlackholeOwn,
 }
 
 impl Way {
-    pub const ALL: [Way; 6] =
-        [Way::IntoPod, Way::OutOfPod, Way::PodToPod, Way::Transit, Way::BlackholeExplicit, Way::BlackholeOwn];
+    pub const ALL: [Way; 9] = [
+        Way::IntoPod,
+        Way::IntoPodFromMany,
+        Way::OutOfPod,
+        Way::OutOfPodToMany,
+        Way::PodToPod,
+        Way::Transit,
+        Way::TransitToMany,
+        Way::BlackholeExplicit,
+        Way::BlackholeOwn,
+    ];
 
     pub fn title(self) -> &'static str {
         match self {
-            Way::IntoPod => "into a pod",
-            Way::OutOfPod => "out of a pod",
+            Way::IntoPod => "into a pod, from one address",
+            Way::IntoPodFromMany => "into a pod, from 256 blocks",
+            Way::OutOfPod => "out of a pod, to one address",
+            Way::OutOfPodToMany => "out of a pod, to 256 blocks",
             Way::PodToPod => "pod to pod",
-            Way::Transit => "transit",
+            Way::Transit => "transit, to one address",
+            Way::TransitToMany => "transit, to 256 blocks",
             Way::BlackholeExplicit => "explicit blackhole",
             Way::BlackholeOwn => "own block, no pod",
+        }
+    }
+
+    /// Which side's addresses are many.
+    fn many(self) -> Option<Many> {
+        match self {
+            Way::IntoPodFromMany => Some(Many::From),
+            Way::OutOfPodToMany | Way::TransitToMany => Some(Many::To),
+            _ => None,
         }
     }
 
@@ -101,6 +132,13 @@ pub struct Plan {
     pub rounds: usize,
     /// In a round, for each way and each of the three.
     pub frames: u32,
+}
+
+impl Plan {
+    /// Where a packet takes the kernel ten times as long, fewer tell as much.
+    fn frames_on(self, ground: Ground) -> u32 {
+        if ground == Ground::Rules { self.frames / 5 } else { self.frames }
+    }
 }
 
 /// A node with all ends of its ways.
@@ -209,31 +247,48 @@ impl Site {
             let template = self.template(from, Some(to), way, v6, answers)?;
             let (ns, device) = self.device(from)?;
             injector.send(ns, device, &template, u32::from(FLOWS))?;
-            self.wait(|| Ok(self.arrival(to)?.count()? - before), u64::from(FLOWS), way)?;
+            until(|| Ok(self.arrival(to)?.count()? - before), u64::from(FLOWS))
+                .with_context(|| format!("{}, first packets", way.title()))?;
         }
         Ok(())
     }
 
     fn template(&self, from: End, to: Option<End>, way: Way, v6: bool, answers: bool) -> Result<Template> {
-        let (mac, gateway, address) = self.place(from, v6)?;
-        let destination = match to {
+        let (mac, gateway, mut address) = self.place(from, v6)?;
+        let mut destination = match to {
             Some(to) => self.place(to, v6)?.2,
             None => {
                 let text = match (way, v6) {
                     (Way::BlackholeExplicit, false) => "172.16.250.7".to_owned(),
                     (Way::BlackholeExplicit, true) => "fd00:250::7".to_owned(),
                     (_, false) => format!("172.16.{BLOCK}.99"),
-                    (_, true) => format!("fd00:{BLOCK}::99"),
+                    (_, true) => format!("fd00:{BLOCK}::55"),
                 };
                 text.parse()?
             }
         };
-        frame::template(&Course { from: (mac, address), to: (gateway, destination), answers })
+        let many = match (way.many(), answers) {
+            (Some(Many::From), true) => Some(Many::To),
+            (Some(Many::To), true) => Some(Many::From),
+            (many, _) => many,
+        };
+        let first: IpAddr = if v6 { "fd00:1::7".parse()? } else { "172.17.0.7".parse()? };
+        match many {
+            Some(Many::From) => address = first,
+            Some(Many::To) => destination = first,
+            None => {}
+        }
+        let begin = match from {
+            End::Pod(_) => Begin::Process,
+            End::Wire(_) => Begin::Wire,
+        };
+        frame::template(&Course { from: (mac, address), to: (gateway, destination), answers, many, begin })
     }
 
     /// One round of a way: its cost, and how many frames the programs decided.
-    fn round(&self, injector: &Injector, case: Case, frames: u32) -> Result<(f64, u64)> {
+    fn round(&mut self, injector: &Injector, case: Case, frames: u32) -> Result<(f64, u64)> {
         let (from, to) = ends(case.way);
+        self.node.pulse()?;
         self.introduce(injector, case.way, case.v6)?;
         let template = self.template(from, to, case.way, case.v6, false)?;
         let (ns, device) = self.device(from)?;
@@ -245,62 +300,72 @@ impl Site {
         let cost = injector.send(ns, device, &template, frames)?;
         match (to, at_end) {
             (Some(end), Some(before)) => {
-                self.wait(|| Ok(self.arrival(end)?.count()? - before), u64::from(frames), case.way)?;
+                until(|| Ok(self.arrival(end)?.count()? - before), u64::from(frames))
             }
-            _ => {
-                self.wait(|| Ok(received(&self.node.ns, &entry)? - at_entry), u64::from(frames), case.way)?
-            }
+            _ => until(|| Ok(received(&self.node.ns, &entry)? - at_entry), u64::from(frames)),
         }
+        .with_context(|| case.way.title())?;
         let arrived = self.all_arrived()? - all;
         let expected = if case.way.drops() { 0 } else { u64::from(frames) };
         ensure!(arrived == expected, "{}: {arrived} frames arrived instead of {expected}", case.way.title());
         Ok((cost, decided()? - by_programs))
     }
+}
 
-    fn wait(&self, count: impl Fn() -> Result<u64>, expected: u64, way: Way) -> Result<()> {
-        let step = Duration::from_millis(5);
-        let mut waited = Duration::ZERO;
-        loop {
-            let found = count()?;
-            if found >= expected {
-                return Ok(());
-            }
-            ensure!(waited < STRAGGLERS, "{}: of {expected} frames {found} arrived", way.title());
-            thread::sleep(step);
-            waited += step;
+/// Waits until as many frames are counted as were sent; the last may still be on its way.
+fn until(count: impl Fn() -> Result<u64>, expected: u64) -> Result<()> {
+    let step = Duration::from_millis(5);
+    let mut waited = Duration::ZERO;
+    loop {
+        let found = count()?;
+        if found >= expected {
+            return Ok(());
         }
+        ensure!(waited < STRAGGLERS, "of {expected} frames {found} arrived");
+        thread::sleep(step);
+        waited += step;
     }
 }
 
 fn ends(way: Way) -> (End, Option<End>) {
     match way {
-        Way::IntoPod => (End::Wire(0), Some(End::Pod(0))),
-        Way::OutOfPod => (End::Pod(0), Some(End::Wire(0))),
+        Way::IntoPod | Way::IntoPodFromMany => (End::Wire(0), Some(End::Pod(0))),
+        Way::OutOfPod | Way::OutOfPodToMany => (End::Pod(0), Some(End::Wire(0))),
         Way::PodToPod => (End::Pod(0), Some(End::Pod(1))),
-        Way::Transit => (End::Wire(0), Some(End::Wire(1))),
+        Way::Transit | Way::TransitToMany => (End::Wire(1), Some(End::Wire(0))),
         Way::BlackholeExplicit | Way::BlackholeOwn => (End::Wire(0), None),
     }
 }
 
-/// A device whose other end drops frames in the driver.
+/// A device whose other end drops frames: in the driver, or, of what a process sends, where TC sees a packet.
 struct Own {
     ns: Netns,
     arrival: Arrival,
+    /// Of what is sent here.
+    _begin: Option<Arrival>,
 }
 
 impl Own {
-    fn new(object: &Path) -> Result<Own> {
+    fn new(object: &Path, begin: Begin, gateway: Mac) -> Result<Own> {
         let ns = node::host("injector")?;
-        node::batch(&ns, "link add x0 type veth peer name x1\nlink set x0 up\nlink set x1 up")?;
-        let arrival = Arrival::in_the_driver(&ns, "x1", object)?;
-        Ok(Own { ns, arrival })
+        let mac = node::text(gateway);
+        node::batch(
+            &ns,
+            &format!(
+                "link add x0 type veth peer name x1\nlink set x1 address {mac}\nlink set x0 up\nlink set x1 up"
+            ),
+        )?;
+        let (arrival, begin) = match begin {
+            Begin::Wire => (Arrival::in_the_driver(&ns, "x1", object)?, None),
+            Begin::Process => (Arrival::at(&ns, "x1", object)?, Some(Arrival::at(&ns, "x0", object)?)),
+        };
+        Ok(Own { ns, arrival, _begin: begin })
     }
 
     fn round(&self, injector: &Injector, template: &Template, frames: u32) -> Result<f64> {
         let before = self.arrival.count()?;
         let cost = injector.send(&self.ns, "x0", template, frames)?;
-        let arrived = self.arrival.count()? - before;
-        ensure!(arrived == u64::from(frames), "the injector: of {frames} frames {arrived} arrived");
+        until(|| Ok(self.arrival.count()? - before), u64::from(frames)).context("the injector alone")?;
         Ok(cost)
     }
 }
@@ -308,7 +373,7 @@ impl Own {
 /// Of all cases those whose name contains one of `only`, or all.
 pub fn measure(object: &Path, cpu: usize, plan: Plan, only: &[String]) -> Result<Results> {
     let injector = Injector::new(object, cpu)?;
-    let own = Own::new(object)?;
+    let mut own = BTreeMap::new();
     let mut sites = Vec::new();
     for ground in Ground::ALL {
         let cases: Vec<Case> =
@@ -324,12 +389,21 @@ pub fn measure(object: &Path, cpu: usize, plan: Plan, only: &[String]) -> Result
     let mut decided: BTreeMap<Case, u64> = BTreeMap::new();
     for round in 0..=plan.rounds {
         // The first warms caches up, and is not counted.
-        let frames = if round == 0 { plan.frames / 10 } else { plan.frames };
-        for (cases, alone, manx) in &sites {
+        for (cases, alone, manx) in &mut sites {
             for case in cases.iter().copied() {
+                let frames = if round == 0 { plan.frames / 10 } else { plan.frames_on(case.ground) };
                 let (from, to) = ends(case.way);
                 let template = alone.template(from, to, case.way, case.v6, false)?;
                 let (mut kernel, mut fast) = (None, None);
+                let begin = matches!(from, End::Pod(_));
+                let own = match own.entry(begin) {
+                    Entry::Occupied(own) => own.into_mut(),
+                    Entry::Vacant(place) => {
+                        let (_, gateway, _) = alone.place(from, case.v6)?;
+                        let begin = if begin { Begin::Process } else { Begin::Wire };
+                        place.insert(Own::new(object, begin, gateway)?)
+                    }
+                };
                 let injected = own.round(&injector, &template, frames)?;
                 // Neither is always the first.
                 for turn in 0..2 {
@@ -351,8 +425,24 @@ pub fn measure(object: &Path, cpu: usize, plan: Plan, only: &[String]) -> Result
         }
     }
     for (case, costs) in &mut results {
-        let frames = f64::from(plan.frames) * plan.rounds as f64;
+        let frames = f64::from(plan.frames_on(case.ground)) * plan.rounds as f64;
         costs.carried = decided.get(case).copied().unwrap_or(0) as f64 / frames;
     }
     Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_of_every_way_is_accounted_for_and_carried_by_the_programs() {
+        let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/manx-ebpf-bench.o");
+        let only = [Ground::Plain.title().to_owned()];
+        let results = measure(&object, 0, Plan { rounds: 1, frames: 512 }, &only).unwrap();
+        assert_eq!(results.len(), 2 * Way::ALL.len());
+        for (case, costs) in results {
+            assert_eq!(costs.carried, 1.0, "{}", case.title());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::Command,
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use manx_dataplane::{
-    ebpf::{EbpfSink, Options},
+    ebpf::{EbpfSink, Mode, Options, PoolSpec},
     route::{Action, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -117,15 +117,18 @@ fn lab() -> Result<(Netns, Netns)> {
     Ok((daemon, generator))
 }
 
-fn prefixes(range: Range) -> Vec<(Ipv4Addr, u8)> {
-    (0..range.count).map(|number| range.prefix(number)).collect()
+fn prefixes(range: Range) -> Vec<(IpAddr, u8)> {
+    (0..range.count)
+        .map(|number| range.prefix(number))
+        .map(|(address, length)| (address.into(), length))
+        .collect()
 }
 
 fn packed(range: Range) -> Result<Duration> {
     let (daemon, _generator) = lab()?;
     let ifindex = index(&daemon, "bench0")?;
     let prefixes = prefixes(range);
-    daemon.run(move || netlink::write(&prefixes, client(0), ifindex))
+    daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex))
 }
 
 fn maps(range: Range) -> Result<(Duration, (u64, u64))> {
@@ -134,11 +137,22 @@ fn maps(range: Range) -> Result<(Duration, (u64, u64))> {
     let routes: Vec<Route> = prefixes(range)
         .into_iter()
         .filter_map(|(address, length)| {
-            let prefix = Prefix::new(address.into(), length)?;
+            let prefix = Prefix::new(address, length)?;
             Some(Route { prefix, action: Action::Via(vec![hop]) })
         })
         .collect();
-    let mut sink = daemon.run(|| EbpfSink::open(&Options::default()).map(|(sink, _)| sink))?;
+    let pool = PoolSpec {
+        name: "blocks".to_owned(),
+        prefix: POOL.parse().map_err(|error| anyhow!("{POOL}: {error:?}"))?,
+        block_len: BLOCKS.length,
+        mode: Mode::Unguarded,
+    };
+    let mut sink = daemon.run(move || -> Result<EbpfSink> {
+        let (mut sink, _) = EbpfSink::open(&Options::default())?;
+        let not_indexed = sink.set_pools(&[pool])?;
+        ensure!(not_indexed.is_empty(), "the pool is not indexed: {not_indexed:?}");
+        Ok(sink)
+    })?;
     let before = memory(&daemon)?;
     let took = daemon.run(move || {
         let start = Instant::now();
