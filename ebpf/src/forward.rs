@@ -332,8 +332,9 @@ impl Hook {
         }
         // SAFETY: a number out of the kernel's clock.
         let now = unsafe { bpf_jiffies64() } as u32;
+        let age = now.wrapping_sub(pulse);
         // The agent may store a pulse after the clock was read.
-        if now.wrapping_sub(pulse) as i32 <= limit as i32 {
+        if age <= limit || age >= u32::MAX - limit {
             return Ok(());
         }
         match fib::way(ctx.as_ptr(), self.frame.ifindex, &header.source, &header.destination) {

@@ -1,7 +1,6 @@
 //! What is known of an address: by its block's place where its pool is indexed, else by the trie.
 
 use core::{
-    hint::black_box,
     mem::MaybeUninit,
     ptr::{addr_of, read_volatile},
 };
@@ -60,10 +59,15 @@ pub trait Address: Copy {
 impl Address for [u8; 4] {
     #[inline(always)]
     fn find(&self, switches: Switches, pools: *const PoolSet) -> Answer {
-        let mut answer = MaybeUninit::uninit();
-        find4(switches, pools, u32::from_ne_bytes(*self), answer.as_mut_ptr());
-        // SAFETY: it has been written.
-        unsafe { answer.assume_init() }
+        let address = u32::from_be_bytes(*self);
+        match pool4(pools, address) {
+            Some(pool) => match at(pool.block(address), || pool.in_block(address)) {
+                Some((word, position)) => Answer::at(word, pool.pool, position),
+                None => Answer::of(maps::trie4(u32::from_ne_bytes(*self)), pool.pool),
+            },
+            None if switches.outside4() => Answer::of(maps::trie4(u32::from_ne_bytes(*self)), 0),
+            None => Answer::of(None, 0),
+        }
     }
 }
 
@@ -77,23 +81,8 @@ impl Address for Address6 {
     }
 }
 
-/// A function of its own, as the next: it is asked twice for each packet, and what it needs of the stack is not the
-/// caller's. `address` in network order; the answer is written to `to`.
-#[inline(never)]
-fn find4(switches: Switches, pools: *const PoolSet, address: u32, to: *mut Answer) {
-    let number = u32::from_be(address);
-    let answer = match pool4(pools, number) {
-        Some(pool) => match at(pool.block(number), || pool.in_block(number)) {
-            Some((word, position)) => Answer::at(word, pool.pool, position),
-            None => Answer::of(maps::trie4(address), pool.pool),
-        },
-        None if switches.outside4() => Answer::of(maps::trie4(address), 0),
-        None => Answer::of(None, 0),
-    };
-    // SAFETY: the caller's own.
-    unsafe { to.write(answer) };
-}
-
+/// A function of its own: it is asked twice for each packet, and what it needs of the stack is not the caller's. The
+/// answer is written to `to`.
 #[inline(never)]
 fn find6(switches: Switches, pools: *const PoolSet, first: u64, second: u64, to: *mut Answer) {
     let address = [first, second];
@@ -139,19 +128,13 @@ fn at(block: u32, in_block: impl FnOnce() -> u32) -> Option<(Word, u32)> {
     if word.is(Kind::Trie) { None } else { Some((word, position)) }
 }
 
-/// At most POOLS. Hidden from the compiler, which would write the loop out sixteen times.
-#[inline(always)]
-fn places(count: u32) -> usize {
-    black_box(if count > POOLS as u32 { POOLS as u32 } else { count } as usize)
-}
-
 /// The indexed pool in which `address` lies. Read field by field: the set is the agent's to fill again once it is no
 /// longer in use.
 #[inline(always)]
 fn pool4(pools: *const PoolSet, address: u32) -> Option<Pool4> {
-    let count = places(number!(pools, count4));
+    let count = number!(pools, count4) as usize;
     let mut place = 0;
-    while place < count {
+    while place < POOLS && place < count {
         // SAFETY: `pools` is a live map value with POOLS places.
         let pool = unsafe { addr_of!((*pools).v4).cast::<Pool4>().add(place) };
         let (base, mask) = (number!(pool, base), number!(pool, mask));
@@ -166,9 +149,9 @@ fn pool4(pools: *const PoolSet, address: u32) -> Option<Pool4> {
 
 #[inline(always)]
 fn pool6(pools: *const PoolSet, [high, low]: pool::Halves) -> Option<Pool6> {
-    let count = places(number!(pools, count6));
+    let count = number!(pools, count6) as usize;
     let mut place = 0;
-    while place < count {
+    while place < POOLS && place < count {
         // SAFETY: as in `pool4`; the halves are aligned numbers in it.
         let (pool, base, mask) = unsafe {
             let pool = addr_of!((*pools).v6).cast::<Pool6>().add(place);

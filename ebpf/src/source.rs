@@ -90,7 +90,9 @@ pub fn pod<A: Address + Addresses>(
     check: Check,
 ) -> Result<Answer, Verdict> {
     let answer = header.source.find(switches, pools);
-    match owner(ctx, frame, &answer, check, &header.source, &header.destination) {
+    // The FIB says of every address "not forwarded" where the other one is of the link.
+    let peer = if header.routable { &header.destination } else { &header.source };
+    match owner(ctx, frame, &answer, check, &header.source, peer) {
         Owner::Known => Ok(answer),
         Owner::Unknown => Err(Verdict::SourceUnknown),
         Owner::Other => Err(Verdict::Spoofed),

@@ -1,7 +1,10 @@
 //! What a router has to know of a packet's IP header, read from its fixed part. Pure, so that it is tested on the
 //! host; the programs call it with words that they have copied out of the packet, as they lie in memory.
 
-use crate::{Verdict, pool::Halves};
+use crate::{
+    Verdict,
+    pool::{self, Halves},
+};
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
@@ -99,6 +102,12 @@ pub fn ipv6(words: &[u64; IPV6 / 8], length: u32) -> Result<Header<Address6>, Ve
 
 /// An IPv6 address as two words that lie in memory as the address does.
 pub type Address6 = [u64; 2];
+
+#[inline(always)]
+pub const fn address6(octets: [u8; 16]) -> Address6 {
+    let [high, low] = pool::halves(octets);
+    [high.to_be(), low.to_be()]
+}
 
 /// The address as two numbers.
 #[inline(always)]

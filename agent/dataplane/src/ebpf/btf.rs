@@ -1,13 +1,11 @@
 //! The few questions that the loader has to the kernel's BTF: the id of a function, and where a member of a structure
 //! stands. Read in one pass over the bytes, since a parsed copy of the kernel's types is tens of megabytes.
 
-/// Types of the kernel, or of one of its modules on top of them.
+/// Types of the kernel.
 #[derive(Clone, Copy)]
 pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// What a module's ids and names continue.
-    base: Option<&'a Btf<'a>>,
 }
 
 /// Bytes that are not BTF as this reader knows it (`Documentation/bpf/btf.rst`, kinds up to ENUM64).
@@ -36,17 +34,7 @@ impl Type<'_> {
 }
 
 impl<'a> Btf<'a> {
-    pub fn of_kernel(bytes: &'a [u8]) -> Result<Btf<'a>, NotBtf> {
-        Btf::parse(bytes, None)
-    }
-
-    /// `bytes` of a module, whose types go on where the kernel's end. The loader takes only what is built in.
-    #[cfg(test)]
-    pub fn of_module(bytes: &'a [u8], kernel: &'a Btf<'a>) -> Result<Btf<'a>, NotBtf> {
-        Btf::parse(bytes, Some(kernel))
-    }
-
-    fn parse(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Btf<'a>, NotBtf> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Btf<'a>, NotBtf> {
         let magic = bytes.get(..2).and_then(|magic| magic.try_into().ok()).map(u16::from_ne_bytes);
         if magic != Some(MAGIC) {
             return Err(NotBtf);
@@ -57,17 +45,13 @@ impl<'a> Btf<'a> {
             let end = start.checked_add(word(bytes, at + 4)? as usize).ok_or(NotBtf)?;
             bytes.get(start..end).ok_or(NotBtf)
         };
-        Ok(Btf { types: section(8)?, strings: section(16)?, base })
+        Ok(Btf { types: section(8)?, strings: section(16)? })
     }
 
     /// The id of a function.
     pub fn function(&self, name: &str) -> Result<Option<u32>, NotBtf> {
-        let first = match self.base {
-            Some(base) => base.count()?,
-            None => 0,
-        };
         // Id 0 is void, which no section has.
-        for (place, found) in (first + 1..).zip(self.iter()) {
+        for (place, found) in (1..).zip(self.iter()) {
             let found = found?;
             if found.kind() == FUNC && self.name(found.name)? == name.as_bytes() {
                 return Ok(Some(place));
@@ -95,21 +79,8 @@ impl<'a> Btf<'a> {
         Ok(None)
     }
 
-    /// How many types there are.
-    fn count(&self) -> Result<u32, NotBtf> {
-        self.iter().try_fold(0, |count, found| found.map(|_| count + 1))
-    }
-
     fn name(&self, offset: u32) -> Result<&'a [u8], NotBtf> {
-        let mut offset = offset as usize;
-        let mut strings = self.strings;
-        if let Some(base) = self.base {
-            match offset.checked_sub(base.strings.len()) {
-                Some(own) => offset = own,
-                None => strings = base.strings,
-            }
-        }
-        let rest = strings.get(offset..).ok_or(NotBtf)?;
+        let rest = self.strings.get(offset as usize..).ok_or(NotBtf)?;
         let end = rest.iter().position(|octet| *octet == 0).ok_or(NotBtf)?;
         rest.get(..end).ok_or(NotBtf)
     }
@@ -194,7 +165,7 @@ mod tests {
     #[test]
     fn a_function_has_the_number_of_its_place() {
         let bytes = kernel();
-        let btf = Btf::of_kernel(&bytes).unwrap();
+        let btf = Btf::parse(&bytes).unwrap();
         assert_eq!(btf.function("ask"), Ok(Some(4)));
         // A structure of that name is no function.
         assert_eq!(btf.function("flow"), Ok(None));
@@ -203,7 +174,7 @@ mod tests {
     #[test]
     fn a_member_stands_where_its_structure_says() {
         let bytes = kernel();
-        let btf = Btf::of_kernel(&bytes).unwrap();
+        let btf = Btf::parse(&bytes).unwrap();
         assert_eq!(btf.member("flow", "timeout"), Ok(Some(5)));
         assert_eq!(btf.member("flow", "status"), Ok(Some(0)));
         assert_eq!(btf.member("flow", "mark"), Ok(None));
@@ -211,26 +182,15 @@ mod tests {
     }
 
     #[test]
-    fn a_modules_types_and_names_go_on_where_the_kernels_end() {
-        let bytes = kernel();
-        let kernel = Btf::of_kernel(&bytes).unwrap();
-        let names = kernel.strings.len() as u32;
-        let own = section(b"tell\0", &[&[25, info(FUNC, 0), 3], &[names, info(FUNC, 0), 3]]);
-        let module = Btf::of_module(&own, &kernel).unwrap();
-        assert_eq!(module.function("ask"), Ok(Some(5)));
-        assert_eq!(module.function("tell"), Ok(Some(6)));
-    }
-
-    #[test]
     fn bytes_that_end_early_are_refused_and_not_read_beyond() {
         let bytes = kernel();
         for length in 0..bytes.len() {
             let cut = bytes.get(..length).unwrap();
-            assert!(Btf::of_kernel(cut).is_err(), "{length}");
+            assert!(Btf::parse(cut).is_err(), "{length}");
         }
         let unknown = section(b"\0", &[&[0, info(30, 0), 0]]);
-        assert_eq!(Btf::of_kernel(&unknown).unwrap().function("ask"), Err(NotBtf));
+        assert_eq!(Btf::parse(&unknown).unwrap().function("ask"), Err(NotBtf));
         let beyond = section(b"\0", &[&[9, info(FUNC, 0), 0]]);
-        assert_eq!(Btf::of_kernel(&beyond).unwrap().function("ask"), Err(NotBtf));
+        assert_eq!(Btf::parse(&beyond).unwrap().function("ask"), Err(NotBtf));
     }
 }

@@ -119,6 +119,7 @@ fn carried(a: &Addresses) -> Vec<Vector> {
         from_pod("a pod reaches its neighbour on the node", a.pod1, a.pod2, RedirectedPeer).into_pod(POD2_MAC, HOST2),
         vector("and the neighbour it", POD2, udp(a.pod2, a.pod1), RedirectedPeer).into_pod(POD1_MAC, HOST1),
         from_pod("a pod reaches a pod of another node", a.pod1, a.remote, RedirectedNeigh).onward(),
+        from_pod("one of several next hops carries it", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_wire("a pod of another node reaches ours", a.remote, a.pod1, RedirectedPeer).into_pod(POD1_MAC, HOST1),
         from_wire("a node routes for others", a.remote, a.narrow, RedirectedNeigh).onward(),
         edited(from_pod("a packet of two hops goes on with one", a.pod1, a.remote, RedirectedNeigh), |f| f.hops(2)).onward(),
@@ -169,7 +170,6 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_wire("so is a source outside the pools", a.outside, a.pod1, OutsidePools),
         from_pod("what the kernel knows better is the stack's", a.pod1, a.passed, RouteSaysPass),
         from_wire("its packets too", a.passed, a.pod1, RouteSaysPass),
-        from_pod("several next hops share the flows", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_pod("the stack says that there is no way", a.pod1, a.unreachable, Unreachable),
         edited(from_pod("the stack says that a packet expired", a.pod1, a.remote, TtlExpiring), |f| f.hops(1)),
         edited(from_wire("one that should not have come too", a.remote, a.pod1, TtlExpiring), |f| f.hops(0)),
@@ -264,7 +264,7 @@ fn in_xdp(a: &Addresses) -> Vec<Vector> {
         edited(xdp("a VLAN's frame goes on", a.remote, a.blackhole, NotIp), |f| f.tag(7)),
         edited(xdp("what is no IP goes on", a.remote, a.blackhole, NotIp), |f| f.ethertype(0x0806)),
         edited(xdp("a cut header goes on", a.remote, a.blackhole, Unreadable), |f| f.cut(30)),
-        vector("an uplink without a place in the map judges nothing", NARROW, udp(a.remote, a.blackhole), InterfaceUnknown).xdp().for_mac(UPLINK_MAC),
+        vector("each uplink drops by its own MAC", NARROW, udp(a.remote, a.blackhole), BlackholeExplicit).xdp().for_mac(UPLINK_MAC),
     ]
 }
 

@@ -174,8 +174,8 @@ impl World {
             Action::Via(vec![NextHop { gateway: gateway.parse().unwrap(), ifindex }])
         };
         let two = Action::Via(vec![
-            NextHop { gateway: "fd00:80::125".parse().unwrap(), ifindex: index(UPLINK) },
-            NextHop { gateway: "fd00:80::126".parse().unwrap(), ifindex: index(UPLINK) },
+            NextHop { gateway: "192.168.80.125".parse().unwrap(), ifindex: index(UPLINK) },
+            NextHop { gateway: "192.168.80.126".parse().unwrap(), ifindex: index(UPLINK) },
         ]);
         let routes = [
             ("172.16.36.192/26", "fd00:36::/64", Action::Blackhole(BlackholeKind::Own)),
@@ -217,7 +217,9 @@ impl World {
         assert_eq!((applied.written, applied.refused.len()), (all.len(), 0));
         ip(&format!("link del {POD_THAT_WENT}"));
         foreign_entries(&options);
-        sink.attach_uplink(index(UPLINK)).unwrap();
+        for uplink in [UPLINK, NARROW] {
+            sink.attach_uplink(index(uplink)).unwrap();
+        }
         for pod in [POD1, POD2, POD_WITHOUT_MAC] {
             sink.attach_pod(index(pod)).unwrap();
         }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use manx_abi::header;
+
 pub type Mac = [u8; 6];
 
 #[derive(Debug)]
@@ -115,8 +117,8 @@ pub const BORROWED: u8 = 9;
 /// What no router forwards for or to: "this network", loopback, multicast, class E; and their like in IPv6.
 pub fn is_routable(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => manx_abi::header::is_routable4(address.octets()),
-        IpAddr::V6(address) => manx_abi::header::is_routable6(manx_abi::pool::halves(address.octets())),
+        IpAddr::V4(address) => header::is_routable4(address.octets()),
+        IpAddr::V6(address) => header::is_routable6(header::address6(address.octets())),
     }
 }
 
