@@ -58,8 +58,11 @@ fn of_frame<const POD: bool>(ctx: &TcContext, frame: Frame, port: Option<Port>) 
         ETHERTYPE_IPV4 => Ok(ipv4::<POD>(ctx.skb.skb, port, check, stack)),
         ETHERTYPE_IPV6 => {
             if check.is_on() {
-                let next_header: [u8; 2] = skb::read(ctx, ETHERNET + 6).ok_or(Verdict::Unreadable)?;
-                source::discovery(ctx, check, next_header[0])?;
+                let [next_header, hops]: [u8; 2] = skb::read(ctx, ETHERNET + 6).ok_or(Verdict::Unreadable)?;
+                // With less it has been routed, and nobody takes it for neighbour discovery (RFC 4861 §6.1, §7.1).
+                if hops == u8::MAX {
+                    source::discovery(ctx, check, next_header)?;
+                }
             }
             Ok(ipv6::<POD>(ctx.skb.skb, port, check, stack))
         }

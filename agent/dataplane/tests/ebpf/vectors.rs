@@ -119,7 +119,6 @@ fn carried(a: &Addresses) -> Vec<Vector> {
         from_pod("a pod reaches its neighbour on the node", a.pod1, a.pod2, RedirectedPeer).into_pod(POD2_MAC, HOST2),
         vector("and the neighbour it", POD2, udp(a.pod2, a.pod1), RedirectedPeer).into_pod(POD1_MAC, HOST1),
         from_pod("a pod reaches a pod of another node", a.pod1, a.remote, RedirectedNeigh).onward(),
-        from_pod("one of several next hops carries it", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_wire("a pod of another node reaches ours", a.remote, a.pod1, RedirectedPeer).into_pod(POD1_MAC, HOST1),
         from_wire("a node routes for others", a.remote, a.narrow, RedirectedNeigh).onward(),
         edited(from_pod("a packet of two hops goes on with one", a.pod1, a.remote, RedirectedNeigh), |f| f.hops(2)).onward(),
@@ -203,6 +202,7 @@ fn passed(a: &Addresses) -> Vec<Vector> {
 fn of_ipv4() -> Vec<Vector> {
     let a = &V4;
     vec![
+        from_pod("one of several next hops carries it", V4.pod1, V4.two_ways, RedirectedNeigh).onward(),
         from_pod("IPv4 goes by an IPv4 next hop as well as by an IPv6 one", a.pod1, "172.16.119.1", RedirectedNeigh).onward(),
         edited(from_pod("a checksum that overflows is carried over", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xff12)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("of the two zeros the kernel's is sent", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xfeff)).into_pod(POD2_MAC, HOST2),
@@ -252,6 +252,7 @@ fn of_ipv6() -> Vec<Vector> {
 fn in_xdp(a: &Addresses) -> Vec<Vector> {
     let xdp = |says, from: &str, to: &str, verdict| from_wire(says, from, to, verdict).xdp();
     vec![
+        from_pod("IPv4 next hops cannot carry IPv6", V6.pod1, V6.two_ways, RouteSaysPass),
         xdp("an explicit blackhole drops on the wire", a.unknown, a.blackhole, BlackholeExplicit),
         xdp("an own block drops on the wire where no pod is", a.remote, a.nobody, BlackholeOwn),
         xdp("a new pod is not hidden: the kernel knows it", a.remote, a.unheard_of, FibDisagrees),

@@ -21,8 +21,8 @@ pub enum Kind {
     /// The kernel cuts off what stands after the packet before it sends it on; the programs do not, and no
     /// receiver minds.
     Padded,
-    /// From a pod, with a source that is not its own: nothing comes out, whatever the kernel does, which checks
-    /// sources only in IPv4.
+    /// From a pod, with a source that is neither its own nor of the link, neighbour discovery for another or as a
+    /// router, or a priority tag behind another that would hide them: nothing comes out, whatever the kernel does, which checks sources only in IPv4.
     Spoofed,
     /// To a blackhole: nothing comes out that does not without the programs. The kernel reads options before it looks for a route, and may answer to
     /// those with an error; so it does for a pod that only it knows, all of whose packets are the stack's.
@@ -50,8 +50,15 @@ pub fn kind(sent: &Sent, table: &Table) -> Kind {
     let unreachable = addresses(&without_tags(&sent.frame))
         .is_some_and(|(_, to)| to.is_ipv4() && matches!(table.entry(to), Some((_, Way::Unreachable))));
     let usual = if unreachable { Kind::Unreachable } else { usual };
-    let Some((from, to)) = addresses(&sent.frame) else { return usual };
     let interface = &INTERFACES[sent.interface];
+    // Those to another's MAC no stack takes.
+    if interface.is_pod()
+        && (sent.frame[..6] == interface.mac || sent.frame[0] & 1 == 1)
+        && is_forged(sent, table)
+    {
+        return Kind::Spoofed;
+    }
+    let Some((_, to)) = addresses(&sent.frame) else { return usual };
     if let Some((_, Way::Via(hops))) = table.entry(to)
         && hops.len() > 1
         && sent.frame.len() > 14 + 1280
@@ -59,17 +66,61 @@ pub fn kind(sent: &Sent, table: &Table) -> Kind {
         return Kind::Skipped;
     }
     let judged = sent.frame[..6] == interface.mac && is_routable(to);
-    if interface.is_pod()
-        && judged
-        && is_routable(from)
-        && table.lead(from) != Lead::Out(vec![sent.interface])
-    {
-        return Kind::Spoofed;
-    }
     if judged && matches!(table.entry(to), Some((_, Way::Blackhole(_)))) {
         return Kind::Blackholed;
     }
     usual
+}
+
+fn is_forged(sent: &Sent, table: &Table) -> bool {
+    let priority = |frame: &[u8]| {
+        matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
+            && matches!(frame.get(14..16), Some([high, 0]) if high & 0x0f == 0)
+    };
+    let mut frame = sent.frame.clone();
+    if priority(&frame) {
+        frame.drain(12..16);
+        if priority(&frame) {
+            return true;
+        }
+    }
+    let Some((from, _)) = addresses(&frame) else { return false };
+    let strange = |address: IpAddr| table.lead(address) != Lead::Out(vec![sent.interface]);
+    // Neighbour discovery: hop limit 255, ICMPv6, type, target.
+    if let (true, Some([58, 255]), Some(message)) = (from.is_ipv6(), frame.get(20..22), frame.get(54..)) {
+        let target = message.get(8..24).and_then(|octets| <[u8; 16]>::try_from(octets).ok());
+        let target = Ipv6Addr::from(target.unwrap_or_default());
+        match message.first() {
+            Some(134 | 137) => return true,
+            Some(136) if !target.is_unicast_link_local() && strange(target.into()) => return true,
+            _ => {}
+        }
+    }
+    if from.is_ipv6() && frame.get(21) == Some(&255) && hides_discovery(&frame) {
+        return true;
+    }
+    let of_link = from.is_unspecified() || matches!(from, IpAddr::V6(from) if from.is_unicast_link_local());
+    !of_link && strange(from)
+}
+
+/// Neighbour discovery behind extension headers, or more of those than anybody reads.
+fn hides_discovery(frame: &[u8]) -> bool {
+    let (mut next, mut at) = (frame[20], 54);
+    for header in 0..8 {
+        let Some(octets) = frame.get(at..at + 4) else {
+            return header > 0 && next == 58 && matches!(frame.get(at), Some(133..=137));
+        };
+        match next {
+            58 => return header > 0 && (133..=137).contains(&octets[0]),
+            44 if octets[2] != 0 || octets[3] & 0xf8 != 0 => return false,
+            44 => at += 8,
+            51 => at += (usize::from(octets[1]) + 2) * 4,
+            0 | 43 | 60 | 135 | 139 | 140 | 253 | 254 => at += (usize::from(octets[1]) + 1) * 8,
+            _ => return false,
+        }
+        next = octets[0];
+    }
+    true
 }
 
 /// The kernel takes a tag of VLAN 0 for none.
