@@ -41,6 +41,11 @@ impl Ground {
     pub fn prepare(self, ns: &Netns) -> Result<()> {
         if self.tracks() {
             feed(ns, "nft -f", &ruleset(self))?;
+            // As manxd sets them: conntrack does not see the packets that the programs carry, and the rules drop what it
+            // takes for invalid.
+            for key in ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"] {
+                ns.sysctl(&format!("net.netfilter.{key}"), "1")?;
+            }
         }
         Ok(())
     }
