@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Prefixes that the loop is given at a time. It judges as many of them as it has time for.
-const CHUNK: usize = 256;
+const CHUNK: usize = 1024;
 /// Between the two looks.
 const AGAIN: Duration = Duration::from_millis(50);
 /// Findings that are told one by one.

@@ -250,6 +250,11 @@ impl Daemon {
             let full = self.take_events(&mut events);
             let more = self.carry_on();
             wakeup = self.wakeup(more || full);
+            // With much to do this future is ready again and again, and those who ask would wait until tokio's budget for
+            // it is spent, which is many turns.
+            if more || full {
+                tokio::task::yield_now().await;
+            }
             // Not in a fixed order: a peer's flood must not keep the kernel's news or a question waiting.
             tokio::select! {
                 _ = terminate.recv() => break,
