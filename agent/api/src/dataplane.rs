@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, Repair, RepairCount};
+use crate::{Audit, InterfaceCounters, Repair, RepairCount};
 
 /// Whether the eBPF programs forward, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub struct MapStatus {
     pub name: String,
     pub entries: u64,
     pub max_entries: u64,
+    /// Octets of kernel memory that it takes now; 0 if the kernel does not say.
+    #[serde(default)]
+    pub bytes: u64,
     /// Where bpftool finds it.
     pub pin: String,
 }
@@ -83,6 +86,9 @@ pub struct MapStatus {
 pub struct Counters {
     pub node: String,
     pub rows: Vec<CounterRow>,
+    /// The same by interface; what interfaces counted that are gone is in `rows` only.
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceCounters>,
 }
 
 /// All verdicts of one program, summed over processors.

@@ -9,6 +9,7 @@ mod dataplane;
 mod explain;
 mod routes;
 mod status;
+mod traffic;
 
 pub use audit::{Audit, AuditFinding, Audited, Fault, FoundIn, Repair, RepairCount, RepairKind};
 pub use blackholes::{
@@ -23,6 +24,10 @@ pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered, PeerKind,
     PeerStatus, RangeStatus, SessionState,
+};
+
+pub use traffic::{
+    InterfaceCounters, MapAction, MapEntry, MapNextHop, MapRoutes, NamedTally, Rate, Tallies, Tally, Top,
 };
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +51,15 @@ pub mod path {
     pub const DATAPLANE: &str = "/v1/dataplane";
     /// [`super::Counters`]
     pub const COUNTERS: &str = "/v1/dataplane/counters";
+    /// [`super::MapRoutes`]; `?prefix=` (itself and what is inside; of an address what covers it), `?nextHop=`, `?action=`,
+    /// `?limit=` rows at most, of those after the prefix `?after=`.
+    pub const MAP_ROUTES: &str = "/v1/dataplane/routes";
+    /// [`super::Tallies`]
+    pub const PREFIX_COUNTERS: &str = "/v1/dataplane/counters/prefixes";
+    /// [`super::Tallies`]
+    pub const NEXT_HOP_COUNTERS: &str = "/v1/dataplane/counters/nexthops";
+    /// [`super::Top`]; `?intervalMs=` between the two looks, `?limit=` rows of each kind. White space comes first.
+    pub const TOP: &str = "/v1/dataplane/top";
     /// By POST, `?dryRun=true` to repair nothing. The document begins with white space while the audit goes on.
     /// [`super::Audit`]
     pub const AUDIT: &str = "/v1/dataplane/audit";

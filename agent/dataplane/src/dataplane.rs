@@ -508,6 +508,11 @@ impl Dataplane {
         self.fib.state(prefix)
     }
 
+    /// Routes that the kernel did not take, and why; each is tried again.
+    pub fn fib_failures(&self) -> impl Iterator<Item = (Prefix, &FibError)> {
+        self.fib.failures()
+    }
+
     pub fn fib_status(&self) -> FibStatus {
         self.fib.status()
     }

@@ -2,6 +2,7 @@
 //! all state, and its answer back.
 
 use std::{
+    error::Error,
     fs, io,
     net::IpAddr,
     num::NonZeroUsize,
@@ -24,9 +25,9 @@ use axum::{
     serve::IncomingStream,
 };
 use futures_util::stream::try_unfold;
-use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, path};
+use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, MapAction, path};
 use manx_net::Prefix;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
@@ -37,6 +38,7 @@ use tokio::{
 use crate::{
     audit,
     gather::{Found, Gather, Piece, Stopping},
+    traffic,
 };
 
 /// How often an answer that takes long shows that it is coming.
@@ -173,6 +175,10 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::HISTORY, get(history))
         .route(path::DATAPLANE, subject(Subject::Dataplane))
         .route(path::COUNTERS, subject(Subject::Counters))
+        .route(path::MAP_ROUTES, get(map_routes))
+        .route(path::PREFIX_COUNTERS, get(prefix_counters))
+        .route(path::NEXT_HOP_COUNTERS, get(next_hop_counters))
+        .route(path::TOP, get(top))
         .route(path::AUDIT, post(audit))
         .route(path::REFRESH, order(|_| PeerOrder::Refresh))
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
@@ -322,8 +328,7 @@ struct AuditQuery {
     dry_run: bool,
 }
 
-/// The audit of a large table takes longer than a client should wait for a sign of life: white space, which JSON does
-/// not mind, comes until it is done. It goes on to its end even if nobody waits for it any more.
+/// It goes on to its end even if nobody waits for it any more.
 async fn audit(
     State(questions): State<mpsc::Sender<Question>>,
     Query(query): Query<AuditQuery>,
@@ -332,18 +337,90 @@ async fn audit(
         let why = String::from("this manxd writes no routes and loads no programs (--dataplane off)");
         return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, why));
     };
-    let audit = tokio::spawn(turn.take(query.dry_run));
-    let body = try_unfold(Some(audit), |audit| async move {
-        let Some(mut audit) = audit else { return Ok(None) };
-        match timeout(SIGN_OF_LIFE, &mut audit).await {
-            Err(_) => Ok(Some((Bytes::from_static(b"\n"), Some(audit)))),
+    Ok(slowly(turn.take(query.dry_run)))
+}
+
+/// An answer that takes longer than a client should wait for a sign of life: white space, which JSON does not mind,
+/// comes until it is there.
+fn slowly<T: Serialize + Send + 'static, E: Error + Send + Sync + 'static>(
+    answer: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Response {
+    let answer = tokio::spawn(answer);
+    let body = try_unfold(Some(answer), |answer| async move {
+        let Some(mut answer) = answer else { return Ok(None) };
+        match timeout(SIGN_OF_LIFE, &mut answer).await {
+            Err(_) => Ok(Some((Bytes::from_static(b"\n"), Some(answer)))),
             Ok(ended) => {
-                let found = ended.map_err(io::Error::other)??;
-                Ok::<_, io::Error>(Some((serde_json::to_vec(&found)?.into(), None)))
+                let answer = ended.map_err(io::Error::other)?.map_err(io::Error::other)?;
+                Ok::<_, io::Error>(Some((serde_json::to_vec(&answer)?.into(), None)))
             }
         }
     });
-    Ok((JSON, Body::from_stream(body)).into_response())
+    (JSON, Body::from_stream(body)).into_response()
+}
+
+impl IntoResponse for traffic::Failure {
+    fn into_response(self) -> Response {
+        failure(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MapRoutesQuery {
+    prefix: Option<String>,
+    next_hop: Option<IpAddr>,
+    action: Option<MapAction>,
+    after: Option<Prefix>,
+    limit: Option<NonZeroUsize>,
+}
+
+async fn map_routes(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<MapRoutesQuery>,
+) -> Result<Response, traffic::Failure> {
+    let (within, covering) = match query.prefix.as_deref().map(|text| (text.parse(), text.parse())) {
+        None => (None, None),
+        Some((_, Ok(address))) => (None, Some(address)),
+        Some((Ok(prefix), _)) => (Some(prefix), None),
+        Some((Err(error), _)) => {
+            let error: manx_net::ParsePrefixError = error;
+            return Ok(failure(StatusCode::BAD_REQUEST, error.to_string()));
+        }
+    };
+    let MapRoutesQuery { next_hop, action, after, limit, .. } = query;
+    let filter = traffic::Filter { within, covering, next_hop, action, after };
+    let found = traffic::routes(&questions, filter, limit.unwrap_or(NonZeroUsize::MAX)).await?;
+    Ok(axum::Json(found).into_response())
+}
+
+async fn prefix_counters(
+    State(questions): State<mpsc::Sender<Question>>,
+) -> Result<Response, traffic::Failure> {
+    Ok(axum::Json(traffic::by_prefix(&questions).await?).into_response())
+}
+
+async fn next_hop_counters(
+    State(questions): State<mpsc::Sender<Question>>,
+) -> Result<Response, traffic::Failure> {
+    Ok(axum::Json(traffic::by_next_hop(&questions).await?).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TopQuery {
+    interval_ms: Option<u64>,
+    limit: Option<usize>,
+}
+
+async fn top(
+    State(questions): State<mpsc::Sender<Question>>,
+    Query(query): Query<TopQuery>,
+) -> Result<Response, traffic::Failure> {
+    let interval = Duration::from_millis(query.interval_ms.unwrap_or(1000).clamp(100, 60_000));
+    // What cannot be had is better said before the white space begins.
+    traffic::maps(&questions).await?;
+    Ok(slowly(traffic::top(questions, interval, query.limit.unwrap_or(usize::MAX))))
 }
 
 #[derive(Deserialize)]
@@ -362,6 +439,10 @@ async fn unknown(uri: Uri) -> Response {
         path::HISTORY,
         path::DATAPLANE,
         path::COUNTERS,
+        path::MAP_ROUTES,
+        path::PREFIX_COUNTERS,
+        path::NEXT_HOP_COUNTERS,
+        path::TOP,
         path::AUDIT,
         path::REFRESH,
         path::DISABLE,

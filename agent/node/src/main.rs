@@ -15,6 +15,7 @@ mod logging;
 mod netstat;
 mod process;
 mod secrets;
+mod traffic;
 
 use std::process::ExitCode;
 

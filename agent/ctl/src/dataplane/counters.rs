@@ -2,28 +2,98 @@
 
 use std::{path::Path, process::ExitCode};
 
-use manx_api::{Counters, path};
+use anyhow::bail;
+use clap::ValueEnum;
+use manx_api::{Counter, Counters, NamedTally, Tallies, path};
+use serde::Serialize;
 
+use super::units;
 use crate::{client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+  manxctl dataplane counters                       # by program and verdict, over all interfaces
+  manxctl dataplane counters --by interface
+  manxctl dataplane counters --interface cali0123456789a --all
+  manxctl dataplane counters --by prefix | head -20
+  manxctl dataplane counters --by nexthop -o json
+
+Verdicts: redirected_* were carried by the programs, passed_* were left to the stack and say why, and what was dropped \
+is a blackhole, a spoofed source or a malformed header.")]
 pub struct Args {
-    /// Print what manxd answers
-    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
-    pub output: Option<String>,
+    /// By what to sum packets
+    #[arg(long, value_enum, default_value_t = By::Reason)]
+    pub by: By,
+    /// Only those of this interface
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
     /// Verdicts that never happened, too
     #[arg(long)]
     pub all: bool,
+    /// Print what manxd answers
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    pub output: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// By program and verdict
+    Reason,
+    /// By interface, program and verdict
+    Interface,
+    /// By the prefix that answered, with bytes
+    Prefix,
+    /// By the next hop that packets were sent to, with bytes
+    #[value(name = "nexthop")]
+    NextHop,
 }
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
-    let counters: Counters = client::ask(socket, path::COUNTERS)?;
+    let (tallies, heading) = match args.by {
+        By::Prefix => (path::PREFIX_COUNTERS, "PREFIX"),
+        By::NextHop => (path::NEXT_HOP_COUNTERS, "NEXT HOP"),
+        By::Reason | By::Interface => return by_verdict(args, socket),
+    };
+    if args.interface.is_some() {
+        bail!(
+            "--interface goes with --by reason or interface: prefixes and next hops are counted over all of them"
+        );
+    }
+    let tallies: Tallies = client::ask(socket, tallies)?;
+    print(args, &tallies, || render_tallies(&tallies.rows, heading))
+}
+
+fn by_verdict(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let mut counters: Counters = client::ask(socket, path::COUNTERS)?;
+    if let Some(name) = &args.interface {
+        counters.interfaces.retain(|row| row.interface == *name);
+        if counters.interfaces.is_empty() {
+            bail!(
+                "no program runs on an interface {name}; `manxctl dataplane status` names those that have one"
+            );
+        }
+    }
+    let by_interface = args.by == By::Interface || args.interface.is_some();
+    print(args, &counters, || match by_interface {
+        true => render_interfaces(&counters, args.all),
+        false => render(&counters, args.all),
+    })
+}
+
+fn print(args: &Args, answer: &impl Serialize, text: impl Fn() -> String) -> anyhow::Result<ExitCode> {
     let text = match args.output {
-        Some(_) => format!("{}\n", serde_json::to_string_pretty(&counters)?),
-        None => render(&counters, args.all),
+        Some(_) => format!("{}\n", serde_json::to_string_pretty(answer)?),
+        None => text(),
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+const NONE_YET: &str = "No packet has met a program yet.\n";
+
+fn verdicts(verdicts: &[Counter], all: bool) -> impl Iterator<Item = [String; 2]> {
+    let shown = verdicts.iter().filter(move |verdict| all || verdict.packets > 0);
+    shown.map(|verdict| [verdict.verdict.clone(), verdict.packets.to_string()])
 }
 
 fn render(counters: &Counters, all: bool) -> String {
@@ -31,37 +101,76 @@ fn render(counters: &Counters, all: bool) -> String {
         .rows
         .iter()
         .flat_map(|row| {
-            row.verdicts.iter().filter(move |verdict| all || verdict.packets > 0).map(|verdict| {
-                vec![row.program.clone(), verdict.verdict.clone(), verdict.packets.to_string()]
-            })
+            verdicts(&row.verdicts, all).map(|[verdict, packets]| vec![row.program.clone(), verdict, packets])
         })
         .collect();
     if rows.is_empty() {
-        return "No packet has met a program yet.\n".into();
+        return NONE_YET.into();
     }
     table::columns(&["PROGRAM", "VERDICT", "PACKETS"], &rows)
 }
 
+fn render_interfaces(counters: &Counters, all: bool) -> String {
+    let rows: Vec<Vec<String>> = counters
+        .interfaces
+        .iter()
+        .flat_map(|row| {
+            verdicts(&row.verdicts, all)
+                .map(|[verdict, packets]| vec![row.interface.clone(), row.program.clone(), verdict, packets])
+        })
+        .collect();
+    if rows.is_empty() {
+        return NONE_YET.into();
+    }
+    table::columns(&["INTERFACE", "PROGRAM", "VERDICT", "PACKETS"], &rows)
+}
+
+fn render_tallies(rows: &[NamedTally], heading: &str) -> String {
+    let row = |row: &NamedTally| {
+        vec![row.name.clone(), row.counts.packets.to_string(), units::bytes(row.counts.bytes)]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    if rows.is_empty() {
+        return NONE_YET.into();
+    }
+    table::columns(&[heading, "PACKETS", "BYTES"], &rows)
+}
+
 #[cfg(test)]
 mod tests {
-    use manx_api::{Counter, CounterRow};
+    use manx_api::{CounterRow, InterfaceCounters, Tally};
 
     use super::*;
 
     fn counters() -> Counters {
         let verdict = |verdict: &str, packets| Counter { verdict: verdict.into(), packets };
+        let verdicts = || vec![verdict("redirected_neigh", 7), verdict("spoofed", 0)];
         Counters {
             node: "kw01".into(),
-            rows: vec![CounterRow {
+            rows: vec![CounterRow { program: "pod_tc".into(), verdicts: verdicts() }],
+            interfaces: vec![InterfaceCounters {
+                interface: "cali1".into(),
+                ifindex: 7,
                 program: "pod_tc".into(),
-                verdicts: vec![verdict("redirected_neigh", 7), verdict("spoofed", 0)],
+                verdicts: verdicts(),
             }],
         }
     }
 
     #[test]
     fn verdicts_that_never_happened_are_left_out_unless_asked_for() {
-        assert!(!render(&counters(), false).contains("spoofed"));
-        assert!(render(&counters(), true).contains("spoofed"));
+        for render in [render, render_interfaces] {
+            assert!(!render(&counters(), false).contains("spoofed"));
+            assert!(render(&counters(), true).contains("spoofed"));
+        }
+        assert!(render_interfaces(&counters(), false).contains("cali1"));
+    }
+
+    #[test]
+    fn prefixes_are_told_with_packets_and_bytes() {
+        let row = NamedTally { name: "10.0.0.0/26".into(), counts: Tally { packets: 3, bytes: 4500 } };
+        let text = render_tallies(&[row], "PREFIX");
+        assert!(text.contains("10.0.0.0/26") && text.contains("4.5 kB"), "{text}");
+        assert_eq!(render_tallies(&[], "PREFIX"), NONE_YET);
     }
 }

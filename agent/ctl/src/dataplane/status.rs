@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path, process::ExitCode};
 
 use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, path};
 
-use super::audit;
+use super::{audit, units};
 use crate::{client, output, table};
 
 /// Repairs that are shown one by one; with `-o json` come all that are remembered.
@@ -35,7 +35,7 @@ fn render(status: &DataplaneStatus) -> String {
     out.push_str(&table::columns(&["INTERFACE", "ROLE", "PROGRAMS", "SINCE", "NOTE"], &rows));
     out.push('\n');
     let rows: Vec<Vec<String>> = status.maps.iter().map(map).collect();
-    out.push_str(&table::columns(&["MAP", "ENTRIES", "ROOM FOR", "PINNED AT"], &rows));
+    out.push_str(&table::columns(&["MAP", "ENTRIES", "ROOM FOR", "MEMORY", "PINNED AT"], &rows));
     repairs(status, &mut out);
     match &status.audit {
         Some(last) => {
@@ -74,7 +74,8 @@ fn interface(interface: &InterfaceStatus) -> Vec<String> {
 }
 
 fn map(map: &MapStatus) -> Vec<String> {
-    vec![map.name.clone(), map.entries.to_string(), map.max_entries.to_string(), map.pin.clone()]
+    let memory = if map.bytes == 0 { "-".into() } else { units::bytes(map.bytes) };
+    vec![map.name.clone(), map.entries.to_string(), map.max_entries.to_string(), memory, map.pin.clone()]
 }
 
 fn repairs(status: &DataplaneStatus, out: &mut String) {
@@ -128,6 +129,7 @@ mod tests {
                 name: "ROUTES4".into(),
                 entries: 3,
                 max_entries: 10,
+                bytes: 4096,
                 pin: "/sys/fs/bpf/manx/v1/ROUTES4".into(),
             }],
             failures: vec!["10.0.0.0/26 is not in the eBPF map: full".into()],

@@ -213,6 +213,11 @@ impl Damage {
 impl Held {
     /// The routes as the maps alone tell them.
     pub fn dump(maps: &Maps) -> Result<Vec<Route>, Error> {
+        Ok(Held::dump_with_counters(maps)?.into_iter().map(|(route, _)| route).collect())
+    }
+
+    /// The same, each with the number of its counter; 0 if it has none.
+    pub fn dump_with_counters(maps: &Maps) -> Result<Vec<(Route, u32)>, Error> {
         let next_hops: HashMap<u32, NextHop> =
             maps.next_hops()?.into_iter().filter_map(|(id, slot)| Some((id, hop_of(slot)?))).collect();
         let (groups, sets, endpoints) = (maps.groups(), maps.bucket_sets(), maps.endpoints()?);
@@ -248,7 +253,11 @@ impl Held {
         let mut action =
             |entry: Option<abi::Route>| entry.and_then(&mut action).unwrap_or(route::Action::Pass);
         let routes = maps.routes()?.into_iter();
-        Ok(routes.map(|(prefix, entry)| Route { prefix, action: action(entry) }).collect())
+        let route = |(prefix, entry): (_, Option<abi::Route>)| {
+            let counter = entry.map_or(0, |entry| entry.counter);
+            (Route { prefix, action: action(entry) }, counter)
+        };
+        Ok(routes.map(route).collect())
     }
 }
 

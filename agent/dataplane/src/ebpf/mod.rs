@@ -30,10 +30,13 @@ mod pin_watch;
 mod pins;
 mod places;
 mod pools;
+mod reader;
 mod settings;
 mod sink;
 mod status;
 mod syscall;
+
+pub use manx_abi::Tally;
 
 pub use error::Error;
 pub use held::held_as;
@@ -46,8 +49,9 @@ pub use options::{BadSize, Options, Sizes};
 pub use pin_watch::{PinWatch, Removal};
 pub use pins::cleanup;
 pub use pools::{PoolNotIndexed, PoolSpec};
+pub use reader::{CountedRoutes, Reader};
 pub use settings::{InterfaceSettings, KeepAlive, Mode, SourceCheck};
-pub use sink::{EbpfSink, PULSE_LIMIT, Reader};
+pub use sink::{EbpfSink, PULSE_LIMIT};
 pub use status::{
     Applied, Attachment, Counters, Fault, HookCounts, InterfaceCounts, MapFill, Opened, Refusal, Refused,
     Status, XdpState,

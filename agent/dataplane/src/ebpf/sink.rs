@@ -20,7 +20,9 @@ use super::{
     maps::{Handles, Maps},
     pins::Pins,
     places::Places,
-    pools, settings,
+    pools,
+    reader::Reader,
+    settings,
     status::InterfaceCounts,
 };
 use crate::route::{Action, Mac, NextHop, Route};
@@ -390,19 +392,6 @@ impl EbpfSink {
             self.attachments.insert((ifindex, program.name()), attachment);
         }
         Ok(())
-    }
-}
-
-/// The kernel's maps for reading. A large table takes a while to read, which the sink's owner may not have.
-#[derive(Debug)]
-pub struct Reader {
-    maps: Maps,
-}
-
-impl Reader {
-    /// As [`EbpfSink::dump`].
-    pub fn dump(&self) -> Result<Vec<Route>, Error> {
-        Held::dump(&self.maps)
     }
 }
 

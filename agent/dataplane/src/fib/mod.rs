@@ -350,6 +350,12 @@ impl FibSink {
         })
     }
 
+    /// Routes that the kernel did not take, and why; each is tried again.
+    pub fn failures(&self) -> impl Iterator<Item = (Prefix, &FibError)> {
+        let failure = |prefix: &Prefix| Some((*prefix, &self.routes.get(prefix)?.failure.as_ref()?.error));
+        self.failing.iter().filter_map(failure)
+    }
+
     pub fn status(&self) -> FibStatus {
         let mut status = FibStatus { repaired: self.repaired, writes: self.writes, ..FibStatus::default() };
         for prefix in self.routes.keys() {

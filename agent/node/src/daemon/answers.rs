@@ -35,8 +35,8 @@ impl Daemon {
             Subject::DeleteBlackholes(prefixes, user_id) => self.delete_blackholes(&prefixes, user_id),
             Subject::Dataplane => json(&self.dataplane_status()),
             Subject::Counters => match self.counters() {
-                Some(counters) => json(&counters),
-                None => Answer::Unavailable(format!("no counters: {}", self.fast_path.state().reason)),
+                Ok(counters) => json(&counters),
+                Err(why) => Answer::Unavailable(why),
             },
         };
         // Whoever asked may have gone meanwhile.
@@ -123,6 +123,7 @@ impl Daemon {
             warnings.push("there is no plan; the routes of the earlier run stay as they are".into());
         }
         warnings.extend(self.blackholes.warnings().cloned());
+        warnings.extend(self.sink_alarms());
         if let Some(speaker) = &self.speaker {
             warnings.extend(self.alarms.standing(speaker, &self.clock, self.clock.now()));
         }

@@ -9,7 +9,7 @@ use std::{
 use manx_api::{self as api, AuditFinding, Fault, FoundIn, RepairKind};
 use manx_bgp::PathSource;
 use manx_dataplane::{
-    ebpf::{Condition, EbpfSink},
+    ebpf::{self, Condition, EbpfSink},
     fib::Difference,
     resolve::Gateway,
     route::Route,
@@ -20,7 +20,7 @@ use super::{Daemon, rows};
 use crate::audit::{Seen, Step};
 
 /// How long prefixes are judged in one turn of the loop.
-const JUDGED_FOR: Duration = Duration::from_millis(2);
+const JUDGED_FOR: Duration = Duration::from_millis(4);
 /// Findings that are kept with the last audit, and those that are a line in the log.
 const KEPT: usize = 100;
 const LINES: usize = 20;
@@ -71,7 +71,11 @@ impl Daemon {
                 }
                 drop(answer.send(findings));
             }
-            Step::Programs { repair, answer } => drop(answer.send(self.audit_programs(repair))),
+            Step::Programs { repair, answer } => {
+                let (programs, mut findings) = self.audit_programs(repair);
+                findings.extend(self.audit_maps(repair));
+                drop(answer.send((programs, findings)));
+            }
             Step::End { audit, answer } => {
                 self.dataplane.note_changes(false);
                 self.fast_path.note_changes(false);
@@ -206,6 +210,29 @@ impl Daemon {
             let desired = self.dataplane.map_routes();
             self.fast_path.reconcile(&desired);
         }
+    }
+
+    /// What stands in the maps beside the routes: words, groups, next hops, endpoints, pools, interfaces. The sink
+    /// knows what it wrote there.
+    fn audit_maps(&mut self, repair: bool) -> Vec<AuditFinding> {
+        if !self.settled {
+            return Vec::new();
+        }
+        let faults = self.fast_path.faults(repair);
+        let finding = |fault: ebpf::Fault| AuditFinding {
+            found_in: FoundIn::Map,
+            fault: Fault::Changed,
+            what: format!("{} {}", fault.map, fault.about),
+            wanted: Some(fault.expected),
+            found: Some(fault.found),
+        };
+        let findings: Vec<_> = faults.into_iter().map(finding).collect();
+        if repair {
+            for finding in &findings {
+                self.repairs.note(RepairKind::MapEntryChanged, finding.what.clone(), None);
+            }
+        }
+        findings
     }
 
     fn audit_programs(&mut self, repair: bool) -> (u64, Vec<AuditFinding>) {

@@ -1,9 +1,23 @@
 //! What the local API tells of programs, maps and repairs.
 
+use std::collections::BTreeMap;
+
+use manx_abi::{Counts, Program};
 use manx_api as api;
-use manx_dataplane::kernel::Role;
+use manx_dataplane::{
+    ebpf::{EbpfSink, MapFill},
+    kernel::Role,
+};
 
 use super::Daemon;
+use crate::traffic::{Maps, Request};
+
+/// Routes that a sink could not take, each of its own line.
+const NAMED: usize = 20;
+
+fn routes_are(count: usize) -> String {
+    if count == 1 { String::from("1 route is") } else { format!("{count} routes are") }
+}
 
 impl Daemon {
     pub(super) fn dataplane_status(&self) -> api::DataplaneStatus {
@@ -38,35 +52,21 @@ impl Daemon {
                 notes: link.notes.clone(),
             })
             .collect();
-        let maps = match self.fast_path.sink().map(|sink| sink.status()) {
-            Some(Ok(status)) => {
-                let pin = |name: &str| {
-                    let dir = self.args.places.bpf_dir.join(format!("v{}", status.abi));
-                    dir.join(name).display().to_string()
-                };
-                let map = |name: &str, entries: usize, capacity: usize| api::MapStatus {
-                    name: name.into(),
-                    entries: entries as u64,
-                    max_entries: capacity as u64,
-                    pin: pin(name),
-                };
-                vec![
-                    map("ROUTES4", status.routes4, status.capacity4),
-                    map("ROUTES6", status.routes6, status.capacity6),
-                ]
-            }
-            _ => Vec::new(),
+        let maps = self.fast_path.sink().map(|sink| sink.fill().unwrap_or_default()).unwrap_or_default();
+        let dir = self.args.places.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION));
+        let map = |fill: MapFill| api::MapStatus {
+            name: fill.name.into(),
+            entries: fill.entries,
+            max_entries: fill.capacity,
+            bytes: fill.bytes,
+            pin: dir.join(fill.name).display().to_string(),
         };
+        let maps = maps.into_iter().map(map).collect();
         api::DataplaneStatus {
             fast_path: self.fast_path.state(),
             interfaces,
             maps,
-            failures: self
-                .fast_path
-                .refused()
-                .iter()
-                .map(|(prefix, reason)| format!("{prefix} is not in the eBPF map: {reason}"))
-                .collect(),
+            failures: self.failures(),
             repairs: self.repairs.total(),
             repairs_by_kind: self.repairs.by_kind(),
             last_repairs: self.repairs.last(),
@@ -74,21 +74,119 @@ impl Daemon {
         }
     }
 
-    pub(super) fn counters(&self) -> Option<api::Counters> {
-        let counters = self.fast_path.sink()?.counters().ok()?;
-        let rows = manx_abi::Program::ALL
-            .iter()
-            .map(|program| api::CounterRow {
-                program: program.name().into(),
-                verdicts: manx_abi::VERDICTS
-                    .iter()
-                    .map(|verdict| api::Counter {
-                        verdict: verdict.name().into(),
-                        packets: counters.of(*program).get(*verdict),
-                    })
-                    .collect(),
-            })
-            .collect();
-        Some(api::Counters { node: self.node.clone(), rows })
+    /// What the sinks could not take, some of it by name.
+    fn failures(&self) -> Vec<String> {
+        let mut failures = self.sink_alarms();
+        let refused = self.fast_path.refused().iter();
+        let refused = refused.map(|(prefix, reason)| format!("{prefix} is not in the eBPF maps: {reason}"));
+        failures.extend(refused.take(NAMED));
+        let missing = self.dataplane.fib_failures();
+        let missing =
+            missing.map(|(prefix, error)| format!("{prefix} is not in the kernel's routes: {error}"));
+        failures.extend(missing.take(NAMED));
+        failures
+    }
+
+    /// The same as a sentence for each kind, for the node's status too.
+    pub(super) fn sink_alarms(&self) -> Vec<String> {
+        let mut alarms = Vec::new();
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        for reason in self.fast_path.refused().values() {
+            *reasons.entry(reason).or_default() += 1;
+        }
+        alarms.extend(reasons.into_iter().map(|(reason, count)| {
+            format!(
+                "{} not in the eBPF maps, and the kernel forwards to them: {reason} (--map-size; `manxctl dataplane \
+                 status` shows the fill)",
+                routes_are(count)
+            )
+        }));
+        let missing = self.dataplane.fib_failures().count();
+        if missing > 0 {
+            let what = routes_are(missing);
+            alarms.push(format!(
+                "{what} not in the kernel's table; `manxctl routes` says why, and each is tried again"
+            ));
+        }
+        let Some(Ok(status)) = self.fast_path.sink().map(EbpfSink::status) else { return alarms };
+        alarms.extend(status.not_indexed.iter().map(|pool| {
+            format!(
+                "IPPool/{} ({}) is looked up in the slower tries: {}",
+                pool.name, pool.prefix, pool.reason
+            )
+        }));
+        if status.without_page > 0 {
+            alarms.push(format!(
+                "{} blocks with addresses of their own inside are looked up in the slower trie: WORDS is full \
+                 (--map-size words=...)",
+                status.without_page
+            ));
+        }
+        if status.without_block6 > 0 {
+            alarms.push(format!(
+                "{} IPv6 blocks are looked up in the slower trie: BLOCKS6 is full (--map-size blocks6=...)",
+                status.without_block6
+            ));
+        }
+        alarms
+    }
+
+    pub(super) fn answer_traffic(&self, request: Request) {
+        // Whoever asked may have gone meanwhile.
+        match request {
+            Request::Maps(answer) => drop(answer.send(self.maps())),
+            Request::Counters(answer) => drop(answer.send(self.counters())),
+        }
+    }
+
+    fn maps(&self) -> Result<Maps, String> {
+        let reader = self.sink()?.reader().map_err(|error| error.to_string())?;
+        let pools = self.plan.iter().flat_map(|plan| &plan.pools);
+        Ok(Maps {
+            node: self.node.clone(),
+            reader,
+            interfaces: self.interface_names(),
+            pools: pools.map(|pool| (pool.cidr, pool.name.clone())).collect(),
+        })
+    }
+
+    fn sink(&self) -> Result<&EbpfSink, String> {
+        let none = || format!("there are no eBPF maps: {}", self.fast_path.state().reason);
+        self.fast_path.sink().ok_or_else(none)
+    }
+
+    pub(super) fn counters(&self) -> Result<api::Counters, String> {
+        let counters = self.sink()?.counters().map_err(|error| error.to_string())?;
+        let names = self.interface_names();
+        let verdicts = |counts: &Counts| -> Vec<api::Counter> {
+            let all = manx_abi::VERDICTS.iter();
+            all.map(|verdict| api::Counter { verdict: verdict.name().into(), packets: counts.get(*verdict) })
+                .collect()
+        };
+        let row = |program: &Program| api::CounterRow {
+            program: program.name().into(),
+            verdicts: verdicts(counters.of(*program)),
+        };
+        let mut interfaces = Vec::new();
+        for (ifindex, counts) in &counters.interfaces {
+            let interface = names.get(ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"));
+            let mut add = |program: Program, counts: &Counts| {
+                interfaces.push(api::InterfaceCounters {
+                    interface: interface.clone(),
+                    ifindex: *ifindex,
+                    program: program.name().into(),
+                    verdicts: verdicts(counts),
+                });
+            };
+            add(counts.program, &counts.hooks.tc);
+            if counts.program != Program::PodTc {
+                add(Program::UplinkXdp, &counts.hooks.xdp);
+            }
+        }
+        Ok(api::Counters {
+            node: self.node.clone(),
+            rows: Program::ALL.iter().map(row).collect(),
+            interfaces,
+        })
     }
 }

@@ -13,8 +13,8 @@ use manx_api::RepairKind;
 use manx_dataplane::{
     LinkChange,
     ebpf::{
-        Applied, Condition, EbpfSink, Error, LinkState, Mode, Options, PinWatch, PoolNotIndexed, PoolSpec,
-        XdpState, netfilter, netfilter::Tracking,
+        Applied, Condition, EbpfSink, Error, Fault, LinkState, Mode, Options, PinWatch, PoolNotIndexed,
+        PoolSpec, XdpState, netfilter, netfilter::Tracking,
     },
     kernel::{Link, Role},
     route::Route,
@@ -261,6 +261,16 @@ impl FastPath {
 
     pub fn has_noted(&self) -> bool {
         self.noted == Some(true)
+    }
+
+    /// What somebody changed in the maps beside the routes, put right if asked for.
+    pub fn faults(&mut self, repair: bool) -> Vec<Fault> {
+        let Ok(sink) = &mut self.sink else { return Vec::new() };
+        let found = if repair { sink.repair() } else { sink.faults() };
+        found.unwrap_or_else(|error| {
+            tracing::warn!("audit: {error}");
+            Vec::new()
+        })
     }
 
     /// Every program that should be attached, as the kernel has it.

@@ -33,6 +33,7 @@ impl Daemon {
         // Whoever asked may have gone meanwhile.
         match piece {
             Piece::Audit(step) => self.answer_audit(step),
+            Piece::Traffic(request) => self.answer_traffic(request),
             Piece::Sources(answer) => drop(answer.send(self.sources())),
             Piece::Bgp { from, answer } => {
                 let found = self.speaker.as_ref().map(|speaker| speaker.walk(from, PLACES));
