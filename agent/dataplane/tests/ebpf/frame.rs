@@ -26,6 +26,10 @@ pub struct Frame {
     fragment: u16,
     options: Vec<u8>,
     payload: usize,
+    /// Instead of a payload of no meaning.
+    body: Option<Vec<u8>>,
+    /// Instead of a packet: whatever stands behind the EtherType.
+    raw: Option<Vec<u8>>,
     padding: usize,
     cut: Option<usize>,
 }
@@ -50,9 +54,29 @@ pub fn udp(from: &str, to: &str) -> Frame {
         fragment: 0x4000,
         options: Vec::new(),
         payload: 64,
+        body: None,
+        raw: None,
         padding: 0,
         cut: None,
     }
+}
+
+/// ARP for IPv4 over Ethernet: `operation` 1 asks, 2 answers.
+pub fn arp(operation: u8, sender: Mac, from: &str, about: &str) -> Frame {
+    let octets = |text: &str| text.parse::<Ipv4Addr>().unwrap().octets();
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, operation];
+    packet.extend(sender);
+    packet.extend(octets(from));
+    packet.extend([0; 6]);
+    packet.extend(octets(about));
+    Frame { raw: Some(packet), ..udp(from, about) }.ethertype(0x0806)
+}
+
+/// A neighbour discovery message of this type about `target`.
+pub fn discovery(kind: u8, from: &str, to: &str, target: &str) -> Frame {
+    let target = target.parse::<Ipv6Addr>().unwrap().octets();
+    let message = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target].concat();
+    udp(from, to).protocol(58).hops(255).body(&message)
 }
 
 impl Frame {
@@ -137,6 +161,18 @@ impl Frame {
         self
     }
 
+    /// What stands behind the IP header.
+    pub fn body(mut self, octets: &[u8]) -> Frame {
+        (self.payload, self.body) = (octets.len(), Some(octets.to_vec()));
+        self
+    }
+
+    /// What stands behind the EtherType, octet for octet.
+    pub fn edit_raw(mut self, edit: impl FnOnce(&mut Vec<u8>)) -> Frame {
+        edit(self.raw.as_mut().expect("only of a frame that has no packet"));
+        self
+    }
+
     /// Octets of nothing after the packet, as short frames have them.
     pub fn padding(mut self, octets: usize) -> Frame {
         self.padding = octets;
@@ -161,6 +197,12 @@ impl Frame {
             out.extend(0x8100u16.to_be_bytes());
             out.extend(vlan.to_be_bytes());
         }
+        if let Some(raw) = &self.raw {
+            out.extend(self.ethertype.expect("it says what it is").to_be_bytes());
+            out.extend(raw);
+            out.truncate(self.cut.unwrap_or(out.len()));
+            return out;
+        }
         match (self.from, self.to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 out.extend(self.ethertype.unwrap_or(0x0800).to_be_bytes());
@@ -172,7 +214,10 @@ impl Frame {
             }
             _ => panic!("a packet has addresses of one family"),
         }
-        out.extend((0..self.payload).map(|octet| octet as u8));
+        match &self.body {
+            Some(body) => out.extend(body),
+            None => out.extend((0..self.payload).map(|octet| octet as u8)),
+        }
         out.extend(vec![0; self.padding]);
         out.truncate(self.cut.unwrap_or(out.len()));
         out

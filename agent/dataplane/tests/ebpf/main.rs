@@ -3,11 +3,14 @@
 mod changes;
 mod forwarding;
 mod frame;
+mod guarded;
 mod lifecycle;
 mod maps;
 mod namespace;
 mod nodes;
 mod paths;
+mod senders;
 mod tracking;
+mod transit;
 mod vectors;
 mod world;

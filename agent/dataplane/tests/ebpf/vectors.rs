@@ -193,6 +193,7 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_pod("a pod without an address yet may ask for one", a.unspecified, a.multicast, Scope),
         from_wire("a frame for another MAC is not ours", a.remote, a.pod1, NotForUs).for_mac(STRANGER),
         from_wire("nor is a broadcast", a.remote, a.pod1, NotForUs).for_mac(BROADCAST),
+        vector("an interface of which nobody was told carries nothing", "lo", udp(a.remote, a.pod1), InterfaceUnknown),
         edited(from_wire("a VLAN's frame is not this interface's", a.remote, a.pod1, NotIp), |f| f.tag(7)),
         edited(from_pod("ARP, and whatever is no IP, is the stack's", a.pod1, a.pod2, NotIp), |f| f.ethertype(0x0806)),
     ]
@@ -202,11 +203,12 @@ fn passed(a: &Addresses) -> Vec<Vector> {
 fn of_ipv4() -> Vec<Vector> {
     let a = &V4;
     vec![
-        from_pod("one of several next hops carries it", V4.pod1, V4.two_ways, RedirectedNeigh).onward(),
+        from_pod("one of several next hops carries it", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_pod("IPv4 goes by an IPv4 next hop as well as by an IPv6 one", a.pod1, "172.16.119.1", RedirectedNeigh).onward(),
         edited(from_pod("a checksum that overflows is carried over", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xff12)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("of the two zeros the kernel's is sent", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xfeff)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("a first fragment is carried", a.pod1, a.pod2, RedirectedPeer), |f| f.fragment(0x2000)).into_pod(POD2_MAC, HOST2),
+        edited(from_pod("a fragment takes one of several next hops", a.pod1, a.two_ways, RedirectedNeigh), |f| f.fragment(0x2000)).onward(),
         edited(from_pod("a later fragment is carried", a.pod1, a.pod2, RedirectedPeer), |f| f.fragment(0x00b9)).into_pod(POD2_MAC, HOST2),
         edited(from_pod("options are the stack's", a.pod1, a.pod2, Options), |f| f.options(&[7, 3, 4, 0])),
         edited(from_pod("options do not hide a forged source", a.pod2, a.remote, Spoofed), |f| f.options(&[7, 3, 4, 0])),
@@ -225,6 +227,7 @@ fn of_ipv4() -> Vec<Vector> {
 fn of_ipv6() -> Vec<Vector> {
     let a = &V6;
     let mut all = vec![
+        from_pod("IPv4 next hops cannot carry IPv6", a.pod1, a.two_ways, RouteSaysPass),
         from_pod("no IPv6 packet goes by an IPv4 next hop", a.pod1, "fd00:127::3", NextHopFamily),
         from_pod("a neighbour solicitation is the stack's", a.pod1, "ff02::1:ff00:194", Scope),
         from_pod("so is one by a link-local address", a.link_local, a.pod2, Scope),
@@ -252,7 +255,6 @@ fn of_ipv6() -> Vec<Vector> {
 fn in_xdp(a: &Addresses) -> Vec<Vector> {
     let xdp = |says, from: &str, to: &str, verdict| from_wire(says, from, to, verdict).xdp();
     vec![
-        from_pod("IPv4 next hops cannot carry IPv6", V6.pod1, V6.two_ways, RouteSaysPass),
         xdp("an explicit blackhole drops on the wire", a.unknown, a.blackhole, BlackholeExplicit),
         xdp("an own block drops on the wire where no pod is", a.remote, a.nobody, BlackholeOwn),
         xdp("a new pod is not hidden: the kernel knows it", a.remote, a.unheard_of, FibDisagrees),

@@ -1,16 +1,18 @@
 //! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
 //! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
 
-use std::path::Path;
-
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
-    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{
+        ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+    },
 };
 use manx_abi::{Block6, Kind, PACKED, Program, VERDICTS, Verdict, Word, map};
 use manx_dataplane::{
-    ebpf::{EbpfSink, InterfaceSettings, Mode, OBJECT, Options, SourceCheck},
+    ebpf::{EbpfSink, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck},
     route::{self, Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -49,6 +51,15 @@ pub enum Condition {
     Usual,
     FastPathOff,
     SourceCheckOff,
+    SourceCheckLoose,
+    /// The whole node carries only what conntrack has admitted.
+    Guarded,
+    /// Of [`POD1`].
+    InterfaceOff,
+    InterfaceGuarded,
+    /// Of all pools.
+    PoolsOff,
+    PoolsGuarded,
     /// The packet is several in one, of this many octets of payload each.
     Gso(u32),
 }
@@ -122,7 +133,7 @@ pub struct World {
     /// Kept for its devices.
     _around: [Namespace; 2],
     sink: EbpfSink,
-    programs: Ebpf,
+    programs: Attached,
 }
 
 /// Runs a table in a fresh world; all vectors that fail are named.
@@ -224,7 +235,8 @@ impl World {
             sink.attach_pod(index(pod)).unwrap();
         }
         sink.set_whole_mode(Mode::Unguarded);
-        World { _around: around, sink, programs: programs(&options) }
+        sink.set_keep_alive(KeepAlive::default());
+        World { _around: around, sink, programs: Attached::find(&options) }
     }
 
     fn check_sources(&mut self, source_check: SourceCheck) {
@@ -234,10 +246,28 @@ impl World {
         }
     }
 
+    fn set_interface(&mut self, mode: Mode) {
+        let ifindex = nix::net::if_::if_nametoindex(POD1).unwrap();
+        let settings = InterfaceSettings { mode: Some(mode), source_check: SourceCheck::Strict };
+        self.sink.set_interface(ifindex, settings);
+    }
+
+    fn set_pools(&mut self, mode: Mode) {
+        let mut pools = pools();
+        pools.iter_mut().for_each(|pool| pool.mode = mode);
+        assert_eq!(self.sink.set_pools(&pools).unwrap(), []);
+    }
+
     fn failure(&mut self, vector: &Vector) -> Option<String> {
         match vector.condition {
             Condition::FastPathOff => self.sink.set_whole_mode(Mode::Off),
             Condition::SourceCheckOff => self.check_sources(SourceCheck::Off),
+            Condition::SourceCheckLoose => self.check_sources(SourceCheck::Loose),
+            Condition::Guarded => self.sink.set_whole_mode(Mode::Guarded),
+            Condition::InterfaceOff => self.set_interface(Mode::Off),
+            Condition::InterfaceGuarded => self.set_interface(Mode::Guarded),
+            Condition::PoolsOff => self.set_pools(Mode::Off),
+            Condition::PoolsGuarded => self.set_pools(Mode::Guarded),
             Condition::Usual | Condition::Gso(_) => {}
         }
         let before = *self.sink.counters().unwrap().of(vector.program);
@@ -245,6 +275,9 @@ impl World {
         let after = *self.sink.counters().unwrap().of(vector.program);
         self.sink.set_whole_mode(Mode::Unguarded);
         self.check_sources(SourceCheck::Strict);
+        if matches!(vector.condition, Condition::PoolsOff | Condition::PoolsGuarded) {
+            self.set_pools(Mode::Unguarded);
+        }
         let counted: Vec<Verdict> =
             VERDICTS.iter().copied().filter(|verdict| after.get(*verdict) != before.get(*verdict)).collect();
         let expected = match &vector.out {
@@ -283,11 +316,7 @@ impl World {
             ctx_in: Some(&context),
             ..TestRunOptions::new()
         };
-        let program = self.programs.program_mut(vector.program.name()).unwrap();
-        let result = match vector.program {
-            Program::UplinkXdp => <&mut Xdp>::try_from(program).unwrap().test_run(options),
-            _ => <&mut SchedClassifier>::try_from(program).unwrap().test_run(options),
-        };
+        let result = self.programs.test_run(vector.program, options);
         let result = result.unwrap_or_else(|error| panic!("{}: {error:?}", vector.says));
         let length = result.data_size_out as usize;
         (result.return_value as i32, out[..length].to_vec())
@@ -328,23 +357,56 @@ fn foreign_entries(options: &Options) {
     }
 }
 
-/// Programs of our own on the sink's maps.
-fn programs(options: &Options) -> Ebpf {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    let dir = options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION));
-    for name in map::ALL {
-        loader.map_pin_path(name, dir.join(name));
+/// The sink's own programs as they are attached; of XDP, which the library does not find again, a copy on the same maps.
+struct Attached {
+    pod_tc: SchedClassifier,
+    uplink_tc: SchedClassifier,
+    uplink_xdp: Ebpf,
+}
+
+impl Attached {
+    fn find(options: &Options) -> Attached {
+        let links = options.bpf_dir.join("links");
+        let program = |program: Program, interface: &str| {
+            let ifindex = nix::net::if_::if_nametoindex(interface).unwrap();
+            let pin = links.join(format!("{}-{ifindex}", program.name()));
+            let link = FdLink::from(PinnedLink::from_pin(pin).unwrap());
+            let id = link.info().unwrap().program_id();
+            let program = loaded_programs().map(Result::unwrap).find(|program| program.id() == id);
+            program.expect("it is attached")
+        };
+        let classifier = |of, interface| {
+            SchedClassifier::from_program_info(program(of, interface), of.name().into()).unwrap()
+        };
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for name in map::ALL {
+            loader.map_pin_path(name, options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION)).join(name));
+        }
+        let mut uplink_xdp = loader.load(OBJECT).unwrap();
+        xdp(&mut uplink_xdp).load().unwrap();
+        Attached {
+            pod_tc: classifier(Program::PodTc, POD1),
+            uplink_tc: classifier(Program::UplinkTc, UPLINK),
+            uplink_xdp,
+        }
     }
-    let mut ebpf = loader.load(OBJECT).unwrap();
-    for program in [Program::PodTc, Program::UplinkTc] {
-        let classifier: &mut SchedClassifier = ebpf.program_mut(program.name()).unwrap().try_into().unwrap();
-        classifier.load().unwrap();
+
+    fn test_run(
+        &mut self,
+        program: Program,
+        options: TestRunOptions<'_>,
+    ) -> Result<TestRunResult, ProgramError> {
+        match program {
+            Program::PodTc => self.pod_tc.test_run(options),
+            Program::UplinkTc => self.uplink_tc.test_run(options),
+            Program::UplinkXdp => xdp(&mut self.uplink_xdp).test_run(options),
+        }
     }
-    let xdp: &mut Xdp = ebpf.program_mut(Program::UplinkXdp.name()).unwrap().try_into().unwrap();
-    xdp.load().unwrap();
-    assert!(Path::new(&dir).join(map::ROUTES4).exists());
-    ebpf
+}
+
+fn xdp(programs: &mut Ebpf) -> &mut Xdp {
+    programs.program_mut(Program::UplinkXdp.name()).unwrap().try_into().unwrap()
 }
 
 fn action_of(program: Program, verdict: Verdict) -> i32 {

@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use manx_dataplane::route::{Action, NextHop};
 
 use crate::{
-    compare::{self, Kind},
+    compare,
+    kinds::{self, Kind},
     lab::Lab,
     model::GATEWAYS,
     packets::{self, Sent},
@@ -29,7 +30,7 @@ fn random_packets_leave_both_nodes_alike() {
         let table = Table::random(&mut random);
         let pools_on = [0; 4].map(|_| random.percent(85));
         lab.set_table(table, pools_on);
-        sent += one_table(&mut lab, &mut random, PACKETS_PER_TABLE.min(count - sent), seed);
+        sent += send(&mut lab, &mut random, PACKETS_PER_TABLE.min(count - sent), seed, packets::random);
     }
     let counted = crate::lab::counted(&before, &lab.counters());
     println!("{sent} packets at each; verdicts with the markers: {counted:?}");
@@ -37,15 +38,18 @@ fn random_packets_leave_both_nodes_alike() {
     assert!(lab.several > count / 200, "what is several in one stays so on its way");
 }
 
-fn one_table(lab: &mut Lab, random: &mut Random, count: usize, seed: u64) -> usize {
+type Make = fn(&mut Random, &Table) -> Sent;
+
+/// Sends so many packets by the table that the lab has. A difference is a panic.
+pub fn send(lab: &mut Lab, random: &mut Random, count: usize, seed: u64, make: Make) -> usize {
     let mut batches: Vec<(Kind, Vec<Sent>)> =
-        [Kind::Plain, Kind::Padded, Kind::Spoofed, Kind::Blackholed, Kind::Unreachable]
+        [Kind::Plain, Kind::Padded, Kind::Spoofed, Kind::Blackholed, Kind::Discovery, Kind::Unreachable]
             .map(|kind| (kind, Vec::new()))
             .into();
     let context = format!("MANX_SEED={seed}");
     for _ in 0..count {
-        let packet = packets::random(random, &lab.table);
-        let kind = compare::kind(&packet, &lab.table);
+        let packet = make(random, &lab.table);
+        let kind = kinds::kind(&packet, &lab.table);
         let Some((_, batch)) = batches.iter_mut().find(|(of, _)| *of == kind) else { continue };
         batch.push(packet);
         if batch.len() == BATCH {
@@ -70,7 +74,7 @@ fn a_route_that_only_the_map_has_wrong_is_found_and_named() {
         ifindex: lab.with_ifindex()[GATEWAYS[3].interface],
     }]);
     lab.apply(wrong, Vec::new());
-    let found = catch_unwind(AssertUnwindSafe(|| one_table(&mut lab, &mut random, 2_000, 1)));
+    let found = catch_unwind(AssertUnwindSafe(|| send(&mut lab, &mut random, 2_000, 1, packets::random)));
     let said = *found.expect_err("the next hop's MAC differs").downcast::<String>().expect("a sentence");
     assert!(said.contains("a packet (Plain) into") && said.contains("to 172.16.250."), "{said}");
 }

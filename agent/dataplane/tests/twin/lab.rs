@@ -252,6 +252,8 @@ pub struct Lab {
     sink: Arc<Mutex<EbpfSink>>,
     pub table: Table,
     held: Vec<Route>,
+    /// Both nodes track connections.
+    pub tracks: bool,
     /// How many frames of several packets in one came out of the node with programs.
     pub several: usize,
 }
@@ -290,7 +292,7 @@ impl Lab {
             }
         }
         let (sink, table) = (Arc::new(Mutex::new(sink)), Table::default());
-        Lab { with, without, sink, table, held: Vec::new(), several: 0 }
+        Lab { with, without, sink, table, held: Vec::new(), tracks: false, several: 0 }
     }
 
     /// Another table in both kernels and in the maps; `pools_on` by their place in [`crate::model::POOLS`].

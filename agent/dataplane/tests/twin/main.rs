@@ -6,6 +6,8 @@
 
 mod compare;
 mod differential;
+mod flows;
+mod kinds;
 mod lab;
 mod model;
 #[path = "../ebpf/namespace.rs"]
@@ -14,5 +16,7 @@ mod packets;
 mod random;
 mod record;
 mod replay;
+mod several;
 mod tables;
+mod tracked;
 mod wire;

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use manx_abi::header;
-
 pub type Mac = [u8; 6];
 
 #[derive(Debug)]
@@ -117,8 +115,11 @@ pub const BORROWED: u8 = 9;
 /// What no router forwards for or to: "this network", loopback, multicast, class E; and their like in IPv6.
 pub fn is_routable(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => header::is_routable4(address.octets()),
-        IpAddr::V6(address) => header::is_routable6(header::address6(address.octets())),
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            let in_first_block = address.segments()[..4] == [0; 4];
+            !address.is_multicast() && !address.is_unicast_link_local() && !in_first_block
+        }
     }
 }
 

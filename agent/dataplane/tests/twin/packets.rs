@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
+    flows,
     model::{
-        BORROWED, FAR_MTU, GATEWAYS, INTERFACES, KNOWN, Mac, NODE, OWN, PODS, TUNNEL, UNHEARD, in_pool,
-        on_wire,
+        BORROWED, FAR_MTU, GATEWAYS, INTERFACES, KNOWN, LINK_LOCAL, Mac, NODE, OWN, PODS, TUNNEL, UNHEARD,
+        in_pool, on_wire,
     },
     random::Random,
     tables::Table,
@@ -23,8 +24,8 @@ pub struct Sent {
     pub frame: Vec<u8>,
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 
@@ -32,7 +33,11 @@ pub fn random(random: &mut Random, table: &Table) -> Sent {
     let interface = random.below(INTERFACES.len());
     let v4 = random.percent(50);
     if INTERFACES[interface].is_pod() && random.percent(12) {
-        return large(random, table, interface, v4);
+        let (from, to) = (source(random, table, interface, v4), destination(random, table, v4));
+        return flows::large(random, interface, from, to);
+    }
+    if random.percent(4) {
+        return neighbours(random, table, interface, v4);
     }
     let from = source(random, table, interface, v4);
     let to = destination(random, table, v4);
@@ -74,9 +79,9 @@ pub fn random(random: &mut Random, table: &Table) -> Sent {
         0 => tag(&mut frame, 0x8100, 0),
         1 => tag(&mut frame, 0x8100, 7),
         2 => tag(&mut frame, 0x88a8, 7),
-        3 if random.percent(50) => {
-            tag(&mut frame, 0x88a8, 7);
-            tag(&mut frame, 0x8100, 8);
+        3 => {
+            tag(&mut frame, 0x88a8, *random.of(&[0, 0, 7]));
+            tag(&mut frame, 0x8100, *random.of(&[0, 8]));
         }
         _ => {}
     }
@@ -93,63 +98,58 @@ pub fn random(random: &mut Random, table: &Table) -> Sent {
     Sent { interface, offload: Offload::default(), frame }
 }
 
-/// What a pod's TCP hands to its interface: a checksum still to be worked out, and mostly several packets in one.
-fn large(random: &mut Random, table: &Table, interface: usize, v4: bool) -> Sent {
-    let (from, to) = (source(random, table, interface, v4), destination(random, table, v4));
-    let headers = if v4 { 40 } else { 60 };
-    // Often one of the MTUs, sometimes an octet more.
-    let mtu = *random.of(&[536, 1280, 1280, 1281, 1400, 1401, 1500, 1500, 1501, 9000]);
-    let size = if random.percent(80) { (mtu - headers) as u16 } else { 0 };
-    let length = match size {
-        0 => random.below(1240),
-        _ => (usize::from(size) * (1 + random.below(12)) + 1 + random.below(size.into())).min(60_000),
-    };
-    let mut tcp = ports(random).to_vec();
-    tcp.extend(random.bytes(8));
-    let flags = *random.of(&[0x10, 0x18, 0x90, 0x50, 0x11]);
-    tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    let start = random.byte();
-    tcp.extend((0..length).map(|place| (place as u8).wrapping_add(start)));
-    // What the interface adds up from: the sum over the pseudo header.
-    let total = tcp.len() as u32;
-    let pseudo =
-        [addresses_of(from), addresses_of(to), total.to_be_bytes().to_vec(), vec![0, 0, 0, TCP]].concat();
-    let sum = !checksum(&pseudo);
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = [INTERFACES[interface].mac, INTERFACES[interface].far_mac].concat();
-    let class = class(random);
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            frame.extend([0x08, 0x00, 0x45, class]);
-            frame.extend(((20 + tcp.len()) as u16).to_be_bytes());
-            frame.extend((random.word() as u16).to_be_bytes());
-            let fragment: u16 = if random.percent(75) { 0x4000 } else { 0 };
-            frame.extend(fragment.to_be_bytes());
-            frame.extend([hops(random), TCP, 0, 0]);
-            frame.extend([from.octets(), to.octets()].concat());
-            let sum = checksum(&frame[14..34]);
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+/// ARP and neighbour discovery, honest and forged.
+fn neighbours(random: &mut Random, table: &Table, interface: usize, v4: bool) -> Sent {
+    let far_mac = INTERFACES[interface].far_mac;
+    let claimed = if random.percent(85) { far_mac } else { [0x02, 0, 0, 0, 9, random.byte()] };
+    let (mine, theirs) = (source(random, table, interface, v4), well_known(random, v4));
+    let other = source(random, table, interface, v4);
+    let target = if random.percent(70) { theirs } else { other };
+    let (mac, packet, ethertype) = match (mine, target) {
+        (IpAddr::V4(mine), IpAddr::V4(target)) => {
+            let mine = if random.percent(10) { Ipv4Addr::UNSPECIFIED } else { mine };
+            let mut arp = vec![0, if random.percent(95) { 1 } else { random.byte() }, 8, 0, 6, 4];
+            arp.extend([0, *random.of(&[1, 1, 1, 2, 3])]);
+            arp.extend(claimed);
+            arp.extend(mine.octets());
+            arp.extend([0; 6]);
+            arp.extend(target.octets());
+            let mac = if random.percent(70) { [0xff; 6] } else { INTERFACES[interface].mac };
+            (mac, arp, [0x08, 0x06])
         }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            frame.extend([0x86, 0xdd]);
-            frame.extend((6u32 << 28 | u32::from(class) << 20 | 7).to_be_bytes());
-            frame.extend((tcp.len() as u16).to_be_bytes());
-            frame.extend([TCP, hops(random)]);
-            frame.extend([from.octets(), to.octets()].concat());
+        (IpAddr::V6(mine), IpAddr::V6(target)) => {
+            let mine = match random.below(10) {
+                0 => Ipv6Addr::UNSPECIFIED,
+                1..4 => LINK_LOCAL[0],
+                _ => mine,
+            };
+            let kind = *random.of(&[133, 134, 135, 135, 135, 135, 136, 136, 137]);
+            let mut message = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
+            message.extend(target.octets());
+            if random.percent(60) && !mine.is_unspecified() {
+                message.extend([if kind == 136 { 2 } else { 1 }, 1]);
+                message.extend(claimed);
+            }
+            let [.., a, b, c] = target.octets();
+            let group =
+                Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+            let to = if random.percent(60) { group } else { target };
+            let length = message.len() as u32;
+            let pseudo =
+                [&mine.octets()[..], &to.octets(), &length.to_be_bytes(), &[0, 0, 0, ICMP6]].concat();
+            let sum = checksum(&[&pseudo[..], &message].concat());
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            let mut packet = vec![0x60, 0, 0, 0, 0, message.len() as u8, ICMP6];
+            packet.push(if random.percent(95) { 255 } else { 64 });
+            packet.extend([mine.octets(), to.octets()].concat());
+            packet.extend(message);
+            let mac = if to == group { [0x33, 0x33, 0xff, a, b, c] } else { INTERFACES[interface].mac };
+            (mac, packet, [0x86, 0xdd])
         }
         _ => unreachable!("both were asked for in one family"),
-    }
-    let offload =
-        Offload::tcp(v4, frame.len(), if length > size.into() { size } else { 0 }, flags & 0x80 != 0);
-    frame.extend(tcp);
-    Sent { interface, offload, frame }
-}
-
-fn addresses_of(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
+    };
+    let frame = [&mac[..], &far_mac, &ethertype, &packet].concat();
+    Sent { interface, offload: Offload::default(), frame }
 }
 
 fn tag(frame: &mut Vec<u8>, protocol: u16, number: u16) {
@@ -405,7 +405,7 @@ fn extension(random: &mut Random) -> (u8, Vec<u8>) {
     }
 }
 
-fn hops(random: &mut Random) -> u8 {
+pub fn hops(random: &mut Random) -> u8 {
     match random.below(20) {
         0 => 0,
         1 => 1,
@@ -417,7 +417,7 @@ fn hops(random: &mut Random) -> u8 {
 }
 
 /// DSCP and ECN.
-fn class(random: &mut Random) -> u8 {
+pub fn class(random: &mut Random) -> u8 {
     if random.percent(50) { 0 } else { random.byte() }
 }
 
@@ -465,7 +465,7 @@ fn body(random: &mut Random, protocol: u8, length: usize, from: IpAddr, to: IpAd
 }
 
 /// Ports of a few flows, so that some meet again.
-fn ports(random: &mut Random) -> [u8; 4] {
+pub fn ports(random: &mut Random) -> [u8; 4] {
     let source = 40_000 + random.below(8) as u16;
     let [a, b] = source.to_be_bytes();
     let [c, d] = random.of(&[80u16, 443, 53, 9, 67, 68, 546, 547, 4789]).to_be_bytes();

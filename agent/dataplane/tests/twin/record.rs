@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -42,18 +42,23 @@ pub fn record() -> Vec<u8> {
             Tap::of_outgoing(ifindex).expect("root may open it")
         })
     });
-    let mut file = header();
-    let started = Instant::now();
     let [pod, neighbour, remote] = &hosts;
     for (from, to) in [(pod, neighbour), (pod, remote), (remote, neighbour)] {
         for family in [0, 1] {
             talk(from, to, family);
-            for tap in &mut taps {
-                while let Some((_, frame)) = tap.receive().expect("the interface is up") {
-                    write(&mut file, started.elapsed(), &frame);
-                }
-            }
         }
+    }
+    let mut frames = Vec::new();
+    for tap in &mut taps {
+        while let Some((_, frame)) = tap.receive().expect("the interface is up") {
+            frames.push((tap.time, frame));
+        }
+    }
+    // As they were said, an answer after its question.
+    frames.sort();
+    let mut file = header();
+    for (time, frame) in &frames {
+        write(&mut file, *time, frame);
     }
     file
 }

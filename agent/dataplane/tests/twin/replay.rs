@@ -3,7 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use crate::{
-    compare::{self, Kind},
+    compare,
+    kinds::{self, Kind},
     lab::Lab,
     model::INTERFACES,
     packets::{Sent, checksum},
@@ -20,7 +21,7 @@ fn recorded_traffic_leaves_both_nodes_alike() {
     if std::env::var_os("MANX_RECORD").is_some() {
         fs::write(recording(), record::record()).expect("the tree may be written");
     }
-    let traffic = read(&fs::read(recording()).expect("it is in the tree"));
+    let traffic = recorded();
     let several = traffic.iter().filter(|sent| sent.offload.is_several()).count();
     assert!(traffic.len() > 200 && several > 5, "{} frames, {several} of several packets", traffic.len());
     let mut lab = Lab::new();
@@ -34,14 +35,19 @@ fn recorded_traffic_leaves_both_nodes_alike() {
 pub fn replay(lab: &mut Lab, traffic: &[Sent]) {
     let mut rest = traffic;
     while let Some(first) = rest.first() {
-        let kind = compare::kind(first, &lab.table);
-        let same = |sent: &&Sent| compare::kind(sent, &lab.table) == kind;
+        let kind = kinds::kind(first, &lab.table);
+        let same = |sent: &&Sent| kinds::kind(sent, &lab.table) == kind;
         let length = rest.iter().take(BATCH).take_while(same).count();
         let (batch, others) = rest.split_at(length);
         assert_eq!(kind, Kind::Plain, "what real hosts send is neither forged nor for nobody: {batch:02x?}");
         compare::check(lab, kind, batch, "recorded traffic");
         rest = others;
     }
+}
+
+/// What is sent.
+pub fn recorded() -> Vec<Sent> {
+    read(&fs::read(recording()).expect("it is in the tree"))
 }
 
 fn recording() -> PathBuf {

@@ -3,6 +3,7 @@
 use std::{
     io, mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 /// The largest frame that the lab sends or receives: several packets in one.
@@ -85,6 +86,8 @@ pub struct Tap {
     socket: OwnedFd,
     buffer: Box<[u8; LARGEST]>,
     outgoing: bool,
+    /// When the frame passed that was received last, since the epoch.
+    pub time: Duration,
 }
 
 impl Tap {
@@ -120,10 +123,11 @@ impl Tap {
         checked(unsafe {
             libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
         })?;
-        let tap = Tap { socket, buffer: Box::new([0; LARGEST]), outgoing };
+        let tap = Tap { socket, buffer: Box::new([0; LARGEST]), outgoing, time: Duration::ZERO };
         tap.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, i32::from(!outgoing))?;
         tap.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
         tap.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+        tap.set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
         // What came by other interfaces before the socket was bound.
         let mut tap = tap;
@@ -175,7 +179,10 @@ impl Tap {
         }
         let (header, frame) = self.buffer[..(length as usize).min(LARGEST)].split_at(OFFLOAD);
         let (offload, mut frame) = (Offload::read(header.try_into().expect("its size")), frame.to_vec());
-        if let Some((protocol, tag)) = vlan(&message)
+        // SAFETY: the kernel has just filled in the control buffer.
+        let (tag, time) = unsafe { beside(&message) };
+        self.time = time;
+        if let Some((protocol, tag)) = tag
             && frame.len() >= 12
         {
             let octets = [protocol.to_be_bytes(), tag.to_be_bytes()].concat();
@@ -185,16 +192,36 @@ impl Tap {
     }
 }
 
-/// The tag that the kernel took out of the frame, as `PACKET_AUXDATA` has it.
-fn vlan(message: &libc::msghdr) -> Option<(u16, u16)> {
-    // SAFETY: the kernel has just filled in the control buffer, and the macro stays within it.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
-    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
-        return None;
+/// What came beside a frame: the tag that the kernel took out of it, and when it passed.
+///
+/// # Safety
+/// `message` is one that the kernel has filled in.
+unsafe fn beside(message: &libc::msghdr) -> (Option<(u16, u16)>, Duration) {
+    let (mut tag, mut time) = (None, Duration::ZERO);
+    // SAFETY: the macros stay within the control buffer, each header of which the kernel wrote.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: as above.
+    while let Some(header) = unsafe { next.as_ref() } {
+        // SAFETY: as above.
+        let octets = unsafe { libc::CMSG_DATA(header) };
+        match (header.cmsg_level, header.cmsg_type) {
+            (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
+                // SAFETY: a message of this type has this structure.
+                let found = unsafe { octets.cast::<libc::tpacket_auxdata>().read_unaligned() };
+                let is_tagged = found.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+                tag = is_tagged.then_some((found.tp_vlan_tpid, found.tp_vlan_tci));
+            }
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                // SAFETY: a message of this type has this structure.
+                let found = unsafe { octets.cast::<libc::timespec>().read_unaligned() };
+                time = Duration::new(found.tv_sec as u64, found.tv_nsec as u32);
+            }
+            _ => {}
+        }
+        // SAFETY: as above.
+        next = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    // SAFETY: a message of this type has this structure, in a buffer aligned for it.
-    let found = unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
-    (found.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some((found.tp_vlan_tpid, found.tp_vlan_tci))
+    (tag, time)
 }
 
 fn checked(result: i32) -> io::Result<()> {
