@@ -15,7 +15,7 @@ use aya_obj::Object;
 use object::build::elf::{Builder, SectionData};
 
 use crate::{
-    progress,
+    ebpf_budget, progress,
     setup::{self, Need, compiler, compiler::Compiler},
     tree,
 };
@@ -54,6 +54,14 @@ pub fn ensure() -> Result<()> {
     setup::ensure(Need::Demo)?;
     ensure_with(&compiler::installed().context("setup brought no compiler")?)?;
     Ok(())
+}
+
+/// As [`ensure`], and the programs cost no more than `ebpf/budget` allows.
+pub fn ensure_within_budget() -> Result<()> {
+    ensure()?;
+    let path = tree::ebpf_object();
+    let object = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    ebpf_budget::check(&ebpf_budget::costs(&object)?, &ebpf_budget::budget()?)
 }
 
 /// True if there was something to build.
@@ -173,14 +181,20 @@ fn without_debug_sections(bytes: &[u8]) -> Result<Vec<u8>> {
 
 fn describe(bytes: &[u8]) -> Result<()> {
     let object = Object::parse(bytes)?;
-    let mut programs: Vec<_> = object.programs.iter().collect();
-    programs.sort_by_key(|(name, _)| *name);
-    println!("\n{:<12} {:>12}", "program", "instructions");
-    for (name, program) in programs {
-        let function = object.functions.get(&program.function_key());
-        let instructions = function.map_or(0, |function| function.instructions.len());
-        println!("{name:<12} {instructions:>12}");
+    let (costs, budget) = (ebpf_budget::costs(bytes)?, ebpf_budget::budget()?);
+    println!(
+        "\n{:<12} {:>12} {:>8} {:>8} {:>8} {:>10}",
+        "program", "instructions", "of", "stack", "of", "verified ≤"
+    );
+    for (name, cost) in &costs {
+        let (instructions, stack, verified) =
+            budget.get(name).map_or((0, 0, 0), |budget| (budget.instructions, budget.stack, budget.verified));
+        println!(
+            "{name:<12} {:>12} {instructions:>8} {:>8} {stack:>8} {verified:>10}",
+            cost.instructions, cost.stack
+        );
     }
+    ebpf_budget::check(&costs, &budget)?;
     let mut maps: Vec<_> = object.maps.iter().collect();
     maps.sort_by_key(|(name, _)| *name);
     println!("\n{:<12} {:>9} {:>11} {:>9}", "map", "key bytes", "value bytes", "entries");

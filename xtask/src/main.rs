@@ -6,6 +6,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod ebpf_budget;
 mod fuzz;
 mod progress;
 mod setup;

@@ -38,7 +38,7 @@ pub fn run(args: Args) -> Result<()> {
     );
     let started = Instant::now();
     setup::ensure(setup::Need::Tests)?;
-    build_ebpf::ensure()?;
+    build_ebpf::ensure_within_budget()?;
     if args.only.is_empty() {
         check_sources()?;
     }

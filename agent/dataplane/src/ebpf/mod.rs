@@ -10,6 +10,8 @@ mod apply;
 mod audit;
 mod btf;
 mod buckets;
+#[cfg(test)]
+mod budget;
 mod counter_ids;
 mod entries;
 mod error;
