@@ -199,6 +199,18 @@ fn a_map_entry_that_bpftool_removes_or_changes_is_found_told_and_put_back() -> R
         ensure!(repaired(kw01, kind)? == 1, "{kind:?}: {:?}", kw01.dataplane()?.repairs_by_kind);
     }
     story::sinks_agree(kw01)?;
+
+    // A slot to which entries point: the only next hop's.
+    let hops = map(kw01, "NEXTHOPS")?;
+    let slot = "key hex 01 00 00 00";
+    let value = kw01.host.sh(&format!("bpftool -j map lookup pinned {hops} {slot}"))?;
+    let value: serde_json::Value = serde_json::from_str(&value)?;
+    let length = value["value"].as_array().context("no value")?.len();
+    kw01.host.sh(&format!("bpftool map update pinned {hops} {slot} value hex {}", "00 ".repeat(length)))?;
+    let (found, code) = audit(kw01, "")?;
+    ensure!(code == 1 && found.findings.iter().any(|f| f.what.starts_with("NEXTHOPS")), "{found:?}");
+    ensure!(audit(kw01, "")?.1 == 0);
+    ping(&kw01.pods[0], cluster.node("kw02").pods[0].address())?;
     let log = log(kw01)?;
     ensure!(log.contains("audit: missing in the eBPF maps: 172.16.118.64/26"), "{log}");
     Ok(())

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use manx_abi::{self as abi, Action, Block6, Kind, PoolSet, Word, capacity, map, pool::halves};
 
+use manx_net::Prefix;
+
 use super::{
     EbpfSink, Error, Fault, MapFill,
     groups::Write,
@@ -66,6 +68,23 @@ impl EbpfSink {
             self.places.write_again(&self.maps, ifindex);
         }
         Ok(damage.faults)
+    }
+
+    /// Writes the tries' entries for these prefixes again, or removes them, as they were written last. Reads nothing, so
+    /// that it takes no longer for a large table.
+    pub fn write_again(&mut self, prefixes: &[Prefix]) -> Result<(), Error> {
+        let entries = &self.held.entries;
+        let strangers: Vec<Prefix> =
+            prefixes.iter().copied().filter(|prefix| entries.get(*prefix).is_none()).collect();
+        self.maps.remove_routes(&strangers)?;
+        let own = prefixes.iter().filter_map(|prefix| Some((*prefix, entries.get(*prefix)?)));
+        let (v4, v6): (Vec<_>, Vec<_>) = own.partition(|(prefix, _)| prefix.is_v4());
+        for (name, routes) in [(map::ROUTES4, v4), (map::ROUTES6, v6)] {
+            if let (_, Some(refusal)) = self.maps.write_routes(&routes) {
+                return Err(Error::Map { map: name, action: "repairing", reason: refusal.to_string() });
+            }
+        }
+        Ok(())
     }
 
     fn damage(&self) -> Result<Damage, Error> {

@@ -207,8 +207,7 @@ impl Daemon {
             }
         }
         if !wanted.is_empty() || !unwanted.is_empty() {
-            let desired = self.dataplane.map_routes();
-            self.fast_path.reconcile(&desired);
+            self.fast_path.repair(&wanted, &unwanted);
         }
     }
 

@@ -21,6 +21,8 @@ use manx_dataplane::{
     table::Delta,
 };
 
+use manx_net::Prefix;
+
 use crate::cli::FastPathMode;
 
 /// Log lines about routes that the maps refused, for one change.
@@ -246,12 +248,17 @@ impl FastPath {
         self.detach_unclaimed();
     }
 
-    /// Makes the maps hold these routes and no others, whatever somebody did to them.
-    pub fn reconcile(&mut self, desired: &[Route]) {
-        if let Ok(sink) = &mut self.sink {
-            let outcome = sink.reconcile(desired);
-            self.take(outcome);
+    /// Makes the maps hold these routes, and nothing for those prefixes, whatever somebody did to them.
+    pub fn repair(&mut self, wanted: &[Route], unwanted: &[Prefix]) {
+        let Ok(sink) = &mut self.sink else { return };
+        // What the sink knows to be otherwise first, then what only the maps have otherwise.
+        let outcome = sink.apply(wanted, unwanted);
+        let prefixes: Vec<Prefix> =
+            wanted.iter().map(|route| route.prefix).chain(unwanted.iter().copied()).collect();
+        if let Err(error) = sink.write_again(&prefixes) {
+            tracing::error!("{error}");
         }
+        self.take(outcome);
     }
 
     /// Whether interfaces change while an audit reads the maps is noted: entries change with them.
