@@ -57,6 +57,8 @@ fn normal(frames: Frames, kind: Kind, table: &Table, tracks: bool) -> Frames {
                 cut_padding(&mut frame);
             }
             without_chance(&mut frame, tracks);
+            // Conntrack verifies the checksums of what it sees, which is not everything in the one.
+            let offload = if tracks { offload.unverified() } else { offload };
             let (interface, frame) = one_of_several(interface, frame, table);
             (interface, offload, frame)
         })

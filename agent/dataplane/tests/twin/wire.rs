@@ -27,6 +27,7 @@ pub struct Offload {
 }
 
 const NEEDS_CHECKSUM: u8 = 1;
+const CHECKSUM_VERIFIED: u8 = 2;
 const TCPV4: u8 = 1;
 const TCPV6: u8 = 4;
 /// The first packet has the congestion window reduced bit, and the others must not (RFC 3168 §6.1.2).
@@ -58,6 +59,11 @@ impl Offload {
             checksum_offset: 6,
             ..Offload::default()
         }
+    }
+
+    /// Without the word that somebody has looked at the checksum.
+    pub fn unverified(self) -> Offload {
+        Offload { flags: self.flags & !CHECKSUM_VERIFIED, ..self }
     }
 
     pub fn is_several(&self) -> bool {
