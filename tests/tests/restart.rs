@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use manx_tests::{
     cluster::Cluster,
+    kernel::{Family, routes},
     story::{DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage, mesh, routes_are, settled},
     traffic::{End, Flow},
     wait::{eventually, throughout},
@@ -181,4 +182,30 @@ fn cleanup_leaves_no_trace() -> Result<()> {
         Ok(())
     })?;
     host.sh("manxd cleanup").map(drop)
+}
+
+#[test]
+fn another_metric_takes_the_place_of_the_one_before_without_a_packet_lost() -> Result<()> {
+    let mut cluster = mesh()?;
+    let flows = flows(&cluster)?;
+    let (way, hole) = ("172.16.118.64/26", "172.16.36.192/26");
+    let metrics = |cluster: &Cluster| -> Result<Vec<(String, Option<u32>)>> {
+        let all = routes(&cluster.node("kw01").host, Family::V4)?;
+        let ours = all.into_iter().filter(|route| route.protocol.as_deref() == Some("manx"));
+        Ok(ours.map(|route| (route.dst, route.metric)).collect())
+    };
+    for (flags, metric) in [(vec!["--metric", "77"], Some(77)), (vec![], None)] {
+        let node = cluster.node_mut("kw01");
+        node.flags = flags;
+        node.terminate()?;
+        node.start()?;
+        // The new ones first, then the old ones go.
+        eventually("kw01's routes have the metric", SETTLED, || {
+            let mut found = metrics(&cluster)?;
+            found.sort();
+            ensure!(found == [(way.to_owned(), metric), (hole.to_owned(), metric)], "{found:?}");
+            Ok(())
+        })?;
+    }
+    nothing_lost(flows)
 }

@@ -357,7 +357,12 @@ impl FibSink {
     }
 
     pub fn status(&self) -> FibStatus {
-        let mut status = FibStatus { repaired: self.repaired, writes: self.writes, ..FibStatus::default() };
+        let mut status = FibStatus {
+            elsewhere: self.strays.len(),
+            repaired: self.repaired,
+            writes: self.writes,
+            ..FibStatus::default()
+        };
         for prefix in self.routes.keys() {
             match self.state(*prefix) {
                 Some(FibState::Installed) => status.installed += 1,

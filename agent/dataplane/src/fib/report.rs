@@ -72,6 +72,8 @@ pub enum FibState {
 pub struct FibStatus {
     pub installed: usize,
     pub stale: usize,
+    /// Routes of our protocol with another table or metric, of an earlier run that was told otherwise.
+    pub elsewhere: usize,
     pub pending: usize,
     pub failed: usize,
     /// Routes that somebody else deleted or changed and that were written again, since the start.
