@@ -178,7 +178,8 @@ fn ipv6_pods_of_a_manx_and_a_bird_node_talk_over_ipv6_sessions() -> Result<()> {
 }
 
 #[test]
-fn where_netfilter_tracks_connections_the_kernel_forwards_and_manxd_says_why() -> Result<()> {
+fn where_netfilter_tracks_connections_the_guard_leaves_pings_to_the_kernel_and_manxd_says_why() -> Result<()>
+{
     let mut cluster = Cluster::new(&[])?;
     let host = &cluster.node("kw01").host;
     host.shell(
@@ -189,7 +190,7 @@ fn where_netfilter_tracks_connections_the_kernel_forwards_and_manxd_says_why() -
     settled(&cluster, Stage::Mesh, SETTLED)?;
     let pods = (&cluster.node("kw01").pods[0], cluster.node("kw02").pods[0].address());
     let fast_path = cluster.node("kw01").status()?.fast_path;
-    ensure!(!fast_path.on && fast_path.mode == "auto", "{fast_path:?}");
+    ensure!(fast_path.on && fast_path.mode == "auto", "{fast_path:?}");
     ensure!(fast_path.reason.contains("track"), "{fast_path:?}");
     ensure!(cluster.node("kw02").status()?.fast_path.on);
     ping(pods.0, pods.1)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, InterfaceCounters, Repair, RepairCount};
+use crate::{Audit, InterfaceCounters, Modes, Repair, RepairCount};
 
 /// Whether the eBPF programs forward, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct FastPath {
 #[serde(rename_all = "camelCase")]
 pub struct DataplaneStatus {
     pub fast_path: FastPath,
+    /// The same by pool and by interface.
+    #[serde(default)]
+    pub modes: Modes,
     pub interfaces: Vec<InterfaceStatus>,
     pub maps: Vec<MapStatus>,
     /// Routes that a sink could not take, each with its cause.

@@ -7,6 +7,7 @@ mod audit;
 mod blackholes;
 mod dataplane;
 mod explain;
+mod modes;
 mod routes;
 mod status;
 mod traffic;
@@ -20,6 +21,7 @@ pub use dataplane::{
     Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
 };
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
+pub use modes::{InterfaceMode, Modes, PoolMode};
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered, PeerKind,

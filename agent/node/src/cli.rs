@@ -51,7 +51,7 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_DATAPLANE", value_enum, default_value_t = DataplaneMode::On)]
     pub dataplane: DataplaneMode,
 
-    /// Whether the eBPF programs forward: auto leaves it to the kernel where netfilter tracks connections
+    /// Whether the eBPF programs forward, for pools of which the resources (manx.dev/fastPath) say nothing; off is for all
     #[arg(long, env = "MANX_FAST_PATH", value_enum, default_value_t = FastPathMode::Auto)]
     pub fast_path: FastPathMode,
 
@@ -123,9 +123,9 @@ pub enum DataplaneMode {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FastPathMode {
-    /// On, unless netfilter tracks connections on this node
+    /// As netfilter allows: past it where it does nothing, by what conntrack knows where it tracks connections
     Auto,
-    /// On, whatever netfilter does: packets of the fast path skip its rules
+    /// On, whatever netfilter does: packets of the fast path skip its rules, and Services break
     On,
     /// Off: programs count and pass, explicit blackholes still drop
     Off,

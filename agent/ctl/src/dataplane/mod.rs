@@ -2,6 +2,7 @@
 
 mod audit;
 mod counters;
+mod modes;
 mod routes;
 mod status;
 mod top;

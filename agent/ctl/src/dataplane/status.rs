@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path, process::ExitCode};
 
 use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, path};
 
-use super::{audit, units};
+use super::{audit, modes, units};
 use crate::{client, output, table};
 
 /// Repairs that are shown one by one; with `-o json` come all that are remembered.
@@ -31,6 +31,7 @@ fn render(status: &DataplaneStatus) -> String {
     let fast_path = &status.fast_path;
     let mut out =
         format!("Fast path: {} ({})\n\n", if fast_path.on { "on" } else { "off" }, fast_path.reason);
+    out.push_str(&modes::render(&status.modes));
     let rows: Vec<Vec<String>> = status.interfaces.iter().map(interface).collect();
     out.push_str(&table::columns(&["INTERFACE", "ROLE", "PROGRAMS", "SINCE", "NOTE"], &rows));
     out.push('\n');
@@ -110,6 +111,7 @@ mod tests {
     fn status() -> DataplaneStatus {
         DataplaneStatus {
             fast_path: FastPath { mode: "auto".into(), on: true, reason: "nothing tracks".into() },
+            modes: Default::default(),
             interfaces: vec![InterfaceStatus {
                 name: "ens33".into(),
                 ifindex: 2,

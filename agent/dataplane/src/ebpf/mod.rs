@@ -25,7 +25,6 @@ mod link_state;
 mod links;
 mod load;
 mod maps;
-pub mod netfilter;
 mod object;
 mod options;
 mod pin_watch;

@@ -264,6 +264,7 @@ impl<'r> Walk<'r> {
     fn rule(&mut self, table: &'r TableKey, rule: &'r Rule, packets: &Packets) -> bool {
         let mut narrowing = Narrowing::new(self.ruleset, table, packets);
         let mut accepted = false;
+        let decides = rule.expressions.iter().any(decides);
         for expression in &rule.expressions {
             let mut by_state = false;
             if let Expression::Lookup { register, .. } = expression {
@@ -287,6 +288,8 @@ impl<'r> Walk<'r> {
                 Expression::Lookup { set, .. } => {
                     accepted |= self.verdict_map(table, rule, set, by_state, &narrowing);
                 }
+                // How often it is logged or counted is no packet's fate.
+                expression if counts_only(expression) && !decides => {}
                 _ => self.effect(rule, expression, &narrowing.packets),
             }
         }
@@ -386,6 +389,29 @@ impl<'r> Walk<'r> {
 
     fn note(&mut self, duty: Duty, rule: &Rule, what: &str, packets: &Packets) {
         self.found.add(duty, Place::of(rule), what.to_owned(), packets.clone());
+    }
+}
+
+/// A match by how many packets came, which by itself changes nothing.
+fn counts_only(expression: &Expression) -> bool {
+    match expression {
+        Expression::Match { name, .. } => {
+            ["connbytes", "hashlimit", "limit", "quota", "rateest", "statistic"].contains(&name.as_str())
+        }
+        Expression::Object { kind } => [object::LIMIT, object::QUOTA].contains(kind),
+        Expression::Other { name, .. } => ["limit", "quota", "numgen"].contains(&name.as_str()),
+        _ => false,
+    }
+}
+
+/// Whether something becomes of a packet by it.
+fn decides(expression: &Expression) -> bool {
+    match expression {
+        Expression::Verdict(verdict) => *verdict != Verdict::GoesOn,
+        Expression::Target { name, .. } => !["LOG", "NFLOG"].contains(&name.as_str()),
+        Expression::Lookup { .. } | Expression::PayloadWrite | Expression::MetaWrite { .. } => true,
+        Expression::Other { name, .. } => !HARMLESS.contains(&name.as_str()) && !counts_only(expression),
+        _ => false,
     }
 }
 

@@ -120,6 +120,14 @@ impl fmt::Display for Place {
     }
 }
 
+impl Finding {
+    /// Without the rule's handle, which is another one when the same rule is written again.
+    pub fn key(&self) -> String {
+        let place = Place { handle: None, ..self.place.clone() };
+        format!("{place}: {} ({})", self.what, self.reach)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.what)?;

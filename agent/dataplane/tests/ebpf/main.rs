@@ -10,7 +10,6 @@ mod namespace;
 mod nodes;
 mod paths;
 mod senders;
-mod tracking;
 mod transit;
 mod vectors;
 mod world;

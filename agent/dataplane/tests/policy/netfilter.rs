@@ -102,7 +102,9 @@ fn connections_that_outlive_their_rules_are_seen() {
 
 #[test]
 fn rules_that_accept_and_count_miss_nothing() {
-    let found = forward("ip saddr 172.16.0.0/16 counter accept\ntcp dport 80 counter log");
+    let found = forward(
+        "ip saddr 172.16.0.0/16 counter accept\ntcp dport 80 counter log\nlimit rate 3/minute log prefix \"x\"",
+    );
     assert_eq!(found.rules, Default::default());
     assert_eq!(found.tracking(Family::Ipv4), &Tracking::No);
 }
@@ -317,5 +319,53 @@ fn a_changed_rule_is_told_within_a_moment() {
             tokio::time::timeout(Duration::from_secs(3), watch.changed()).await.expect("news of its end");
             assert_eq!(watch.survey().ipv4, Tracking::No);
         });
+    });
+}
+
+/// Of a cluster with two thousand services: ten thousand rules in six thousand chains. The bound is wide: it catches
+/// what is quadratic.
+#[test]
+fn the_rules_of_two_thousand_services_are_read_in_a_moment() {
+    let mut rules = String::from("table ip nat {\n");
+    for n in 0..2000 {
+        let (high, low) = (n / 250, n % 250);
+        for endpoint in 0..2 {
+            rules.push_str(&format!(
+                " chain SEP-{n}-{endpoint} {{\n ip saddr 172.16.{high}.{low} meta mark set meta mark or 0x4000\n\
+                 meta l4proto tcp dnat to 172.16.{high}.{low}:80\n}}\n"
+            ));
+        }
+        rules.push_str(&format!(
+            " chain SVC-{n} {{\n numgen random mod 2 0 jump SEP-{n}-0\n jump SEP-{n}-1\n}}\n"
+        ));
+    }
+    rules.push_str(" chain SERVICES {\n");
+    for n in 0..2000 {
+        rules.push_str(&format!(" ip daddr 10.96.{}.{} tcp dport 80 jump SVC-{n}\n", n / 250, n % 250));
+    }
+    rules.push_str("}\n chain pre {\n type nat hook prerouting priority -100;\n jump SERVICES\n}\n}\n");
+    // And a filter that is followed: two thousand chains, each behind a jump of its own.
+    rules.push_str("table ip filter {\n");
+    for n in 0..2000 {
+        rules.push_str(&format!(
+            " chain POD-{n} {{\n ct state established accept\n tcp dport 80 accept\n drop\n}}\n"
+        ));
+    }
+    rules.push_str(" chain FORWARD {\n type filter hook forward priority 0;\n");
+    for n in 0..2000 {
+        rules.push_str(&format!(" ip daddr 172.16.{}.{} jump POD-{n}\n", n / 250, n % 250));
+    }
+    rules.push_str("}\n}\n");
+    Namespace::new().run(move || {
+        nft(&rules);
+        let begun = Instant::now();
+        let found = survey();
+        let took = begun.elapsed();
+        println!("read and judged in {took:?}");
+        assert!(matches!(found.ipv4, Tracking::Yes(_)));
+        assert!(found.rules.every_packet.is_empty(), "{:?}", found.rules.every_packet);
+        // Not one for each of two thousand addresses.
+        assert!(found.rules.filters.len() < 300, "{}", found.rules.filters.len());
+        assert!(took < Duration::from_secs(5), "{took:?}");
     });
 }

@@ -64,6 +64,7 @@ impl Daemon {
         let maps = maps.into_iter().map(map).collect();
         api::DataplaneStatus {
             fast_path: self.fast_path.state(),
+            modes: self.fast_path.modes(),
             interfaces,
             maps,
             failures: self.failures(),

@@ -2,6 +2,9 @@
 //! the table's changes, attached to interfaces as they come, and switched by what netfilter does. Where it
 //! cannot be had the daemon goes on with the kernel's FIB alone and says why once.
 
+mod decide;
+mod policy;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -11,18 +14,17 @@ use std::{
 
 use manx_api::RepairKind;
 use manx_dataplane::{
-    LinkChange,
-    ebpf::{
-        Applied, Condition, EbpfSink, Error, Fault, LinkState, Mode, Options, PinWatch, PoolNotIndexed,
-        PoolSpec, XdpState, netfilter, netfilter::Tracking,
-    },
+    Dataplane, LinkChange,
+    ebpf::{Applied, Condition, EbpfSink, Error, Fault, LinkState, Options, PinWatch, XdpState},
     kernel::{Link, Role},
     route::Route,
     table::Delta,
 };
 
 use manx_net::Prefix;
+use manx_resources::NodePlan;
 
+use self::policy::Policy;
 use crate::cli::FastPathMode;
 
 /// Log lines about routes that the maps refused, for one change.
@@ -30,20 +32,16 @@ const REFUSALS_AT_ONCE: usize = 10;
 
 #[derive(Debug)]
 pub struct FastPath {
-    mode: FastPathMode,
+    policy: Policy,
     sink: Result<EbpfSink, String>,
     /// An earlier run's maps are in use, or there was no earlier run: programs may run before all is learned.
     ready: bool,
-    on: bool,
-    reason: String,
     /// Attached, or to be attached once [`Self::ready`].
     links: BTreeMap<u32, Attached>,
     /// Uplinks that lost XDP by another's hand and have it not again.
     owed: BTreeSet<u32>,
     /// Interfaces have changed since an audit began.
     noted: Option<bool>,
-    /// Pools of which it has been said that they are not indexed.
-    not_indexed: Vec<PoolNotIndexed>,
     /// Prefixes that the maps could not take, with the reason.
     refused: BTreeMap<manx_net::Prefix, String>,
 }
@@ -62,15 +60,12 @@ impl FastPath {
     /// Without programs, for good.
     pub fn absent(mode: FastPathMode, reason: String) -> FastPath {
         FastPath {
-            mode,
+            policy: Policy::new(mode),
             sink: Err(reason),
             ready: true,
-            on: false,
-            reason: String::from("not decided yet"),
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             noted: None,
-            not_indexed: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -99,43 +94,10 @@ impl FastPath {
         FastPath { sink: Ok(sink), ready, ..FastPath::absent(mode, String::new()) }
     }
 
-    /// Looks at what netfilter does now and switches. Cheap; call it every few seconds.
-    pub fn decide(&mut self) {
-        let (on, reason) = match (&self.sink, self.mode) {
-            (Err(reason), _) => (false, reason.clone()),
-            (Ok(_), FastPathMode::Off) => (false, String::from("switched off by --fast-path off")),
-            (Ok(_), FastPathMode::On) => {
-                let reason = match netfilter::tracking() {
-                    Tracking::Yes(what) => format!(
-                        "switched on by --fast-path on, past netfilter, which tracks connections here ({what})"
-                    ),
-                    Tracking::No | Tracking::Unknown(_) => String::from("switched on by --fast-path on"),
-                };
-                (true, reason)
-            }
-            (Ok(_), FastPathMode::Auto) => match netfilter::tracking() {
-                Tracking::No => (true, String::from("netfilter tracks no connections here")),
-                Tracking::Yes(what) => (
-                    false,
-                    format!(
-                        "netfilter tracks connections here ({what}); the fast path would carry packets past its \
-                         rules. --fast-path on overrides"
-                    ),
-                ),
-                Tracking::Unknown(why) => (
-                    false,
-                    format!(
-                        "cannot tell whether netfilter tracks connections ({why}). --fast-path on overrides"
-                    ),
-                ),
-            },
-        };
-        if let Ok(sink) = &mut self.sink {
-            sink.set_whole_mode(if on { Mode::Unguarded } else { Mode::Off });
-        }
-        if (on, &reason) != (self.on, &self.reason) {
-            tracing::info!("fast path {}: {reason}", if on { "on" } else { "off" });
-            (self.on, self.reason) = (on, reason);
+    /// Begins to watch what netfilter does; before the first [`Self::decide`], inside a runtime or not.
+    pub fn watch_netfilter(&mut self) {
+        if self.sink.is_ok() {
+            self.policy.watch();
         }
     }
 
@@ -153,22 +115,15 @@ impl FastPath {
         }
     }
 
-    /// The pools of the plan. What cannot be indexed is said when that changes.
-    pub fn set_pools(&mut self, pools: &[PoolSpec]) {
-        let Ok(sink) = &mut self.sink else { return };
-        match sink.set_pools(pools) {
-            Ok(not_indexed) => {
-                for pool in not_indexed.iter().filter(|pool| !self.not_indexed.contains(pool)) {
-                    tracing::warn!(
-                        "IPPool/{} ({}) is looked up in the slower tries: {}",
-                        pool.name,
-                        pool.prefix,
-                        pool.reason
-                    );
-                }
-                self.not_indexed = not_indexed;
-            }
-            Err(error) => tracing::error!("writing the pools into the eBPF maps failed: {error}"),
+    /// Waits until netfilter's rules are other than before; call [`Self::decide`] then. Cancel-safe.
+    pub async fn netfilter_changed(&mut self) {
+        self.policy.changed().await;
+    }
+
+    /// Looks at what may be fast now, and switches. Cheap; at every change, and every few seconds.
+    pub fn decide(&mut self, plan: &NodePlan, dataplane: &Dataplane) {
+        if let Ok(sink) = &mut self.sink {
+            self.policy.apply(sink, plan, dataplane);
         }
     }
 
@@ -422,11 +377,20 @@ impl FastPath {
     }
 
     pub fn state(&self) -> manx_api::FastPath {
-        let mode = match self.mode {
+        let mode = match self.policy.flag() {
             FastPathMode::Auto => "auto",
             FastPathMode::On => "on",
             FastPathMode::Off => "off",
         };
-        manx_api::FastPath { mode: mode.into(), on: self.on, reason: self.reason.clone() }
+        let (on, reason) = match (&self.sink, self.policy.state()) {
+            (Err(why), _) => (false, why.as_str()),
+            (Ok(_), Some(state)) => state,
+            (Ok(_), None) => (false, "not decided yet: there is no plan"),
+        };
+        manx_api::FastPath { mode: mode.into(), on, reason: reason.into() }
+    }
+
+    pub fn modes(&self) -> manx_api::Modes {
+        self.policy.modes()
     }
 }

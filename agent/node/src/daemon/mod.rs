@@ -175,7 +175,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             pod_prefix: args.pod_interface_prefix.clone(),
             receive_buffer: EVENT_BUFFER,
         })?;
-        let restarting = args.dataplane == DataplaneMode::On && dataplane.fib_status().stale > 0;
+        let left = dataplane.fib_status();
+        let restarting = args.dataplane == DataplaneMode::On && left.stale + left.elsewhere > 0;
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
         let updates = datastore.watch()?;
@@ -235,6 +236,7 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        self.fast_path.watch_netfilter();
         let first = updates.borrow_and_update().clone();
         self.take_update(first);
         let mut wakeup = Instant::now();
@@ -274,6 +276,7 @@ impl Daemon {
                     }
                     Err(_) => anyhow::bail!("the datastore's watcher has ended"),
                 },
+                () = self.fast_path.netfilter_changed() => self.decide(),
                 Some(question) = questions.recv() => self.answer(question),
                 () = sleep_until(wakeup.into()) => {}
             }
@@ -324,6 +327,10 @@ impl Daemon {
         self.drain_outputs();
         self.flush();
         let step = self.dataplane.step(instant);
+        if step.policy_rules || !step.links.is_empty() {
+            // An interface has its mode before it has a program.
+            self.decide();
+        }
         self.fast_path.apply(&step.map);
         self.fast_path.follow(&step.links);
         for (gateway, resolution) in step.next_hops {
@@ -338,6 +345,13 @@ impl Daemon {
         more | step.more
     }
 
+    /// What may be fast, and why.
+    fn decide(&mut self) {
+        if let Some(plan) = &self.plan {
+            self.fast_path.decide(plan, &self.dataplane);
+        }
+    }
+
     fn flush(&mut self) {
         if let Some(speaker) = &mut self.speaker {
             self.sockets.flush(speaker, self.clock.now());
@@ -346,7 +360,7 @@ impl Daemon {
 
     /// What no event tells: netfilter's rules, a port that was taken, what others removed.
     fn check(&mut self) {
-        self.fast_path.decide();
+        self.decide();
         self.follow_secrets();
         self.listen();
         if self.writes() {
@@ -464,11 +478,11 @@ impl Daemon {
         );
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
-            self.fast_path.set_pools(&wiring::pool_specs(&plan));
             self.blackholes.follow_plan(&plan);
         }
         self.protection.read_secrets(&plan);
         self.plan = Some(plan);
+        self.decide();
         self.open_sessions();
     }
 

@@ -6,10 +6,7 @@ use manx_bgp::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
     NextHopMode, Originated, PeerConfig, PoolRule, RemoteAs, Role,
 };
-use manx_dataplane::{
-    ebpf::{Mode, PoolSpec},
-    table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply},
-};
+use manx_dataplane::table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply};
 use manx_net::Prefix;
 use manx_resources as resources;
 use manx_resources::{NodePlan, PeerPlan, RangePlan};
@@ -160,17 +157,6 @@ fn role(role: resources::Role) -> Role {
         resources::Role::Customer => Role::Customer,
         resources::Role::Peer => Role::Peer,
     }
-}
-
-/// The pools as the programs know them. Where a pool is encapsulated elsewhere its packets are not ours to carry plain.
-pub fn pool_specs(plan: &NodePlan) -> Vec<PoolSpec> {
-    let spec = |pool: &resources::PoolPlan| PoolSpec {
-        name: pool.name.clone(),
-        prefix: pool.cidr,
-        block_len: pool.block_size,
-        mode: if pool.write == resources::PoolWrite::Never { Mode::Off } else { Mode::Unguarded },
-    };
-    plan.pools.iter().map(spec).collect()
 }
 
 pub fn route_plan(plan: &NodePlan) -> RoutePlan {

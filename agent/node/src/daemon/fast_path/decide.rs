@@ -1,0 +1,397 @@
+//! What may be fast, and why: from what the operator says, what netfilter and policy rules do, and what the kernel can,
+//! to a mode for the whole, for each pool and for each interface. Pure; the page of it is
+//! `docs/decisions/026-auto.md`.
+
+use std::collections::BTreeMap;
+
+use manx_dataplane::{
+    ebpf::Mode,
+    netfilter::{Finding, Survey, Tracking},
+    reach::{Family, Reach},
+};
+use manx_net::Prefix;
+use manx_resources::FastPathSetting;
+
+use crate::cli::FastPathMode;
+
+/// Findings that are named; of more there is a count.
+const MOST_FOUND: usize = 50;
+
+#[derive(Debug)]
+pub struct Facts<'a> {
+    pub flag: FastPathMode,
+    /// Of the node as a whole; None: the resources say nothing.
+    pub whole: Option<FastPathSetting>,
+    pub pools: Vec<PoolFacts<'a>>,
+    pub interfaces: Vec<InterfaceFacts<'a>>,
+    pub survey: &'a Survey,
+    /// Policy rules that may send forwarded packets to another table than ours.
+    pub diverting: Vec<Diversion<'a>>,
+    /// Why flows cannot be looked up in conntrack.
+    pub no_guard: Option<String>,
+    /// Why conntrack cannot be told to be liberal about TCP's windows.
+    pub not_liberal: Option<String>,
+    /// Families that were guarded before, since the start.
+    pub guarded_before: Vec<Family>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PoolFacts<'a> {
+    pub name: &'a str,
+    pub prefix: Prefix,
+    /// Its own; None: as the whole's.
+    pub setting: Option<FastPathSetting>,
+    /// Why its packets are not for the fast path at all.
+    pub excluded: Option<&'static str>,
+}
+
+/// A policy rule, and the packets that it may send elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Diversion<'a> {
+    pub text: &'a str,
+    pub reach: &'a Reach,
+    pub needs_mark: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct InterfaceFacts<'a> {
+    pub ifindex: u32,
+    pub name: &'a str,
+    pub setting: Option<FastPathSetting>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// No packet goes further than this.
+    pub whole: Mode,
+    /// One sentence about the whole.
+    pub reason: String,
+    /// In the order of the facts.
+    pub pools: Vec<PoolChoice>,
+    pub interfaces: Vec<InterfaceChoice>,
+    /// What stands in the way, each rule with what follows from it.
+    pub found: Vec<Found>,
+    /// Families of which a pool is guarded: conntrack has to be liberal for them.
+    pub guarded: Vec<Family>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolChoice {
+    pub name: String,
+    pub prefix: Prefix,
+    pub mode: Mode,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceChoice {
+    pub ifindex: u32,
+    pub name: String,
+    /// None: as its packets' pools are.
+    pub mode: Option<Mode>,
+    pub reason: Option<String>,
+}
+
+/// A rule of the host that switches something off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// A sentence that names it, and what goes by the stack for it.
+    pub text: String,
+    /// The same rule still, though it was taken away and put back.
+    pub key: String,
+}
+
+impl Choice {
+    /// Some packets may be fast.
+    pub fn is_on(&self) -> bool {
+        self.whole > Mode::Off && self.pools.iter().any(|pool| pool.mode > Mode::Off)
+    }
+}
+
+impl Found {
+    fn with(&self, by_the_stack: &str) -> Found {
+        Found { text: format!("{}: by the stack, {by_the_stack}", self.text), key: self.key.clone() }
+    }
+}
+
+/// What one rule of the host switches off.
+enum Concerned {
+    /// Indices into the facts.
+    Pools(Vec<usize>),
+    Interfaces(Vec<usize>),
+}
+
+pub fn decide(facts: &Facts<'_>) -> Choice {
+    let whole = match (facts.flag, facts.whole) {
+        (FastPathMode::Off, _) => Some("switched off by --fast-path off"),
+        (_, Some(FastPathSetting::Disabled)) => Some("Disabled by manx.dev/fastPath on the BGPConfiguration"),
+        _ => None,
+    };
+    let mut choice = Choice {
+        whole: if whole.is_some() { Mode::Off } else { Mode::Unguarded },
+        reason: String::new(),
+        pools: facts.pools.iter().map(|pool| facts.pool(pool)).collect(),
+        interfaces: facts.interfaces.iter().map(interface).collect(),
+        found: Vec::new(),
+        guarded: Vec::new(),
+    };
+    if whole.is_none() {
+        switch_off_for_netfilter(facts, &mut choice);
+        switch_off_for_policy_rules(facts, &mut choice);
+    }
+    let guarded = |family: &Family| {
+        let mut of = choice.pools.iter().filter(|pool| Family::of(pool.prefix) == *family);
+        whole.is_none() && of.any(|pool| pool.mode == Mode::Guarded)
+    };
+    choice.guarded = [Family::Ipv4, Family::Ipv6].into_iter().filter(guarded).collect();
+    if choice.found.len() > MOST_FOUND {
+        let more = choice.found.split_off(MOST_FOUND).len();
+        choice.found.push(Found { text: format!("and {more} more rules"), key: "more".to_owned() });
+    }
+    choice.reason = whole.map_or_else(|| summary(&choice), str::to_owned);
+    choice
+}
+
+fn interface(facts: &InterfaceFacts<'_>) -> InterfaceChoice {
+    let disabled = facts.setting == Some(FastPathSetting::Disabled);
+    InterfaceChoice {
+        ifindex: facts.ifindex,
+        name: facts.name.to_owned(),
+        mode: disabled.then_some(Mode::Off),
+        reason: disabled.then(|| "Disabled by manx.dev/fastPathInterfaces".to_owned()),
+    }
+}
+
+impl Facts<'_> {
+    /// The pool's own setting, else the whole's, else the flag's.
+    fn setting(&self, pool: &PoolFacts<'_>) -> (FastPathSetting, &'static str) {
+        match (pool.setting, self.whole, self.flag) {
+            (Some(own), ..) => (own, "by manx.dev/fastPath on the IPPool"),
+            (None, Some(whole), _) => (whole, "by manx.dev/fastPath on the BGPConfiguration"),
+            (None, None, FastPathMode::On) => (FastPathSetting::Enabled, "by --fast-path on"),
+            (None, None, FastPathMode::Auto | FastPathMode::Off) => (FastPathSetting::Auto, ""),
+        }
+    }
+
+    fn is_auto(&self, pool: &PoolFacts<'_>) -> bool {
+        self.setting(pool).0 == FastPathSetting::Auto
+    }
+
+    /// Before single rules are looked at.
+    fn pool(&self, pool: &PoolFacts<'_>) -> PoolChoice {
+        let family = Family::of(pool.prefix);
+        let chosen =
+            |mode, reason| PoolChoice { name: pool.name.to_owned(), prefix: pool.prefix, mode, reason };
+        if let Some(why) = pool.excluded {
+            return chosen(Mode::Off, why.to_owned());
+        }
+        let (mode, reason) = match self.setting(pool) {
+            (FastPathSetting::Disabled, by) => (Mode::Off, format!("Disabled {by}")),
+            (FastPathSetting::Enabled, by) => match self.survey.tracking(family) {
+                Tracking::Yes(rule) => (
+                    Mode::Unguarded,
+                    format!("Enabled {by}, past netfilter, which tracks connections here ({rule})"),
+                ),
+                Tracking::No | Tracking::Unknown(_) => (Mode::Unguarded, format!("Enabled {by}")),
+            },
+            (FastPathSetting::Auto, _) => self.auto(family),
+        };
+        chosen(mode, reason)
+    }
+
+    fn auto(&self, family: Family) -> (Mode, String) {
+        let of = match self.survey.tracking(family) {
+            Tracking::Unknown(why) => {
+                return (Mode::Off, format!("cannot tell what netfilter does ({why}); Enabled overrides"));
+            }
+            Tracking::No if !self.guarded_before.contains(&family) => {
+                return (Mode::Unguarded, "netfilter tracks no connections here".to_owned());
+            }
+            Tracking::No => {
+                "netfilter tracked connections here before; restart manxd to go without the guard".to_owned()
+            }
+            Tracking::Yes(rule) => format!("netfilter tracks connections here ({rule})"),
+        };
+        let obstacle = self.no_guard.as_ref().or(self.not_liberal.as_ref());
+        match obstacle {
+            Some(why) => (Mode::Off, format!("{of}, and {why}; Enabled overrides")),
+            None => (Mode::Guarded, format!("{of}: flows that it knows and does not translate are fast")),
+        }
+    }
+
+    /// Whom a rule concerns: interfaces where it names nothing else, else the pools of the end that it narrows down.
+    fn concerned(&self, reach: &Reach) -> Concerned {
+        let by: Vec<usize> = (0..)
+            .zip(&self.interfaces)
+            .filter(|(_, interface)| reach.comes_by(interface.ifindex, interface.name))
+            .map(|(index, _)| index)
+            .collect();
+        if reach.by.is_some() && (by.is_empty() || reach.is_any_address()) {
+            return Concerned::Interfaces(by);
+        }
+        let narrows_source = reach.from != Default::default();
+        let meets = |pool: &PoolFacts<'_>| {
+            self.pools.iter().any(|other| {
+                if narrows_source {
+                    reach.meets(pool.prefix, other.prefix)
+                } else {
+                    reach.meets(other.prefix, pool.prefix)
+                }
+            })
+        };
+        Concerned::Pools(
+            (0..).zip(&self.pools).filter(|(_, pool)| meets(pool)).map(|(index, _)| index).collect(),
+        )
+    }
+}
+
+/// Rules that would miss packets, for pools and interfaces whose setting leaves it to what netfilter does.
+fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
+    let rules = &facts.survey.rules;
+    let lists: [(&[Finding], Mode, &str); 3] = [
+        (&rules.every_packet, Mode::Guarded, "has to see every packet"),
+        (&rules.first_packets, Mode::Unguarded, "has to see these packets"),
+        (&rules.filters, Mode::Unguarded, "filters where nothing tracks connections"),
+    ];
+    for (findings, least, why) in lists {
+        for finding in findings {
+            let rule = Found { text: format!("{finding} {why}"), key: finding.key() };
+            match facts.concerned(&finding.reach) {
+                Concerned::Interfaces(found) if facts.pools.iter().all(|pool| facts.is_auto(pool)) => {
+                    let heeded = |index: &usize| {
+                        facts.interfaces.get(*index).is_some_and(|interface| {
+                            interface.setting.is_none_or(|s| s == FastPathSetting::Auto)
+                        })
+                    };
+                    // In a family that is guarded, what needs first packets only needs nothing.
+                    if choice.pools.iter().any(|pool| pool.mode >= least) {
+                        close_interfaces(choice, found.into_iter().filter(heeded), &rule);
+                    }
+                }
+                Concerned::Interfaces(found) if found.is_empty() => {}
+                Concerned::Interfaces(_) => {
+                    let all = 0..facts.pools.len();
+                    close_pools(facts, choice, all.filter(|index| auto_at(facts, *index)), least, &rule);
+                }
+                Concerned::Pools(found) => {
+                    close_pools(
+                        facts,
+                        choice,
+                        found.into_iter().filter(|index| auto_at(facts, *index)),
+                        least,
+                        &rule,
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn auto_at(facts: &Facts<'_>, index: usize) -> bool {
+    facts.pools.get(index).is_some_and(|pool| facts.is_auto(pool))
+}
+
+/// Whatever the setting: the programs would send packets where the kernel does not.
+fn switch_off_for_policy_rules(facts: &Facts<'_>, choice: &mut Choice) {
+    for rule in &facts.diverting {
+        let reach = rule.reach;
+        let marked_by =
+            match (rule.needs_mark, reach.family.map(|family| (family, facts.survey.tracking(family)))) {
+                (false, _) => String::new(),
+                (true, Some((_, Tracking::Unknown(_)))) => {
+                    " for a mark that a rule of netfilter may set".to_owned()
+                }
+                (true, family) => {
+                    let fits = |finding: &&Finding| match (finding.reach.family, family) {
+                        (Some(of), Some((own, _))) => of == own,
+                        _ => true,
+                    };
+                    match facts.survey.rules.marks.iter().find(fits) {
+                        Some(mark) => format!(" for a mark, which {} sets", mark.place),
+                        None => continue,
+                    }
+                }
+            };
+        let text = format!("policy rule \"{}\" chooses another table{marked_by}", rule.text);
+        let why = Found { key: rule.text.to_owned(), text };
+        match facts.concerned(reach) {
+            Concerned::Interfaces(found) => close_interfaces(choice, found.into_iter(), &why),
+            Concerned::Pools(found) => close_pools(facts, choice, found.into_iter(), Mode::Guarded, &why),
+        }
+    }
+}
+
+/// Those that go as far as `least`.
+fn close_pools(
+    facts: &Facts<'_>,
+    choice: &mut Choice,
+    pools: impl Iterator<Item = usize>,
+    least: Mode,
+    why: &Found,
+) {
+    let mut names = Vec::new();
+    for index in pools {
+        let (Some(pool), Some(of)) = (choice.pools.get_mut(index), facts.pools.get(index)) else { continue };
+        let planned = facts.pool(of).mode;
+        // Named for each pool that it keeps from being fast, also if another rule does so already.
+        if planned < least {
+            continue;
+        }
+        names.push(pool.name.clone());
+        if pool.mode > Mode::Off {
+            pool.mode = Mode::Off;
+            pool.reason = why.text.clone();
+        }
+    }
+    if !names.is_empty() {
+        let word = if names.len() == 1 { "pool" } else { "pools" };
+        choice.found.push(why.with(&format!("{word} {}", names.join(", "))));
+    }
+}
+
+fn close_interfaces(choice: &mut Choice, interfaces: impl Iterator<Item = usize>, why: &Found) {
+    let mut names = Vec::new();
+    for index in interfaces {
+        let Some(interface) = choice.interfaces.get_mut(index) else { continue };
+        names.push(interface.name.clone());
+        if interface.mode != Some(Mode::Off) {
+            interface.mode = Some(Mode::Off);
+            interface.reason = Some(why.text.clone());
+        }
+    }
+    if !names.is_empty() {
+        choice.found.push(why.with(&format!("what comes by {}", names.join(", "))));
+    }
+}
+
+/// Of the pools, where the whole is not off.
+fn summary(choice: &Choice) -> String {
+    let mut by_reason: BTreeMap<(Mode, &str), Vec<&str>> = BTreeMap::new();
+    for pool in &choice.pools {
+        by_reason.entry((pool.mode, &pool.reason)).or_default().push(&pool.name);
+    }
+    match by_reason.len() {
+        0 => "there are no pools".to_owned(),
+        // All for the same reason.
+        1 => by_reason.keys().map(|(_, reason)| (*reason).to_owned()).collect(),
+        _ => {
+            let parts = by_reason.iter().rev().map(|((mode, reason), pools)| {
+                let word = if pools.len() == 1 { "pool" } else { "pools" };
+                format!("{word} {} {}: {reason}", pools.join(", "), name(*mode))
+            });
+            parts.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+/// As `manxctl` prints it.
+pub fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Off => "off",
+        Mode::Guarded => "guarded",
+        Mode::Unguarded => "unguarded",
+    }
+}
+
+#[cfg(test)]
+mod tests;
