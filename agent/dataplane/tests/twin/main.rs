@@ -18,5 +18,6 @@ mod record;
 mod replay;
 mod several;
 mod tables;
+mod tagged;
 mod tracked;
 mod wire;

@@ -40,7 +40,7 @@ fn tracking() -> Lab {
 
 #[test]
 fn random_packets_of_tracked_flows_leave_both_nodes_alike() {
-    let (seed, count) = (random::seed(), random::packets(10_000));
+    let (seed, count) = (random::seed(), random::packets(20_000) / 2);
     println!("MANX_SEED={seed} MANX_PACKETS={count}");
     let mut random = Random::new(seed);
     let mut lab = tracking();
