@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -16,9 +16,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::netns::Netns;
 
-const PORT: u16 = 4711;
-/// How long the last datagrams may be on their way.
-const LINGER: Duration = Duration::from_millis(300);
+/// Of the stream that is started next in this process: each has its own, by which it is told from others.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+/// How long the last datagrams may be on their way: as long as a neighbour may have to be asked twice.
+const LINGER: Duration = Duration::from_millis(1200);
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -26,12 +27,14 @@ pub struct Stream {
     next: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<()>>,
+    to: SocketAddr,
     name: String,
 }
 
 impl Stream {
     /// Sends a datagram every `interval` until it is dropped.
     pub fn start(from: &Netns, to: IpAddr, interval: Duration) -> Result<Stream> {
+        let to = SocketAddr::new(to, NEXT_PORT.fetch_add(1, Ordering::Relaxed));
         let name = format!("{} → {to}", from.name());
         let any: IpAddr =
             if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -44,13 +47,13 @@ impl Stream {
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     // Refused by our own kernel, or told by ICMP of an earlier one: lost like another.
-                    let _ = socket.send_to(&number.to_be_bytes(), SocketAddr::new(to, PORT));
+                    let _ = socket.send_to(&number.to_be_bytes(), to);
                     let due = started + interval * u32::try_from(number + 1).unwrap_or(u32::MAX);
                     thread::sleep(due.saturating_duration_since(Instant::now()));
                 }
             })?
         };
-        Ok(Stream { next, stop, sender: Some(sender), name })
+        Ok(Stream { next, stop, sender: Some(sender), to, name })
     }
 
     /// The number of the next datagram: what is sent from now on has at least this.
@@ -87,7 +90,7 @@ impl Drop for Stream {
     }
 }
 
-/// Catches what arrives for an address, from all streams; their numbers are told apart by nothing.
+/// Catches what arrives of a stream.
 #[derive(Debug)]
 pub struct Catch {
     over: Arc<AtomicBool>,
@@ -96,9 +99,10 @@ pub struct Catch {
 }
 
 impl Catch {
-    pub fn start(at: &Netns, address: IpAddr) -> Result<Catch> {
-        let socket =
-            at.run(move || UdpSocket::bind((address, PORT))).with_context(|| at.name().to_owned())?;
+    /// Where the stream's address is now.
+    pub fn start(at: &Netns, stream: &Stream) -> Result<Catch> {
+        let to = stream.to;
+        let socket = at.run(move || UdpSocket::bind(to)).with_context(|| format!("{}: {to}", at.name()))?;
         socket.set_read_timeout(Some(PAUSE))?;
         let over = Arc::new(AtomicBool::new(false));
         let numbers = Arc::new(std::sync::Mutex::new(BTreeSet::new()));

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use manx_api::{
     Counters, DataplaneStatus, Explanation, History, HistoryEvent, NodeStatus, PeerStatus, RouteRow, Routes,
 };
+use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::{host::Host, process::Daemon, programs, wait::eventually};
@@ -129,6 +130,10 @@ impl Manx {
     /// Its process's number as this process sees it.
     pub fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Daemon::pid)
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("manxd does not run")?.signal(signal)
     }
 
     /// Ends it by SIGKILL.
