@@ -37,7 +37,8 @@ pub struct AddArgs {
     /// Prefixes such as 203.0.113.0/24; an address means itself alone. What has a longer route is still reached
     #[arg(value_name = "PREFIX", required = true)]
     prefixes: Vec<String>,
-    /// End by itself after 90s, 30m, 2h, 1d12h, … [default: when it is deleted]
+    /// End by itself after 90s, 30m, 2h, 1d12h, …, by the wall clock; while manxd is dead it stands until the next
+    /// start [default: when it is deleted]
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<String>,
     /// What senders hear: nothing, or ICMP unreachable, which the kernel sends within its limits
