@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -12,14 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::netns::Netns;
 
 /// Of the stream that is started next in this process: each has its own, by which it is told from others.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
 /// How long the last datagrams may be on their way: as long as a neighbour may have to be asked twice.
-const LINGER: Duration = Duration::from_millis(1200);
+pub const LINGER: Duration = Duration::from_millis(1200);
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -61,23 +62,16 @@ impl Stream {
         self.next.load(Ordering::SeqCst)
     }
 
-    /// Waits until what was sent up to now has arrived or never will, and fails if of those from `from` on, `least` at
-    /// least, any is not among what was caught.
-    pub fn all_caught(&self, catch: &Catch, from: u64, least: u64) -> Result<()> {
-        let end = self.mark();
-        thread::sleep(LINGER);
-        let caught = catch.numbers();
-        let lost: Vec<u64> = (from..end).filter(|number| !caught.contains(number)).collect();
-        println!("{}: {} sent, {} lost", self.name, end - from, lost.len());
-        ensure!(end - from >= least, "{}: only {} were sent", self.name, end - from);
-        ensure!(
-            lost.is_empty(),
-            "{}: of {} from number {from} on {} were lost, the first {:?}",
-            self.name,
-            end - from,
-            lost.len(),
-            lost.first()
-        );
+    /// Fails if any of these numbers is not among what was caught, or if they are fewer than `least`. Give what was sent
+    /// last [`LINGER`] to arrive.
+    pub fn all_caught(&self, catch: &Catch, sent: Range<u64>, least: u64) -> Result<()> {
+        let (caught, count) = (catch.numbers(), sent.end - sent.start);
+        let lost: Vec<u64> = sent.filter(|number| !caught.contains(number)).collect();
+        println!("{}: {count} sent, {} lost", self.name, lost.len());
+        ensure!(count >= least, "{}: only {count} were sent", self.name);
+        if let Some(first) = lost.first() {
+            bail!("{}: of {count} were lost {}, first number {first}", self.name, lost.len());
+        }
         Ok(())
     }
 }

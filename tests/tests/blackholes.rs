@@ -4,5 +4,6 @@
 mod blackholes {
     pub mod living;
     pub mod ordered;
+    pub mod pair;
     pub mod pools;
 }

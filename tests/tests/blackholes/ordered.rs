@@ -6,9 +6,11 @@ use anyhow::{Context, Result, ensure};
 use manx_api::{AskedBy, BlackholeRow, Blackholes};
 use manx_tests::{
     cluster::{CLUSTER, Cluster, Node},
-    story::{SETTLED, Stage, mesh, ping, settled},
+    story::{SETTLED, Stage, counted, mesh, ping, settled},
     wait::{eventually, throughout},
 };
+
+use super::pair::{Pair, addresses};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -90,7 +92,10 @@ fn an_order_stands_over_a_pod_of_the_node_and_of_a_block_only_where_no_pod_is() 
     kw01.host.sh(&format!("manxctl blackhole add {victim} --reply unreachable"))?;
     let row = eventually("the map drops", SOON, || in_force(kw01, &format!("{victim}/32")))?;
     ensure!(!row.in_kernel && row.reason.as_deref().is_some_and(|reason| reason.contains("pod")), "{row:?}");
+    let by_wire = || Ok::<_, anyhow::Error>(counted(&kw01.counters()?, "uplink_xdp", "blackhole_explicit"));
+    let before = by_wire()?;
     ensure!(ping(far, victim).is_err() && ping(&kw01.pods[1], victim).is_err());
+    ensure!(by_wire()? > before, "what came by the wire did not die in XDP");
     kw01.host.sh(&format!("manxctl blackhole delete {victim}"))?;
     eventually("the pod is reached again", SOON, || ping(far, victim))?;
 
@@ -106,6 +111,33 @@ fn an_order_stands_over_a_pod_of_the_node_and_of_a_block_only_where_no_pod_is() 
     ensure!(said.contains("stays one where no pod is"), "{said}");
     let all = list(kw01, "--all")?;
     ensure!(all.iter().any(|row| row.cause.asked_by == AskedBy::OwnBlock && row.in_kernel), "{all:?}");
+    Ok(())
+}
+
+#[test]
+fn an_order_of_either_family_drops_or_lets_the_kernel_answer() -> Result<()> {
+    let pair = Pair::new(&[])?;
+    for (address, told) in addresses(50, 1).into_iter().zip(["Host Unreachable", "unreachable: No route"]) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let order = |words: &str| pair.here.host.sh(&format!("manxctl blackhole {words}"));
+        let try_it = || pair.neighbour.output(&format!("ping -n -c 3 -i 0.3 -W 1 {address}"));
+        order(&format!("add {address} --reply unreachable"))?;
+        eventually("the sender is told", SOON, || {
+            let said = try_it()?;
+            ensure!(!said.status.success() && said.stdout.contains(told), "{said:?}");
+            Ok(())
+        })?;
+        order(&format!("add {address} --reply drop"))?;
+        eventually("it hears nothing", SOON, || {
+            let said = try_it()?;
+            ensure!(!said.status.success() && !said.stdout.contains("nreachable"), "{said:?}");
+            Ok(())
+        })?;
+        let row = pair.here.route(&format!("{address}/{length}"))?;
+        ensure!(row.agree && row.blackhole.is_some(), "{row:?}");
+        order(&format!("delete {address}"))?;
+        eventually("it is reached again", SOON, || ping(&pair.neighbour, address))?;
+    }
     Ok(())
 }
 

@@ -130,6 +130,9 @@ fn a_blackhole_that_a_peer_asks_for_drops_where_it_may_and_as_long_as_it_asks() 
                 Ok(())
             },
         )?;
+        let listed = middle.host.sh("manxctl blackhole list")?;
+        let asks = format!("peer {} (BLACKHOLE)", HIGH.addresses()[usize::from(address.is_ipv6())]);
+        ensure!(listed.contains(&route) && listed.contains(&asks), "{listed}");
         let count = |node: &Manx, program: &str| {
             Ok::<_, anyhow::Error>(counted(&node.counters()?, program, "blackhole_explicit"))
         };

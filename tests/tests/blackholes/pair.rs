@@ -1,0 +1,86 @@
+//! Two nodes of both families and a closed pool in each, so that there is a blackhole behind every route that is missing.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use manx_tests::{
+    host::Pod,
+    lab::{Lab, UPLINK},
+    peers::manx::{BgpPeer, Manx, Node, resources},
+    story::ping,
+    wait::eventually,
+};
+
+const AS: u32 = 64_512;
+const POOLS: [&str; 2] = ["172.16.0.0/16", "fd00:172::/32"];
+const UP: Duration = Duration::from_secs(20);
+
+/// Two nodes with a pod each. What appears, appears on `here`.
+pub struct Pair {
+    pub neighbour: Pod,
+    pub far: Pod,
+    pub here: Manx,
+    pub there: Manx,
+    pub lab: Lab,
+}
+
+/// One of each family, in the block of this number.
+pub fn addresses(block: u8, host: u8) -> [IpAddr; 2] {
+    let ipv6 = format!("fd00:172:0:{block}::{host:x}");
+    [IpAddr::from([172, 16, block, host]), ipv6.parse().expect("digits are groups of IPv6")]
+}
+
+fn place(lab: &mut Lab, name: &str, number: u8, flags: &[&'static str]) -> Result<(Node, Manx)> {
+    let (ipv4, ipv6) = (Ipv4Addr::new(192, 168, 80, number), format!("fd00:80::{number}"));
+    let host = lab.host(name, ipv4, 24)?;
+    host.sh(&format!("ip address add {ipv6}/64 dev {UPLINK} nodad"))?;
+    // Without a way to everywhere a host does not answer for its pods' gateway. Nobody is there.
+    host.sh(&format!("ip route add default via 192.168.80.2 dev {UPLINK}"))?;
+    let node = Node {
+        name: name.to_owned(),
+        ipv4: (ipv4, 24),
+        ipv6: (ipv6.parse()?, 64),
+        cluster_id: None,
+        blocks: vec![format!("172.16.{number}.0/26"), format!("fd00:172:0:{number}::/122")],
+    };
+    Ok((node, Manx::idle(host, flags, &lab.logs())?))
+}
+
+impl Pair {
+    pub fn new(flags: &[&'static str]) -> Result<Pair> {
+        let mut lab = Lab::new()?;
+        let (node_here, mut here) = place(&mut lab, "here", 10, flags)?;
+        let (node_there, mut there) = place(&mut lab, "there", 50, flags)?;
+        let peers: Vec<BgpPeer> = ["192.168.80.10", "192.168.80.50", "fd00:80::10", "fd00:80::50"]
+            .into_iter()
+            .map(|address| Ok(BgpPeer { address: address.parse()?, as_number: AS, more: "" }))
+            .collect::<Result<_>>()?;
+        let document = resources(AS, &POOLS, &[node_here, node_there], &peers);
+        let document = ["pool-0", "pool-1"].into_iter().fold(document, |document, pool| {
+            let closed = format!("name: {pool}\n  annotations: {{manx.dev/unallocatedBlocks: Drop}}\n");
+            document.replace(&format!("name: {pool}\n"), &closed)
+        });
+        fs::write(lab.store().join("cluster.yaml"), document)?;
+        here.start_again()?;
+        there.start_again()?;
+        let neighbour = here.host.pod("neighbour", &addresses(10, 1))?;
+        let far = there.host.pod("far", &addresses(50, 1))?;
+        let pair = Pair { neighbour, far, here, there, lab };
+        for address in addresses(10, 1) {
+            eventually("pods reach each other", UP, || ping(&pair.far, address))?;
+        }
+        for (family, pool) in [("-4", POOLS[0]), ("-6", POOLS[1])] {
+            eventually("the pool is closed", UP, || {
+                let routes =
+                    pair.here.host.sh(&format!("ip {family} route show type blackhole proto manx"))?;
+                ensure!(routes.contains(pool), "{routes}");
+                Ok(())
+            })?;
+        }
+        Ok(pair)
+    }
+}
