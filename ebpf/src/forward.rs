@@ -276,6 +276,8 @@ impl Hook {
         } else if word.is(Kind::Pass) {
             Verdict::RouteSaysPass
         } else if word.is(Kind::Unreachable) {
+            // The kernel's to answer, and counted as what it is: a packet that goes no further.
+            self.count_prefix(route);
             Verdict::Unreachable
         } else {
             Verdict::BadEntry

@@ -67,7 +67,8 @@ pub struct BlackholeRow {
     pub in_map: Option<bool>,
     /// Why a sink does not have it, or has it otherwise than asked.
     pub reason: Option<String>,
-    /// What the programs dropped (or left to the kernel to answer) since the map has it; absent where nothing counts.
+    /// What the programs dropped, or left to the kernel to answer, since it was ordered, or since the map has it;
+    /// absent where nothing counts. What the kernel's route alone drops, of the host's own packets, is not in it.
     pub packets: Option<u64>,
     pub bytes: Option<u64>,
 }

@@ -417,6 +417,11 @@ impl Dataplane {
         self.not_written(self.table.withheld(prefix)?)
     }
 
+    /// False while what the kernel has could not be read: the map may be behind.
+    pub fn is_current(&self) -> bool {
+        self.retry_reading.is_none() && !self.changes.overrun && !self.changes.reread_routes
+    }
+
     /// When `step` wants to be called even if nothing happens.
     pub fn next_wakeup(&self) -> Option<Instant> {
         [self.retry_reading, self.fib.next_retry(), self.pods.next_probe()].into_iter().flatten().min()

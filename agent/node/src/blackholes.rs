@@ -30,6 +30,9 @@ pub struct Order {
     pub comment: Option<String>,
     /// The operator's name and user id.
     pub who: String,
+    /// What the programs had counted for this prefix, as whatever it was, when it was ordered.
+    pub packets_before: u64,
+    pub bytes_before: u64,
 }
 
 impl Order {
@@ -244,6 +247,8 @@ mod tests {
             expires: expires.map(|second| Timestamp::from_second(second).unwrap()),
             comment: Some(String::from("attack")),
             who: String::from("alice (uid 0)"),
+            packets_before: 7,
+            bytes_before: 700,
         }
     }
 

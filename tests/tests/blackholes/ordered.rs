@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use manx_api::{AskedBy, BlackholeRow, Blackholes};
 use manx_tests::{
     cluster::{CLUSTER, Cluster, Node},
+    host::Host,
     story::{SETTLED, Stage, counted, mesh, ping, settled},
     wait::{eventually, throughout},
 };
@@ -15,7 +16,11 @@ use super::pair::{Pair, addresses};
 const SOON: Duration = Duration::from_secs(5);
 
 fn list(node: &Node, more: &str) -> Result<Vec<BlackholeRow>> {
-    let text = node.host.sh(&format!("manxctl blackhole list {more} -o json"))?;
+    list_of(&node.host, more)
+}
+
+fn list_of(host: &Host, more: &str) -> Result<Vec<BlackholeRow>> {
+    let text = host.sh(&format!("manxctl blackhole list {more} -o json"))?;
     let answer: Blackholes = serde_json::from_str(&text).context(text)?;
     ensure!(answer.warnings.is_empty(), "{:?}", answer.warnings);
     Ok(answer.blackholes)
@@ -58,6 +63,9 @@ fn drops_until_it_is_deleted(fast_path: &'static str) -> Result<()> {
     ensure!(in_force(kw01, "198.51.100.0/24")?.in_kernel);
     ensure!(ping(near, remote).is_err(), "a pod still reaches {remote}");
     ensure!(ping(&kw01.host, remote).is_err(), "the host still reaches {remote}");
+    // Pings before the order are not in it, and those of the host are the kernel's.
+    let counted = in_force(kw01, &format!("{remote}/32"))?;
+    ensure!(counted.packets == Some(1) && counted.bytes == Some(84), "{counted:?}");
     ping(near, other)?;
     let routes = kw01.host.sh("manxctl routes")?;
     ensure!(routes.contains("ordered by") && routes.contains("(too loud)"), "{routes}");
@@ -127,6 +135,8 @@ fn an_order_of_either_family_drops_or_lets_the_kernel_answer() -> Result<()> {
             ensure!(!said.status.success() && said.stdout.contains(told), "{said:?}");
             Ok(())
         })?;
+        let listed = list_of(&pair.here.host, "")?;
+        ensure!(listed[0].packets.is_some_and(|packets| packets > 0), "{listed:?}");
         order(&format!("add {address} --reply drop"))?;
         eventually("it hears nothing", SOON, || {
             let said = try_it()?;

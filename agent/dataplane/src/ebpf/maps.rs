@@ -332,6 +332,11 @@ impl Maps {
         Ok(found)
     }
 
+    /// One of them.
+    pub fn tally(&self, name: &'static str, id: u32) -> Result<Tally, Error> {
+        Ok(Tally::from_words(self.per_cpu(name, id)?))
+    }
+
     pub fn clear_tallies(&self, name: &'static str, ids: &[u32]) -> Result<(), Error> {
         let zero = vec![0; self.cpus * Tally::SIZE];
         for id in ids {

@@ -323,6 +323,14 @@ impl EbpfSink {
         Ok(counts)
     }
 
+    /// The same for one prefix; `None` if it has no counter, or is not in the map.
+    pub fn prefix_count(&self, prefix: Prefix) -> Result<Option<Tally>, Error> {
+        match self.held.entries.get(prefix).map(|entry| entry.counter) {
+            None | Some(0) => Ok(None),
+            Some(id) => self.maps.tally(manx_abi::map::PREFIX_COUNTS, id).map(Some),
+        }
+    }
+
     /// Packets and octets to each next hop in use, since it came into use.
     pub fn next_hop_counts(&self) -> Result<Vec<(NextHop, Tally)>, Error> {
         let tallies = self.maps.tallies(manx_abi::map::HOP_COUNTS)?;

@@ -140,7 +140,13 @@ impl Daemon {
             tracing::info!(
                 %prefix, ordered_by = %who, until = expires.map(|at| at.to_string()), comment, "blackhole ordered"
             );
-            if self.blackholes.orders.insert(Order { prefix, reply, since, expires, comment, who }) {
+            // Of an order that is renewed, the count goes on.
+            let (packets_before, bytes_before) = match self.blackholes.orders.get(prefix) {
+                Some(earlier) => (earlier.packets_before, earlier.bytes_before),
+                None => self.counted(prefix).unwrap_or_default(),
+            };
+            let order = Order { prefix, reply, since, expires, comment, who, packets_before, bytes_before };
+            if self.blackholes.orders.insert(order) {
                 replaced.push(prefix);
             }
             self.dataplane.set_ordered_blackhole(prefix, Some(reply_of(reply)));
@@ -353,6 +359,12 @@ impl Daemon {
                 matches!(held, Some(Action::Blackhole(_) | Action::Unreachable))
             });
             let order = self.blackholes.orders.get(prefix);
+            // Maps that were made anew have counted from zero since.
+            let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+            let counted = self.counted(prefix).map(|(packets, bytes)| match order {
+                Some(order) => (since(packets, order.packets_before), since(bytes, order.bytes_before)),
+                None => (packets, bytes),
+            });
             let left = order.and_then(|order| order.expires).map(|expires| expires.duration_since(now));
             Some(api::BlackholeRow {
                 prefix,
@@ -361,8 +373,8 @@ impl Daemon {
                 seconds_left: left.map(|left| u64::try_from(left.as_secs()).unwrap_or(0)),
                 in_kernel,
                 in_map,
-                packets: None,
-                bytes: None,
+                packets: counted.map(|(packets, _)| packets),
+                bytes: counted.map(|(_, bytes)| bytes),
             })
         });
         api::Blackholes {
@@ -370,6 +382,12 @@ impl Daemon {
             blackholes: rows.collect(),
             warnings: self.blackholes.warnings().cloned().collect(),
         }
+    }
+
+    /// Packets and octets to the prefix, since it is in the map.
+    fn counted(&self, prefix: Prefix) -> Option<(u64, u64)> {
+        let tally = self.fast_path.sink()?.prefix_count(prefix).ok()??;
+        Some((tally.packets, tally.bytes))
     }
 
     /// Who wants the prefix to be a blackhole, if anybody. `wanted` is what the table makes of it.

@@ -364,6 +364,14 @@ impl FastPath {
         }
     }
 
+    /// Tells the programs that somebody keeps the maps.
+    pub fn pulse(&mut self) -> Result<(), Error> {
+        match &mut self.sink {
+            Ok(sink) => sink.pulse(),
+            Err(_) => Ok(()),
+        }
+    }
+
     pub fn sink(&self) -> Option<&EbpfSink> {
         self.sink.as_ref().ok()
     }

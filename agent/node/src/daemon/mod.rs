@@ -16,6 +16,7 @@ mod log;
 mod orders;
 mod outputs;
 mod protection;
+mod pulse;
 mod repairs;
 mod rows;
 mod sockets;
@@ -54,6 +55,7 @@ use self::{
     history::History,
     log::{ReportLog, SessionLog},
     protection::Protection,
+    pulse::Pulse,
     repairs::Repairs,
     sockets::Sockets,
 };
@@ -122,6 +124,7 @@ pub struct Daemon {
     strangers: BTreeSet<IpAddr>,
     next_check: Instant,
     next_audit: Instant,
+    pulse: Pulse,
     /// Tells who removes pins; None where the kernel does not.
     pin_watch: Option<PinWatch>,
     /// Who removed a pin since the last look, by its name.
@@ -211,6 +214,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             strangers: BTreeSet::new(),
             next_check: now,
             next_audit: now + AUDIT_PERIOD,
+            pulse: Pulse::new(now),
             pin_watch,
             removed_by: BTreeMap::new(),
             audit_turn: Arc::default(),
@@ -333,6 +337,7 @@ impl Daemon {
         }
         self.fast_path.apply(&step.map);
         self.fast_path.follow(&step.links);
+        self.pulse(Instant::now());
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
         }
@@ -414,7 +419,8 @@ impl Daemon {
         }
         let speaker = self.speaker.as_ref().and_then(Speaker::next_wakeup).map(|at| self.clock.instant(at));
         let expiry = self.blackholes.next_expiry();
-        [speaker, self.dataplane.next_wakeup(), expiry, Some(self.next_check), Some(self.next_audit)]
+        let dataplane = self.dataplane.next_wakeup();
+        [speaker, dataplane, expiry, self.next_pulse(), Some(self.next_check), Some(self.next_audit)]
             .into_iter()
             .flatten()
             .min()
