@@ -17,12 +17,12 @@ use super::pair::{Pair, addresses};
 
 const UP: Duration = Duration::from_secs(20);
 /// Between datagrams to each address from each source. The kernel keeps some 270 of them while it looks for a neighbour,
-/// which takes a second where the first question is lost.
-const PACE: Duration = Duration::from_millis(8);
+/// which takes a second where a new pod's IPv6 address is not ready for the first question.
+const PACE: Duration = Duration::from_millis(16);
 /// How long each appearance is under traffic.
 const WATCHED: Duration = Duration::from_millis(1200);
 /// At least so many of what [`WATCHED`] brings, on a machine with much else to do.
-const LEAST: u64 = 50;
+const LEAST: u64 = 40;
 /// Longer than the programs trust the maps of an agent that gives no sign of life.
 const TRUSTED: Duration = Duration::from_secs(5);
 /// Longer than a running agent takes to hear of a route.
