@@ -3,6 +3,8 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
 };
 
 use manx_abi::Verdict;
@@ -66,6 +68,37 @@ fn what_nobody_has_dies_on_the_wire_and_a_pod_that_comes_later_does_not() {
         kw01.namespace.ip(&format!("{route} add {address} dev cali2"));
         assert_eq!(kw02.pods[0].answers(address, 3, 0.01), 3);
     }
+}
+
+#[test]
+fn while_nobody_keeps_the_maps_the_kernel_says_where_a_pod_is() {
+    let (kw01, kw02) = pair();
+    let mut sink = kw01.sink(&kw02);
+    let (here, there) = (&kw01.pods[0], &kw01.pods[1]);
+    for (address, family) in [(&here.v4, "-4"), (&here.v6, "-6")] {
+        // The address moves to the other pod, whose interface lives on as the first one's does.
+        here.namespace.ip(&format!("addr flush to {address} dev eth0"));
+        there.namespace.ip(&format!("{family} addr add {address} dev eth0"));
+        kw01.namespace.ip(&format!("{family} route replace {address} dev {}", there.host_side));
+    }
+    // Duplicate address detection, and the limit of a pulse.
+    sink.pulse().unwrap();
+    thread::sleep(Duration::from_secs(4));
+    let before = sink.counters().unwrap();
+    for address in [&here.v4, &here.v6] {
+        assert_eq!(kw02.pods[0].answers(address, 3, 0.01), 3, "{address}");
+    }
+    let moved = since(&before, &sink.counters().unwrap());
+    assert!(moved.uplink_tc.fib_disagrees >= 6, "{moved:?}");
+    assert_eq!(kw02.pods[0].answers(&there.v4, 3, 0.01), 3);
+    let stayed = since(&before, &sink.counters().unwrap());
+    assert_eq!(
+        stayed.uplink_tc.redirected_peer, 3,
+        "where the kernel agrees, the map's way is taken: {stayed:?}"
+    );
+    // With a living agent the map is believed, and it was not told.
+    sink.pulse().unwrap();
+    assert_eq!(kw02.pods[0].answers(&here.v4, 3, 0.01), 0);
 }
 
 #[test]
