@@ -14,6 +14,9 @@ use crate::{build_ebpf, fuzz, progress, setup, sim, tree};
 
 /// How often scenarios that are repeated are repeated with `--full`.
 const FULL_RUNS: &str = "20";
+/// How large a table flips under packets with `--full`, and how long.
+const FULL_FLIP_ROUTES: &str = "100000";
+const FULL_FLIP_SECONDS: &str = "60";
 /// How many random packets each comparison with the kernel's own forwarding sends with `--full`.
 const FULL_PACKETS: &str = "400000";
 
@@ -82,6 +85,7 @@ fn tests(args: &Args, started: Instant) -> Result<()> {
         .env(manx_tests::programs::BIN_DIR, tree::programs());
     if args.full {
         nextest.env("MANX_RUNS", FULL_RUNS).env("MANX_PACKETS", FULL_PACKETS);
+        nextest.env("MANX_FLIP_ROUTES", FULL_FLIP_ROUTES).env("MANX_FLIP_SECONDS", FULL_FLIP_SECONDS);
     }
     println!("tests ({:.0} s until here)", started.elapsed().as_secs_f32());
     let status = nextest.status().context("cannot run cargo nextest")?;

@@ -164,7 +164,10 @@ impl Held {
             };
             let counter = match before {
                 Some(before) => before.counter,
-                None => self.counters.acquire(prefix, now),
+                None => {
+                    let drops = matches!(action, abi::Action::BlackholeOwn | abi::Action::BlackholeExplicit);
+                    self.counters.acquire(prefix, drops, now)
+                }
             };
             let entry = abi::Route { action, target, pool: self.pools.mark(prefix), counter };
             if before == Some(entry) {

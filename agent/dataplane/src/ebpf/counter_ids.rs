@@ -10,6 +10,9 @@ use manx_net::Prefix;
 
 use super::ids::REST;
 
+/// One in so many numbers is for those that count first.
+const KEPT: u32 = 16;
+
 #[derive(Debug)]
 pub(super) struct CounterIds {
     by_id: HashMap<u32, Prefix>,
@@ -43,11 +46,12 @@ impl CounterIds {
         }
     }
 
-    /// 0 if there is none left.
-    pub fn acquire(&mut self, prefix: Prefix, now: Instant) -> u32 {
+    /// 0 if there is none left. The last are kept for those that count first: of what is dropped each is wanted.
+    pub fn acquire(&mut self, prefix: Prefix, first: bool, now: Instant) -> u32 {
+        let kept = if first { 0 } else { self.fresh.end / KEPT };
         let id = match self.resting.remove(&prefix) {
             Some((id, _)) => id,
-            None => match self.fresh.next() {
+            None => match (self.fresh.len() as u64 > u64::from(kept)).then(|| self.fresh.next()).flatten() {
                 Some(id) => {
                     if !self.clean {
                         self.to_zero.push(id);
@@ -117,22 +121,35 @@ mod tests {
     fn a_prefix_that_comes_back_finds_its_count_and_another_begins_at_zero() {
         let (mut ids, now) = (CounterIds::adopt(3, HashMap::new(), true, Instant::now()), Instant::now());
         let (a, b, c) = (p("10.0.0.0/26"), p("10.0.0.64/26"), p("10.0.0.128/26"));
-        assert_eq!((ids.acquire(a, now), ids.acquire(b, now), ids.acquire(c, now)), (1, 2, 0));
+        assert_eq!(
+            (ids.acquire(a, false, now), ids.acquire(b, false, now), ids.acquire(c, false, now)),
+            (1, 2, 0)
+        );
         ids.release(1, now);
-        assert_eq!(ids.acquire(c, now), 0, "it rests");
-        assert_eq!(ids.acquire(a, now), 1);
+        assert_eq!(ids.acquire(c, false, now), 0, "it rests");
+        assert_eq!(ids.acquire(a, false, now), 1);
         assert_eq!(ids.take_to_zero(), Vec::<u32>::new());
         ids.release(1, now);
-        assert_eq!(ids.acquire(c, now + REST), 1);
+        assert_eq!(ids.acquire(c, false, now + REST), 1);
         assert_eq!(ids.take_to_zero(), [1]);
         assert_eq!(ids.live().collect::<HashMap<_, _>>(), HashMap::from([(1, c), (2, b)]));
+    }
+
+    #[test]
+    fn the_last_numbers_are_for_those_that_count_first() {
+        let (mut ids, now) = (CounterIds::adopt(32, HashMap::new(), true, Instant::now()), Instant::now());
+        let host = |last: u8| Prefix::host([10, 0, 0, last].into());
+        let given: Vec<u32> = (0..31).map(|last| ids.acquire(host(last), false, now)).collect();
+        assert_eq!(given.iter().filter(|id| **id == 0).count(), 2);
+        assert_eq!((ids.acquire(host(101), true, now), ids.acquire(host(102), true, now)), (30, 31));
+        assert_eq!(ids.acquire(host(103), true, now), 0);
     }
 
     #[test]
     fn after_a_restart_a_number_that_may_have_counted_begins_at_zero() {
         let (a, b) = (p("10.0.0.0/26"), p("10.0.0.64/26"));
         let mut ids = CounterIds::adopt(9, HashMap::from([(4, a)]), false, Instant::now());
-        assert_eq!(ids.acquire(b, Instant::now()), 5);
+        assert_eq!(ids.acquire(b, false, Instant::now()), 5);
         assert_eq!(ids.take_to_zero(), [5]);
         assert_eq!(ids.len(), 2);
     }

@@ -32,7 +32,7 @@ pub enum Error {
     #[error("{program} cannot be attached to interface {ifindex}: {reason}")]
     Attach { program: &'static str, ifindex: u32, reason: String },
     #[error(
-        "no place for interface {ifindex} among {places}: its packets go by the stack; raise --map-interfaces"
+        "no place for interface {ifindex} among {places}: its packets go by the stack; raise --map-size interfaces=N"
     )]
     NoPlace { ifindex: u32, places: u32 },
     #[error("{path}: {source}")]

@@ -42,7 +42,7 @@ pub struct Refused {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the map is full; raise its size")]
+    #[error("the map is full; raise its size (--map-size)")]
     MapFull,
     #[error("no free next-hop id")]
     NoNextHopId,

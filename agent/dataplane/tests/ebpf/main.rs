@@ -1,6 +1,7 @@
 //! The programs and their sink on the running kernel, in namespaces of their own. Needs root.
 
 mod changes;
+mod flips;
 mod forwarding;
 mod frame;
 mod guarded;

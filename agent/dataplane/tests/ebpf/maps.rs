@@ -213,7 +213,7 @@ fn a_pool_that_does_not_fit_is_named_and_a_full_hash_of_blocks_asks_the_trie() {
         assert_eq!(refused.len(), 1);
         assert_eq!(
             refused[0].reason.to_string(),
-            "its 262144 blocks do not fit the map of words; raise its size"
+            "its 262144 blocks do not fit the map of words; raise its size (--map-size words=N)"
         );
         let hop6 = NextHop { gateway: "fd00:80::1".parse().unwrap(), ifindex: 1 };
         let blocks = ["fd00:1::/122", "fd00:1::40/122", "fd00:1::80/122", "fd00:1::c0/122"];

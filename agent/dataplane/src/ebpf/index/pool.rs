@@ -32,7 +32,7 @@ pub enum NotIndexed {
     BlockLength { block_len: u8, shortest: u8, longest: u8 },
     #[error("it overlaps pool {other}")]
     Overlaps { other: Prefix },
-    #[error("its {blocks} blocks do not fit the map of words; raise its size")]
+    #[error("its {blocks} blocks do not fit the map of words; raise its size (--map-size words=N)")]
     NoRoom { blocks: u64 },
     #[error("16 pools of its family are indexed already")]
     TooMany,

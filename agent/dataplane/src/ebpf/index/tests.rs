@@ -336,7 +336,7 @@ fn pools_that_overlap_or_cannot_be_cut_are_named() {
         [
             "1 it overlaps pool 10.0.0.0/25",
             "2 its blocks would be /18, which is not between /20 and /32",
-            "3 its 1024 blocks do not fit the map of words; raise its size",
+            "3 its 1024 blocks do not fit the map of words; raise its size (--map-size words=N)",
         ]
     );
     assert_eq!(world.index.set_pools(&cuts[1..2], &world.entries, world.now), []);
