@@ -125,7 +125,8 @@ pub struct World {
     _server: Server,
     pub outside: Host,
     mode: Mode,
-    /// By the nodes' own word the programs forward what the rules do not forbid.
+    has_rules: bool,
+    /// The programs forward, as far as the mode and the rules let them.
     pub carries: bool,
     _lab: Lab,
 }
@@ -140,10 +141,8 @@ impl World {
 
     /// The rules stand, the pods talk, and manxd has never run.
     pub fn without_manxd(mode: Mode) -> Result<World> {
-        let world = World::without_rules(mode)?;
-        for node in [&world.a, &world.b] {
-            node.write_rules()?;
-        }
+        let mut world = World::without_rules(mode)?;
+        world.write_rules()?;
         Ok(world)
     }
 
@@ -165,7 +164,7 @@ impl World {
         }
         let server = Server::start(&outside)?;
         let (a, b) = (Node::new(&mut lab, A, B, mode)?, Node::new(&mut lab, B, A, mode)?);
-        Ok(World { a, b, _server: server, outside, mode, carries: false, _lab: lab })
+        Ok(World { a, b, _server: server, outside, mode, has_rules: false, carries: false, _lab: lab })
     }
 
     /// Starts manxd where it does not run.
@@ -179,15 +178,34 @@ impl World {
             })
             .with_context(|| node.manx.account())?;
         }
-        let fast_paths = [self.a.manx.dataplane()?.fast_path, self.b.manx.dataplane()?.fast_path];
-        self.carries = fast_paths.iter().all(|fast_path| fast_path.on);
-        match self.mode {
-            Mode::Stack => ensure!(!self.carries, "{fast_paths:?}"),
-            Mode::Unguarded => ensure!(self.carries, "{fast_paths:?}"),
-            // A kernel may not be able to say what conntrack knows.
-            Mode::Auto => {}
+        self.has_decided()
+    }
+
+    /// The nodes' own word on the mode of their pools is what it has to be, or soon will be.
+    pub fn has_decided(&mut self) -> Result<()> {
+        let expected = match self.mode {
+            Mode::Stack => "off",
+            Mode::Unguarded => "unguarded",
+            Mode::Auto if !self.has_rules => "unguarded",
+            Mode::Auto if kernel_can_be_asked()? => "guarded",
+            // What the kernel cannot be asked about is left to it.
+            Mode::Auto => "off",
+        };
+        for node in [&self.a, &self.b] {
+            eventually(&format!("{}: all pools are {expected}", node.place.name), SETTLED, || {
+                let pools = node.manx.dataplane()?.modes.pools;
+                ensure!(pools.len() == POOLS.len() && pools.iter().all(|p| p.mode == expected), "{pools:?}");
+                Ok(())
+            })?;
         }
+        self.carries = expected != "off";
         Ok(())
+    }
+
+    /// Writes the rules of both nodes.
+    pub fn write_rules(&mut self) -> Result<()> {
+        self.has_rules = true;
+        [&self.a, &self.b].iter().try_for_each(|node| node.write_rules())
     }
 
     /// Packets that the programs of each node carried, since the maps were made.
@@ -203,6 +221,12 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The kernel's own types know the function by which a program asks conntrack.
+fn kernel_can_be_asked() -> Result<bool> {
+    let types = fs::read("/sys/kernel/btf/vmlinux")?;
+    Ok(types.split(|octet| *octet == 0).any(|name| name == b"bpf_skb_ct_lookup"))
 }
 
 /// Redirected by the programs of node a and of node b.

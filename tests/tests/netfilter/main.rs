@@ -1,7 +1,7 @@
 //! What netfilter does is not undone: Services, masquerading and policies as kube-proxy and Calico write them into
 //! nftables, under connections whose every answer is checked. Each scenario runs by the stack alone, which shows that
-//! the scenario is right, and with the fast path as Auto chooses it; there the programs' counters say what they
-//! carried and what they left alone. Where a scenario counts, `MANX_RUNS` makes it count ten times further.
+//! the scenario is right, and with the fast path as Auto chooses it, which is guarded; there the programs' counters
+//! say what they carried and what they left alone. Where a scenario counts, `MANX_RUNS` makes it count ten times further.
 
 use std::env;
 
