@@ -243,9 +243,9 @@ impl Hook {
             return Err(doubt);
         }
         if route.word.is(Kind::Local) {
-            self.to_pod(ctx, header, hopping, mode, &route)
+            self.carry_to_pod(ctx, header, hopping, mode, &route)
         } else {
-            self.to_group(ctx, header, hopping, mode, &route)
+            self.carry_to_group(ctx, header, hopping, mode, &route)
         }
     }
 
@@ -349,7 +349,7 @@ impl Hook {
     }
 
     #[inline(always)]
-    fn to_pod<A: Address + Addresses, H: Hopping<A>>(
+    fn carry_to_pod<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
         header: &mut Header<A>,
@@ -381,7 +381,7 @@ impl Hook {
     }
 
     #[inline(always)]
-    fn to_group<A: Address + Addresses, H: Hopping<A>>(
+    fn carry_to_group<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
         header: &mut Header<A>,

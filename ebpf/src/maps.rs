@@ -243,9 +243,10 @@ fn longest6(first: u64, second: u64) -> *const Route {
 macro_rules! packed {
     ($map:ident, $position:expr) => {{
         let position: u32 = $position;
-        // SAFETY: the element is a live map value of PACKED words, a power of two.
-        $map.get_ptr(position / PACKED as u32)
-            .map(|words| unsafe { read_volatile(words.cast::<u32>().add(position as usize % PACKED)) })
+        $map.get_ptr(position / PACKED as u32).map(|words| {
+            // SAFETY: the element is a live map value of PACKED words, a power of two.
+            unsafe { read_volatile(words.cast::<u32>().add(position as usize % PACKED)) }
+        })
     }};
 }
 
