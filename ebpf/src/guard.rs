@@ -36,7 +36,8 @@ mod status {
 /// TCP's flags of segments that open or close a connection: FIN, SYN, RST.
 const CONTROL: u8 = 0x07;
 
-/// The kernel's `struct bpf_ct_opts`.
+/// The kernel's `struct bpf_ct_opts` as it was before it had a zone (Linux 6.11). Every kernel takes this size, and
+/// means the default zone; the older ones take no other.
 #[repr(C)]
 struct Options {
     /// -1: the device's.
@@ -44,9 +45,7 @@ struct Options {
     error: i32,
     protocol: u8,
     direction: u8,
-    zone: u16,
-    zone_direction: u8,
-    reserved: [u8; 3],
+    reserved: [u8; 2],
 }
 
 /// Whether this packet may be carried past netfilter. `transport` is how long the IP header is.
@@ -115,8 +114,7 @@ fn ask(skb: *mut __sk_buff, tuple: *const u32, size: u32, protocol: u8) -> u64 {
             transmute::<usize, Release>(kernel::CT_RELEASE as usize),
         )
     };
-    let mut options =
-        Options { netns: -1, error: 0, protocol, direction: 0, zone: 0, zone_direction: 0, reserved: [0; 3] };
+    let mut options = Options { netns: -1, error: 0, protocol, direction: 0, reserved: [0; 2] };
     let connection = lookup(skb, tuple, size, &raw mut options, size_of::<Options>() as u32);
     if connection.is_null() {
         return 0;
