@@ -305,15 +305,18 @@ impl Hook {
         Ok(min(min(whole, port), pools))
     }
 
+    /// While nobody keeps the maps nobody sees either that netfilter begins to track connections: what was carried
+    /// without the guard is carried with it.
     #[inline(always)]
     fn guard<A: Address, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
         header: &mut Header<A>,
         mode: u32,
+        kept: bool,
     ) -> Result<(), Verdict> {
         // A mode that this ABI does not have is the guarded one too.
-        if mode == Mode::Unguarded as u32 {
+        if kept && mode == Mode::Unguarded as u32 {
             return Ok(());
         }
         if header.fragment {
@@ -322,26 +325,29 @@ impl Hook {
         guard::admits(ctx, self.switches, header, H::HEADER)
     }
 
-    /// While nobody keeps the maps, the kernel's FIB has the last word on where a packet leaves: a pod may have come,
-    /// gone or moved.
+    /// Whether an agent keeps the maps now.
     #[inline(always)]
-    fn is_kept_or_right<A: Addresses>(
-        &self,
-        ctx: &TcContext,
-        header: &Header<A>,
-        ifindex: u32,
-    ) -> Result<(), Verdict> {
+    fn is_kept(&self) -> bool {
         let (pulse, limit) = self.switches.pulse();
         if pulse == 0 {
-            return Ok(());
+            return true;
         }
         // SAFETY: a number out of the kernel's clock.
         let now = unsafe { bpf_jiffies64() } as u32;
         let age = now.wrapping_sub(pulse);
         // The agent may store a pulse after the clock was read.
-        if age <= limit || age >= u32::MAX - limit {
-            return Ok(());
-        }
+        age <= limit || age >= u32::MAX - limit
+    }
+
+    /// While nobody keeps the maps, the kernel's FIB has the last word on where a packet leaves: a pod may have come,
+    /// gone or moved.
+    #[inline(always)]
+    fn is_right<A: Addresses>(
+        &self,
+        ctx: &TcContext,
+        header: &Header<A>,
+        ifindex: u32,
+    ) -> Result<(), Verdict> {
         match fib::way(ctx.as_ptr(), self.frame.ifindex, &header.source, &header.destination) {
             Way::By(out) if out == ifindex => Ok(()),
             _ => Err(Verdict::FibDisagrees),
@@ -370,8 +376,11 @@ impl Hook {
         if macs[0] == 0 && macs[1].to_ne_bytes()[..2] == [0; 2] {
             return Err(Verdict::NoMac);
         }
-        self.guard::<A, H>(ctx, header, mode)?;
-        self.is_kept_or_right(ctx, header, ifindex)?;
+        let kept = self.is_kept();
+        if !kept {
+            self.is_right(ctx, header, ifindex)?;
+        }
+        self.guard::<A, H>(ctx, header, mode, kept)?;
         fits(ctx, ifindex)?;
         hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
         skb::write_macs(ctx, macs).ok_or(Verdict::Unreadable)?;
@@ -409,8 +418,11 @@ impl Hook {
         if H::FAMILY as u32 != family && family == Family::Inet as u32 {
             return Err(Verdict::NextHopFamily);
         }
-        self.guard::<A, H>(ctx, header, mode)?;
-        self.is_kept_or_right(ctx, header, ifindex)?;
+        let kept = self.is_kept();
+        if !kept {
+            self.is_right(ctx, header, ifindex)?;
+        }
+        self.guard::<A, H>(ctx, header, mode, kept)?;
         fits(ctx, ifindex)?;
         hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
         self.count_prefix(route);

@@ -93,8 +93,9 @@ fn while_nobody_keeps_the_maps_the_kernel_says_where_a_pod_is() {
     assert_eq!(kw02.pods[0].answers(&there.v4, 3, 0.01), 3);
     let stayed = since(&before, &sink.counters().unwrap());
     assert_eq!(
-        stayed.uplink_tc.redirected_peer, 3,
-        "where the kernel agrees, the map's way is taken: {stayed:?}"
+        (stayed.uplink_tc.redirected_peer, stayed.uplink_tc.not_guarded),
+        (0, 3),
+        "where the kernel agrees, the guard still asks, for nobody sees what netfilter does: {stayed:?}"
     );
     // With a living agent the map is believed, and it was not told.
     sink.pulse().unwrap();
