@@ -75,6 +75,19 @@ impl CounterIds {
         let Some(prefix) = self.by_id.remove(&id) else { return };
         self.resting.insert(prefix, (id, now));
         self.order.push_back((now, prefix));
+        // What came back meanwhile has its place in the order no more: or one prefix that flaps
+        // would fill it without end.
+        while self.order.front().is_some_and(|(since, prefix)| !self.rests_since(*prefix, *since)) {
+            self.order.pop_front();
+        }
+        if self.order.len() > 2 * self.resting.len() + 64 {
+            let resting = &self.resting;
+            self.order.retain(|(since, prefix)| resting.get(prefix).is_some_and(|(_, rests)| rests == since));
+        }
+    }
+
+    fn rests_since(&self, prefix: Prefix, since: Instant) -> bool {
+        self.resting.get(&prefix).is_some_and(|(_, rests)| *rests == since)
     }
 
     /// By prefix, those that entries name.
@@ -101,7 +114,7 @@ impl CounterIds {
                 return None;
             }
             self.order.pop_front();
-            if self.resting.get(&prefix).is_some_and(|(_, rests)| *rests == since) {
+            if self.rests_since(prefix, since) {
                 return self.resting.remove(&prefix).map(|(id, _)| id);
             }
         }
@@ -152,5 +165,21 @@ mod tests {
         assert_eq!(ids.acquire(b, false, Instant::now()), 5);
         assert_eq!(ids.take_to_zero(), [5]);
         assert_eq!(ids.len(), 2);
+    }
+
+    #[test]
+    fn a_prefix_that_flaps_takes_no_memory() {
+        let (mut ids, mut now) =
+            (CounterIds::adopt(32, HashMap::new(), true, Instant::now()), Instant::now());
+        let (flapping, gone) = (p("10.0.0.0/26"), p("10.0.0.64/26"));
+        let id = ids.acquire(gone, false, now);
+        ids.release(id, now);
+        for _ in 0..10_000 {
+            now += std::time::Duration::from_millis(1);
+            let id = ids.acquire(flapping, false, now);
+            ids.release(id, now);
+        }
+        assert!(ids.order.len() < 100, "{}", ids.order.len());
+        assert_eq!(ids.acquire(gone, false, now), 1, "what rests keeps its place");
     }
 }

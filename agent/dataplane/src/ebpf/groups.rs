@@ -181,6 +181,7 @@ impl Groups {
         if group.routes == 0 {
             group.idle = Some(now);
             self.resting.push_back((now, id));
+            self.sweep(now);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use aya::maps::{Array, Map, MapData};
-use manx_abi::{Group, Kind, PACKED, Word, map};
+use manx_abi::{Counts, Group, Kind, PACKED, VERDICTS, Word, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, InterfaceSettings, Mode, Options, PoolSpec, SourceCheck},
     route::{Action, BlackholeKind, NextHop, Route},
@@ -251,11 +251,16 @@ fn what_an_interface_counted_is_not_lost_when_it_goes() {
         assert_eq!((of("172.16.36.194/32").packets, of("172.16.36.193/32").packets), (5, 5));
         sink.detach(index("cali1")).unwrap();
         let after = sink.counters().unwrap();
-        assert_eq!(after.pod_tc, before.pod_tc);
+        // Neighbour discovery and the like may count meanwhile; nothing may be lost.
+        let none_fell = |now: &Counts| VERDICTS.iter().all(|of| now.get(*of) >= before.pod_tc.get(*of));
+        assert!(none_fell(&after.pod_tc), "{after:?}");
+        assert_eq!(after.pod_tc.redirected_peer, before.pod_tc.redirected_peer);
         assert!(!after.interfaces.contains_key(&index("cali1")));
         attach(&mut sink, &["cali1"]);
-        assert_eq!(sink.counters().unwrap().pod_tc, before.pod_tc);
-        assert_eq!(sink.counters().unwrap().interfaces[&index("cali1")].hooks.tc.redirected_peer, 0);
+        let again = sink.counters().unwrap();
+        assert!(none_fell(&again.pod_tc), "{again:?}");
+        assert_eq!(again.pod_tc.redirected_peer, before.pod_tc.redirected_peer);
+        assert_eq!(again.interfaces[&index("cali1")].hooks.tc.redirected_peer, 0);
     });
 }
 
