@@ -82,15 +82,19 @@ spec: {{ bgp: {{ ipv4Address: {ipv4}/24, ipv6Address: \"{ipv6}/64\", routeReflec
 fn in_kernel(manx: &Manx, prefix: &str) -> Result<Vec<IpAddr>> {
     let family = if prefix.contains(':') { "-6" } else { "-4" };
     let text = manx.host.sh(&format!("ip {family} route show {prefix} proto manx"))?;
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let after_via = words.windows(2).filter(|pair| pair[0] == "via").map(|pair| pair[1].parse());
-    let mut hops: Vec<IpAddr> = after_via.collect::<Result<_, _>>()?;
+    let mut hops = after_via(&text)?;
     ensure!(text.matches(UPLINK).count() == hops.len(), "{text}");
     hops.sort_unstable();
     Ok(hops)
 }
 
-/// Manx and its kernel use these next hops. Returns what Manx says of them.
+fn after_via(text: &str) -> Result<Vec<IpAddr>> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let hops = words.windows(2).filter(|pair| pair[0] == "via").map(|pair| pair[1].parse());
+    Ok(hops.collect::<Result<_, _>>()?)
+}
+
+/// Manx, its kernel and its map use these next hops. Returns what Manx says of them.
 fn used(manx: &Manx, prefix: &str, expected: &[IpAddr]) -> Result<Explanation> {
     let explained = manx.explain(prefix)?;
     let mut used: Vec<IpAddr> =
@@ -101,9 +105,10 @@ fn used(manx: &Manx, prefix: &str, expected: &[IpAddr]) -> Result<Explanation> {
     ensure!(kernel == expected, "{prefix}: the kernel has {kernel:?}");
     let route = manx.route(prefix)?;
     ensure!(route.agree, "{prefix}: {route:?}");
-    // The stack balances; the map leaves it to it.
-    let map = route.map.as_ref().map(|map| map.text == "pass to the kernel");
-    ensure!(map == Some(expected.len() > 1), "{prefix}: {route:?}");
+    let map = route.map.as_ref().map(|map| map.text.clone()).unwrap_or_default();
+    let mut hops = after_via(&map)?;
+    hops.sort_unstable();
+    ensure!(hops == expected, "{prefix}: the map has \"{map}\"");
     Ok(explained)
 }
 
