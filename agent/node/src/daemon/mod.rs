@@ -12,6 +12,7 @@ mod explain;
 mod fast_path;
 mod filters;
 mod history;
+mod inputs;
 mod log;
 mod orders;
 mod outputs;
@@ -20,19 +21,20 @@ mod pulse;
 mod repairs;
 mod rows;
 mod sockets;
+mod updates;
 mod wiring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use manx_bgp::{ConnId, Event as SpeakerEvent, NextHop, Refusal, Speaker, Time};
+use manx_bgp::{Event as SpeakerEvent, NextHop, Speaker};
 use manx_dataplane::{
     Dataplane,
     ebpf::{Options, PinWatch, Removal},
@@ -40,9 +42,8 @@ use manx_dataplane::{
     resolve::Gateway,
 };
 use manx_datastore::{Datastore, Update};
-use manx_resources::{NodePlan, Snapshot, plan};
+use manx_resources::{NodePlan, Snapshot};
 use tokio::{
-    net::TcpStream,
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
     time::{sleep, sleep_until},
@@ -63,7 +64,7 @@ use crate::{
     api::{self, Question},
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
-    connection::{Event, capped_backlog},
+    connection::Event,
     process::{Lock, raise_descriptor_limit},
 };
 
@@ -77,8 +78,6 @@ const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_millis(500);
 /// Enough for the peers of any node.
 const DESCRIPTORS: u64 = 8192;
-/// Refused addresses that are remembered as said.
-const STRANGERS: usize = 256;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
 const EVENT_BUFFER: usize = 8 << 20;
 /// Events that are taken in before timers are judged, so that a keepalive that has arrived counts before the
@@ -427,219 +426,8 @@ impl Daemon {
             .unwrap_or(self.next_check)
     }
 
-    fn take_update(&mut self, update: Update) {
-        let had_problems = !std::mem::take(&mut self.problems).is_empty();
-        let (errors, remarks): (Vec<_>, Vec<_>) =
-            update.problems.iter().partition(|problem| problem.is_error());
-        self.problems = errors.into_iter().map(ToString::to_string).collect();
-        self.remarks = remarks.into_iter().map(ToString::to_string).collect();
-        let refused = update.problems.iter().any(|problem| problem.is_error());
-        for problem in update.problems.iter() {
-            if problem.is_error() {
-                tracing::error!("{problem}");
-            } else {
-                tracing::warn!("{problem}");
-            }
-        }
-        if refused {
-            tracing::error!("the resources are refused; the last good ones stay in force");
-        }
-        // With an error the snapshot is the last good one, which may be none at all.
-        if refused && self.plan.is_none() && update.snapshot.is_empty() {
-            return;
-        }
-        let plan = match plan(&update.snapshot, &self.node) {
-            Ok(plan) => plan,
-            Err(error) => {
-                let stays = if self.plan.is_some() { "; the last good plan stays in force" } else { "" };
-                tracing::error!("{error}{stays}");
-                self.problems.push(error.to_string());
-                return;
-            }
-        };
-        if had_problems && self.problems.is_empty() {
-            tracing::info!("the resources are good again");
-        }
-        self.snapshot = update.snapshot;
-        if !refused {
-            self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
-        }
-        if self.plan.as_ref() != Some(&plan) {
-            self.follow_plan(plan);
-        }
-    }
-
-    fn follow_plan(&mut self, plan: NodePlan) {
-        let said = self.plan.as_ref().map(|old| old.warnings.as_slice()).unwrap_or_default();
-        for warning in plan.warnings.iter().filter(|warning| !said.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        tracing::info!(
-            "plan: AS {}, {} peers, {} own blocks, {} pools{}",
-            plan.as_number,
-            plan.peers.len(),
-            plan.blocks.len(),
-            plan.pools.len(),
-            plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
-        );
-        if self.writes() {
-            self.dataplane.configure(wiring::route_plan(&plan));
-            self.blackholes.follow_plan(&plan);
-        }
-        self.protection.read_secrets(&plan);
-        self.plan = Some(plan);
-        self.decide();
-        self.open_sessions();
-    }
-
-    /// A changed password reaches the sessions that it is for, and no others.
-    fn follow_secrets(&mut self) {
-        let Some(plan) = &self.plan else { return };
-        if self.protection.read_secrets(plan) {
-            tracing::info!("secrets have changed");
-            self.open_sessions();
-        } else if self.sockets.refused().is_some() {
-            self.sockets.guard(self.protection.guards());
-        }
-    }
-
-    /// Protects the sockets as the plan and the secrets have it, and then tells the speaker of its peers.
-    fn open_sessions(&mut self) {
-        let Some(plan) = &self.plan else { return };
-        for (peer, why) in self.protection.follow(plan) {
-            tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
-        }
-        for warning in self.protection.warnings() {
-            tracing::warn!("{warning}");
-        }
-        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed);
-        config.best_paths = self.args.dataplane == DataplaneMode::On;
-        self.sockets.guard(self.protection.guards());
-        self.listen();
-        if let Some(refused) = self.sockets.refused() {
-            tracing::error!("{refused}");
-        }
-        let now = self.clock.now();
-        match &mut self.speaker {
-            Some(speaker) => speaker.configure(config, now),
-            None => self.speaker = Some(Speaker::new(config, now)),
-        }
-    }
-
     fn writes(&self) -> bool {
         self.args.dataplane == DataplaneMode::On
-    }
-
-    fn listen(&mut self) {
-        let Some(plan) = &self.plan else { return };
-        let port = plan.listen_port;
-        let anew = !self.sockets.listens_on(self.args.listen_address, port);
-        let error = self.sockets.listen(self.args.listen_address, port).err().map(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; another BGP daemon runs here",
-                io::ErrorKind::PermissionDenied => "; that takes CAP_NET_BIND_SERVICE",
-                io::ErrorKind::AddrNotAvailable => "; this node does not have that address",
-                _ => "",
-            };
-            format!(
-                "not listening for BGP on port {port}: {}{hint}; peers cannot dial us",
-                sockets::reason(&error)
-            )
-        });
-        if anew
-            && error.is_none()
-            && let Some(bound) = capped_backlog()
-        {
-            tracing::warn!(
-                "net.core.somaxconn lets only {bound} peers connect in one instant; the others wait a second or \
-                 more for their next attempt. 4096 is Linux's default"
-            );
-        }
-        if error != self.listen_error {
-            match &error {
-                Some(error) => tracing::error!("{error}. Trying again every {} s", CHECK_PERIOD.as_secs()),
-                None => tracing::info!("listening for BGP on port {port} now"),
-            }
-            self.listen_error = error;
-        }
-    }
-
-    fn take_event(&mut self, event: Event) {
-        let Some(speaker) = &mut self.speaker else { return };
-        let now = self.clock.now();
-        match event {
-            Event::Accepted { stream, local, remote } => return self.take_connection(stream, local, remote),
-            Event::Dialled { connection, outcome } => {
-                let conn = ConnId(connection);
-                if !self.sockets.dialled(conn) {
-                    return;
-                }
-                let ends = outcome.and_then(|stream| Ok((stream.local_addr()?, stream.peer_addr()?, stream)));
-                match ends {
-                    Ok((local, remote, stream)) => {
-                        self.sockets.serve(conn, stream);
-                        speaker.handle(SpeakerEvent::Connected { conn, local, remote }, now);
-                        on_link(speaker, conn, local, remote, now);
-                    }
-                    Err(error) => {
-                        let error = sockets::reason(&error);
-                        speaker.handle(SpeakerEvent::DialFailed { conn, error }, now);
-                    }
-                }
-            }
-            Event::Received { connection, bytes } => {
-                speaker.handle(SpeakerEvent::Received { conn: ConnId(connection), bytes }, now);
-            }
-            Event::Sent { connection } => self.sockets.sent(ConnId(connection)),
-            Event::Closed { connection, reason } => {
-                let conn = ConnId(connection);
-                self.sockets.forget(conn);
-                let reason = match reason {
-                    None => String::from("Connection closed by the peer"),
-                    Some(error) => sockets::reason(&error),
-                };
-                speaker.handle(SpeakerEvent::Closed { conn, reason }, now);
-            }
-        }
-        self.drain_outputs();
-    }
-
-    fn take_connection(&mut self, stream: TcpStream, local: SocketAddr, remote: SocketAddr) {
-        let Some(speaker) = &mut self.speaker else { return };
-        let address = remote.ip();
-        if let Some(why) = self.protection.is_closed_to(address) {
-            if first_of(&mut self.strangers, address) {
-                tracing::warn!("{address} dials us; refused, for its session is {why}; not said again");
-            }
-            return;
-        }
-        if let Err(error) = self.sockets.admit(&stream, local, remote) {
-            if first_of(&mut self.strangers, address) {
-                tracing::warn!("{address} dials us; refused: {error}; not said again");
-            }
-            return;
-        }
-        let now = self.clock.now();
-        match speaker.accept(local, remote, now) {
-            Ok(conn) => {
-                self.sockets.serve(conn, stream);
-                on_link(speaker, conn, local, remote, now);
-            }
-            Err(Refusal::UnknownPeer) => {
-                if first_of(&mut self.strangers, address) {
-                    tracing::warn!(
-                        "{address} dials us and is no peer of this node's plan; refused, and not said again"
-                    );
-                }
-            }
-            Err(refusal @ Refusal::RangeFull) => {
-                if first_of(&mut self.strangers, address) {
-                    tracing::warn!("{address} dials us; refused, for {refusal}; not said again");
-                }
-            }
-            Err(refusal) => tracing::debug!(%remote, "connection refused: {refusal}"),
-        }
-        self.drain_outputs();
     }
 }
 
@@ -648,18 +436,6 @@ async fn removals(watch: Option<&PinWatch>) -> io::Result<Vec<Removal>> {
     match watch {
         Some(watch) => watch.removed().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Whether an address that is refused has not been said yet. Beyond the most that are remembered no more are.
-fn first_of(strangers: &mut BTreeSet<IpAddr>, address: IpAddr) -> bool {
-    strangers.len() < STRANGERS && strangers.insert(address)
-}
-
-/// Tells whether the peer is on a link of ours.
-fn on_link(speaker: &mut Speaker, conn: ConnId, local: SocketAddr, remote: SocketAddr, now: Time) {
-    if let Some(link_local) = crate::process::link_local_towards(local, remote) {
-        speaker.handle(SpeakerEvent::OnLink { conn, link_local }, now);
     }
 }
 

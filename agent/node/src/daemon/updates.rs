@@ -1,0 +1,110 @@
+//! What comes from the datastore: resources become a plan, and the plan goes to the speaker, to the table and to the
+//! sockets that it protects.
+
+use manx_bgp::Speaker;
+use manx_datastore::Update;
+use manx_resources::{NodePlan, plan};
+
+use super::{Daemon, wiring};
+use crate::cli::DataplaneMode;
+
+impl Daemon {
+    pub(super) fn take_update(&mut self, update: Update) {
+        let had_problems = !std::mem::take(&mut self.problems).is_empty();
+        let (errors, remarks): (Vec<_>, Vec<_>) =
+            update.problems.iter().partition(|problem| problem.is_error());
+        self.problems = errors.into_iter().map(ToString::to_string).collect();
+        self.remarks = remarks.into_iter().map(ToString::to_string).collect();
+        let refused = update.problems.iter().any(|problem| problem.is_error());
+        for problem in update.problems.iter() {
+            if problem.is_error() {
+                tracing::error!("{problem}");
+            } else {
+                tracing::warn!("{problem}");
+            }
+        }
+        if refused {
+            tracing::error!("the resources are refused; the last good ones stay in force");
+        }
+        // With an error the snapshot is the last good one, which may be none at all.
+        if refused && self.plan.is_none() && update.snapshot.is_empty() {
+            return;
+        }
+        let plan = match plan(&update.snapshot, &self.node) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let stays = if self.plan.is_some() { "; the last good plan stays in force" } else { "" };
+                tracing::error!("{error}{stays}");
+                self.problems.push(error.to_string());
+                return;
+            }
+        };
+        if had_problems && self.problems.is_empty() {
+            tracing::info!("the resources are good again");
+        }
+        self.snapshot = update.snapshot;
+        if !refused {
+            self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
+        }
+        if self.plan.as_ref() != Some(&plan) {
+            self.follow_plan(plan);
+        }
+    }
+
+    fn follow_plan(&mut self, plan: NodePlan) {
+        let said = self.plan.as_ref().map(|old| old.warnings.as_slice()).unwrap_or_default();
+        for warning in plan.warnings.iter().filter(|warning| !said.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(
+            "plan: AS {}, {} peers, {} own blocks, {} pools{}",
+            plan.as_number,
+            plan.peers.len(),
+            plan.blocks.len(),
+            plan.pools.len(),
+            plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
+        );
+        if self.writes() {
+            self.dataplane.configure(wiring::route_plan(&plan));
+            self.blackholes.follow_plan(&plan);
+        }
+        self.protection.read_secrets(&plan);
+        self.plan = Some(plan);
+        self.decide();
+        self.open_sessions();
+    }
+
+    /// A changed password reaches the sessions that it is for, and no others.
+    pub(super) fn follow_secrets(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        if self.protection.read_secrets(plan) {
+            tracing::info!("secrets have changed");
+            self.open_sessions();
+        } else if self.sockets.refused().is_some() {
+            self.sockets.guard(self.protection.guards());
+        }
+    }
+
+    /// Protects the sockets as the plan and the secrets have it, and then tells the speaker of its peers.
+    fn open_sessions(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        for (peer, why) in self.protection.follow(plan) {
+            tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
+        }
+        for warning in self.protection.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed);
+        config.best_paths = self.args.dataplane == DataplaneMode::On;
+        self.sockets.guard(self.protection.guards());
+        self.listen();
+        if let Some(refused) = self.sockets.refused() {
+            tracing::error!("{refused}");
+        }
+        let now = self.clock.now();
+        match &mut self.speaker {
+            Some(speaker) => speaker.configure(config, now),
+            None => self.speaker = Some(Speaker::new(config, now)),
+        }
+    }
+}
