@@ -159,7 +159,13 @@ impl Groups {
             (Some(before), Some(now)) => agrees(&now, before),
             _ => true,
         };
-        let id = match known.iter().find(fits).copied() {
+        // A newcomer takes its share from others: where that must be, the group that takes no more is as good as a
+        // new one. Without it each of ten thousand routes that get a path more would have a group of its own.
+        let best = || {
+            let best = assign(hops, before.as_ref())?;
+            known.iter().find(|id| self.assignment(**id) == Some(best))
+        };
+        let id = match known.iter().find(fits).or_else(best).copied() {
             Some(id) => id,
             None => match self.make(hops, before.as_ref(), now) {
                 Ok(id) => id,
@@ -369,4 +375,44 @@ impl Groups {
 
 fn known_first(by_hops: &HashMap<Hops, Vec<u32>>, hops: &Hops) -> Option<u32> {
     by_hops.get(hops)?.first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hops(last: &[u8]) -> Hops {
+        last.iter().map(|last| NextHop { gateway: [192, 0, 2, *last].into(), ifindex: 1 }).collect()
+    }
+
+    fn groups() -> Groups {
+        Groups::adopt(Sizes { next_hops: 64, sets: 64, groups: 64 }, Found::default(), Instant::now())
+    }
+
+    #[test]
+    fn routes_that_leave_one_group_for_the_same_next_hops_share_a_group_whatever_is_left_behind() {
+        let (mut groups, now) = (groups(), Instant::now());
+        for (before, after) in [(&[1][..], &[1, 2][..]), (&[1, 2], &[1, 2, 3]), (&[3, 4], &[1, 2, 3, 4])] {
+            let from = groups.acquire(&hops(before), None, now).unwrap();
+            let ids: BTreeSet<u32> =
+                (0..100).map(|_| groups.acquire(&hops(after), Some(from), now).unwrap()).collect();
+            assert_eq!(ids.len(), 1, "{before:?} to {after:?}");
+        }
+    }
+
+    #[test]
+    fn flows_of_routes_that_were_apart_stay_where_they_can_though_it_takes_two_groups() {
+        let (mut groups, now) = (groups(), Instant::now());
+        let (one, other) = (
+            groups.acquire(&hops(&[1]), None, now).unwrap(),
+            groups.acquire(&hops(&[2]), None, now).unwrap(),
+        );
+        let both = [one, other].map(|from| groups.acquire(&hops(&[1, 2]), Some(from), now).unwrap());
+        assert_ne!(both[0], both[1]);
+        for (id, stays) in both.into_iter().zip([1, 2]) {
+            let stays = hops(&[stays])[0];
+            let kept = groups.assignment(id).unwrap().iter().filter(|hop| **hop == stays).count();
+            assert_eq!(kept, BUCKETS / 2, "half of its buckets went to the newcomer, which is its share");
+        }
+    }
 }

@@ -81,8 +81,7 @@ impl Family {
     }
 }
 
-/// Blocks go by their numbers into classes, each of which has next hops that no other has; the last class is that of
-/// the hosts with routes of their own.
+/// Blocks go by their numbers into classes; the last class is that of the hosts with routes of their own.
 const CLASSES: usize = 5;
 const HOSTS: usize = 4;
 
@@ -94,9 +93,10 @@ fn class(block: u32, last: u32) -> usize {
     }
 }
 
-/// Last octets of the class's two gateways.
+/// Last octets of the class's two gateways. The first two classes share theirs, so that a group loses some of its routes
+/// and keeps others; nobody else shares any.
 fn gateways(class: usize) -> [u8; 2] {
-    let first = 100 + 10 * class as u8;
+    let first = 100 + 10 * class.max(1) as u8;
     [first, first + 1]
 }
 
@@ -329,7 +329,7 @@ fn flip(family: Family) {
         let all =
             PoolSpec { name: "all".into(), prefix: family.cover(), block_len: if family == Family::V4 { 26 } else { 122 }, mode: Mode::Unguarded };
         assert_eq!(sink.set_pools(&[pools(), vec![all]].concat()).unwrap(), []);
-        sink.apply(&anchors(family, uplink), &[]).unwrap();
+        sink.apply(&[anchor(family, uplink)], &[]).unwrap();
         let tables = tables();
         let mut routes = tables[0].routes(family, count, uplink);
         sink.apply(&listed(&routes), &[]).unwrap();
@@ -369,18 +369,15 @@ fn flip(family: Family) {
     });
 }
 
-/// Routes that stay, so that a gateway's number and count stay too.
-fn anchors(family: Family, ifindex: u32) -> Vec<Route> {
-    let all = (0..CLASSES).flat_map(gateways).chain([WIDE]);
-    let route = |(n, last): (usize, u8)| {
-        let prefix = match family {
-            Family::V4 => format!("172.16.200.{n}/32"),
-            Family::V6 => format!("fd00:36:200::{n:x}/128"),
-        };
-        let hop = NextHop { gateway: family.gateway(last), ifindex };
-        Route { prefix: prefix.parse().unwrap(), action: Action::Via(vec![hop]) }
+/// A route that stays, to all gateways at once, so that each keeps its number and its count. No other route has its group.
+fn anchor(family: Family, ifindex: u32) -> Route {
+    let prefix = match family {
+        Family::V4 => "172.16.200.0/26",
+        Family::V6 => "fd00:36:200::/122",
     };
-    all.enumerate().map(route).collect()
+    let all: BTreeSet<u8> = (0..CLASSES).flat_map(gateways).chain([WIDE]).collect();
+    let hops = all.into_iter().map(|last| NextHop { gateway: family.gateway(last), ifindex });
+    Route { prefix: prefix.parse().unwrap(), action: Action::Via(hops.collect()) }
 }
 
 fn listed(routes: &BTreeMap<Prefix, Action>) -> Vec<Route> {
