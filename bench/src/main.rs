@@ -2,6 +2,7 @@
 //! a page of results; `play` is the generator, which `run` starts again for each run, in a process and a namespace of
 //! its own, so that what it costs can be told from what it measures. `cargo xtask bench bgp` builds and calls this.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used)]
 
 mod daemons;
 mod dataplane;

@@ -6,6 +6,7 @@
 //! among played peers ([`stage`]), and one that does whatever bytes tell it to ([`input`]). All of it uses the speaker's public interface only. Real sockets,
 //! kernels and other BGP implementations are for the network-namespace lab.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used)]
 
 pub mod cluster;
 pub mod dice;

@@ -2,6 +2,7 @@
 //! BIRD 2 on every host, and traffic whose losses are counted. Scenarios stand in `tests/`, and `cargo xtask demo`
 //! plays one for an audience. Nothing here knows how Manx works inside: it starts the programs, applies resources
 //! and looks at kernels, maps and the local API from outside.
+#![warn(clippy::unwrap_used)]
 
 pub mod bird;
 pub mod cluster;

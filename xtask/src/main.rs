@@ -2,6 +2,7 @@
 //! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`), the speaker
 //! is measured beside its peers (`bench`), fed with anything (`fuzz`), and played in whole clusters in virtual time
 //! (`sim`). Run as `cargo xtask COMMAND`.
+#![warn(clippy::unwrap_used)]
 
 mod bench;
 mod build_ebpf;

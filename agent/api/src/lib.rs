@@ -2,6 +2,7 @@
 //! server is in `manxd`, the client in `manxctl`. Field names are camelCase and are an interface: fields are
 //! added, never renamed. Times are RFC 3339 with an offset.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod audit;
 mod blackholes;

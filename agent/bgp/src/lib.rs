@@ -14,6 +14,7 @@
 //! peer and its connections), `rib` (paths, the choice, update groups), and `speaker`, which puts them together.
 //! What the RFCs leave open, and what was chosen, stands where it is decided.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod attr;
 mod config;

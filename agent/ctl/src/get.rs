@@ -44,7 +44,7 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
     Err(match nearest(text, aliases()) {
         Some(near) => format!("resource type '{text}' is not supported; did you mean '{near}'?"),
         None => {
-            let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.aliases()[0]).collect(); // No kind is without.
+            let kinds: Vec<_> = Kind::ALL.iter().filter_map(|kind| kind.aliases().first().copied()).collect();
             format!("resource type '{text}' is not supported; there are {}", kinds.join(", "))
         }
     })

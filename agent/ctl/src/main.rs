@@ -2,6 +2,7 @@
 //! manxd answers. A command is a module with `Args` and `run`; this file only names them. Errors go to stderr as
 //! one `error:` line each and end in exit code 1; a command line that makes no sense ends in 2.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod apply;
 mod blackhole;

@@ -1,6 +1,7 @@
 //! From what the speaker learned and what this node owns to what it forwards: one table of desired routes
 //! ([`route::Route`]) and two sinks, the kernel FIB and the eBPF maps, each reconciled to it. This crate does
 //! not know BGP; it is given prefixes and next hops and says which next hops can be reached.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod dataplane;
 pub mod ebpf;

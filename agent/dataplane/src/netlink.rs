@@ -215,7 +215,7 @@ fn append(packet: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequen
     message.finalize();
     let start = packet.len();
     packet.resize(start + message.buffer_len().next_multiple_of(4), 0);
-    // In range: the packet has just grown by at least this length.
+    #[expect(clippy::indexing_slicing, reason = "the packet has just grown by at least this length")]
     message.serialize(&mut packet[start..]);
 }
 

@@ -150,7 +150,7 @@ fn read_text(file: fs::File) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 64 MiB; split it"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        // The index is within the bytes.
+        #[expect(clippy::indexing_slicing, reason = "what is valid lies within the bytes")]
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8 text"))

@@ -2,6 +2,7 @@
 //! whenever something changed, and writes resources back. What resources mean is `manx-resources`' business.
 //! Other places to keep them become further variants of [`Datastore`].
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod directory;
 mod watch;

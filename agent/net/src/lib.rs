@@ -2,6 +2,7 @@
 //! that cannot be zero. No I/O, no protocol: what a route *is* belongs to `manx-bgp` (paths) and to
 //! `manx-dataplane` (actions).
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod asn;
 mod prefix;

@@ -168,7 +168,7 @@ impl Gather {
     async fn rows(&self, of: &[Found]) -> Result<Vec<api::RouteRow>, Stopping> {
         let mut rows = Vec::with_capacity(of.len());
         while rows.len() < of.len() {
-            // No more rows come than were asked for.
+            #[expect(clippy::indexing_slicing, reason = "no more rows come than were asked for")]
             let rest = of[rows.len()..].to_vec();
             let some = ask(&self.questions, |answer| Piece::Rows { of: rest, answer }).await?;
             if some.is_empty() {

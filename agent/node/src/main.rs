@@ -1,6 +1,7 @@
 //! `manxd`, the node daemon: sockets, timers and the local API around the speaker and the dataplane, which do
 //! the work. This is the only room that knows both.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod api;
 mod audit;

@@ -3,6 +3,7 @@
 //! by [`plan()`], a pure function. No I/O, no clock, no async: where resources live and when they change is
 //! `manx-datastore`'s business, and what a plan does to the network is `manxd`'s.
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod duration;
 mod emit;

@@ -16,6 +16,10 @@ pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours that make one of the other.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "i and j run from 1 to the lengths, and each row has one entry more than `b`"
+)]
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();
@@ -24,7 +28,6 @@ fn distance(a: &str, b: &str) -> usize {
     for i in 1..=a.len() {
         let mut row = vec![i; b.len() + 1];
         for j in 1..=b.len() {
-            // Indices: i and j run from 1 to the lengths, and each row has one entry more than `b`.
             let substitution = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
             row[j] = substitution.min(last[j] + 1).min(row[j - 1] + 1);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {

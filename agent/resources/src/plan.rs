@@ -291,10 +291,7 @@ fn unknown_node(snapshot: &Snapshot, name: &str) -> PlanError {
         (Some(near), _) => format!("; did you mean {near}?"),
         (None, []) => "; there are no Node resources at all".to_owned(),
         (None, few) if few.len() <= 5 => format!("; there are {}", few.join(", ")),
-        (None, many) => {
-            // The list is longer than five here.
-            format!("; there are {}, such as {}", many.len(), many[0])
-        }
+        (None, many @ [first, ..]) => format!("; there are {}, such as {first}", many.len()),
     };
     PlanError::UnknownNode { name: name.to_owned(), remedy }
 }

@@ -242,12 +242,12 @@ impl<'t> Parser<'t> {
     }
 
     fn string(&mut self) -> Result<String, ParseSelectorError> {
-        let quote = match self.rest.chars().next() {
+        let mut chars = self.rest.chars();
+        let quote = match chars.next() {
             Some(quote @ ('"' | '\'')) => quote,
             _ => return Err(self.error("expected a string in quotes")),
         };
-        let inside = &self.rest[quote.len_utf8()..]; // The quote is what `rest` begins with.
-        let Some((value, rest)) = inside.split_once(quote) else {
+        let Some((value, rest)) = chars.as_str().split_once(quote) else {
             return Err(self.error("unterminated string"));
         };
         self.rest = rest;

@@ -542,7 +542,8 @@ mod tests {
         let text = "# head\n---\n# first\na: 1 # one\nb: |\n  x\n  y\n\n# after\n---\n{c: 2}\n...\n# tail\n--- {d: 3}\n";
         let (documents, fault) = parse(text);
         assert_eq!(fault, None);
-        let bodies: Vec<_> = documents.iter().map(|document| &text[document.body.clone()]).collect();
+        let bodies: Vec<_> =
+            documents.iter().map(|document| text.get(document.body.clone()).unwrap()).collect();
         assert_eq!(bodies, ["a: 1 # one\nb: |\n  x\n  y\n", "{c: 2}\n", "{d: 3}\n"]);
     }
 
@@ -550,7 +551,8 @@ mod tests {
     fn a_byte_order_mark_and_crlf_do_not_shift_bodies() {
         let text = "\u{feff}a: 1\r\n---\r\nb: 2\r\n";
         let (documents, _) = parse(text);
-        let bodies: Vec<_> = documents.iter().map(|document| &text[document.body.clone()]).collect();
+        let bodies: Vec<_> =
+            documents.iter().map(|document| text.get(document.body.clone()).unwrap()).collect();
         assert_eq!(bodies, ["a: 1\r\n", "b: 2\r\n"]);
     }
 

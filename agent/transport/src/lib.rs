@@ -2,6 +2,7 @@
 //! before its first SYN goes out or comes in. A listener is shared by peers that want different things; so it has a
 //! key for each prefix and a packet filter that knows each prefix's minimum, and a connection inherits both in the
 //! moment in which the kernel makes it. Nothing here knows BGP. Why so: decision 010.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod classes;
 mod filter;

@@ -5,6 +5,7 @@
 //! maps are then left alone until the new ones are filled.
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 #[cfg(test)]
 extern crate std;

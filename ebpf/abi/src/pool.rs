@@ -199,8 +199,11 @@ impl PoolSet {
 }
 
 impl PoolSet {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "every place below lies within SIZE, which the test of the size proves"
+    )]
     pub fn from_bytes(bytes: &[u8; PoolSet::SIZE]) -> PoolSet {
-        // Every place below lies within SIZE, which the test of the size proves.
         let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let half = |at: usize| {
             let mut half = [0; 8];

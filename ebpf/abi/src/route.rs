@@ -191,11 +191,12 @@ impl Endpoint {
     }
 }
 
-/// `at + 4` is within each value's SIZE at every call above.
+#[expect(clippy::indexing_slicing, reason = "`at + 4` is within each value's SIZE at every call above")]
 fn put(out: &mut [u8], at: usize, word: u32) {
     out[at..at + 4].copy_from_slice(&word.to_ne_bytes());
 }
 
+#[expect(clippy::indexing_slicing, reason = "`at + 4` is within each value's SIZE at every call above")]
 fn take(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

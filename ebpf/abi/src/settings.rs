@@ -129,10 +129,10 @@ impl Settings {
         out
     }
 
+    #[expect(clippy::indexing_slicing, reason = "`place` is below SIZE / 4 at every call")]
     pub fn from_bytes(bytes: [u8; Settings::SIZE]) -> Result<Settings, BadValue> {
         let word = |place: usize| {
             let at = 4 * place;
-            // `place` is below SIZE / 4 at every call.
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let window = |place| Window { low: word(place), high: word(place + 1) };
@@ -227,8 +227,8 @@ impl Interface {
         out
     }
 
+    #[expect(clippy::indexing_slicing, reason = "constants below SIZE")]
     pub fn from_bytes(bytes: [u8; Interface::SIZE]) -> Result<Interface, BadValue> {
-        // Constants below SIZE.
         let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let mut mac = [0; 6];
         mac.copy_from_slice(&bytes[12..18]);

@@ -178,7 +178,7 @@ impl AsPath {
             let taken = if kind == SET { numbers.len() } else { numbers.len().min(keep) };
             keep -= if kind == SET { 1 } else { taken };
             out.put_slice(&[kind, taken as u8]);
-            // `taken` is at most the segment's length.
+            #[expect(clippy::indexing_slicing, reason = "`taken` is at most the segment's length")]
             out.put_slice(numbers[..taken].as_flattened());
         }
         out.put_slice(&as4.0);

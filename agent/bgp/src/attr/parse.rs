@@ -260,11 +260,11 @@ pub fn parse(block: &[u8], reading: Reading) -> Result<Parsed<'_>, FatalError<'_
             parsed.others = true;
             break;
         };
-        // Within `rest`, whose tail `after` is.
+        #[expect(clippy::indexing_slicing, reason = "`after` is the tail of `rest`")]
         let whole = &rest[..rest.len() - after.len()];
         rest = after;
         let multiprotocol = matches!(code, code::MP_REACH | code::MP_UNREACH);
-        // A code is below 256: four words hold one bit for each.
+        #[expect(clippy::indexing_slicing, reason = "a code is below 256: four words hold one bit for each")]
         let (word, bit) = (&mut seen[usize::from(code >> 6)], 1u64 << (code & 63));
         if *word & bit != 0 {
             if multiprotocol {

@@ -105,7 +105,7 @@ pub fn write_message(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesM
     body(out);
     let length = out.len() - start;
     debug_assert!(length <= MAX_EXTENDED_LEN, "a message of {length} octets");
-    // The two octets were written above.
+    #[expect(clippy::indexing_slicing, reason = "the header was written above")]
     out[start + 16..start + 18].copy_from_slice(&(length as u16).to_be_bytes());
 }
 

@@ -41,7 +41,7 @@ impl Notification {
         let end = text.floor_char_boundary(255);
         let mut data = BytesMut::with_capacity(1 + end);
         data.put_u8(end as u8);
-        // `end` is a character boundary within the text.
+        #[expect(clippy::indexing_slicing, reason = "`end` is a character boundary within the text")]
         data.put_slice(&text.as_bytes()[..end]);
         Notification { code: 6, subcode, data: data.freeze() }
     }
@@ -69,6 +69,7 @@ impl Notification {
             out.put_u8(self.code);
             out.put_u8(self.subcode);
             // What we echo of a broken message may be as long as that was.
+            #[expect(clippy::indexing_slicing, reason = "cut at its own length")]
             out.put_slice(&self.data[..self.data.len().min(4000)]);
         });
         out.freeze()

@@ -53,11 +53,12 @@ const BOGUS6: [Prefix6; 3] = [
     block6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
 ];
 
+#[expect(clippy::unwrap_used, reason = "evaluated by the compiler: a length that cannot be does not compile")]
 const fn block4(address: Ipv4Addr, length: u8) -> Prefix4 {
-    // Evaluated by the compiler: a length that cannot be does not compile.
     Prefix4::new(address, length).unwrap()
 }
 
+#[expect(clippy::unwrap_used, reason = "evaluated by the compiler, as above")]
 const fn block6(address: Ipv6Addr, length: u8) -> Prefix6 {
     Prefix6::new(address, length).unwrap()
 }

@@ -19,8 +19,9 @@ impl AnnouncedCounts {
         if self.by_peer.len() <= at {
             self.by_peer.resize(at + 1, 0);
         }
-        // Just made to reach it.
-        &mut self.by_peer[at]
+        #[expect(clippy::indexing_slicing, reason = "just made to reach it")]
+        let count = &mut self.by_peer[at];
+        count
     }
 
     pub fn add(&mut self, source: PeerSlot) {

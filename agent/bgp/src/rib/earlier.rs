@@ -44,8 +44,9 @@ impl Rib {
             if !told && !held().any(|held| held.contains(id)) {
                 continue;
             }
-            // `routes` was made to hold `end` of them.
-            announced.routes[id as usize / 64] |= 1 << (id % 64);
+            #[expect(clippy::indexing_slicing, reason = "`routes` was made to hold `end` of them")]
+            let word = &mut announced.routes[id as usize / 64];
+            *word |= 1 << (id % 64);
             if group.key.add_path > 0 {
                 let mut names = group.names_known(id);
                 names.extend(held().flat_map(|held| held.names(id)));

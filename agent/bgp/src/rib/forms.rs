@@ -48,7 +48,7 @@ impl<'a, P> Sorted<'a, P> {
     pub fn announce(&mut self, id: RouteId, prefix: P, form: Form<'a>) {
         let identity = form.identity();
         let last = self.announced.last().map(|&(bucket, ..)| bucket);
-        // Numbers of buckets are indices of `forms`.
+        #[expect(clippy::indexing_slicing, reason = "numbers of buckets are indices of `forms`")]
         let same = last.filter(|&bucket| self.forms[bucket as usize].identity() == identity);
         let bucket = same.unwrap_or_else(|| {
             *self.index.entry(identity).or_insert_with(|| {
@@ -65,6 +65,7 @@ impl<'a, P> Sorted<'a, P> {
         let mut rest = self.announced.into_iter().peekable();
         std::iter::from_fn(move || {
             let (bucket, id, prefix) = rest.next()?;
+            #[expect(clippy::indexing_slicing, reason = "numbers of buckets are indices of `forms`")]
             let form = self.forms[bucket as usize];
             let (mut ids, mut prefixes) = (vec![id], vec![prefix]);
             while let Some((_, id, prefix)) = rest.next_if(|&(next, ..)| next == bucket) {

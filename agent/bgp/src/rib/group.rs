@@ -235,7 +235,7 @@ impl Group {
 
     fn set(&mut self, id: RouteId, export: Export, source: PeerSlot) -> bool {
         self.make_room(id);
-        // Just made to reach it.
+        #[expect(clippy::indexing_slicing, reason = "`make_room` made it reach `id`")]
         let OutState { source: before, export: exported, .. } = self.state[id as usize];
         let was_sent = exported == Some(Export::Sent);
         if was_sent {
@@ -244,7 +244,7 @@ impl Group {
         if export == Export::Sent {
             self.count(source, true);
         }
-        // As above.
+        #[expect(clippy::indexing_slicing, reason = "as above")]
         let state = &mut self.state[id as usize];
         state.export = Some(export);
         if export == Export::Sent && state.source != source {
@@ -299,8 +299,9 @@ impl Group {
         }
         self.superseded += u64::from(self.refers_to(id));
         let place = self.end();
-        // `set` made room.
-        self.state[id as usize].latest = place as u32;
+        #[expect(clippy::indexing_slicing, reason = "`set` made room")]
+        let state = &mut self.state[id as usize];
+        state.latest = place as u32;
         self.log.push_back(id);
     }
 
@@ -316,7 +317,7 @@ impl Group {
             while let Some(cursor) = cursors.next_if(|&cursor| cursor <= place) {
                 moved.insert(cursor, new_base + alive.len() as u64);
             }
-            // What is logged has state.
+            #[expect(clippy::indexing_slicing, reason = "what is logged has state")]
             let state = &mut self.state[id as usize];
             if state.latest == place as u32 {
                 state.latest = (new_base + alive.len() as u64) as u32;
@@ -356,7 +357,7 @@ impl Group {
             if extent.is_full() {
                 break;
             }
-            // What is logged has state.
+            #[expect(clippy::indexing_slicing, reason = "what is logged has state")]
             if self.state[id as usize].latest == place as u32 {
                 ids.push(id);
                 match table.get(id) {

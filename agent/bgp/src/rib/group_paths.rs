@@ -121,7 +121,7 @@ impl Group {
             self.paths.resize_with(at + 1, PathsOut::default);
         }
         let awaited = self.refers_to(id);
-        // Just made to reach it.
+        #[expect(clippy::indexing_slicing, reason = "just made to reach it")]
         let PathsOut { ranked: before, mut gone } = std::mem::take(&mut self.paths[at]);
         if !awaited {
             gone.clear();
@@ -162,8 +162,9 @@ impl Group {
         let any_sent = ranked.iter().any(|path| path.export == Export::Sent);
         let of_best = ranked.first().map_or(Export::NoRoute, |path| path.export);
         self.set_export(id, if any_sent { Export::Sent } else { of_best });
-        // As above.
-        self.paths[at] = PathsOut { ranked, gone };
+        #[expect(clippy::indexing_slicing, reason = "made to reach it above")]
+        let place = &mut self.paths[at];
+        *place = PathsOut { ranked, gone };
         told
     }
 

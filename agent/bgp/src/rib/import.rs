@@ -103,7 +103,7 @@ impl Rib {
                 made.push((changes, self.imported(received, changes, interface.clone())));
                 made.len() - 1
             });
-            // Just found or made.
+            #[expect(clippy::indexing_slicing, reason = "just found or made")]
             self.put(slot, id, prefix, &made[at].1, next_hop, None, generation);
         }
         for (_, set) in made {

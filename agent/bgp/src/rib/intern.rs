@@ -52,7 +52,7 @@ impl Hasher for SeededHasher {
             self.0 = fold(self.0, u64::from_le_bytes(*word));
         }
         let mut last = [0; 8];
-        // A remainder of a division by 8 is shorter than 8.
+        #[expect(clippy::indexing_slicing, reason = "a remainder of a division by 8 is shorter than 8")]
         last[..rest.len()].copy_from_slice(rest);
         self.0 = fold(self.0, u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
     }

@@ -237,8 +237,9 @@ impl Rib {
         };
         match self.peers.iter().position(Option::is_none) {
             Some(free) => {
-                // `position` found it.
-                self.peers[free] = Some(peer);
+                #[expect(clippy::indexing_slicing, reason = "`position` found it")]
+                let place = &mut self.peers[free];
+                *place = Some(peer);
                 free as PeerSlot
             }
             None => {
@@ -255,8 +256,9 @@ impl Rib {
         if busy || peer.received != PerFamily::default() || peer.members.iter().any(Option::is_some) {
             return false;
         }
-        // Just found.
-        self.peers[usize::from(slot)] = None;
+        #[expect(clippy::indexing_slicing, reason = "just found")]
+        let place = &mut self.peers[usize::from(slot)];
+        *place = None;
         true
     }
 

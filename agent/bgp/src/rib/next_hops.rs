@@ -31,8 +31,9 @@ impl NextHops {
         let entry = Entry { next_hop, metric: None, interface: None, paths: 0 };
         let id = match self.free.pop() {
             Some(id) => {
-                // A free number was given out before.
-                self.entries[id as usize] = entry;
+                #[expect(clippy::indexing_slicing, reason = "a free number was given out before")]
+                let place = &mut self.entries[id as usize];
+                *place = entry;
                 id
             }
             None => {

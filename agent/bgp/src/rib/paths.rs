@@ -80,7 +80,7 @@ impl Rib {
         }
         let old = match place {
             Some(at) => {
-                // Just found.
+                #[expect(clippy::indexing_slicing, reason = "just found")]
                 let held = &mut route.paths[at];
                 path.number = held.number;
                 let same_refusal = match refused {

@@ -168,8 +168,9 @@ impl Rib {
         }
         match self.groups.iter().position(Option::is_none) {
             Some(free) => {
-                // `position` found it.
-                self.groups[free] = Some(group);
+                #[expect(clippy::indexing_slicing, reason = "`position` found it")]
+                let place = &mut self.groups[free];
+                *place = Some(group);
                 free
             }
             None => {
@@ -247,6 +248,7 @@ impl Rib {
     pub(super) fn release_members(&mut self) {
         for slot in 0..self.peers.len() {
             for family in Family::ALL {
+                #[expect(clippy::indexing_slicing, reason = "`slot` is below the number of peers")]
                 let Some(member) = self.peers[slot].as_mut().and_then(|p| p.members[family].as_mut()) else {
                     continue;
                 };

@@ -74,7 +74,7 @@ fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &imp
     });
     let eligible = others.iter().take_while(|path| path.standing.is_eligible()).count();
     let mut left = ranked.saturating_sub(1);
-    // Counted just now.
+    #[expect(clippy::indexing_slicing, reason = "counted just above")]
     let mut rest = &mut others[..eligible];
     while let Some(first) = rest.first().map(before_med)
         && left > 0
@@ -101,6 +101,7 @@ fn before_med(path: &Path) -> (bool, bool, Reverse<u32>, usize, Origin) {
 
 /// Puts the first so many in their order, of paths that are in the order of the steps after MED: the next is always the
 /// first of which no neighbour's other path has a lesser MED.
+#[expect(clippy::indexing_slicing, reason = "numbers are those of classes, places those of `order`")]
 fn rank_by_med(paths: &mut [Path], most: usize) {
     let Some(first) = paths.first().map(med) else { return };
     if paths.iter().all(|path| med(path) == first) {
@@ -123,7 +124,6 @@ fn rank_by_med(paths: &mut [Path], most: usize) {
         && let Some(Reverse((at, number))) = waiting.pop()
     {
         order.push(at);
-        // Numbers are those of classes.
         classes[number].left -= 1;
         let neighbour = classes[number].neighbour;
         if classes[number].left == 0
@@ -263,6 +263,7 @@ fn strike_out_by_med(paths: &mut [Path]) {
     all.dedup_by_key(|(neighbour, _)| *neighbour);
     for path in paths.iter_mut().filter(|path| path.standing == PackedStanding::BEST) {
         let (neighbour, med) = through(path);
+        #[expect(clippy::indexing_slicing, reason = "the search found it")]
         let least = all.binary_search_by_key(&neighbour, |&(of, _)| of).map_or(med, |at| all[at].1);
         if med > least {
             path.standing = PackedStanding::lost(LostAt::Med);

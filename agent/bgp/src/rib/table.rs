@@ -116,6 +116,10 @@ impl PackedStanding {
         self.0 & 0x80 != 0
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "both lists are in the order of their enums, and `self` was made from one of them"
+    )]
     pub fn unpack(self) -> Standing {
         let index = usize::from(self.0 & 0x3f);
         match self.0 {
@@ -123,7 +127,6 @@ impl PackedStanding {
             1 => Standing::Unreachable,
             2 => Standing::Deferred,
             3 => Standing::Multipath,
-            // Both lists are in the order of their enums, and `self` was made from one of them.
             _ if self.is_refused() => Standing::Refused(REFUSED[index]),
             _ => Standing::Lost(LOST[index]),
         }
@@ -220,8 +223,9 @@ impl<P: Nlri> Table<P> {
         let id = match self.free.pop() {
             Some(id) => {
                 let at = id as usize;
-                // A free number was given out before.
-                self.blocks[at / BLOCK][at % BLOCK] = route;
+                #[expect(clippy::indexing_slicing, reason = "a free number was given out before")]
+                let place = &mut self.blocks[at / BLOCK][at % BLOCK];
+                *place = route;
                 id
             }
             None => push(&mut self.blocks, route),
@@ -261,7 +265,8 @@ fn living<P>(blocks: &[Vec<Route<P>>]) -> impl Iterator<Item = (RouteId, &Route<
     all.filter(|(_, route)| route.alive)
 }
 
-/// A route whose number stands in the index: such numbers were given out.
+/// A route whose number stands in the index.
+#[expect(clippy::indexing_slicing, reason = "such numbers were given out")]
 fn indexed<P>(blocks: &[Vec<Route<P>>], id: RouteId) -> &Route<P> {
     let at = id as usize;
     &blocks[at / BLOCK][at % BLOCK]

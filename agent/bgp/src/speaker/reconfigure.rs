@@ -83,8 +83,9 @@ impl Speaker {
         if self.peers.len() <= at {
             self.peers.resize_with(at + 1, || None);
         }
-        // Just made to reach it.
-        self.peers[at] = Some(peer);
+        #[expect(clippy::indexing_slicing, reason = "just made to reach it")]
+        let place = &mut self.peers[at];
+        *place = Some(peer);
         self.by_key.insert(key, slot);
         self.start(slot, now);
     }

@@ -223,6 +223,7 @@ impl Held {
     }
 
     /// The map has taken it.
+    #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
     fn commit(&mut self, prefix: Prefix, entry: abi::Route, now: Instant) {
         let before = self.entries.insert(prefix, entry);
         let family = usize::from(!prefix.is_v4());
@@ -286,7 +287,10 @@ impl Held {
         maps.remove_routes(&there)?;
         for prefix in &there {
             let Some(entry) = self.entries.remove(*prefix) else { continue };
-            self.outside[usize::from(!prefix.is_v4())] -= usize::from(self.is_outside(*prefix, entry));
+            let was_outside = usize::from(self.is_outside(*prefix, entry));
+            #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
+            let outside = &mut self.outside[usize::from(!prefix.is_v4())];
+            *outside -= was_outside;
             self.release(entry, now);
             self.counters.release(entry.counter, now);
             self.index.remove(&self.entries, *prefix, now);
@@ -345,6 +349,7 @@ impl Held {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
     fn raise_outside(&self, maps: &Maps, pending: &[Pending<'_>]) {
         let mut outside = self.outside;
         for Pending { route, entry } in pending {

@@ -144,7 +144,9 @@ fn replace(object: &mut [u8], numbers: Numbers) -> Result<(), Error> {
                     [*o0, *o1] = offset.to_le_bytes();
                 }
             }
-            found[place] += 1;
+            #[expect(clippy::indexing_slicing, reason = "`place` is one of the four above")]
+            let times = &mut found[place];
+            *times += 1;
         }
     }
     if found != [1; 4] {

@@ -190,7 +190,8 @@ fn refused(program: &'static str, error: ProgramError) -> Error {
             // The verifier says at the end what it did not like.
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
-            let end = lines[lines.len().saturating_sub(3)..].join("; ");
+            let (_, end) = lines.split_at(lines.len().saturating_sub(3));
+            let end = end.join("; ");
             Error::Program { program, reason: format!("{io_error}: {end}") }
         }
         error => Error::Program { program, reason: reason(&error) },

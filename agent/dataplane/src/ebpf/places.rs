@@ -177,10 +177,10 @@ fn entry(settings: InterfaceSettings) -> abi::Interface {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "`word` is below SIZE / 4")]
 fn words(entry: [u8; abi::Interface::SIZE]) -> [u32; WORDS] {
     std::array::from_fn(|word| {
         let at = 4 * word;
-        // `word` is below SIZE / 4.
         u32::from_ne_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
     })
 }

@@ -111,6 +111,7 @@ pub(super) fn update<const K: usize, const V: usize>(
 ) -> (usize, Option<io::Error>) {
     let total = keys.len().min(values.len());
     let mut done = 0;
+    #[expect(clippy::indexing_slicing, reason = "`total` is the length of the shorter")]
     for (keys, values) in keys[..total].chunks(BATCH).zip(values[..total].chunks(BATCH)) {
         let mut batch = Batch {
             keys: keys.as_ptr() as u64,
@@ -133,6 +134,7 @@ pub(super) fn update<const K: usize, const V: usize>(
 pub(super) fn delete<const K: usize>(map: BorrowedFd<'_>, keys: &[[u8; K]]) -> io::Result<()> {
     let mut rest = keys;
     while !rest.is_empty() {
+        #[expect(clippy::indexing_slicing, reason = "cut at its own length")]
         let now = &rest[..rest.len().min(BATCH)];
         let mut batch = Batch {
             keys: now.as_ptr() as u64,
@@ -146,7 +148,7 @@ pub(super) fn delete<const K: usize>(map: BorrowedFd<'_>, keys: &[[u8; K]]) -> i
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => reached(&batch, now.len()) + 1,
             Err(error) => return Err(error),
         };
-        rest = &rest[done.min(rest.len())..];
+        rest = rest.get(done..).unwrap_or_default();
     }
     Ok(())
 }

@@ -37,8 +37,8 @@ impl Default for Lengths {
 }
 
 impl Lengths {
+    #[expect(clippy::indexing_slicing, reason = "a prefix is never longer than the addresses of its family")]
     fn of(&mut self, prefix: Prefix) -> &mut u32 {
-        // In range: a prefix is never longer than its family's addresses.
         match prefix {
             Prefix::V4(p) => &mut self.v4[usize::from(p.len())],
             Prefix::V6(p) => &mut self.v6[usize::from(p.len())],

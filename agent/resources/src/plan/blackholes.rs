@@ -56,7 +56,7 @@ pub(super) fn decide(cluster: &Cluster<'_>, plan: &mut NodePlan, found: &mut Vec
         }
     }
     for (index, why) in refused {
-        // The index is one of `enumerate` above.
+        #[expect(clippy::indexing_slicing, reason = "one of the indices of `enumerate` above")]
         let pool = &mut plan.pools[index];
         pool.unallocated_blocks = None;
         let resource = Key::new(Kind::IpPool, &*pool.name);

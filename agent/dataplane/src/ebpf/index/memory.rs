@@ -1,5 +1,7 @@
 //! What the index's part of the maps should read, position by position, and what of it has not been written yet.
 
+#![expect(clippy::indexing_slicing, reason = "positions come out of extents, which lie within the capacity")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::Instant,
@@ -109,8 +111,6 @@ impl Memory {
     pub fn room(&self) -> (u32, u32) {
         (self.extents.used(), self.extents.capacity())
     }
-
-    // Positions come out of extents, which lie within the capacity.
 
     pub fn word(&self, position: u32) -> u32 {
         self.words[position as usize]
