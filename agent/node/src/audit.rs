@@ -13,7 +13,7 @@ use std::{
 
 use manx_api as api;
 use manx_bgp::view::Walk;
-use manx_dataplane::{ebpf, fib::FibRoute, route::Route};
+use manx_dataplane::{ebpf, fib::FibRoute, route::Action};
 use manx_net::Prefix;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -37,7 +37,16 @@ pub struct Seen {
     /// All routes of our protocol, wherever they stand. None if the kernel's routes could not be read.
     pub fib: Option<Vec<FibRoute>>,
     /// None if the maps could not be read, or are not there.
-    pub map: Option<Option<Route>>,
+    pub map: Option<InMap>,
+}
+
+/// What the map of routes has for a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InMap {
+    Nothing,
+    Entry(Action),
+    /// An entry that the programs make nothing of.
+    Unreadable,
 }
 
 /// What of an audit is the loop's.
@@ -198,7 +207,7 @@ async fn known(questions: &mpsc::Sender<Question>) -> Result<Vec<Prefix>, Stoppi
 #[derive(Debug)]
 struct Sinks {
     fib: Option<BTreeMap<Prefix, Vec<FibRoute>>>,
-    map: Option<BTreeMap<Prefix, Route>>,
+    map: Option<BTreeMap<Prefix, InMap>>,
     checked: api::Audited,
     errors: Vec<String>,
 }
@@ -217,10 +226,13 @@ impl Sinks {
             }
             Err(error) => sinks.errors.push(format!("the kernel's routes cannot be read: {error}")),
         }
-        match sources.maps.as_ref().map(ebpf::Reader::dump) {
-            Some(Ok(routes)) => {
-                sinks.checked.map = routes.len() as u64;
-                sinks.map = Some(routes.into_iter().map(|route| (route.prefix, route)).collect());
+        match sources.maps.as_ref().map(ebpf::Reader::entries) {
+            Some(Ok(entries)) => {
+                sinks.checked.map = entries.len() as u64;
+                let entry = |(prefix, action): (_, Option<_>)| {
+                    (prefix, action.map_or(InMap::Unreadable, InMap::Entry))
+                };
+                sinks.map = Some(entries.into_iter().map(entry).collect());
             }
             Some(Err(error)) => sinks.errors.push(error.to_string()),
             None => {}
@@ -243,7 +255,7 @@ impl Sinks {
         let seen = prefixes.into_iter().map(|prefix| Seen {
             prefix,
             fib: self.fib.as_mut().map(|fib| fib.get_mut(&prefix).map(mem::take).unwrap_or_default()),
-            map: self.map.as_mut().map(|map| map.remove(&prefix)),
+            map: self.map.as_mut().map(|map| map.remove(&prefix).unwrap_or(InMap::Nothing)),
         });
         let seen = seen.collect();
         (seen, self.checked, self.errors)

@@ -1,6 +1,6 @@
 //! The flags of manxd and their environment variables.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -59,6 +59,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_MAP_SIZE", value_name = "NAME=ENTRIES,...")]
     pub map_size: Option<manx_dataplane::ebpf::Sizes>,
 
+    /// Seconds from one audit to the next: BGP, FIB, maps and programs are compared, and what differs is put right
+    #[arg(long, env = "MANX_AUDIT_INTERVAL", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub audit_interval: u32,
+
     /// Listen for BGP on this address only [default: every address]
     #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]
     pub listen_address: Option<IpAddr>,
@@ -85,6 +89,12 @@ pub struct RunArgs {
     /// error, warn, info, debug or trace, or directives such as warn,manxd=debug
     #[arg(long, env = "MANX_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+impl RunArgs {
+    pub fn audit_interval(&self) -> Duration {
+        Duration::from_secs(self.audit_interval.into())
+    }
 }
 
 /// What `run` puts on the node, and `cleanup` must find again.
@@ -154,6 +164,14 @@ mod tests {
         for arg in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
             assert!(arg.get_env().is_some(), "--{} has none", arg.get_id());
         }
+    }
+
+    #[test]
+    fn an_audit_comes_each_minute_or_as_often_as_is_asked_for() {
+        let parse = |flags: &[&str]| Cli::try_parse_from([&["manxd"], flags].concat());
+        assert_eq!(parse(&[]).unwrap().run.audit_interval(), Duration::from_secs(60));
+        assert_eq!(parse(&["--audit-interval", "5"]).unwrap().run.audit_interval(), Duration::from_secs(5));
+        assert!(parse(&["--audit-interval", "0"]).is_err());
     }
 
     #[test]

@@ -230,13 +230,21 @@ impl Damage {
 }
 
 impl Held {
-    /// The routes as the maps alone tell them.
+    /// The routes as the maps alone tell them. What leads nowhere is the stack's.
     pub fn dump(maps: &Maps) -> Result<Vec<Route>, Error> {
         Ok(Held::dump_with_counters(maps)?.into_iter().map(|(route, _)| route).collect())
     }
 
     /// The same, each with the number of its counter; 0 if it has none.
     pub fn dump_with_counters(maps: &Maps) -> Result<Vec<(Route, u32)>, Error> {
+        let route = |(prefix, action, counter): (_, Option<_>, _)| {
+            (Route { prefix, action: action.unwrap_or(route::Action::Pass) }, counter)
+        };
+        Ok(Held::dump_entries(maps)?.into_iter().map(route).collect())
+    }
+
+    /// Every entry, with no action where it cannot be read or leads nowhere.
+    pub fn dump_entries(maps: &Maps) -> Result<Vec<(Prefix, Option<route::Action>, u32)>, Error> {
         let next_hops: HashMap<u32, NextHop> =
             maps.next_hops()?.into_iter().filter_map(|(id, slot)| Some((id, hop_of(slot)?))).collect();
         let (groups, sets, endpoints) = (maps.groups(), maps.bucket_sets(), maps.endpoints()?);
@@ -268,13 +276,9 @@ impl Held {
                 }
             })
         };
-        // What leads nowhere is the stack's too.
-        let mut action =
-            |entry: Option<abi::Route>| entry.and_then(&mut action).unwrap_or(route::Action::Pass);
         let routes = maps.routes()?.into_iter();
         let route = |(prefix, entry): (_, Option<abi::Route>)| {
-            let counter = entry.map_or(0, |entry| entry.counter);
-            (Route { prefix, action: action(entry) }, counter)
+            (prefix, entry.and_then(&mut action), entry.map_or(0, |entry| entry.counter))
         };
         Ok(routes.map(route).collect())
     }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use manx_abi::map;
+use manx_net::Prefix;
 
 use super::{
     Error, Tally,
     held::{Held, hop_of},
     maps::Maps,
 };
-use crate::route::{NextHop, Route};
+use crate::route::{Action, NextHop, Route};
 
 #[derive(Debug)]
 pub struct Reader {
@@ -31,7 +32,13 @@ impl Reader {
         Held::dump(&self.maps)
     }
 
-    /// The same with what each prefix counted since it got its counter.
+    /// Every entry by its prefix: no action for one that cannot be read or leads nowhere, which the programs pass.
+    pub fn entries(&self) -> Result<Vec<(Prefix, Option<Action>)>, Error> {
+        let entries = Held::dump_entries(&self.maps)?.into_iter();
+        Ok(entries.map(|(prefix, action, _)| (prefix, action)).collect())
+    }
+
+    /// As [`Self::dump`], with what each prefix counted since it got its counter.
     pub fn counted(&self) -> Result<CountedRoutes, Error> {
         let tallies = self.tallies(map::PREFIX_COUNTS)?;
         let of = |id: u32| tallies.get(&id).copied().unwrap_or_default();

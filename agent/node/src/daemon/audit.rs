@@ -12,12 +12,12 @@ use manx_dataplane::{
     ebpf::{self, Condition, EbpfSink},
     fib::Difference,
     resolve::Gateway,
-    route::Route,
+    route::{Action, Route},
 };
 use manx_net::Prefix;
 
 use super::{Daemon, rows};
-use crate::audit::{Seen, Step};
+use crate::audit::{InMap, Seen, Step};
 
 /// How long prefixes are judged in one turn of the loop.
 const JUDGED_FOR: Duration = Duration::from_millis(4);
@@ -123,10 +123,11 @@ impl Daemon {
         // Before that the maps are an earlier run's.
         let sink = self.fast_path.sink().filter(|_| self.settled)?;
         let fault = match (self.expected(sink, seen.prefix), found) {
-            (wanted, found) if wanted == *found => return None,
-            (Some(_), None) => Fault::Missing,
-            (Some(_), Some(_)) => Fault::Changed,
-            (None, _) => Fault::Unwanted,
+            (None, InMap::Nothing) => return None,
+            (Some(wanted), InMap::Entry(found)) if wanted.action == *found => return None,
+            (Some(_), InMap::Nothing) => Fault::Missing,
+            (Some(_), InMap::Entry(_) | InMap::Unreadable) => Fault::Changed,
+            (None, InMap::Entry(_) | InMap::Unreadable) => Fault::Unwanted,
         };
         let changes = self.dataplane.has_noted(seen.prefix) || self.fast_path.has_noted();
         // What a full map had to give up is told where it is missing, and is not anybody's doing.
@@ -172,9 +173,13 @@ impl Daemon {
             findings.push(finding(FoundIn::Fib, fault, wanted, found));
         }
         if let (Some(fault), Some(sink)) = (self.map_fault(seen), self.fast_path.sink()) {
-            let text = |route: Route| rows::action_text(&route.action, &names);
-            let wanted = self.expected(sink, prefix).map(text);
-            let found = seen.map.clone().flatten().map(text);
+            let text = |action: &Action| rows::action_text(action, &names);
+            let wanted = self.expected(sink, prefix).map(|route| text(&route.action));
+            let found = match &seen.map {
+                None | Some(InMap::Nothing) => None,
+                Some(InMap::Entry(action)) => Some(text(action)),
+                Some(InMap::Unreadable) => Some(String::from("an entry that cannot be read")),
+            };
             findings.push(finding(FoundIn::Map, fault, wanted, found));
         }
         findings

@@ -72,8 +72,6 @@ use crate::{
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
 /// A link whose pin was removed leaves its interface so much later, at the most.
 const SETTLING: Duration = Duration::from_millis(200);
-/// How often RIB, FIB and kernel are compared though nothing said that they differ.
-const AUDIT_PERIOD: Duration = Duration::from_secs(60);
 /// A loop that comes back so much later than it wanted was stopped.
 const LATE: Duration = Duration::from_millis(500);
 /// Enough for the peers of any node.
@@ -212,7 +210,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             reports_said: ReportLog::new(now),
             strangers: BTreeSet::new(),
             next_check: now,
-            next_audit: now + AUDIT_PERIOD,
+            next_audit: now + args.audit_interval(),
             pulse: Pulse::new(now),
             pin_watch,
             removed_by: BTreeMap::new(),
@@ -324,7 +322,7 @@ impl Daemon {
             self.check();
         }
         if instant >= self.next_audit {
-            self.next_audit = instant + AUDIT_PERIOD;
+            self.next_audit = instant + self.args.audit_interval();
             self.start_audit();
         }
         self.drain_outputs();
