@@ -1,15 +1,15 @@
 //! Programs that only the benchmark loads. `inject` makes frames for a device, `arrive_tc` and `arrive_xdp` count
-//! them where they arrive and end them there. No program of the agent is in this object, and none of these is in the
-//! agent's.
+//! them where they arrive and end them there; `only_peer` and `only_neigh` redirect whatever comes. No program of the
+//! agent is in this object, and none of these is in the agent's.
 #![no_std]
 #![no_main]
 
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_SHOT, bpf_redir_neigh, xdp_action},
     btf_maps::{Array, PerCpuArray},
-    helpers::bpf_redirect,
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -45,6 +45,19 @@ pub struct Template {
     /// What becomes of a frame: an XDP action.
     pub action: u32,
 }
+
+/// Where all that comes is sent to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub ifindex: u32,
+    /// The gateway's, numbered as the kernel does; an IPv4 address stands in its first word.
+    pub family: u32,
+    pub gateway: [u32; 4],
+}
+
+#[btf_map]
+static TARGET: Array<Target, 1> = Array::new();
 
 #[btf_map]
 static TEMPLATE: Array<Template, 1> = Array::new();
@@ -141,6 +154,32 @@ pub fn arrive_xdp(ctx: XdpContext) -> u32 {
     }
     count();
     xdp_action::XDP_DROP
+}
+
+/// What no program can be cheaper than that sends packets into a pod: it looks at nothing and changes nothing.
+#[classifier]
+pub fn only_peer(_: TcContext) -> i32 {
+    let Some(target) = TARGET.get_ptr(0) else {
+        return TCX_NEXT;
+    };
+    // SAFETY: a live map value of numbers; the kernel carries it out when the program has ended.
+    unsafe { bpf_redirect_peer(read_volatile(addr_of!((*target).ifindex)), 0) as i32 }
+}
+
+/// As [`only_peer`], by a gateway.
+#[classifier]
+pub fn only_neigh(_: TcContext) -> i32 {
+    let Some(target) = TARGET.get_ptr(0) else {
+        return TCX_NEXT;
+    };
+    // SAFETY: a structure of numbers, and a live map value of them; the helper copies what it is given.
+    unsafe {
+        let mut params: bpf_redir_neigh = core::mem::zeroed();
+        params.nh_family = read_volatile(addr_of!((*target).family));
+        params.__bindgen_anon_1.ipv6_nh = read_volatile(addr_of!((*target).gateway));
+        let ifindex = read_volatile(addr_of!((*target).ifindex));
+        bpf_redirect_neigh(ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    }
 }
 
 /// Neighbour discovery and the like are not the benchmark's.

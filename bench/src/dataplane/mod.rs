@@ -3,6 +3,7 @@
 
 mod ends;
 mod fast;
+mod floor;
 mod frame;
 mod ground;
 mod inject;

@@ -14,6 +14,7 @@ use manx_tests::netns::Netns;
 
 use super::{
     fast,
+    floor::{Floor, Target},
     frame::{self, Begin, Course, FLOWS, Mac, Many, Template},
     ground::Ground,
     inject::{Arrival, Injector, received},
@@ -113,6 +114,8 @@ pub struct Costs {
     pub injector: Vec<f64>,
     pub kernel: Vec<f64>,
     pub manx: Vec<f64>,
+    /// With a program that redirects and does nothing else; none of a way that drops.
+    pub floor: Vec<f64>,
     /// The share of frames that Manx's programs redirected or dropped, of all rounds; the rest was the stack's.
     pub carried: f64,
 }
@@ -120,8 +123,17 @@ pub struct Costs {
 impl Costs {
     /// Manx's cost by the kernel's, the injector's taken off both, one of each round.
     pub fn ratios(&self) -> Vec<f64> {
-        let rounds = self.injector.iter().zip(&self.kernel).zip(&self.manx);
-        rounds.map(|((own, kernel), manx)| (manx - own) / (kernel - own)).collect()
+        self.by_kernel(&self.manx)
+    }
+
+    /// As [`Self::ratios`], of the redirect alone: no program can do better.
+    pub fn floor_ratios(&self) -> Vec<f64> {
+        self.by_kernel(&self.floor)
+    }
+
+    fn by_kernel(&self, costs: &[f64]) -> Vec<f64> {
+        let rounds = self.injector.iter().zip(&self.kernel).zip(costs);
+        rounds.map(|((own, kernel), cost)| (cost - own) / (kernel - own)).collect()
     }
 }
 
@@ -285,6 +297,22 @@ impl Site {
         frame::template(&Course { from: (mac, address), to: (gateway, destination), answers, many, begin })
     }
 
+    /// Where a program sends what goes this way.
+    fn target(&self, way: Way, v6: bool) -> Result<Option<Target>> {
+        Ok(match ends(way).1 {
+            None => None,
+            Some(End::Pod(pod)) => {
+                let pod = self.node.pods.get(pod).context("no such pod")?;
+                Some(Target::Pod(node::index(&self.node.ns, &pod.host_side)?))
+            }
+            Some(End::Wire(wire)) => {
+                let number = BEHIND[wire].1;
+                let gateway = if v6 { uplink_v6(number, wire) } else { uplink_v4(number, wire) };
+                Some(Target::Gateway(node::index(&self.node.ns, UPLINKS[wire])?, gateway.parse()?))
+            }
+        })
+    }
+
     /// One round of a way: its cost, and how many frames the programs decided.
     fn round(&mut self, injector: &Injector, case: Case, frames: u32) -> Result<(f64, u64)> {
         let (from, to) = ends(case.way);
@@ -385,6 +413,7 @@ pub fn measure(object: &Path, cpu: usize, plan: Plan, only: &[String]) -> Result
         let manx = Site::new(object, ground, true).with_context(|| format!("Manx, {}", ground.title()))?;
         sites.push((cases, alone, manx));
     }
+    let mut floor = Floor::new(object)?;
     let mut results = Results::new();
     let mut decided: BTreeMap<Case, u64> = BTreeMap::new();
     for round in 0..=plan.rounds {
@@ -413,12 +442,23 @@ pub fn measure(object: &Path, cpu: usize, plan: Plan, only: &[String]) -> Result
                         fast = Some(manx.round(&injector, case, frames).context("Manx")?);
                     }
                 }
+                let bare = match alone.target(case.way, case.v6)? {
+                    Some(target) => {
+                        let entry = alone.entry(from)?;
+                        floor = floor.begin(&alone.node.ns, &entry, target)?;
+                        let cost = alone.round(&injector, case, frames).context("the redirect alone")?.0;
+                        floor.end()?;
+                        Some(cost)
+                    }
+                    None => None,
+                };
                 let (Some(kernel), Some((fast, carried))) = (kernel, fast) else { continue };
                 if round > 0 {
                     let costs = results.entry(case).or_default();
                     costs.injector.push(injected);
                     costs.kernel.push(kernel);
                     costs.manx.push(fast);
+                    costs.floor.extend(bare);
                     *decided.entry(case).or_default() += carried;
                 }
             }

@@ -83,18 +83,20 @@ fn packet_goal(case: &packets::Case) -> Option<f64> {
 fn packet_costs(out: &mut String, results: &packets::Results) {
     out.push_str(PACKETS);
     out.push_str(
-        "\n| netfilter | way | injector ns | kernel ns | Manx ns | ratio | goal | carried |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|\n",
+        "\n| netfilter | way | injector ns | kernel ns | redirect alone ns | its ratio | Manx ns | ratio | goal | carried |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for (case, costs) in results {
         let ratios = costs.ratios();
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {:.1} % |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} % |",
             case.ground.title(),
             case.title(),
             whole(middle(&costs.injector)),
             spread(&costs.kernel, whole),
+            spread(&costs.floor, whole),
+            spread(&costs.floor_ratios(), ratio),
             spread(&costs.manx, whole),
             spread(&ratios, ratio),
             goal(packet_goal(case), middle(&ratios), |found, wanted| found <= wanted),
@@ -289,6 +291,7 @@ mod tests {
             injector: vec![100.0, 100.0],
             kernel: vec![1100.0, 1100.0],
             manx: vec![manx, manx],
+            floor: vec![300.0, 300.0],
             carried: 1.0,
         };
         let page = |manx| {
@@ -297,6 +300,7 @@ mod tests {
             out
         };
         assert!(page(500.0).contains("| 0.40 (0.40–0.40) | 0.5 ✓ | 100.0 % |"), "{}", page(500.0));
+        assert!(page(500.0).contains("| 300 (300–300) | 0.20 (0.20–0.20) |"), "{}", page(500.0));
         assert!(page(900.0).contains("| **0.5 missed** |"), "{}", page(900.0));
     }
 }
