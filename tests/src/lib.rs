@@ -11,6 +11,7 @@ pub mod host;
 pub mod kernel;
 pub mod lab;
 pub mod netns;
+pub mod pair;
 pub mod peers;
 pub mod plan;
 pub mod process;

@@ -4,6 +4,5 @@
 mod blackholes {
     pub mod living;
     pub mod ordered;
-    pub mod pair;
     pub mod pools;
 }

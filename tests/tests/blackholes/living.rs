@@ -7,13 +7,12 @@ use std::{fs, net::IpAddr, ops::Range, thread, time::Duration};
 use anyhow::{Result, ensure};
 use manx_tests::{
     host::Pod,
+    pair::{Pair, addresses},
     story::ping,
     stream::{Catch, LINGER, Stream},
     wait::eventually,
 };
 use nix::sys::signal::Signal;
-
-use super::pair::{Pair, addresses};
 
 const UP: Duration = Duration::from_secs(20);
 /// Between datagrams to each address from each source. The kernel keeps some 270 of them while it looks for a neighbour,
@@ -68,7 +67,7 @@ fn all_reach(streams: &[Stream], pod: &Pod) -> Result<()> {
 }
 
 fn nothing_hides_the_living(agent: Agent, fast_path: &'static str) -> Result<()> {
-    let mut pair = Pair::new(&["--fast-path", fast_path])?;
+    let mut pair = Pair::closed(&["--fast-path", fast_path])?;
     // Known to the agent before it stops: a pod with two pairs of addresses, and one that will be replaced.
     let wanderers = addresses(10, 30);
     let kept = addresses(10, 31);
@@ -166,7 +165,7 @@ fn nor_where_the_fib_is_alone_and_the_agent_dead() -> Result<()> {
 
 /// Pods come while their node's block is claimed and given up, and the blackhole with it, again and again.
 fn while_the_block_is_written(address: [IpAddr; 2]) -> Result<()> {
-    let pair = Pair::new(&[])?;
+    let pair = Pair::closed(&[])?;
     let streams = send_to(&pair, address, false)?;
     let file = pair.lab.store().join("cluster.yaml");
     let text = fs::read_to_string(&file)?;

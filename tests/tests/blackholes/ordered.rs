@@ -7,11 +7,10 @@ use manx_api::{AskedBy, BlackholeRow, Blackholes};
 use manx_tests::{
     cluster::{CLUSTER, Cluster, Node},
     host::Host,
+    pair::{Pair, addresses},
     story::{SETTLED, Stage, counted, mesh, ping, settled},
     wait::{eventually, throughout},
 };
-
-use super::pair::{Pair, addresses};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -124,7 +123,7 @@ fn an_order_stands_over_a_pod_of_the_node_and_of_a_block_only_where_no_pod_is() 
 
 #[test]
 fn an_order_of_either_family_drops_or_lets_the_kernel_answer() -> Result<()> {
-    let pair = Pair::new(&[])?;
+    let pair = Pair::closed(&[])?;
     for (address, told) in addresses(50, 1).into_iter().zip(["Host Unreachable", "unreachable: No route"]) {
         let length = if address.is_ipv4() { 32 } else { 128 };
         let order = |words: &str| pair.here.host.sh(&format!("manxctl blackhole {words}"));

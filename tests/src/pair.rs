@@ -1,4 +1,5 @@
-//! Two nodes of both families and a closed pool in each, so that there is a blackhole behind every route that is missing.
+//! Two nodes of both families with a pod each. Pools are closed where a test wants a blackhole behind every route that is
+//! missing.
 
 use std::{
     fs,
@@ -6,27 +7,34 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
-use manx_tests::{
+use crate::{
     host::Pod,
     lab::{Lab, UPLINK},
     peers::manx::{BgpPeer, Manx, Node, resources},
     story::ping,
     wait::eventually,
 };
+use anyhow::{Result, ensure};
 
 const AS: u32 = 64_512;
 const POOLS: [&str; 2] = ["172.16.0.0/16", "fd00:172::/32"];
 const UP: Duration = Duration::from_secs(20);
 
 /// Two nodes with a pod each. What appears, appears on `here`.
+#[derive(Debug)]
 pub struct Pair {
     pub neighbour: Pod,
     pub far: Pod,
     pub here: Manx,
     pub there: Manx,
     pub lab: Lab,
+    /// Without annotations.
+    document: String,
 }
+
+/// IPPools, by family.
+pub const POOL_NAMES: [&str; 2] = ["pool-0", "pool-1"];
+const CLOSED: &str = "manx.dev/unallocatedBlocks: Drop";
 
 /// One of each family, in the block of this number.
 pub fn addresses(block: u8, host: u8) -> [IpAddr; 2] {
@@ -51,28 +59,14 @@ fn place(lab: &mut Lab, name: &str, number: u8, flags: &[&'static str]) -> Resul
 }
 
 impl Pair {
-    pub fn new(flags: &[&'static str]) -> Result<Pair> {
-        let mut lab = Lab::new()?;
-        let (node_here, mut here) = place(&mut lab, "here", 10, flags)?;
-        let (node_there, mut there) = place(&mut lab, "there", 50, flags)?;
-        let peers: Vec<BgpPeer> = ["192.168.80.10", "192.168.80.50", "fd00:80::10", "fd00:80::50"]
-            .into_iter()
-            .map(|address| Ok(BgpPeer { address: address.parse()?, as_number: AS, more: "" }))
-            .collect::<Result<_>>()?;
-        let document = resources(AS, &POOLS, &[node_here, node_there], &peers);
-        let document = ["pool-0", "pool-1"].into_iter().fold(document, |document, pool| {
-            let closed = format!("name: {pool}\n  annotations: {{manx.dev/unallocatedBlocks: Drop}}\n");
-            document.replace(&format!("name: {pool}\n"), &closed)
-        });
-        fs::write(lab.store().join("cluster.yaml"), document)?;
-        here.start_again()?;
-        there.start_again()?;
-        let neighbour = here.host.pod("neighbour", &addresses(10, 1))?;
-        let far = there.host.pod("far", &addresses(50, 1))?;
-        let pair = Pair { neighbour, far, here, there, lab };
-        for address in addresses(10, 1) {
-            eventually("pods reach each other", UP, || ping(&pair.far, address))?;
-        }
+    /// With nothing behind the pools but the default route.
+    pub fn open(flags: &[&'static str]) -> Result<Pair> {
+        Pair::new(flags, &[])
+    }
+
+    /// With pools that are closed.
+    pub fn closed(flags: &[&'static str]) -> Result<Pair> {
+        let pair = Pair::new(flags, &POOL_NAMES.map(|pool| (pool, CLOSED)))?;
         for (family, pool) in [("-4", POOLS[0]), ("-6", POOLS[1])] {
             eventually("the pool is closed", UP, || {
                 let routes =
@@ -83,4 +77,41 @@ impl Pair {
         }
         Ok(pair)
     }
+
+    fn new(flags: &[&'static str], annotations: &[(&str, &str)]) -> Result<Pair> {
+        let mut lab = Lab::new()?;
+        let (node_here, mut here) = place(&mut lab, "here", 10, flags)?;
+        let (node_there, mut there) = place(&mut lab, "there", 50, flags)?;
+        let peers: Vec<BgpPeer> = ["192.168.80.10", "192.168.80.50", "fd00:80::10", "fd00:80::50"]
+            .into_iter()
+            .map(|address| Ok(BgpPeer { address: address.parse()?, as_number: AS, more: "" }))
+            .collect::<Result<_>>()?;
+        let document = resources(AS, &POOLS, &[node_here, node_there], &peers);
+        write(&lab, &document, annotations)?;
+        here.start_again()?;
+        there.start_again()?;
+        let neighbour = here.host.pod("neighbour", &addresses(10, 1))?;
+        let far = there.host.pod("far", &addresses(50, 1))?;
+        let pair = Pair { neighbour, far, here, there, lab, document };
+        for address in addresses(10, 1) {
+            eventually("pods reach each other", UP, || ping(&pair.far, address))?;
+        }
+        Ok(pair)
+    }
+
+    /// Gives resources annotations by their names, in place of all that any had.
+    pub fn annotate(&self, annotations: &[(&str, &str)]) -> Result<()> {
+        write(&self.lab, &self.document, annotations)
+    }
+}
+
+fn write(lab: &Lab, document: &str, annotations: &[(&str, &str)]) -> Result<()> {
+    let annotated = annotations.iter().fold(document.to_owned(), |document, (name, text)| {
+        document
+            .replace(&format!("  name: {name}\n"), &format!("  name: {name}\n  annotations: {{{text}}}\n"))
+    });
+    let path = lab.store().join("cluster.yaml");
+    let written = path.with_extension("new");
+    fs::write(&written, annotated)?;
+    Ok(fs::rename(written, path)?)
 }
