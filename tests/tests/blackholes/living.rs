@@ -5,10 +5,11 @@
 use std::{fs, net::IpAddr, ops::Range, thread, time::Duration};
 
 use anyhow::{Result, ensure};
+use manx_api::Counters;
 use manx_tests::{
     host::Pod,
     pair::{Pair, addresses},
-    story::ping,
+    story::{counted, ping},
     stream::{Catch, LINGER, Stream},
     wait::eventually,
 };
@@ -24,6 +25,8 @@ const WATCHED: Duration = Duration::from_millis(1200);
 const LEAST: u64 = 40;
 /// Longer than the programs trust the maps of an agent that gives no sign of life.
 const TRUSTED: Duration = Duration::from_secs(5);
+/// Longer than a running agent takes to follow the datastore.
+const EDITED: Duration = Duration::from_secs(5);
 /// Longer than a running agent takes to hear of a route.
 const HEARD: Duration = Duration::from_millis(500);
 
@@ -53,10 +56,16 @@ fn send_to(pair: &Pair, to: [IpAddr; 2], from_wire: bool) -> Result<Vec<Stream>>
 
 /// From now on every datagram reaches this pod.
 fn all_reach(streams: &[Stream], pod: &Pod) -> Result<()> {
+    all_reach_while(streams, pod, || Ok(()))
+}
+
+/// And while this comes true.
+fn all_reach_while(streams: &[Stream], pod: &Pod, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let caught: Vec<(&Stream, Catch)> =
         streams.iter().map(|stream| Ok((stream, Catch::start(pod, stream)?))).collect::<Result<_>>()?;
     let marks = || streams.iter().map(Stream::mark).collect::<Vec<u64>>();
     let begun = marks();
+    meanwhile()?;
     thread::sleep(WATCHED);
     let sent: Vec<Range<u64>> = begun.into_iter().zip(marks()).map(|(begun, end)| begun..end).collect();
     thread::sleep(LINGER);
@@ -81,6 +90,12 @@ fn nothing_hides_the_living(agent: Agent, fast_path: &'static str) -> Result<()>
             Ok(())
         })?;
     }
+    let programs = fast_path == "auto";
+    if programs {
+        let pools = pair.here.dataplane()?.modes.pools;
+        ensure!(pools.len() == 2 && pools.iter().all(|pool| pool.mode == "unguarded"), "{pools:?}");
+    }
+    let before = pair.here.counters()?;
     stop(&mut pair, agent)?;
 
     println!("a new pod in an own block");
@@ -90,6 +105,12 @@ fn nothing_hides_the_living(agent: Agent, fast_path: &'static str) -> Result<()>
     let pod = pair.here.host.pod("new", &new)?;
     all_reach(&streams, &pod)?;
     drop(streams);
+    if programs && agent == Agent::Runs {
+        for (program, least) in [("pod_tc", 2 * LEAST), ("uplink_tc", 2 * LEAST)] {
+            let carried = grown(&before, &pair.here.counters()?, program, "redirected_peer");
+            ensure!(carried >= least, "the stack carried them: of both families {program} had {carried}");
+        }
+    }
 
     println!("a new pod on an old address");
     let streams = send_to(&pair, addresses(10, 40), true)?;
@@ -135,7 +156,27 @@ fn nothing_hides_the_living(agent: Agent, fast_path: &'static str) -> Result<()>
         pair.here.host.sh(&format!("ip {family} route add {address} via {via} proto static"))?;
     }
     thread::sleep(HEARD);
-    all_reach(&streams, &pod)
+    all_reach(&streams, &pod)?;
+    drop(streams);
+
+    // The programs were asked all the while: what came for a new pod before it was there died in them.
+    if programs {
+        match agent {
+            Agent::Runs => {}
+            Agent::Stopped => pair.here.signal(Signal::SIGCONT)?,
+            Agent::Dead => pair.here.start_again()?,
+        }
+        let after = pair.here.counters()?;
+        for programs in [&["pod_tc"][..], &["uplink_tc", "uplink_xdp"]] {
+            let dropped = programs.iter().map(|program| grown(&before, &after, program, "blackhole_own"));
+            ensure!(dropped.sum::<u64>() > 0, "{programs:?} dropped nothing: {after:?}");
+        }
+    }
+    Ok(())
+}
+
+fn grown(before: &Counters, after: &Counters, program: &str, verdict: &str) -> u64 {
+    counted(after, program, verdict) - counted(before, program, verdict)
 }
 
 #[test]
@@ -180,7 +221,17 @@ fn while_the_block_is_written(address: [IpAddr; 2]) -> Result<()> {
             written?;
             pod
         })?;
-        all_reach(&streams, &pod)?;
+        let stands = round % 2 != 0;
+        all_reach_while(&streams, &pod, || {
+            eventually("the blocks' blackholes are as the datastore says", EDITED, || {
+                for (family, block) in [("-4", "172.16.10.0/26"), ("-6", "fd00:172:0:10::/122")] {
+                    let routes =
+                        pair.here.host.sh(&format!("ip {family} route show type blackhole proto manx"))?;
+                    ensure!(routes.contains(block) == stands, "{block}: {stands}: {routes}");
+                }
+                Ok(())
+            })
+        })?;
         pair.here.host.remove_pod(pod)?;
     }
     Ok(())
