@@ -502,6 +502,11 @@ impl Dataplane {
         self.view.links()
     }
 
+    /// The links by which next hops are reached.
+    pub fn exits(&self) -> impl Iterator<Item = &Link> {
+        self.resolver.exits().into_iter().filter_map(|ifindex| self.view.link(ifindex))
+    }
+
     /// The routes of our protocol as the kernel has them now, all tables, both families.
     /// [`read_back`] does the same from another thread.
     pub fn read_back(&mut self) -> io::Result<Vec<FibRoute>> {

@@ -10,8 +10,9 @@ pub struct Reach {
     pub family: Option<Family>,
     pub from: Addresses,
     pub to: Addresses,
-    /// The interfaces by which the packets come in.
-    pub by: Option<Vec<InterfaceMatch>>,
+    pub by: Interfaces,
+    /// By which they leave.
+    pub out: Interfaces,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +26,13 @@ pub enum Family {
 pub struct Addresses {
     pub any_of: Option<Vec<Prefix>>,
     pub none_of: Vec<Prefix>,
+}
+
+/// As for addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interfaces {
+    pub any_of: Option<Vec<InterfaceMatch>>,
+    pub none_of: Vec<InterfaceMatch>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +83,40 @@ impl InterfaceMatch {
             InterfaceMatch::Index(index) => *index == ifindex,
         }
     }
+
+    /// Whatever fits the other one fits this one.
+    pub(crate) fn covers(&self, other: &InterfaceMatch) -> bool {
+        match (self, other) {
+            (InterfaceMatch::Prefix(prefix), InterfaceMatch::Name(name) | InterfaceMatch::Prefix(name)) => {
+                name.starts_with(prefix.as_str())
+            }
+            _ => self == other,
+        }
+    }
+}
+
+impl From<InterfaceMatch> for Interfaces {
+    fn from(one: InterfaceMatch) -> Interfaces {
+        Interfaces { any_of: Some(vec![one]), none_of: Vec::new() }
+    }
+}
+
+impl Interfaces {
+    /// The interface may be among them.
+    pub fn fit(&self, ifindex: u32, name: &str) -> bool {
+        self.any_of.as_ref().is_none_or(|any| any.iter().any(|one| one.fits(ifindex, name)))
+            && !self.none_of.iter().any(|none| none.fits(ifindex, name))
+    }
+
+    pub fn are_all(&self) -> bool {
+        self.any_of.is_none() && self.none_of.is_empty()
+    }
+
+    /// Some are named, and none of those is left.
+    pub(crate) fn are_none(&self) -> bool {
+        let gone = |one: &InterfaceMatch| self.none_of.iter().any(|none| none.covers(one));
+        self.any_of.as_ref().is_some_and(|any| any.iter().all(gone))
+    }
 }
 
 impl Reach {
@@ -88,7 +130,23 @@ impl Reach {
     }
 
     pub fn comes_by(&self, ifindex: u32, name: &str) -> bool {
-        self.by.as_ref().is_none_or(|by| by.iter().any(|one| one.fits(ifindex, name)))
+        self.by.fit(ifindex, name)
+    }
+
+    pub fn leaves_by(&self, ifindex: u32, name: &str) -> bool {
+        self.out.fit(ifindex, name)
+    }
+
+    /// No packet can be among them that is among the others.
+    pub(crate) fn is_apart_from(&self, other: &Reach) -> bool {
+        let apart = |a: &Interfaces, b: &Interfaces| {
+            let excluded = |one: &InterfaceMatch| b.none_of.iter().any(|none| none.covers(one));
+            a.any_of.as_ref().is_some_and(|any| any.iter().all(excluded))
+        };
+        apart(&self.by, &other.by)
+            || apart(&other.by, &self.by)
+            || apart(&self.out, &other.out)
+            || apart(&other.out, &self.out)
     }
 
     /// Neither end is narrowed down: whatever comes by the interfaces is meant.
@@ -112,9 +170,11 @@ impl fmt::Display for Reach {
                 words.push(format!("not {word} {}", list(&addresses.none_of)));
             }
         }
-        if let Some(by) = &self.by {
-            let names: Vec<String> = by.iter().map(ToString::to_string).collect();
-            words.push(format!("by {}", names.join(", ")));
+        for (word, interfaces) in [("by", &self.by), ("out by", &self.out)] {
+            words.extend(interfaces.any_of.as_ref().map(|any| format!("{word} {}", list(any))));
+            if !interfaces.none_of.is_empty() {
+                words.push(format!("not {word} {}", list(&interfaces.none_of)));
+            }
         }
         f.write_str(&words.join(" "))
     }
@@ -130,10 +190,10 @@ impl fmt::Display for InterfaceMatch {
     }
 }
 
-fn list(prefixes: &[Prefix]) -> String {
+fn list<T: fmt::Display>(all: &[T]) -> String {
     const SHOWN: usize = 3;
-    let mut text = prefixes.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    match prefixes.len() {
+    let mut text = all.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match all.len() {
         0 => text.push_str("nobody"),
         many if many > SHOWN => text.push_str(&format!(" and {} more", many - SHOWN)),
         _ => {}

@@ -3,7 +3,10 @@
 //! The kernel stores every gateway already resolved to an interface and refuses one that is not a neighbour
 //! there, so one lookup resolves any depth of recursion; a next hop behind a router becomes that router.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use serde::Serialize;
 
@@ -153,6 +156,15 @@ impl Resolver {
         if self.gateways.get(&gateway).is_some_and(|watched| watched.paths == 0 && !watched.reported) {
             self.gateways.remove(&gateway);
         }
+    }
+
+    /// The interfaces by which next hops are reached.
+    pub fn exits(&self) -> BTreeSet<u32> {
+        let hops = self.gateways.values().filter_map(|watched| match &watched.resolution {
+            Resolution::Reachable { next_hops, .. } => Some(next_hops),
+            Resolution::Unreachable(_) => None,
+        });
+        hops.flatten().map(|hop| hop.ifindex).collect()
     }
 
     /// Resolves everything anew. Returns what changed.

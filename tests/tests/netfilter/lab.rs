@@ -191,15 +191,24 @@ impl World {
             // What the kernel cannot be asked about is left to it.
             Mode::Auto => "off",
         };
-        for node in [&self.a, &self.b] {
+        self.have_mode(expected)?;
+        self.carries = expected != "off";
+        Ok(())
+    }
+
+    /// What stood in the way of the guarded mode is gone, and the nodes have seen it.
+    pub fn has_the_fast_path_again(&self) -> Result<()> {
+        self.have_mode(if self.carries { "guarded" } else { "off" })
+    }
+
+    fn have_mode(&self, expected: &str) -> Result<()> {
+        [&self.a, &self.b].into_iter().try_for_each(|node| {
             eventually(&format!("{}: all pools are {expected}", node.place.name), SETTLED, || {
                 let pools = node.manx.dataplane()?.modes.pools;
                 ensure!(pools.len() == POOLS.len() && pools.iter().all(|p| p.mode == expected), "{pools:?}");
                 Ok(())
-            })?;
-        }
-        self.carries = expected != "off";
-        Ok(())
+            })
+        })
     }
 
     /// Writes the rules of both nodes.

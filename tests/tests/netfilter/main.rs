@@ -24,12 +24,14 @@ macro_rules! both_ways {
     };
 }
 
+mod churn;
 mod errors;
 mod lab;
 mod lifetimes;
 mod policies;
 mod rules;
 mod services;
+mod shapes;
 mod unguarded;
 
 /// This many, or ten times as many where time does not matter.

@@ -18,6 +18,7 @@ use crate::{
 both_ways! {
     a_policy_decides_every_new_connection,
     a_running_connection_is_decided_anew_when_its_entry_is_flushed,
+    an_answer_that_a_policy_refuses_is_refused_each_time,
 }
 
 /// A question every so often.
@@ -144,6 +145,51 @@ fn a_running_connection_is_decided_anew_when_its_entry_is_flushed(mode: Mode) ->
         }
         go_on(running.iter().filter(|r| !decided(r))).context("not what this policy decides")?;
         allow(node)?;
+    }
+    Ok(())
+}
+
+/// A chain of its own, so that no rule has accepted running connections before: questions pass, answers do not. To
+/// conntrack such a flow has been seen in both directions by the second question.
+const ANSWERS: &str = "table inet answers {
+    chain forward {
+        type filter hook forward priority -10;
+        udp sport 7000 drop
+    }
+}";
+
+fn an_answer_that_a_policy_refuses_is_refused_each_time(mode: Mode) -> Result<()> {
+    let world = World::new(mode)?;
+    for node in [&world.a, &world.b] {
+        node.host().write_file("/etc/answers.nft", ANSWERS)?;
+        node.host().sh("nft -f /etc/answers.nft")?;
+    }
+    if world.carries {
+        for node in [&world.a, &world.b] {
+            eventually("the rule is found", SOON, || {
+                let modes = node.manx.dataplane()?.modes;
+                ensure!(modes.pools.iter().all(|pool| pool.mode == "off"), "{:?}", modes.pools);
+                let named =
+                    modes.found.iter().any(|found| found.contains("table inet answers, chain forward"));
+                ensure!(named, "{:?}", modes.found);
+                Ok(())
+            })?;
+        }
+    }
+    for (to, _) in FAMILIES.into_iter().flat_map(direct_ends) {
+        let mut talk = Talk::open(&world.a.pods[1], Transport::Udp, to)?;
+        talk.set_patience(REFUSED)?;
+        for question in 0..10 {
+            let answer = talk.ask(100);
+            ensure!(answer.is_err(), "question {question} to {to}: {answer:?}");
+        }
+    }
+    for node in [&world.a, &world.b] {
+        node.host().sh("nft delete table inet answers")?;
+    }
+    world.has_the_fast_path_again()?;
+    for (to, server) in FAMILIES.into_iter().flat_map(direct_ends) {
+        crowd(&world.a.pods[1], Transport::Udp, to, 10).unbroken()?.answered_by(&[server])?;
     }
     Ok(())
 }

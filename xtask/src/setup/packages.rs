@@ -50,6 +50,11 @@ const PACKAGES: &[Package] = &[
         why: "makes connection tracking for the tests of its detection",
     },
     Package {
+        name: "iptables",
+        program: "iptables-nft-restore",
+        why: "writes rules as kube-proxy, Calico, Docker and ufw do, for the tests of what is found in them",
+    },
+    Package {
         name: "conntrack",
         program: "conntrack",
         why: "looks into and flushes tables of connections in the tests of Services and policies",

@@ -73,7 +73,7 @@ pub(super) fn policy_rule(message: RuleMessage) -> Option<PolicyRule> {
                 // What this host itself sends comes "from lo".
                 local_only |= name == "lo";
                 let _ = write!(more, " iif {name}");
-                reach.by = Some(vec![InterfaceMatch::Name(name.clone())]);
+                reach.by = InterfaceMatch::Name(name.clone()).into();
             }
             RuleAttribute::Oifname(name) => {
                 // Sockets that are bound to an interface; a forwarded packet has none (`fib_rule_match`).

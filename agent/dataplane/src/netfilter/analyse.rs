@@ -7,19 +7,20 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Duty, Finding, Place, Rules,
+    Duty, Place, Rules,
     expression::{Expression, Verdict, ct, meta, object},
-    narrow::{Narrowing, Packets},
+    found::Found,
+    narrow::{Narrowing, Packets, Sole, WayBack},
     ruleset::{Base, Rule, Ruleset, Set, TableKey, family},
 };
-use crate::reach::{Family, InterfaceMatch, Reach};
+use crate::reach::{Family, InterfaceMatch, Interfaces, Reach};
 
 /// Rules followed, those of a chain once for each way to it. Beyond that all packets are taken to meet something.
 const BUDGET: usize = 1_000_000;
 /// `NFT_JUMP_STACK_SIZE`.
 const DEEPEST: usize = 16;
-/// Findings of one kind; beyond that one stands for the others.
-const MOST: usize = 256;
+/// Verdicts by more than the flow that are remembered of a base chain; beyond that all packets may have met one.
+const MOST_UNEVEN: usize = 1024;
 
 /// Expressions, matches and targets that register conntrack's hooks.
 const TRACKING: [&str; 7] = ["ct", "connlimit", "flow_offload", "masq", "nat", "redir", "synproxy"];
@@ -154,8 +155,15 @@ pub(super) fn rules(ruleset: &Ruleset) -> Rules {
     for rule in &ruleset.rules {
         chains.entry((&rule.table, &rule.chain)).or_default().push(rule);
     }
-    let mut walk =
-        Walk { ruleset, chains: &chains, found: Found::default(), left: BUDGET, depth: 0, marks: false };
+    let mut walk = Walk {
+        ruleset,
+        chains: &chains,
+        found: Found::default(),
+        left: BUDGET,
+        depth: 0,
+        marks: false,
+        uneven: Vec::new(),
+    };
     for chain in &ruleset.chains {
         let Some(base) = &chain.base else { continue };
         let Some(packets) = packets_of(&chain.table, base) else { continue };
@@ -163,7 +171,8 @@ pub(super) fn rules(ruleset: &Ruleset) -> Rules {
             continue;
         }
         walk.marks = is_before_routing(chain.table.0, base);
-        walk.chain(&chain.table, &chain.name, packets.clone());
+        walk.uneven.clear();
+        let left = walk.chain(&chain.table, &chain.name, packets);
         if base.drops {
             let place = Place {
                 family: chain.table.0,
@@ -171,7 +180,7 @@ pub(super) fn rules(ruleset: &Ruleset) -> Rules {
                 chain: chain.name.clone(),
                 handle: None,
             };
-            walk.found.add(Duty::Filter, place, "policy drop".to_owned(), packets);
+            walk.filter(place, "policy drop", &left.packets);
         }
     }
     if walk.left == 0 {
@@ -192,6 +201,7 @@ fn packets_of(table: &TableKey, base: &Base) -> Option<Packets> {
     const LOCAL_OUT: u32 = 3;
     const INET_INGRESS: u32 = 5;
     const NETDEV_INGRESS: u32 = 0;
+    const PREROUTING: u32 = 0;
     if base.kind == "nat" {
         return None;
     }
@@ -211,11 +221,22 @@ fn packets_of(table: &TableKey, base: &Base) -> Option<Packets> {
     }
     let ingress = table.0 == family::NETDEV && base.hook == NETDEV_INGRESS
         || table.0 == family::INET && base.hook == INET_INGRESS;
+    let devices = || Interfaces {
+        any_of: Some(base.devices.iter().cloned().map(InterfaceMatch::Name).collect()),
+        none_of: Vec::new(),
+    };
     if ingress {
-        reach.by = Some(base.devices.iter().cloned().map(InterfaceMatch::Name).collect());
+        reach.by = devices();
+    } else if table.0 == family::NETDEV {
+        reach.out = devices();
     }
-    Some(Packets { reach, guard_leaves_them: false })
+    let before_tracking =
+        ingress || table.0 != family::NETDEV && base.hook == PREROUTING && base.priority < PRIORITY_CONNTRACK;
+    Some(Packets { reach, before_tracking, ..Packets::default() })
 }
+
+/// `NF_IP_PRI_CONNTRACK`, and `NF_IP6_PRI_CONNTRACK`.
+const PRIORITY_CONNTRACK: i32 = -200;
 
 /// A mark that is set here counts when the route is chosen.
 fn is_before_routing(of: u8, base: &Base) -> bool {
@@ -235,46 +256,83 @@ struct Walk<'r> {
     depth: usize,
     /// Marks are of interest.
     marks: bool,
+    /// What a verdict took out of the base chain by more than the flow: of one flow some packets and others not.
+    uneven: Vec<Reach>,
+}
+
+/// Of a chain, when it has been followed to its end.
+struct Left {
+    /// No packet of an established flow goes on behind the rule that called it.
+    taken: bool,
+    /// What meets the policy, if it is a base chain.
+    packets: Packets,
+}
+
+/// What became of the packets that a rule is met by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They go on in this chain, some of them at least.
+    GoOn,
+    /// They go on behind the rule that called this chain.
+    Return,
+    /// Accepted, or refused, which has been noted.
+    Taken,
+}
+
+/// What a rule leaves of them.
+#[derive(Default)]
+struct Effect {
+    /// Of packets of established flows: all that came are taken; all or some are sent back; none goes on.
+    taken: bool,
+    returned: bool,
+    gone: bool,
+    /// And of all packets these.
+    without: Vec<Sole>,
+    /// What a chain left over that all packets were sent to.
+    left: Option<Reach>,
 }
 
 impl<'r> Walk<'r> {
-    /// True: every packet of an established flow that came here was accepted, and goes no further.
-    fn chain(&mut self, table: &'r TableKey, name: &'r str, mut packets: Packets) -> bool {
+    fn chain(&mut self, table: &'r TableKey, name: &'r str, packets: Packets) -> Left {
         if self.depth > DEEPEST {
-            return false;
+            return Left { taken: false, packets };
         }
         self.depth += 1;
-        let mut accepted = false;
+        let mut left = packets.clone();
+        let (mut taken, mut returned) = (false, false);
         let chains = self.chains;
         for rule in chains.get(&(table, name)).into_iter().flatten() {
             if self.left == 0 {
                 break;
             }
             self.left -= 1;
-            if self.rule(table, rule, &packets) {
-                packets.guard_leaves_them = true;
-                accepted = true;
-            }
+            let effect = self.rule(table, rule, &left);
+            taken |= effect.taken;
+            returned |= effect.returned;
+            left.guard_leaves_them |= effect.gone;
+            left.reach = effect.left.unwrap_or(left.reach);
+            effect.without.into_iter().for_each(|sole| sole.exclude(&mut left.reach));
         }
         self.depth -= 1;
-        accepted
+        // Who returned meets the policy too.
+        Left { taken: taken && !returned, packets: if returned { packets } else { left } }
     }
 
-    /// As for a chain.
-    fn rule(&mut self, table: &'r TableKey, rule: &'r Rule, packets: &Packets) -> bool {
+    /// `packets` come to the rule.
+    fn rule(&mut self, table: &'r TableKey, rule: &'r Rule, packets: &Packets) -> Effect {
         let mut narrowing = Narrowing::new(self.ruleset, table, packets);
-        let mut accepted = false;
+        let mut effect = Effect::default();
         let decides = rule.expressions.iter().any(decides);
         for expression in &rule.expressions {
-            let mut by_state = false;
+            let (mut by_state, mut by_interface) = (false, None);
             if let Expression::Lookup { register, .. } = expression {
                 by_state = narrowing.is_state(*register) && !narrowing.some_established_left;
+                by_interface = narrowing.interface_at(*register);
             }
             narrowing.take(expression);
             match expression {
                 Expression::Verdict(verdict) => {
-                    if self.content_matters(&narrowing, verdict) {
-                        let what = narrowing.content.unwrap_or_default();
+                    if let Some(what) = narrowing.content.filter(|_| *verdict != Verdict::GoesOn) {
                         self.note(
                             Duty::EveryPacket,
                             rule,
@@ -282,83 +340,112 @@ impl<'r> Walk<'r> {
                             &narrowing.packets,
                         );
                     }
-                    accepted |=
-                        self.verdict(table, rule, verdict, &narrowing) && !narrowing.some_established_left;
+                    let (fate, left) = self.verdict(table, rule, verdict, &narrowing.packets);
+                    effect.take(fate, &narrowing);
+                    effect.left = left.filter(|_| narrowing.takes_all());
                 }
                 Expression::Lookup { set, .. } => {
-                    accepted |= self.verdict_map(table, rule, set, by_state, &narrowing);
+                    self.verdict_map(table, rule, set, (by_state, by_interface), &narrowing, &mut effect);
                 }
                 // How often it is logged or counted is no packet's fate.
                 expression if counts_only(expression) && !decides => {}
                 _ => self.effect(rule, expression, &narrowing.packets),
             }
         }
-        accepted
+        effect
     }
 
-    fn content_matters(&self, narrowing: &Narrowing<'_>, verdict: &Verdict) -> bool {
-        narrowing.content.is_some() && *verdict != Verdict::GoesOn
-    }
-
+    /// And what a chain that was called left over.
     fn verdict(
         &mut self,
         table: &'r TableKey,
         rule: &'r Rule,
         verdict: &'r Verdict,
-        narrowing: &Narrowing<'_>,
-    ) -> bool {
-        match verdict {
-            Verdict::Accept => return !narrowing.packets.guard_leaves_them,
-            Verdict::Drop => self.note(Duty::Filter, rule, "drop", &narrowing.packets),
-            Verdict::Queue => self.note(Duty::EveryPacket, rule, "queue", &narrowing.packets),
-            Verdict::Jump(to) => return self.chain(table, to, narrowing.packets.clone()),
-            Verdict::GoesOn => {}
-        }
-        false
+        packets: &Packets,
+    ) -> (Fate, Option<Reach>) {
+        let fate = match verdict {
+            Verdict::Accept => {
+                self.lets_out(packets);
+                Fate::Taken
+            }
+            Verdict::Drop => {
+                self.filter(Place::of(rule), "drop", packets);
+                Fate::Taken
+            }
+            Verdict::Queue => {
+                self.note(Duty::EveryPacket, rule, "queue", packets);
+                Fate::Taken
+            }
+            Verdict::Return => {
+                self.lets_out(packets);
+                Fate::Return
+            }
+            Verdict::Jump(to) => {
+                let left = self.chain(table, to, packets.clone());
+                return (if left.taken { Fate::Taken } else { Fate::GoOn }, Some(left.packets.reach));
+            }
+            Verdict::Goto(to) => {
+                let taken = self.chain(table, to, packets.clone()).taken;
+                self.lets_out(packets);
+                if taken { Fate::Taken } else { Fate::Return }
+            }
+            Verdict::GoesOn => Fate::GoOn,
+        };
+        (fate, None)
     }
 
-    /// A map from something to verdicts: any of them may come. `by_state`: from the state of the connection, of all
-    /// packets that there are.
+    /// These do not meet the rules that follow.
+    fn lets_out(&mut self, packets: &Packets) {
+        if !packets.by_flow {
+            let full = self.uneven.len() >= MOST_UNEVEN;
+            self.uneven.push(if full { Reach::default() } else { packets.reach.clone() });
+            self.uneven.truncate(MOST_UNEVEN + 1);
+        }
+    }
+
+    /// A map from something to verdicts: any of them may come. By the state of the connection, or by the name of an
+    /// interface, of all packets that there are.
     fn verdict_map(
         &mut self,
         table: &'r TableKey,
         rule: &'r Rule,
         set: &str,
-        by_state: bool,
-        narrowing: &Narrowing<'_>,
-    ) -> bool {
+        (by_state, by_interface): (bool, Option<bool>),
+        narrowing: &Narrowing<'r>,
+        effect: &mut Effect,
+    ) {
         let ruleset = self.ruleset;
         match ruleset.sets.get(&(table.clone(), set.to_owned())) {
             Some(Set::Verdicts(elements)) => {
                 if narrowing.content.is_some() {
-                    self.note(
-                        Duty::EveryPacket,
-                        rule,
-                        "verdicts by what differs among packets",
-                        &narrowing.packets,
-                    );
+                    let what = "verdicts by what differs among packets";
+                    self.note(Duty::EveryPacket, rule, what, &narrowing.packets);
                 }
-                let mut accepted = false;
                 for (key, verdict) in elements {
                     let established = by_state && *key == ct::ESTABLISHED.to_ne_bytes();
-                    let mut of = Narrowing::new(ruleset, table, &narrowing.packets);
+                    let mut of = narrowing.clone();
                     of.packets.guard_leaves_them |= by_state && !established;
-                    accepted |= self.verdict(table, rule, verdict, &of) && established;
+                    of.some_established_left = !established;
+                    if let Some(out) = by_interface {
+                        of.by_interface(out, key);
+                    }
+                    let (fate, _) = self.verdict(table, rule, verdict, &of.packets);
+                    effect.take(fate, &of);
                 }
-                accepted
             }
             Some(Set::Unread { verdicts: true }) => {
                 self.note(Duty::EveryPacket, rule, "a map of verdicts that is too large", &narrowing.packets);
-                false
+                // To anywhere.
+                effect.returned = true;
+                self.lets_out(&Packets { by_flow: false, ..narrowing.packets.clone() });
             }
-            _ => false,
+            _ => {}
         }
     }
 
     /// What is neither a match nor a verdict.
     fn effect(&mut self, rule: &Rule, expression: &Expression, packets: &Packets) {
         let every = |what: &str| Some((Duty::EveryPacket, what.to_owned()));
-        let filter = |what: &str| Some((Duty::Filter, what.to_owned()));
         let mark = |what: &str| self.marks.then(|| (Duty::Mark, what.to_owned()));
         let found = match expression {
             Expression::PayloadWrite => every("a write to the packet"),
@@ -369,13 +456,15 @@ impl<'r> Walk<'r> {
             Expression::Object { kind: object::SYNPROXY } => every("synproxy"),
             Expression::Match { name, .. } if EVERY_PACKET_MATCHES.contains(&name.as_str()) => every(name),
             Expression::Target { name, .. } => match name.as_str() {
-                "REJECT" | "DROP" => filter(name),
+                "REJECT" | "DROP" => return self.filter(Place::of(rule), name, packets),
                 // Restoring the mark of a connection is like setting it.
                 "MARK" | "HMARK" | "CONNMARK" => mark(name),
                 name if EVERY_PACKET_TARGETS.contains(&name) => every(name),
                 _ => None,
             },
-            Expression::Other { name, .. } if name == "reject" => filter(name),
+            Expression::Other { name, .. } if name == "reject" => {
+                return self.filter(Place::of(rule), name, packets);
+            }
             Expression::Other { name, .. } if EVERY_PACKET.contains(&name.as_str()) => every(name),
             Expression::Other { name, .. } if !HARMLESS.contains(&name.as_str()) => {
                 every(&format!("{name}, which is not known"))
@@ -387,8 +476,44 @@ impl<'r> Walk<'r> {
         }
     }
 
+    /// Where these packets are refused. That the first packets of a flow passed says something of the others only where
+    /// all of one direction meet the same fate.
+    fn filter(&mut self, place: Place, what: &str, packets: &Packets) {
+        match packets.no_way_back {
+            // The programs carry from sources only to which there is a way.
+            Some(WayBack::Loose) => return,
+            Some(WayBack::Strict) => {
+                return self.found.add(Duty::WayBack, place, what.to_owned(), packets.clone());
+            }
+            None => {}
+        }
+        let even = packets.by_flow && self.uneven.iter().all(|reach| reach.is_apart_from(&packets.reach));
+        // A TCP connection that misses one of its first three packets is none, but of UDP an answer that is refused has
+        // been seen by conntrack before.
+        let from_the_first = even && (packets.tcp_only || packets.before_tracking);
+        let duty = match () {
+            () if packets.guard_leaves_them || from_the_first => Duty::Filter,
+            () if even && packets.exact => Duty::Closed,
+            () => Duty::Running,
+        };
+        self.found.add(duty, place, what.to_owned(), packets.clone());
+    }
+
     fn note(&mut self, duty: Duty, rule: &Rule, what: &str, packets: &Packets) {
         self.found.add(duty, Place::of(rule), what.to_owned(), packets.clone());
+    }
+}
+
+impl Effect {
+    fn take(&mut self, fate: Fate, narrowing: &Narrowing<'_>) {
+        let of_established = !narrowing.packets.guard_leaves_them;
+        let all = of_established && !narrowing.some_established_left;
+        self.returned |= of_established && fate == Fate::Return;
+        self.taken |= all && fate == Fate::Taken;
+        self.gone |= all && fate != Fate::GoOn;
+        if fate != Fate::GoOn {
+            self.without.extend(narrowing.sole());
+        }
     }
 }
 
@@ -412,50 +537,5 @@ fn decides(expression: &Expression) -> bool {
         Expression::Lookup { .. } | Expression::PayloadWrite | Expression::MetaWrite { .. } => true,
         Expression::Other { name, .. } => !HARMLESS.contains(&name.as_str()) && !counts_only(expression),
         _ => false,
-    }
-}
-
-/// What was found, once for each kind of packets.
-#[derive(Default)]
-struct Found {
-    by_reach: BTreeMap<(Duty, bool, Reach), Finding>,
-    counts: HashMap<(Duty, bool), usize>,
-}
-
-impl Found {
-    fn add(&mut self, duty: Duty, place: Place, what: String, packets: Packets) {
-        let Packets { mut reach, guard_leaves_them } = packets;
-        // Nobody's.
-        if [&reach.from, &reach.to].iter().any(|side| side.any_of.as_ref().is_some_and(Vec::is_empty)) {
-            return;
-        }
-        let count = self.counts.entry((duty, guard_leaves_them)).or_default();
-        if *count >= MOST {
-            reach = Reach::default();
-        }
-        let finding = Finding { place, what, reach: reach.clone(), more: 0 };
-        let place = &finding.place;
-        match self.by_reach.get_mut(&(duty, guard_leaves_them, reach.clone())) {
-            // One rule may be reached by several ways.
-            Some(had) if had.place == *place => {}
-            Some(had) => had.more += 1,
-            None => {
-                *count += 1;
-                self.by_reach.insert((duty, guard_leaves_them, reach), finding);
-            }
-        }
-    }
-
-    fn into_rules(self) -> Rules {
-        let mut rules = Rules::default();
-        for ((duty, guard_leaves_them, _), finding) in self.by_reach {
-            match (duty, guard_leaves_them) {
-                (Duty::EveryPacket, false) => rules.every_packet.push(finding),
-                (Duty::EveryPacket, true) => rules.first_packets.push(finding),
-                (Duty::Filter, _) => rules.filters.push(finding),
-                (Duty::Mark, _) => rules.marks.push(finding),
-            }
-        }
-        rules
     }
 }

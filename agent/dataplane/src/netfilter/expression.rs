@@ -27,6 +27,12 @@ pub(super) enum Expression {
         key: u32,
         to: Register,
     },
+    /// A question to the kernel's FIB.
+    Fib {
+        result: u32,
+        flags: u32,
+        to: Register,
+    },
     Compare {
         register: Register,
         operator: Operator,
@@ -84,8 +90,12 @@ pub(super) enum Verdict {
     Accept,
     Drop,
     Queue,
+    /// And back, to the next rule.
     Jump(String),
-    /// To the next rule, or back.
+    /// And back to where this chain was called from.
+    Goto(String),
+    Return,
+    /// To the next rule.
     GoesOn,
 }
 
@@ -95,7 +105,9 @@ pub(super) mod meta {
     pub const PRIORITY: u32 = 2;
     pub const MARK: u32 = 3;
     pub const IIF: u32 = 4;
+    pub const OIF: u32 = 5;
     pub const IIFNAME: u32 = 6;
+    pub const OIFNAME: u32 = 7;
     pub const NFPROTO: u32 = 15;
     pub const L4PROTO: u32 = 16;
     pub const PRANDOM: u32 = 24;
@@ -110,6 +122,15 @@ pub(super) mod ct {
     pub const AVERAGE: u32 = 16;
     /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`.
     pub const ESTABLISHED: u32 = 1 << 1;
+}
+
+/// `NFTA_FIB_F_*` and `NFT_FIB_RESULT_*`.
+pub(super) mod fib {
+    pub const SOURCE: u32 = 1;
+    pub const IIF: u32 = 1 << 3;
+    pub const OIF_NUMBER: u32 = 1;
+    pub const OIF_NAME: u32 = 2;
+    pub const ADDRESS_TYPE: u32 = 3;
 }
 
 pub(super) mod object {
@@ -148,6 +169,11 @@ impl Expression {
                 (Some(key), Some(to)) => Some(Expression::Ct { key, to }),
                 _ => None,
             },
+            "fib" => register(1).map(|to| Expression::Fib {
+                result: inside.number(2).unwrap_or(0),
+                flags: inside.number(3).unwrap_or(0),
+                to,
+            }),
             "cmp" => register(1).map(|register| Expression::Compare {
                 register,
                 operator: match inside.number(2) {
@@ -189,8 +215,8 @@ impl Expression {
         read.unwrap_or_else(|| {
             let to = match name.as_str() {
                 "bitwise" | "byteorder" => register(2),
-                "immediate" | "payload" | "meta" | "ct" | "exthdr" | "rt" | "fib" | "numgen" | "socket"
-                | "osf" | "xfrm" | "tunnel" => register(1),
+                "immediate" | "payload" | "meta" | "ct" | "exthdr" | "rt" | "numgen" | "socket" | "osf"
+                | "xfrm" | "tunnel" => register(1),
                 "hash" => register(2),
                 _ => None,
             };
@@ -204,11 +230,15 @@ impl Verdict {
     pub fn read(attributes: Attributes<'_>) -> Verdict {
         const JUMP: i32 = -3;
         const GOTO: i32 = -4;
+        const RETURN: i32 = -5;
+        let chain = || attributes.find_kind(2).map(text).unwrap_or_default();
         // The upper half of NF_QUEUE names the queue.
         match attributes.find_kind(1).and_then(number).map(u32::cast_signed) {
             Some(0) => Verdict::Drop,
             Some(1) => Verdict::Accept,
-            Some(JUMP | GOTO) => Verdict::Jump(attributes.find_kind(2).map(text).unwrap_or_default()),
+            Some(JUMP) => Verdict::Jump(chain()),
+            Some(GOTO) => Verdict::Goto(chain()),
+            Some(RETURN) => Verdict::Return,
             Some(code) if code > 0 && code & 0xff == 3 => Verdict::Queue,
             _ => Verdict::GoesOn,
         }

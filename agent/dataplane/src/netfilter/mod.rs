@@ -7,6 +7,7 @@
 mod analyse;
 mod conntrack;
 mod expression;
+mod found;
 mod narrow;
 mod netlink;
 mod ruleset;
@@ -16,6 +17,7 @@ mod watch;
 
 use std::{collections::BTreeMap, fmt, fs, io};
 
+use self::ruleset::Read;
 use crate::reach::{Family, Reach};
 pub use conntrack::{Conntrack, make_liberal};
 pub use watch::Watch;
@@ -58,16 +60,46 @@ pub struct Rules {
     pub every_packet: Vec<Finding>,
     /// They have to see packets that a guard by conntrack leaves to the stack anyway, but nothing else does.
     pub first_packets: Vec<Finding>,
-    /// They drop or reject.
+    /// They drop or reject, and where connections are tracked no packet of a flow that was seen in both directions.
     pub filters: Vec<Finding>,
+    /// They drop or reject, and may meet packets of flows whose first packets they let pass.
+    pub running: Vec<Finding>,
+    /// They drop or reject all that their reach says, whatever flow it belongs to. Of a flow they may meet one
+    /// direction only.
+    pub closed: Vec<Finding>,
+    /// They drop what does not come by the interface that leads back to its source.
+    pub ways_back: Vec<Finding>,
     /// They set the mark by which policy rules choose a table.
     pub marks: Vec<Finding>,
+}
+
+impl Rules {
+    /// What is found in either; of rules that meet the same packets those of `others` are named.
+    fn extend(&mut self, others: &Rules) {
+        let lists = [
+            (&mut self.every_packet, &others.every_packet),
+            (&mut self.first_packets, &others.first_packets),
+            (&mut self.filters, &others.filters),
+            (&mut self.running, &others.running),
+            (&mut self.closed, &others.closed),
+            (&mut self.ways_back, &others.ways_back),
+            (&mut self.marks, &others.marks),
+        ];
+        for (own, others) in lists {
+            own.retain(|finding| !others.iter().any(|other| other.reach == finding.reach));
+            own.extend(others.iter().cloned());
+            own.sort_by(|a, b| a.reach.cmp(&b.reach));
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Duty {
     EveryPacket,
     Filter,
+    Running,
+    Closed,
+    WayBack,
     Mark,
 }
 
@@ -155,23 +187,40 @@ pub fn survey() -> Survey {
 }
 
 /// What is worth keeping until the rules change.
+#[derive(Clone, Debug)]
 struct Reading {
     /// By family the rule that makes conntrack follow connections, or why the rules could not be read.
     tracking: Result<BTreeMap<Family, String>, String>,
     rules: Rules,
+    /// The rules stayed as they were while they were read.
+    whole: bool,
 }
 
 impl Reading {
     fn take() -> Reading {
-        match netlink::Requests::open().and_then(|mut requests| ruleset::Ruleset::read(&mut requests)) {
-            Ok(ruleset) => {
-                Reading { tracking: Ok(analyse::tracking(&ruleset)), rules: analyse::rules(&ruleset) }
-            }
+        let read = netlink::Requests::open().and_then(|mut requests| ruleset::Ruleset::read(&mut requests));
+        let (ruleset, whole) = match read {
+            Ok(Read::Whole(ruleset)) => (ruleset, true),
+            Ok(Read::Torn(ruleset)) => (ruleset.unwrap_or_default(), false),
             Err(error) => {
                 let why = format!("cannot read the nftables rules: {error}");
-                Reading { tracking: Err(why), rules: Rules::default() }
+                return Reading { tracking: Err(why), rules: Rules::default(), whole: false };
             }
+        };
+        Reading { tracking: Ok(analyse::tracking(&ruleset)), rules: analyse::rules(&ruleset), whole }
+    }
+
+    /// What a torn reading did not find may be there still.
+    fn with(mut self, before: &Reading) -> Reading {
+        if let (Ok(tracking), Ok(earlier)) = (&mut self.tracking, &before.tracking)
+            && !self.whole
+        {
+            for (family, rule) in earlier {
+                tracking.insert(*family, rule.clone());
+            }
+            self.rules.extend(&before.rules);
         }
+        self
     }
 
     /// With what no event tells.

@@ -9,23 +9,82 @@ use std::{
 use manx_net::Prefix;
 
 use super::{
-    expression::{Base, Expression, Operator, Register, ct, meta},
+    expression::{Base, Expression, Operator, Register, ct, fib, meta},
     ruleset::{Ruleset, Set, TableKey, family},
 };
-use crate::reach::{Family, InterfaceMatch, Reach};
+use crate::reach::{Addresses, Family, InterfaceMatch, Interfaces, Reach};
 
 /// Flags of TCP by which the guard leaves a packet to the stack: FIN, SYN and RST.
 const OPENING_OR_CLOSING: u8 = 0x07;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Matches of iptables by what is the same for all packets that a flow has in one direction.
+const BY_FLOW: [&str; 10] =
+    ["addrtype", "comment", "iprange", "mac", "multiport", "physdev", "pkttype", "sctp", "set", "udp"];
 
 /// The packets that a place in the rules is met by.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packets {
     pub reach: Reach,
     /// None of them belongs to an established flow as the guard carries it: it leaves them to the stack anyway.
     pub guard_leaves_them: bool,
+    /// Whether one is met is the same for all packets that its flow has in this direction.
+    pub by_flow: bool,
+    /// `reach` says all of what was asked of them.
+    pub exact: bool,
+    pub tcp_only: bool,
+    /// Conntrack has not seen them yet.
+    pub before_tracking: bool,
+    /// The kernel has no way back to their source.
+    pub no_way_back: Option<WayBack>,
+}
+
+impl Default for Packets {
+    fn default() -> Packets {
+        Packets {
+            reach: Reach::default(),
+            guard_leaves_them: false,
+            by_flow: true,
+            exact: true,
+            tcp_only: false,
+            before_tracking: false,
+            no_way_back: None,
+        }
+    }
+}
+
+/// How a source's route has to lead back (RFC 3704 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WayBack {
+    /// By the interface that the packet came by.
+    Strict,
+    /// By any.
+    Loose,
+}
+
+/// The one condition of a rule, if it has no other: what it takes away, the rules after it do not meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sole {
+    By(InterfaceMatch),
+    Out(InterfaceMatch),
+    From(Vec<Prefix>),
+    To(Vec<Prefix>),
+}
+
+impl Sole {
+    pub fn exclude(self, reach: &mut Reach) {
+        match self {
+            Sole::By(one) => reach.by.none_of.push(one),
+            Sole::Out(one) => reach.out.none_of.push(one),
+            Sole::From(prefixes) => reach.from.none_of.extend(prefixes),
+            Sole::To(prefixes) => reach.to.none_of.extend(prefixes),
+        }
+    }
 }
 
 /// Of a rule, while its expressions are read in order.
+#[derive(Clone)]
 pub(super) struct Narrowing<'r> {
     ruleset: &'r Ruleset,
     table: &'r TableKey,
@@ -35,6 +94,10 @@ pub(super) struct Narrowing<'r> {
     /// What was looked at that differs among the packets of a flow.
     pub content: Option<&'static str>,
     held: HashMap<Register, Held>,
+    /// Matches other than by family, and the one that narrowed the reach last.
+    conditions: usize,
+    names_family: bool,
+    sole: Option<Sole>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,8 +113,16 @@ enum Held {
     /// As Ethernet numbers them.
     EtherType,
     Protocol,
-    InterfaceName,
-    InterfaceIndex,
+    InterfaceName {
+        out: bool,
+    },
+    InterfaceIndex {
+        out: bool,
+    },
+    /// Something else that is the same for all packets that a flow has in one direction.
+    Flow,
+    /// The interface of the route to the source, asked by the one that the packet came by or by none.
+    Back(WayBack),
     /// Of the connection, with the bits that are looked at.
     State(u32),
     TcpFlags(u8),
@@ -69,7 +140,35 @@ impl<'r> Narrowing<'r> {
             some_established_left: false,
             content: None,
             held: HashMap::new(),
+            conditions: 0,
+            names_family: false,
+            sole: None,
         }
+    }
+
+    /// Of a rule without other conditions: what its verdict takes is this.
+    pub fn sole(&self) -> Option<Sole> {
+        let of_addresses = matches!(self.sole, Some(Sole::From(_) | Sole::To(_)));
+        // The match by family is part of that by address.
+        self.sole.clone().filter(|_| self.conditions == 1 && (of_addresses || !self.names_family))
+    }
+
+    /// The rule has no condition.
+    pub fn takes_all(&self) -> bool {
+        self.conditions == 0 && !self.names_family
+    }
+
+    /// A match that `reach` does not say.
+    fn beyond_reach(&mut self) {
+        self.conditions += 1;
+        self.packets.exact = false;
+        self.some_established_left = true;
+    }
+
+    /// One that may differ among the packets of a flow.
+    fn by_packet(&mut self) {
+        self.packets.by_flow = false;
+        self.beyond_reach();
     }
 
     fn hold(&mut self, register: Register, held: Held) {
@@ -91,8 +190,10 @@ impl<'r> Narrowing<'r> {
                     meta::NFPROTO => Held::Family,
                     meta::PROTOCOL => Held::EtherType,
                     meta::L4PROTO => Held::Protocol,
-                    meta::IIFNAME => Held::InterfaceName,
-                    meta::IIF => Held::InterfaceIndex,
+                    meta::IIFNAME => Held::InterfaceName { out: false },
+                    meta::OIFNAME => Held::InterfaceName { out: true },
+                    meta::IIF => Held::InterfaceIndex { out: false },
+                    meta::OIF => Held::InterfaceIndex { out: true },
                     meta::LENGTH => Held::Content("length"),
                     meta::PRANDOM => Held::Content("random"),
                     key if meta::TIMES.contains(&key) => Held::Content("time"),
@@ -110,6 +211,16 @@ impl<'r> Narrowing<'r> {
                 };
                 self.hold(*to, held);
             }
+            Expression::Fib { result, flags, to } => {
+                let held = match *result {
+                    fib::ADDRESS_TYPE => Held::Flow,
+                    fib::OIF_NUMBER | fib::OIF_NAME if flags & fib::SOURCE != 0 => {
+                        Held::Back(if flags & fib::IIF != 0 { WayBack::Strict } else { WayBack::Loose })
+                    }
+                    _ => Held::Unknown,
+                };
+                self.hold(*to, held);
+            }
             Expression::Mask { from, to, mask } => {
                 let held = match self.held.get(from) {
                     Some(Held::Address { source, ipv4, length, mask: None }) => Held::Address {
@@ -120,6 +231,7 @@ impl<'r> Narrowing<'r> {
                     },
                     Some(Held::State(had)) => Held::State(had & host_order(mask).unwrap_or(u32::MAX)),
                     Some(Held::TcpFlags(had)) => Held::TcpFlags(had & mask.first().unwrap_or(&u8::MAX)),
+                    Some(Held::Flow) => Held::Flow,
                     _ => Held::Unknown,
                 };
                 self.hold(*to, held);
@@ -134,8 +246,10 @@ impl<'r> Narrowing<'r> {
                 if let Some(to) = to {
                     self.hold(*to, Held::Unknown);
                 }
-                if !["counter", "log", "last", "immediate", "byteorder", "bitwise"].contains(&name.as_str()) {
-                    self.some_established_left = true;
+                match name.as_str() {
+                    "counter" | "log" | "last" | "immediate" | "byteorder" | "bitwise" | "reject" => {}
+                    "range" if self.holds_flow_only() => self.beyond_reach(),
+                    _ => self.by_packet(),
                 }
             }
             Expression::PayloadWrite
@@ -159,12 +273,14 @@ impl<'r> Narrowing<'r> {
                 Held::Protocol
             }
             // Parts of addresses, and fragments, which are the stack's.
-            (Base::Network, Some(Family::Ipv4), 6 | 12..=19)
-            | (Base::Network, Some(Family::Ipv6), 8..=39) => Held::Unknown,
+            (Base::Network, Some(Family::Ipv4), 12..=19) | (Base::Network, Some(Family::Ipv6), 8..=39) => {
+                Held::Flow
+            }
+            (Base::Network, Some(Family::Ipv4), 6) => Held::Unknown,
             (Base::Network, Some(_), _) => Held::Content("a header field"),
             (Base::Transport, _, 13) if length == 1 => Held::TcpFlags(u8::MAX),
             // Ports, or the kind of an ICMP message.
-            (Base::Transport, _, 0..=3) if offset + length <= 4 => Held::Unknown,
+            (Base::Transport, _, 0..=3) if offset + length <= 4 => Held::Flow,
             (Base::Transport, ..) => Held::Content("a header field"),
             (Base::Other, ..) => Held::Content("the payload"),
             (Base::Network, None, _) | (Base::Link, ..) => Held::Unknown,
@@ -191,12 +307,13 @@ impl<'r> Narrowing<'r> {
                     Operator::Order => false,
                 };
                 self.packets.guard_leaves_them |= opening;
-                self.some_established_left = true;
+                self.by_packet();
             }
             (Held::Address { source, ipv4, length, mask }, Operator::Equal | Operator::NotEqual) => {
-                self.some_established_left = true;
-                let Some(prefix) = address_prefix(ipv4, length, mask.as_deref(), value) else { return };
-                self.addresses(source, vec![prefix], !equal);
+                match address_prefix(ipv4, length, mask.as_deref(), value) {
+                    Some(prefix) => self.addresses(source, vec![prefix], !equal),
+                    None => self.beyond_reach(),
+                }
             }
             (Held::Family, Operator::Equal) => {
                 let found = match value.first() {
@@ -215,11 +332,15 @@ impl<'r> Narrowing<'r> {
                 self.only(found);
             }
             (Held::Protocol, Operator::Equal) => {
-                // ICMP of either family is the stack's.
-                self.packets.guard_leaves_them |= matches!(value.first(), Some(1 | 58));
-                self.some_established_left = true;
+                // What is neither TCP nor UDP is the stack's.
+                match value.first() {
+                    Some(&TCP) => self.packets.tcp_only = true,
+                    Some(&UDP) | None => {}
+                    Some(_) => self.packets.guard_leaves_them = true,
+                }
+                self.beyond_reach();
             }
-            (Held::InterfaceName, Operator::Equal) => {
+            (Held::InterfaceName { out }, Operator::Equal | Operator::NotEqual) => {
                 let name = super::netlink::text(value);
                 // A name is padded to IFNAMSIZ; what is shorter and not closed is a beginning.
                 let found = if value.contains(&0) {
@@ -227,32 +348,69 @@ impl<'r> Narrowing<'r> {
                 } else {
                     InterfaceMatch::Prefix(name)
                 };
-                self.packets.reach.by = Some(vec![found]);
-                self.some_established_left = true;
+                self.interface(out, found, equal);
             }
-            (Held::InterfaceIndex, Operator::Equal) => {
-                self.packets.reach.by = host_order(value).map(|index| vec![InterfaceMatch::Index(index)]);
-                self.some_established_left = true;
+            (Held::InterfaceIndex { out }, Operator::Equal | Operator::NotEqual) => match host_order(value) {
+                Some(index) => self.interface(out, InterfaceMatch::Index(index), equal),
+                None => self.by_packet(),
+            },
+            // No interface, or a name without letters.
+            (Held::Back(how), Operator::Equal) if value.iter().all(|octet| *octet == 0) => {
+                self.packets.no_way_back = Some(how);
+                self.by_packet();
             }
-            _ => self.some_established_left = true,
+            (
+                Held::Flow
+                | Held::Address { .. }
+                | Held::Family
+                | Held::EtherType
+                | Held::Protocol
+                | Held::InterfaceName { .. }
+                | Held::InterfaceIndex { .. },
+                _,
+            ) => self.beyond_reach(),
+            (Held::Back(_) | Held::Content(_) | Held::Unknown, _) => self.by_packet(),
         }
     }
 
     fn only(&mut self, family: Option<Family>) {
         self.some_established_left = true;
-        if family.is_some() {
-            self.packets.reach.family = family;
+        self.names_family = true;
+        match family {
+            Some(family) => self.packets.reach.family = Some(family),
+            None => self.packets.exact = false,
         }
     }
 
     fn addresses(&mut self, source: bool, prefixes: Vec<Prefix>, inverted: bool) {
+        self.conditions += 1;
+        self.some_established_left = true;
+        let sole = if source { Sole::From } else { Sole::To };
+        self.sole = (!inverted).then(|| sole(prefixes.clone()));
         let reach = &mut self.packets.reach;
-        let addresses = if source { &mut reach.from } else { &mut reach.to };
+        let addresses: &mut Addresses = if source { &mut reach.from } else { &mut reach.to };
         if inverted {
             addresses.none_of.extend(prefixes);
         } else {
             addresses.narrow(prefixes);
         }
+    }
+
+    fn interface(&mut self, out: bool, found: InterfaceMatch, equal: bool) {
+        self.conditions += 1;
+        self.some_established_left = true;
+        let sole = if out { Sole::Out } else { Sole::By };
+        self.sole = equal.then(|| sole(found.clone()));
+        let reach = &mut self.packets.reach;
+        let interfaces: &mut Interfaces = if out { &mut reach.out } else { &mut reach.by };
+        if !equal {
+            interfaces.none_of.push(found);
+            return;
+        }
+        // One that an earlier match does not cover leaves nobody; which of the two is kept does not matter then.
+        self.packets.exact &=
+            interfaces.any_of.as_ref().is_none_or(|any| any.iter().all(|had| had.covers(&found)));
+        interfaces.any_of = Some(vec![found]);
     }
 
     /// `mask` are the bits that were looked at.
@@ -263,12 +421,16 @@ impl<'r> Narrowing<'r> {
             (Operator::Equal, Some(0)) => mask & ct::ESTABLISHED == 0,
             (Operator::Equal, Some(value)) => value & mask == ct::ESTABLISHED & mask,
             (Operator::NotEqual, Some(value)) => value & mask != ct::ESTABLISHED & mask,
-            _ => {
-                self.some_established_left = true;
-                return;
-            }
+            _ => return self.by_packet(),
         };
+        self.of_states(admits_established);
+    }
+
+    fn of_states(&mut self, admits_established: bool) {
         self.packets.guard_leaves_them |= !admits_established;
+        self.packets.by_flow = false;
+        self.packets.exact = false;
+        self.conditions += 1;
     }
 
     /// Whether the register holds the state of the connection, for a map of verdicts by it.
@@ -276,13 +438,43 @@ impl<'r> Narrowing<'r> {
         matches!(self.held.get(&register), Some(Held::State(_)))
     }
 
+    /// The interface of this name, if the register holds one of the packet's: `true` for that by which it leaves.
+    pub fn interface_at(&self, register: Register) -> Option<bool> {
+        match self.held.get(&register) {
+            Some(Held::InterfaceName { out }) => Some(*out),
+            _ => None,
+        }
+    }
+
+    /// As if the rule asked for this interface, and nothing else if it asked for nothing else.
+    pub fn by_interface(&mut self, out: bool, name: &[u8]) {
+        // The lookup itself is the condition.
+        self.conditions = self.conditions.saturating_sub(1);
+        self.interface(out, InterfaceMatch::Name(super::netlink::text(name)), true);
+    }
+
+    /// What registers hold may be looked up together: the first only is named.
+    fn holds_flow_only(&self) -> bool {
+        !self.held.values().any(|held| {
+            matches!(
+                held,
+                Held::State(_) | Held::TcpFlags(_) | Held::Content(_) | Held::Back(_) | Held::Unknown
+            )
+        })
+    }
+
     fn look_up(&mut self, set: &str, register: Register, inverted: bool) {
-        self.some_established_left = true;
         let found = self.ruleset.sets.get(&(self.table.clone(), set.to_owned()));
+        if let (Some(Held::State(mask)), Some(Set::Prefixes(states))) = (self.held.get(&register), found) {
+            let established = (ct::ESTABLISHED & mask).to_ne_bytes();
+            // Four octets are read as an address.
+            let named = states.iter().any(|state| state.addr() == Ipv4Addr::from(established));
+            return self.of_states(named != inverted);
+        }
         let (Some(Held::Address { source, ipv4, length, mask: None }), Some(Set::Prefixes(prefixes))) =
             (self.held.get(&register), found)
         else {
-            return;
+            return if self.holds_flow_only() { self.beyond_reach() } else { self.by_packet() };
         };
         let whole = if *ipv4 { 4 } else { 16 };
         let fits = |prefix: &Prefix| prefix.is_v4() == *ipv4;
@@ -290,6 +482,8 @@ impl<'r> Narrowing<'r> {
         if *length == whole && prefixes.iter().all(fits) {
             let (source, prefixes) = (*source, prefixes.clone());
             self.addresses(source, prefixes, inverted);
+        } else {
+            self.beyond_reach();
         }
     }
 
@@ -313,29 +507,45 @@ impl<'r> Narrowing<'r> {
                 let (Some(matched), Some(inverted), Some(mask)) =
                     (half(MATCHED), half(MATCHED + 2), half(MATCHED + 4))
                 else {
-                    self.some_established_left = true;
-                    return;
+                    return self.by_packet();
                 };
                 if matched & STATE != 0 {
                     let mask = if inverted & STATE != 0 { !mask } else { mask };
                     self.state(u32::from(mask), Operator::NotEqual, Some(0));
                 }
-                self.some_established_left |= matched != STATE;
+                if matched != STATE {
+                    self.by_packet();
+                }
             }
             ("tcp", _) => {
-                // struct xt_tcp: two ranges of ports and an option come first.
-                self.some_established_left = true;
-                if let Some([_, compared, inverted]) = parameters.get(9..12)
-                    && inverted & 0x04 == 0
-                {
-                    self.packets.guard_leaves_them |= compared & OPENING_OR_CLOSING != 0;
+                self.packets.tcp_only = true;
+                // struct xt_tcp: two ranges of ports come first; then an option, the flags and what is inverted.
+                match parameters.get(8..12) {
+                    Some([0, 0, ..]) => self.beyond_reach(),
+                    Some([_, _, compared, inverted]) => {
+                        self.packets.guard_leaves_them |=
+                            inverted & 0x04 == 0 && compared & OPENING_OR_CLOSING != 0;
+                        self.by_packet();
+                    }
+                    _ => self.by_packet(),
                 }
             }
             ("icmp" | "icmp6", _) => {
                 self.packets.guard_leaves_them = true;
-                self.some_established_left = true;
+                self.beyond_reach();
             }
-            _ => self.some_established_left = true,
+            ("rpfilter", 0) => {
+                // struct xt_rpfilter_info.
+                const LOOSE: u8 = 1;
+                const INVERT: u8 = 8;
+                if let Some(flags) = parameters.first().filter(|flags| *flags & INVERT != 0) {
+                    let how = if flags & LOOSE != 0 { WayBack::Loose } else { WayBack::Strict };
+                    self.packets.no_way_back = Some(how);
+                }
+                self.by_packet();
+            }
+            (name, _) if BY_FLOW.contains(&name) => self.beyond_reach(),
+            _ => self.by_packet(),
         }
     }
 }

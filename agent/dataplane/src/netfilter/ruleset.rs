@@ -13,7 +13,7 @@ use super::{
     netlink::{Attributes, Message, Requests, attribute, text},
 };
 
-/// Tries at a consistent reading. What changed after the last is told by an event.
+/// Tries at a consistent reading.
 const ATTEMPTS: usize = 3;
 /// Elements of one set that are looked at.
 const ELEMENTS: usize = 4096;
@@ -62,6 +62,7 @@ pub(super) struct Chain {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base {
     pub hook: u32,
+    pub priority: i32,
     /// filter, nat or route.
     pub kind: String,
     pub drops: bool,
@@ -87,17 +88,31 @@ pub(super) enum Set {
     },
 }
 
+/// A reading takes several questions.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// The rules did not change in between.
+    Whole(Ruleset),
+    /// They changed each time that they were read: what came in last, if anything. A set that went away is empty there.
+    Torn(Option<Ruleset>),
+}
+
 impl Ruleset {
-    pub fn read(requests: &mut Requests) -> io::Result<Ruleset> {
-        let mut ruleset = Ruleset::default();
-        for _ in 0..ATTEMPTS {
+    pub fn read(requests: &mut Requests) -> io::Result<Read> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let before = generation(requests)?;
-            ruleset = Ruleset::read_once(requests)?;
-            if generation(requests)? == before {
-                break;
+            let read = Ruleset::read_once(requests);
+            let same = generation(requests)? == before;
+            match read {
+                Ok(ruleset) if same => return Ok(Read::Whole(ruleset)),
+                // A chain or a set that is gone when it is asked for is no failure.
+                Err(error) if same => return Err(error),
+                read if attempt == ATTEMPTS => return Ok(Read::Torn(read.ok())),
+                _ => {}
             }
         }
-        Ok(ruleset)
     }
 
     fn read_once(requests: &mut Requests) -> io::Result<Ruleset> {
@@ -147,6 +162,7 @@ impl Chain {
             devices.dedup();
             Base {
                 hook: hook.number(1).unwrap_or(u32::MAX),
+                priority: hook.number(2).unwrap_or(0).cast_signed(),
                 kind: attributes.text(7),
                 drops: attributes.number(5) == Some(0),
                 devices,

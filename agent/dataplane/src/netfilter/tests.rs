@@ -1,7 +1,7 @@
 //! Rules as iptables-nft writes them: matches and targets by name, with the parameters that the kernel hands back.
 
 use super::{
-    Rules, analyse,
+    Reading, Rules, analyse,
     expression::{Expression, Verdict},
     ruleset::{Base, Chain, Rule, Ruleset, TableKey, family},
 };
@@ -34,7 +34,7 @@ fn forward(rules: Vec<Vec<Expression>>) -> Ruleset {
 
 fn chain(hook: u32, kind: &str, rules: Vec<Vec<Expression>>) -> Ruleset {
     let table: TableKey = (family::IPV4, "filter".into());
-    let base = Base { hook, kind: kind.into(), drops: false, devices: Vec::new() };
+    let base = Base { hook, priority: 0, kind: kind.into(), drops: false, devices: Vec::new() };
     let rule = |(handle, expressions)| Rule { table: table.clone(), chain: "C".into(), handle, expressions };
     Ruleset {
         chains: vec![Chain { table: table.clone(), name: "C".into(), base: Some(base) }],
@@ -86,7 +86,7 @@ fn what_comes_after_the_established_are_accepted_meets_no_packet_of_theirs() {
 
 #[test]
 fn targets_of_iptables_are_known_by_their_names() {
-    for (name, every, filters) in [
+    for (name, every, closed) in [
         ("TPROXY", 1, 0),
         ("NFQUEUE", 1, 0),
         ("DSCP", 1, 0),
@@ -95,7 +95,7 @@ fn targets_of_iptables_are_known_by_their_names() {
         ("TCPMSS", 0, 0),
     ] {
         let rules = analyse::rules(&forward(vec![vec![target(name)]]));
-        assert_eq!((rules.every_packet.len(), rules.filters.len()), (every, filters), "{name}");
+        assert_eq!((rules.every_packet.len(), rules.closed.len()), (every, closed), "{name}");
     }
     let marks = |hook, kind| analyse::rules(&chain(hook, kind, vec![vec![target("MARK")]])).marks.len();
     assert_eq!((marks(0, "filter"), marks(2, "filter"), marks(0, "nat")), (1, 0, 0));
@@ -113,4 +113,27 @@ fn chains_that_call_each_other_in_rings_end() {
     let jump = |to: &str| vec![Expression::Verdict(Verdict::Jump(to.into()))];
     let rules = analyse::rules(&forward(vec![jump("C"), jump("C"), jump("C"), jump("C"), jump("C")]));
     assert_eq!(rules.every_packet[0].to_string(), "nftables: more rules than are followed");
+}
+
+#[test]
+fn while_the_rules_do_not_hold_still_what_was_known_of_them_stands() {
+    let reading = |rules: Vec<Vec<Expression>>, whole| {
+        let ruleset = forward(rules);
+        Reading { tracking: Ok(analyse::tracking(&ruleset)), rules: analyse::rules(&ruleset), whole }
+    };
+    let limit =
+        || vec![state(ESTABLISHED_AND_RELATED, false), matching("limit", 0, Vec::new()), target("TOS")];
+    let before = reading(vec![limit()], true);
+    let torn = reading(vec![vec![target("NFQUEUE")]], false).with(&before);
+    assert!(torn.tracking.as_ref().is_ok_and(|found| found.contains_key(&Family::Ipv4)), "{torn:?}");
+    let words = |reading: &Reading| -> Vec<String> {
+        reading.rules.every_packet.iter().map(|finding| finding.what.clone()).collect()
+    };
+    assert!(words(&torn).contains(&"limit".to_owned()), "{torn:?}");
+    let whole = reading(vec![vec![target("NFQUEUE")]], true).with(&torn);
+    assert_eq!(words(&whole), ["NFQUEUE"]);
+    assert!(whole.tracking.is_ok_and(|found| found.is_empty()));
+    // What was found is not held against a reading that failed: nothing is known then.
+    let failed = Reading { tracking: Err("no socket".to_owned()), rules: Rules::default(), whole: false };
+    assert!(failed.with(&before).tracking.is_err());
 }

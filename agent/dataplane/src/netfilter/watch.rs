@@ -16,6 +16,8 @@ use super::{
 
 /// How often it is looked without an event: for what has none (legacy iptables, the settings of conntrack).
 const PERIOD: Duration = Duration::from_secs(5);
+/// The same after a reading that failed, or that the rules did not hold still for.
+const AGAIN: Duration = Duration::from_secs(1);
 /// After a reading the next one waits so many times what it took, so that rules that change all the time take a small
 /// part of one processor.
 const REST: u32 = 10;
@@ -36,6 +38,7 @@ impl Watch {
         let seen = generation(&mut requests).ok();
         let begun = Instant::now();
         let reading = Reading::take();
+        let seen = seen.filter(|_| reading.whole);
         let took = begun.elapsed();
         let (sender, surveys) = watch::channel(reading.survey());
         let thread = Follower { events, requests, seen, reading, took, read_at: Instant::now(), sender };
@@ -60,7 +63,7 @@ impl Watch {
 struct Follower {
     events: Events,
     requests: Requests,
-    /// The generation of the rules in `reading`.
+    /// The generation of the rules in `reading`; None: it is to be read again, whatever the rules do.
     seen: Option<u32>,
     reading: Reading,
     took: Duration,
@@ -72,7 +75,8 @@ impl Follower {
     fn run(mut self) {
         let mut said = false;
         while !self.sender.is_closed() {
-            match self.events.wait(PERIOD) {
+            let longest = if self.seen.is_some() { PERIOD } else { AGAIN };
+            match self.events.wait(longest) {
                 Ok(true) => self.rest(),
                 Ok(false) => {}
                 Err(error) => {
@@ -88,8 +92,8 @@ impl Follower {
             let now = generation(&mut self.requests).ok();
             if now != self.seen || now.is_none() {
                 let begun = Instant::now();
-                self.reading = Reading::take();
-                self.seen = now;
+                self.reading = Reading::take().with(&self.reading);
+                self.seen = now.filter(|_| self.reading.whole);
                 (self.took, self.read_at) = (begun.elapsed(), Instant::now());
             }
             let survey = self.reading.survey();

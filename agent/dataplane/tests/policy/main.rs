@@ -5,4 +5,5 @@
 #[path = "../ebpf/namespace.rs"]
 mod namespace;
 mod netfilter;
+mod refusals;
 mod rules;

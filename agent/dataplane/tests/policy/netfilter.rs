@@ -21,7 +21,7 @@ pub fn nft(rules: &str) {
     assert!(child.wait().unwrap().success(), "{rules}");
 }
 
-fn found_with(rules: &'static str) -> Survey {
+pub fn found_with(rules: &'static str) -> Survey {
     Namespace::new().run(move || {
         nft(rules);
         survey()
@@ -29,7 +29,7 @@ fn found_with(rules: &'static str) -> Survey {
 }
 
 /// What `forward` has, of a table `inet t`.
-fn forward(rules: &str) -> Survey {
+pub fn forward(rules: &str) -> Survey {
     let text = format!(
         "table inet t {{\n chain forward {{\n type filter hook forward priority 0;\n{rules}\n}}\n}}\n"
     );
@@ -39,7 +39,7 @@ fn forward(rules: &str) -> Survey {
     })
 }
 
-fn words(findings: &[Finding]) -> Vec<String> {
+pub fn words(findings: &[Finding]) -> Vec<String> {
     findings.iter().map(|finding| finding.what.clone()).collect()
 }
 
@@ -47,7 +47,7 @@ fn p(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-fn meets(finding: &Finding, source: &str, destination: &str) -> bool {
+pub fn meets(finding: &Finding, source: &str, destination: &str) -> bool {
     finding.reach.meets(p(source), p(destination))
 }
 
@@ -157,6 +157,8 @@ fn limits_on_what_the_guard_leaves_to_the_stack_do_not_stand_in_its_way() {
         "meta l4proto icmp limit rate 10/second accept",
         "icmpv6 type echo-request limit rate 10/second accept",
         "ct state established,related accept\nlimit rate 10/second accept",
+        "ct state { established, related } accept\nlimit rate 10/second accept",
+        "ct state != { established, related } limit rate 10/second accept",
         "ct state vmap { established : accept, related : accept, invalid : drop }\nlimit rate 10/second accept",
     ] {
         let found = forward(rule);
@@ -168,6 +170,7 @@ fn limits_on_what_the_guard_leaves_to_the_stack_do_not_stand_in_its_way() {
         "ct state established tcp dport 80 accept\nlimit rate 10/second accept",
         "iifname eth0 ct state established accept\nlimit rate 10/second accept",
         "ct state new accept\nlimit rate 10/second accept",
+        "ct state { new, related } accept\nlimit rate 10/second accept",
         "ct state established limit rate 10/second accept",
     ] {
         assert_eq!(words(&forward(rule).rules.every_packet), ["limit"], "{rule}");
@@ -181,12 +184,12 @@ fn what_is_dropped_is_found_and_whom_it_concerns() {
          ip6 daddr fd00:1::/32 reject
          iifname \"docker*\" drop",
     );
-    let texts: Vec<String> = found.rules.filters.iter().map(ToString::to_string).collect();
-    assert_eq!(found.rules.filters.len(), 3, "{texts:?}");
+    let texts: Vec<String> = found.rules.closed.iter().map(ToString::to_string).collect();
+    assert_eq!(found.rules.closed.len(), 3, "{texts:?}");
     let meets_any = |source: &str, destination: &str| {
         found
             .rules
-            .filters
+            .closed
             .iter()
             .any(|finding| meets(finding, source, destination) && finding.reach.comes_by(7, "cali0"))
     };
@@ -201,7 +204,7 @@ fn a_policy_that_drops_is_found() {
     let found = found_with(
         "table ip f {\n chain FORWARD {\n type filter hook forward priority 0; policy drop;\n}\n}\n",
     );
-    let [policy] = found.rules.filters.as_slice() else { panic!("{:?}", found.rules) };
+    let [policy] = found.rules.closed.as_slice() else { panic!("{:?}", found.rules) };
     assert_eq!(policy.to_string(), "table ip f, chain FORWARD: policy drop (IPv4)");
 }
 

@@ -2,7 +2,7 @@
 //! to a mode for the whole, for each pool and for each interface. Pure; the page of it is
 //! `docs/decisions/026-auto.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manx_dataplane::{
     ebpf::Mode,
@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub whole: Option<FastPathSetting>,
     pub pools: Vec<PoolFacts<'a>>,
     pub interfaces: Vec<InterfaceFacts<'a>>,
+    /// Other interfaces by which next hops are reached: index and name.
+    pub exits: Vec<(u32, &'a str)>,
     pub survey: &'a Survey,
     /// Policy rules that may send forwarded packets to another table than ours.
     pub diverting: Vec<Diversion<'a>>,
@@ -31,8 +33,8 @@ pub struct Facts<'a> {
     pub no_guard: Option<String>,
     /// Why conntrack cannot be told to be liberal about TCP's windows.
     pub not_liberal: Option<String>,
-    /// Families that were guarded before, since the start.
-    pub guarded_before: Vec<Family>,
+    /// Families whose connections were tracked before, since the start, beside pools that are Auto.
+    pub tracked_before: Vec<Family>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +75,8 @@ pub struct Choice {
     pub found: Vec<Found>,
     /// Families of which a pool is guarded: conntrack has to be liberal for them.
     pub guarded: Vec<Family>,
+    /// Families whose connections are tracked, beside pools that are Auto.
+    pub tracked: Vec<Family>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +138,7 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
         interfaces: facts.interfaces.iter().map(interface).collect(),
         found: Vec::new(),
         guarded: Vec::new(),
+        tracked: facts.tracked(),
     };
     if whole.is_none() {
         switch_off_for_netfilter(facts, &mut choice);
@@ -177,6 +182,16 @@ impl Facts<'_> {
         self.setting(pool).0 == FastPathSetting::Auto
     }
 
+    /// By netfilter, now.
+    fn tracked(&self) -> Vec<Family> {
+        let mut families = vec![Family::Ipv4, Family::Ipv6];
+        families.retain(|family| {
+            let mut own = self.pools.iter().filter(|pool| Family::of(pool.prefix) == *family);
+            matches!(self.survey.tracking(*family), Tracking::Yes(_)) && own.any(|pool| self.is_auto(pool))
+        });
+        families
+    }
+
     /// Before single rules are looked at.
     fn pool(&self, pool: &PoolFacts<'_>) -> PoolChoice {
         let family = Family::of(pool.prefix);
@@ -204,7 +219,7 @@ impl Facts<'_> {
             Tracking::Unknown(why) => {
                 return (Mode::Off, format!("cannot tell what netfilter does ({why}); Enabled overrides"));
             }
-            Tracking::No if !self.guarded_before.contains(&family) => {
+            Tracking::No if !self.tracked_before.contains(&family) => {
                 return (Mode::Unguarded, "netfilter tracks no connections here".to_owned());
             }
             Tracking::No => {
@@ -220,13 +235,28 @@ impl Facts<'_> {
     }
 
     /// Whom a rule concerns: interfaces where it names nothing else, else the pools of the end that it narrows down.
-    fn concerned(&self, reach: &Reach) -> Concerned {
-        let by: Vec<usize> = (0..)
-            .zip(&self.interfaces)
-            .filter(|(_, interface)| reach.comes_by(interface.ifindex, interface.name))
-            .map(|(index, _)| index)
-            .collect();
-        if reach.by.is_some() && (by.is_empty() || reach.is_any_address()) {
+    /// `shut`: interfaces by which nothing comes in.
+    fn concerned(&self, reach: &Reach, shut: &BTreeSet<usize>) -> Concerned {
+        let fitting = |of: &dyn Fn(&InterfaceFacts<'_>) -> bool| -> Vec<usize> {
+            (0..)
+                .zip(&self.interfaces)
+                .filter(|(_, interface)| of(interface))
+                .map(|(index, _)| index)
+                .collect()
+        };
+        let by = fitting(&|interface| reach.comes_by(interface.ifindex, interface.name));
+        if !reach.out.are_all() {
+            let mut out = fitting(&|interface| reach.leaves_by(interface.ifindex, interface.name));
+            // A flow with what neither sends nor receives there is none.
+            out.retain(|index| !shut.contains(index));
+            let elsewhere = self.exits.iter().any(|(ifindex, name)| reach.leaves_by(*ifindex, name));
+            // What would leave by where it came in is left to the stack.
+            let carried = out.iter().any(|out| by.iter().any(|by| by != out));
+            if !carried && (!elsewhere || by.is_empty()) {
+                return Concerned::Interfaces(Vec::new());
+            }
+        }
+        if reach.by.any_of.is_some() && (by.is_empty() || reach.is_any_address()) {
             return Concerned::Interfaces(by);
         }
         let narrows_source = reach.from != Default::default();
@@ -243,20 +273,48 @@ impl Facts<'_> {
             (0..).zip(&self.pools).filter(|(_, pool)| meets(pool)).map(|(index, _)| index).collect(),
         )
     }
+
+    /// Interfaces by which netfilter lets nothing in, whatever flow it belongs to.
+    fn shut(&self) -> BTreeSet<usize> {
+        let closed = &self.survey.rules.closed;
+        let shut = |reach: &Reach, interface: &InterfaceFacts<'_>| {
+            reach.by.any_of.is_some()
+                && reach.out.are_all()
+                && reach.is_any_address()
+                && reach.comes_by(interface.ifindex, interface.name)
+        };
+        // For each family by itself: a rule of one says nothing of the other.
+        let in_both = |interface: &InterfaceFacts<'_>| {
+            [Family::Ipv4, Family::Ipv6].into_iter().all(|family| {
+                let of_family = |reach: &Reach| reach.family.is_none_or(|own| own == family);
+                self.pools.iter().all(|pool| Family::of(pool.prefix) != family)
+                    || closed.iter().any(|found| of_family(&found.reach) && shut(&found.reach, interface))
+            })
+        };
+        (0..)
+            .zip(&self.interfaces)
+            .filter(|(_, interface)| in_both(interface))
+            .map(|(index, _)| index)
+            .collect()
+    }
 }
 
 /// Rules that would miss packets, for pools and interfaces whose setting leaves it to what netfilter does.
 fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
     let rules = &facts.survey.rules;
-    let lists: [(&[Finding], Mode, &str); 3] = [
+    let lists: [(&[Finding], Mode, &str); 5] = [
         (&rules.every_packet, Mode::Guarded, "has to see every packet"),
+        (&rules.closed, Mode::Guarded, "may refuse one direction of a flow"),
+        (&rules.running, Mode::Guarded, "may refuse packets of a flow that has begun"),
         (&rules.first_packets, Mode::Unguarded, "has to see these packets"),
         (&rules.filters, Mode::Unguarded, "filters where nothing tracks connections"),
     ];
+    let (shut, none) = (facts.shut(), BTreeSet::new());
     for (findings, least, why) in lists {
         for finding in findings {
             let rule = Found { text: format!("{finding} {why}"), key: finding.key() };
-            match facts.concerned(&finding.reach) {
+            let refuses = !std::ptr::eq(findings, rules.every_packet.as_slice());
+            match facts.concerned(&finding.reach, if refuses { &shut } else { &none }) {
                 Concerned::Interfaces(found) if facts.pools.iter().all(|pool| facts.is_auto(pool)) => {
                     let heeded = |index: &usize| {
                         facts.interfaces.get(*index).is_some_and(|interface| {
@@ -314,7 +372,7 @@ fn switch_off_for_policy_rules(facts: &Facts<'_>, choice: &mut Choice) {
             };
         let text = format!("policy rule \"{}\" chooses another table{marked_by}", rule.text);
         let why = Found { key: rule.text.to_owned(), text };
-        match facts.concerned(reach) {
+        match facts.concerned(reach, &BTreeSet::new()) {
             Concerned::Interfaces(found) => close_interfaces(choice, found.into_iter(), &why),
             Concerned::Pools(found) => close_pools(facts, choice, found.into_iter(), Mode::Guarded, &why),
         }

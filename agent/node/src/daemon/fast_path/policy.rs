@@ -29,8 +29,8 @@ pub struct Policy {
     /// Of each pool.
     since: BTreeMap<(String, Prefix), (Mode, SystemTime)>,
     source_checks: BTreeMap<u32, resources::SourceCheck>,
-    /// Families that were guarded, since the start.
-    guarded: BTreeSet<Family>,
+    /// Families whose connections were tracked, since the start, beside pools that were Auto then.
+    tracked: BTreeSet<Family>,
     conntrack: Liberal,
     /// What the sink has.
     pools: Option<Vec<PoolSpec>>,
@@ -60,7 +60,7 @@ impl Policy {
             choice: None,
             since: BTreeMap::new(),
             source_checks: BTreeMap::new(),
-            guarded: BTreeSet::new(),
+            tracked: BTreeSet::new(),
             conntrack: Liberal::default(),
             pools: None,
             not_indexed: Vec::new(),
@@ -115,6 +115,11 @@ impl Policy {
                         setting: plan.fast_path.interface(&link.name),
                     })
                     .collect(),
+                exits: dataplane
+                    .exits()
+                    .filter(|link| link.role == Role::Other)
+                    .map(|link| (link.ifindex, link.name.as_str()))
+                    .collect(),
                 survey: &survey,
                 diverting: diversions(dataplane),
                 no_guard: match &guard {
@@ -122,7 +127,7 @@ impl Policy {
                     Guard::Absent(why) => Some(why.to_string()),
                 },
                 not_liberal,
-                guarded_before: self.guarded.iter().copied().collect(),
+                tracked_before: self.tracked.iter().copied().collect(),
             }
         };
         let mut choice = decide(&facts(None));
@@ -133,7 +138,7 @@ impl Policy {
                 choice = decide(&facts(Some(why.clone())));
             }
         }
-        self.guarded.extend(choice.guarded.iter().copied());
+        self.tracked.extend(choice.tracked.iter().copied());
         if let Err(error) = self.switch(sink, &choice, plan, survey.conntrack.as_ref()) {
             return tracing::error!("cannot switch the fast path: {error}");
         }

@@ -36,11 +36,12 @@ fn facts(survey: &Survey) -> Facts<'_> {
             InterfaceFacts { ifindex: 2, name: "ens33", setting: None },
             InterfaceFacts { ifindex: 7, name: "cali0", setting: None },
         ],
+        exits: Vec::new(),
         survey,
         diverting: Vec::new(),
         no_guard: None,
         not_liberal: None,
-        guarded_before: Vec::new(),
+        tracked_before: Vec::new(),
     }
 }
 
@@ -62,7 +63,7 @@ fn from(prefix: &str) -> Reach {
 }
 
 fn by(name: &str) -> Reach {
-    Reach { by: Some(vec![InterfaceMatch::Name(name.into())]), ..Reach::default() }
+    Reach { by: InterfaceMatch::Name(name.into()).into(), ..Reach::default() }
 }
 
 #[test]
@@ -110,11 +111,23 @@ fn what_cannot_be_read_is_not_passed_by() {
 }
 
 #[test]
-fn once_guarded_auto_stays_so() {
+fn once_tracked_auto_stays_guarded() {
     let survey = untracked(Rules::default());
     let mut facts = facts(&survey);
-    facts.guarded_before = vec![Family::Ipv4];
+    facts.tracked_before = vec![Family::Ipv4];
     assert_eq!(modes(&decide(&facts)), [Guarded, Guarded, Unguarded]);
+}
+
+#[test]
+fn that_connections_were_tracked_is_remembered_of_pools_that_a_rule_kept_off() {
+    let limit = finding("limit", Reach::default());
+    let survey = tracked(Rules { every_packet: vec![limit], ..Rules::default() });
+    let choice = decide(&facts(&survey));
+    assert_eq!((modes(&choice), choice.guarded), (vec![Off; 3], vec![]));
+    assert_eq!(choice.tracked, [Family::Ipv4, Family::Ipv6]);
+    let mut enabled = facts(&survey);
+    enabled.pools[2].setting = Some(FastPathSetting::Enabled);
+    assert_eq!(decide(&enabled).tracked, [Family::Ipv4], "where all is Enabled nothing is remembered");
 }
 
 #[test]
@@ -174,6 +187,54 @@ fn a_rule_for_an_interface_concerns_what_comes_by_it() {
     // Not one that our programs are on.
     let choice = decide(&facts(&tracked(of("docker0"))));
     assert!(choice.found.is_empty() && choice.interfaces.iter().all(|interface| interface.mode.is_none()));
+}
+
+fn out(name: &str) -> Reach {
+    Reach { out: InterfaceMatch::Name(name.into()).into(), ..Reach::default() }
+}
+
+#[test]
+fn what_may_refuse_an_answer_counts_beside_a_guard() {
+    for rules in [
+        Rules { running: vec![finding("drop", from("172.17.0.0/16"))], ..Rules::default() },
+        Rules { closed: vec![finding("drop", from("172.17.0.0/16"))], ..Rules::default() },
+    ] {
+        assert_eq!(modes(&decide(&facts(&tracked(rules.clone())))), [Guarded, Off, Guarded]);
+        assert_eq!(modes(&decide(&facts(&untracked(rules)))), [Unguarded, Off, Unguarded]);
+    }
+}
+
+#[test]
+fn a_rule_for_what_leaves_concerns_packets_that_the_programs_would_send_there() {
+    let modes_with = |reach: Reach| {
+        let survey = tracked(Rules { running: vec![finding("drop", reach)], ..Rules::default() });
+        modes(&decide(&facts(&survey)))
+    };
+    assert_eq!(modes_with(out("cali0")), [Off; 3]);
+    assert_eq!(modes_with(out("docker0")), [Guarded; 3], "no next hop is there");
+    // What comes by the only uplink and leaves by it is the stack's.
+    let transit = Reach { by: InterfaceMatch::Name("ens33".into()).into(), ..out("ens33") };
+    assert_eq!(modes_with(transit), [Guarded; 3]);
+    let survey = tracked(Rules { running: vec![finding("drop", out("wg0"))], ..Rules::default() });
+    let mut facts = facts(&survey);
+    facts.exits = vec![(9, "wg0")];
+    assert_eq!(modes(&decide(&facts)), [Off; 3]);
+}
+
+/// As while Felix has not heard of a pod yet: nothing of it passes, and running flows of other pods stay where they are.
+#[test]
+fn an_interface_that_nothing_passes_is_no_reason_to_close_the_pools() {
+    let of = |list: fn(&mut Rules, Vec<Finding>)| {
+        let mut rules = Rules { closed: vec![finding("drop", out("cali0"))], ..Rules::default() };
+        list(&mut rules, vec![finding("drop", by("cali0"))]);
+        let survey = tracked(rules);
+        let choice = decide(&facts(&survey));
+        (modes(&choice), choice.interfaces[1].mode)
+    };
+    let both = |rules: &mut Rules, mut found: Vec<Finding>| rules.closed.append(&mut found);
+    assert_eq!(of(both), (vec![Guarded; 3], Some(Off)));
+    // Some packets of a flow may come in, and be answered.
+    assert_eq!(of(|rules, found| rules.running = found).0, [Off; 3]);
 }
 
 #[test]
