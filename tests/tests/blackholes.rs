@@ -2,6 +2,7 @@
 //! an explicit one ever hides a living pod, whatever the agent does meanwhile.
 
 mod blackholes {
+    pub mod counted;
     pub mod living;
     pub mod ordered;
     pub mod pools;

@@ -18,7 +18,7 @@ fn list(node: &Node, more: &str) -> Result<Vec<BlackholeRow>> {
     list_of(&node.host, more)
 }
 
-fn list_of(host: &Host, more: &str) -> Result<Vec<BlackholeRow>> {
+pub fn list_of(host: &Host, more: &str) -> Result<Vec<BlackholeRow>> {
     let text = host.sh(&format!("manxctl blackhole list {more} -o json"))?;
     let answer: Blackholes = serde_json::from_str(&text).context(text)?;
     ensure!(answer.warnings.is_empty(), "{:?}", answer.warnings);

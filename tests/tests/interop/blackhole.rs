@@ -142,6 +142,14 @@ fn a_blackhole_that_a_peer_asks_for_drops_where_it_may_and_as_long_as_it_asks() 
         ensure!(ping(&middle.host, address).is_err(), "a host still reaches {address}");
         let after = (count(&low, "uplink_xdp")?, count(&middle, "pod_tc")?);
         ensure!(after.0 > before.0 && after.1 > before.1, "{before:?} then {after:?}");
+        let packet = if address.is_ipv4() { 84 } else { 104 };
+        for (node, who) in [(&low, "what came by the wire"), (&middle, "what a pod sent")] {
+            let listed = node.host.sh("manxctl blackhole list -o json")?;
+            let listed: manx_api::Blackholes = serde_json::from_str(&listed)?;
+            let row = listed.blackholes.iter().find(|row| row.prefix.to_string() == route);
+            let row = row.with_context(|| format!("{listed:?}"))?;
+            ensure!(row.packets == Some(1) && row.bytes == Some(packet), "{who}: {row:?}");
+        }
         // A host route stops nobody else.
         let neighbour = MIDDLE.pod_addresses()[usize::from(address.is_ipv6())];
         ping(&low.host, neighbour)?;
