@@ -11,6 +11,7 @@ use std::{
 use jiff::Timestamp;
 use manx_api::{self as api, AskedBy, BlackholeCause, BlackholeReply};
 use manx_dataplane::{
+    ebpf::Tally,
     kernel::{RouteKind, TABLE_LOCAL},
     route::{Action, BlackholeKind, Route},
     table::Reply,
@@ -40,10 +41,19 @@ const NAMED: usize = 5;
 pub struct Blackholes {
     orders: Orders,
     next_expiry: Option<Timestamp>,
-    /// The peer whose path asks for it, and since when this process knows.
-    of_peers: BTreeMap<Prefix, (IpAddr, SystemTime)>,
+    of_peers: BTreeMap<Prefix, Wish>,
     /// Own blocks and closed pools, since when this process has them.
     of_plan: BTreeMap<Prefix, SystemTime>,
+}
+
+/// Of the peer whose path asks for a blackhole.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    peer: IpAddr,
+    /// When this process heard of it.
+    since: SystemTime,
+    /// What the prefix had counted by then, while its packets were forwarded.
+    before: Tally,
 }
 
 impl Blackholes {
@@ -65,12 +75,17 @@ impl Blackholes {
         self.orders.warnings()
     }
 
-    /// The best path of this peer asks for it, or none does.
-    pub fn take_wish(&mut self, prefix: Prefix, peer: Option<IpAddr>) {
+    /// The best path of this peer asks for it, or none does. `counted` tells what the prefix has counted so far.
+    pub fn take_wish(
+        &mut self,
+        prefix: Prefix,
+        peer: Option<IpAddr>,
+        counted: impl FnOnce() -> Option<Tally>,
+    ) {
         match peer {
             Some(peer) => {
-                let wish = self.of_peers.entry(prefix).or_insert((peer, SystemTime::now()));
-                wish.0 = peer;
+                let new = || Wish { peer, since: SystemTime::now(), before: counted().unwrap_or_default() };
+                self.of_peers.entry(prefix).or_insert_with(new).peer = peer;
             }
             None => drop(self.of_peers.remove(&prefix)),
         }
@@ -180,7 +195,7 @@ impl Daemon {
         self.save_blackholes();
         let mut notes = Vec::new();
         for prefix in &prefixes {
-            if let Some((peer, _)) = self.blackholes.of_peers.get(prefix) {
+            if let Some(Wish { peer, .. }) = self.blackholes.of_peers.get(prefix) {
                 notes.push(format!("{prefix} stays a blackhole, for the peer {peer} asks for it, too"));
             } else if self.blackholes.of_plan.contains_key(prefix) {
                 notes.push(format!("{prefix} stays one where no pod is, as a block or pool of the plan"));
@@ -205,7 +220,7 @@ impl Daemon {
     }
 
     fn why_not_ordered(&self, prefix: Prefix) -> String {
-        if let Some((peer, _)) = self.blackholes.of_peers.get(&prefix) {
+        if let Some(Wish { peer, .. }) = self.blackholes.of_peers.get(&prefix) {
             return format!(
                 "{prefix} is a blackhole because the peer {peer} asks for it, which only the peer can end"
             );
@@ -361,9 +376,11 @@ impl Daemon {
             let order = self.blackholes.orders.get(prefix);
             // Maps that were made anew have counted from zero since.
             let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
-            let counted = self.counted(prefix).map(|(packets, bytes)| match order {
-                Some(order) => (since(packets, order.packets_before), since(bytes, order.bytes_before)),
-                None => (packets, bytes),
+            let wish = self.blackholes.of_peers.get(&prefix);
+            let counted = self.counted(prefix).map(|(packets, bytes)| match (order, wish) {
+                (Some(order), _) => (since(packets, order.packets_before), since(bytes, order.bytes_before)),
+                (None, Some(wish)) => (since(packets, wish.before.packets), since(bytes, wish.before.bytes)),
+                (None, None) => (packets, bytes),
             });
             let left = order.and_then(|order| order.expires).map(|expires| expires.duration_since(now));
             Some(api::BlackholeRow {
@@ -410,7 +427,7 @@ impl Daemon {
             comment: None,
             reply,
         };
-        if let Some((peer, since)) = self.blackholes.of_peers.get(&prefix) {
+        if let Some(Wish { peer, since, .. }) = self.blackholes.of_peers.get(&prefix) {
             return Some(cause(AskedBy::Peer, peer.to_string(), *since, BlackholeReply::Drop));
         }
         let reply = match wanted?.action {

@@ -24,7 +24,10 @@ impl Daemon {
                 Output::Best { prefix, best } => {
                     let wish = best.as_ref().filter(|best| best.blackhole);
                     self.dataplane.set_blackhole(prefix, wish.is_some());
-                    self.blackholes.take_wish(prefix, wish.and_then(|best| peer_of(best.source)));
+                    // At a start the blackhole may be an earlier run's, whose count goes on.
+                    let sink = self.fast_path.sink().filter(|_| self.settled);
+                    let counted = || sink?.prefix_count(prefix).ok()?;
+                    self.blackholes.take_wish(prefix, wish.and_then(|best| peer_of(best.source)), counted);
                     let gateways = match best {
                         // Own blocks are in the table by the plan, and a blackhole leads nowhere.
                         Some(best) if best.source != PathSource::Own && !best.blackhole => {
