@@ -12,6 +12,10 @@ use crate::{
 };
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  manxctl node status
+  manxctl node status -o json | jq '.peers[] | {address, state}'")]
 pub struct Args {
     /// Print what manxd answers, with more in it: who dialled, counters, notifications
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
@@ -77,11 +81,16 @@ fn since(stamp: &str, now: &Zoned) -> String {
 fn notes(status: &NodeStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if !status.datastore.problems.is_empty() {
-        let (stays, since) = match &status.datastore.loaded_at {
-            Some(at) => ("The resources in force are the last good ones, read", at.as_str()),
-            None => ("No resources are in force", ""),
-        };
-        notes.push(format!("{stays} {since}").trim_end().to_owned() + "; newer ones have problems:");
+        notes.push(match (&status.datastore.loaded_at, status.as_number) {
+            (Some(at), _) => {
+                format!("The resources in force are the last good ones, read {at}; newer ones have problems:")
+            }
+            (None, Some(_)) => {
+                "The resources have problems, and there were none before; what is good of them is in force:"
+                    .into()
+            }
+            (None, None) => "No resources are in force; those that are there have problems:".into(),
+        });
         notes.extend(status.datastore.problems.iter().map(|problem| format!("  {problem}")));
     }
     if status.restarting {
@@ -101,6 +110,8 @@ fn notes(status: &NodeStatus) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use manx_api::{DatastoreStatus, FastPath, PeerKind, RangeStatus};
+
+    use manx_net::Asn;
 
     use super::*;
 
@@ -228,8 +239,20 @@ No IPv6 peers found.
     fn refused_resources_are_said_below_the_tables() {
         let mut status = status(vec![]);
         status.datastore.problems = vec!["peers.yaml:7:13: spec.asNumber: …".into()];
-        assert!(render(&status, &now()).ends_with(
-            "No resources are in force; newer ones have problems:\n  peers.yaml:7:13: spec.asNumber: …\n"
-        ));
+        let problem = "  peers.yaml:7:13: spec.asNumber: …\n";
+        for (read, number, said) in [
+            (None, None, "No resources are in force; those that are there have problems:"),
+            (None, Asn::new(64_512), "what is good of them is in force:"),
+            (
+                Some("2026-01-01T00:00:00.000Z"),
+                Asn::new(64_512),
+                "the last good ones, read 2026-01-01T00:00:00.000Z;",
+            ),
+        ] {
+            status.datastore.loaded_at = read.map(str::to_owned);
+            status.as_number = number;
+            let text = render(&status, &now());
+            assert!(text.contains(said) && text.ends_with(problem), "{text}");
+        }
     }
 }

@@ -64,7 +64,7 @@ impl Default for Config {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("\"{pattern}\" is not a regular expression for interface names: {source}")]
+    #[error("\"{pattern}\" is not a regular expression for interface names")]
     Pattern { pattern: String, source: regex_lite::Error },
     #[error("protocol {0} belongs to the kernel and its operator; choose 5 to 255")]
     Protocol(u8),

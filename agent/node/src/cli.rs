@@ -175,6 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_flag_and_its_variable() {
+        let readme = include_str!("../../../README.md");
+        let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+        for arg in Cli::command().get_arguments() {
+            let (Some(flag), Some(variable)) = (arg.get_long(), arg.get_env().and_then(|env| env.to_str()))
+            else {
+                continue;
+            };
+            let named = |row: &&str| {
+                row.starts_with(&format!("| `--{flag}")) && row.contains(&format!("`{variable}`"))
+            };
+            assert!(rows.iter().any(named), "README.md has no row for --{flag} ({variable})");
+        }
+    }
+
+    #[test]
     fn the_daemon_runs_without_a_command_and_with_one() {
         let bare = Cli::try_parse_from(["manxd", "--node-name", "kw01"]).unwrap();
         assert!(bare.command.is_none());

@@ -21,6 +21,25 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// What writing routes, and loading and attaching programs takes, by number (capabilities(7)); `deploy/manxd.service`
+/// has the same list.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// Since Linux 5.8 it is needed for none of the above, and stands for the last two.
+const SYS_ADMIN: u32 = 21;
+
+/// Those of them that this process does not have. Empty where /proc does not say.
+pub fn lacking_capabilities() -> Vec<&'static str> {
+    std::fs::read_to_string("/proc/self/status").map(|status| lacking(&status)).unwrap_or_default()
+}
+
+fn lacking(status: &str) -> Vec<&'static str> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(has) = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else { return Vec::new() };
+    let has = |bit: u32| has >> bit & 1 == 1;
+    let lacks = |&(bit, name): &(u32, &str)| !has(bit) && (name == "CAP_NET_ADMIN" || !has(SYS_ADMIN));
+    CAPABILITIES.iter().filter(|capability| lacks(capability)).map(|&(_, name)| name).collect()
+}
+
 /// Held by whoever writes routes of this protocol in this network namespace: two would undo each other's work. An
 /// abstract socket is of a namespace, needs no place and goes with its process.
 #[derive(Debug)]
@@ -130,5 +149,16 @@ fe800000000000000000000000000003 03 40 20 80    dummy
         assert_eq!(found("fd00::1", "fd00:0:0:2::9"), None, "behind a router");
         assert_eq!(found("fd00:0:0:1::1", "fd00:0:0:1::1"), None, "of a /128");
         assert_eq!(found("fd00::7", "fd00::9"), None, "not ours");
+    }
+
+    #[test]
+    fn what_a_process_may_not_do_is_named() {
+        let lacking = |set: &str| lacking(&format!("Name:\tmanxd\nCapEff:\t{set}\nCapBnd:\t0\n"));
+        assert_eq!(lacking("000001ffffffffff"), [""; 0]);
+        assert_eq!(lacking("0000000000000000"), ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
+        // NET_ADMIN and SYS_ADMIN; NET_ADMIN alone.
+        assert_eq!(lacking("0000000000201000"), [""; 0]);
+        assert_eq!(lacking("0000000000001000"), ["CAP_PERFMON", "CAP_BPF"]);
+        assert_eq!(super::lacking("nothing of the kind"), [""; 0]);
     }
 }

@@ -65,7 +65,7 @@ use crate::{
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
-    process::{Lock, raise_descriptor_limit},
+    process::{Lock, lacking_capabilities, raise_descriptor_limit},
 };
 
 /// How often netfilter is looked at, and a port that could not be bound is tried again.
@@ -154,6 +154,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         Ok(_) => {}
         Err(error) => tracing::warn!("cannot raise the number of descriptors: {error}"),
+    }
+    let lacking = lacking_capabilities();
+    if args.dataplane == DataplaneMode::On && !lacking.is_empty() {
+        tracing::error!(
+            "this process lacks {}, without which it writes no routes or loads no programs; run manxd as root, or \
+             with the capabilities that deploy/manxd.service names",
+            lacking.join(", ")
+        );
     }
     // Before the runtime, and before anything else takes memory.
     let fast_path = match args.dataplane {

@@ -24,9 +24,16 @@ impl Daemon {
             }
         }
         if refused {
-            tracing::error!("the resources are refused; the last good ones stay in force");
+            let instead = match &self.loaded_at {
+                Some(at) => format!("the last good ones, read {at}, stay in force"),
+                None if update.snapshot.is_empty() => {
+                    String::from("there are no others, so this node speaks to nobody until they are good")
+                }
+                None => String::from("there are no earlier ones, so what is good of them is in force"),
+            };
+            tracing::error!("the resources have errors; {instead}");
         }
-        // With an error the snapshot is the last good one, which may be none at all.
+        // With an error the snapshot is the last good one. If there never was one it is what is good, which may be nothing.
         if refused && self.plan.is_none() && update.snapshot.is_empty() {
             return;
         }
