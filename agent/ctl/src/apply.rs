@@ -4,14 +4,23 @@ use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
 use manx_datastore::{Datastore, Manifest};
 use manx_resources::Problem;
+use serde_json::json;
 
 use crate::{input::Input, output};
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  manxctl apply -f cluster.yaml
+  manxctl apply -f peers/ -f pools/
+  calicoctl get ippool -o yaml | manxctl apply -f -")]
 pub struct Args {
     /// A file, a directory of files, or - for standard input; may be given several times
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
+    /// What was applied as JSON, for programs
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    output: Option<String>,
 }
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
@@ -31,7 +40,14 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
             _ => anyhow::bail!("Failed to apply any resources: [{error}]"),
         }
     }
-    output::print(&success(&manifests))?;
+    let applied: Vec<_> = manifests
+        .iter()
+        .map(|manifest| json!({ "kind": manifest.resource.kind().name(), "name": manifest.resource.name() }))
+        .collect();
+    output::print(&match args.output {
+        Some(_) => format!("{}\n", serde_json::to_string_pretty(&json!({ "applied": applied }))?),
+        None => success(&manifests),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -29,6 +29,7 @@ pub enum Command {
     #[command(after_help = EXAMPLES)]
     Delete(DeleteArgs),
     /// Show what is dropped, who asked for it, until when, how much it was, and whether kernel and map have it
+    #[command(after_help = EXAMPLES)]
     List(ListArgs),
 }
 
@@ -39,7 +40,7 @@ pub struct AddArgs {
     prefixes: Vec<String>,
     /// End by itself after 90s, 30m, 2h, 1d12h, …, by the wall clock; while manxd is dead it stands until the next
     /// start [default: when it is deleted]
-    #[arg(long = "for", value_name = "DURATION")]
+    #[arg(long = "for", value_name = "DURATION", allow_hyphen_values = true)]
     duration: Option<String>,
     /// What senders hear: nothing, or ICMP unreachable, which the kernel sends within its limits
     #[arg(long, value_enum, default_value_t = Reply::Drop)]
@@ -87,9 +88,13 @@ pub fn run(command: &Command, socket: &Path) -> anyhow::Result<ExitCode> {
             let order = add(args)?;
             let done: BlackholesOrdered = client::order_with(socket, path::BLACKHOLE_ADD, &order)?;
             show(&done, args.output.is_some(), |prefix| {
-                let verb = if done.replaced.contains(prefix) { "is now" } else { "is" };
                 let until = done.expires_at.as_ref().map(|at| format!(" until {at}")).unwrap_or_default();
-                format!("{prefix} {verb} a blackhole on {}{until}.", done.node)
+                let instead = match (done.replaced.contains(prefix), &done.expires_at) {
+                    (false, _) => "",
+                    (true, Some(_)) => "; this takes the place of the earlier order",
+                    (true, None) => " until it is deleted; this takes the place of the earlier order",
+                };
+                format!("{prefix} is a blackhole on {}{until}{instead}.", done.node)
             })?;
         }
         Command::Delete(args) => {

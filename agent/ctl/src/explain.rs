@@ -9,6 +9,10 @@ use manx_net::Prefix;
 use crate::{blackhole, client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  manxctl explain 172.16.36.192/26
+  manxctl explain 172.16.36.193   # the longest prefix that covers it")]
 pub struct Args {
     /// A prefix such as 172.16.36.192/26, or an address: then the longest prefix that covers it
     #[arg(value_name = "PREFIX|ADDRESS")]

@@ -11,8 +11,12 @@ use serde_json::{Value, json};
 use crate::{output, table};
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  manxctl get nodes -o wide
+  manxctl get bgppeer rack-7 -o yaml")]
 pub struct Args {
-    /// nodes, bgpconfig, bgppeer, ippool or blockaffinity
+    /// nodes, bgpconfig, bgppeer, bgpfilter, ippool or blockaffinity
     #[arg(value_parser = parse_kind)]
     kind: Kind,
 

@@ -8,6 +8,10 @@ use manx_api::{Dialler, History, path};
 use crate::{client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  manxctl history
+  manxctl history 10.0.0.2")]
 pub struct Args {
     /// Only this peer's [default: all]
     #[arg(value_name = "PEER")]

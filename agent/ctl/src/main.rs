@@ -24,6 +24,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Parser;
 use manx_datastore::Datastore;
 
+/// Where the help lists what every command takes.
+const AFTER_THE_COMMANDS_OWN: usize = 900;
+
 /// Asks and tells Manx: its resources, its plans, its routes
 #[derive(Debug, Parser)]
 #[command(name = "manxctl", version, disable_help_subcommand = true, arg_required_else_help = true)]
@@ -32,6 +35,7 @@ struct Cli {
     #[arg(
         long,
         global = true,
+        display_order = AFTER_THE_COMMANDS_OWN,
         env = "MANX_DATASTORE",
         hide_env_values = true,
         value_name = "URL",
@@ -40,7 +44,7 @@ struct Cli {
     datastore: String,
 
     /// The socket of this node's manxd
-    #[arg(long, global = true, env = "MANX_SOCKET", hide_env_values = true, value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
+    #[arg(long, global = true, display_order = AFTER_THE_COMMANDS_OWN, env = "MANX_SOCKET", hide_env_values = true, value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
     socket: PathBuf,
 
     #[command(subcommand)]
@@ -107,10 +111,90 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+
+    const README: &str = include_str!("../../../README.md");
+
+    /// Those that do something, with their whole names.
+    fn leaves(command: &Command, name: &str, found: &mut Vec<(String, Command)>) {
+        let name = format!("{name} {}", command.get_name()).trim().to_owned();
+        if !command.has_subcommands() {
+            found.push((name, command.clone()));
+            return;
+        }
+        command.get_subcommands().for_each(|inner| leaves(inner, &name, found));
+    }
+
+    fn all() -> Vec<(String, Command)> {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        found
+    }
+
+    /// The words of a command line, as far as a comment or a pipe.
+    fn words(line: &str) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        for (number, part) in line.split('\'').enumerate() {
+            if number % 2 == 1 {
+                words.push(part.to_owned());
+                continue;
+            }
+            for word in part.split_whitespace() {
+                if matches!(word, "#" | "|" | ";") {
+                    return words;
+                }
+                words.push(word.to_owned());
+            }
+        }
+        words
+    }
+
+    /// Fails unless the line is one that manxctl takes.
+    fn parse(line: &str) {
+        let line = line.trim();
+        let own = line.rsplit_once("| manxctl").map_or(line, |(_, own)| own);
+        let words = words(own.trim_start_matches("manxctl"));
+        let whole = std::iter::once("manxctl").chain(words.iter().map(String::as_str));
+        if let Err(error) = Cli::command().try_get_matches_from(whole) {
+            panic!("{line}\n{error}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_answers_in_json_too() {
+        for (name, command) in all() {
+            let output = command.get_arguments().find(|argument| argument.get_id() == "output");
+            let forms = output.map(|output| output.get_possible_values()).unwrap_or_default();
+            assert!(forms.iter().any(|form| form.get_name() == "json"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_examples_that_it_takes_and_a_terminal_shows() {
+        for (name, command) in all() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has none"));
+            let examples = examples.split("\n\n").next().unwrap();
+            let last = name.rsplit(' ').next().unwrap();
+            assert!(examples.contains(last), "{name}: {examples}");
+            for line in examples.lines() {
+                assert!(line.starts_with("  ") && line.chars().count() <= 100, "{name}: {line:?}");
+                parse(line);
+            }
+        }
+    }
+
+    #[test]
+    fn the_readme_shows_command_lines_that_exist() {
+        let lines: Vec<&str> = README.lines().filter(|line| line.starts_with("    manxctl ")).collect();
+        assert!(lines.len() > 10, "{lines:?}");
+        lines.into_iter().for_each(parse);
     }
 }

@@ -11,6 +11,10 @@ use manx_resources::{
 use crate::{input::Input, output, table};
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  manxctl plan --node kw01
+  manxctl plan --node kw01 -f new/   # what these files would do, before anybody does it")]
 pub struct Args {
     /// The name of the node's Node resource
     #[arg(long, env = "MANX_NODE_NAME", hide_env_values = true, value_name = "NAME")]

@@ -7,6 +7,10 @@ use manx_api::{AskedBy, BgpRoute, RouteRow, Routes, path};
 use crate::{blackhole, client, output, table};
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  manxctl routes
+  manxctl routes -o json | jq '.routes[] | select(.agree | not)'")]
 pub struct Args {
     /// Print what manxd answers, with more in it: AS path, originator, cluster list
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]

@@ -1,12 +1,15 @@
 //! The two forms in which `calicoctl` prints tables: aligned columns (`get`), and boxes (`node status`). Widths are
 //! counted in characters.
 
+/// The spaces that end a column.
+pub const GAP: usize = 3;
+
 /// Go's tabwriter as calicoctl sets it up: a column is at least 5 wide and ends in 3 spaces, the last one too.
 pub fn columns<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
     let lines: Vec<&[String]> =
         std::iter::once(headings.as_slice()).chain(rows.iter().map(AsRef::as_ref)).collect();
-    let widths: Vec<usize> = widths(&lines).into_iter().map(|width| (width + 3).max(5)).collect();
+    let widths: Vec<usize> = widths(&lines).into_iter().map(|width| (width + GAP).max(5)).collect();
     let mut text = String::new();
     for line in lines {
         for (cell, width) in line.iter().zip(&widths) {

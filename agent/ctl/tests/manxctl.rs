@@ -434,6 +434,68 @@ fn without_a_daemon_its_questions_end_in_an_error() {
 }
 
 #[test]
+fn a_socket_at_which_no_manxd_is_says_so_whatever_it_is() {
+    let lab = Lab::new();
+    let file = lab.file("file", "");
+    for (socket, why) in
+        [("nobody.sock", "No such file"), (file.as_str(), "Connection refused"), (".", "refused")]
+    {
+        for line in [
+            "node status",
+            "routes",
+            "history",
+            "explain 10.0.0.1",
+            "peer refresh 10.0.0.1",
+            "blackhole list",
+            "blackhole add 192.0.2.1",
+            "dataplane status",
+            "dataplane routes",
+            "dataplane counters",
+            "dataplane top",
+        ] {
+            let args: Vec<&str> = line.split(' ').chain(["--socket", socket]).collect();
+            let stderr = lab.fails(1, &args);
+            let remedy = "start manxd, or name its socket with --socket";
+            assert!(
+                stderr.starts_with("error: nobody answers at ") && stderr.contains(why),
+                "{line}: {stderr}"
+            );
+            assert!(stderr.trim_end().ends_with(remedy) && stderr.lines().count() == 1, "{line}: {stderr}");
+        }
+        // Its 1 is a finding.
+        lab.fails(2, &["dataplane", "audit", "--socket", socket]);
+    }
+}
+
+#[test]
+fn a_slip_in_a_command_line_is_answered_with_what_was_meant() {
+    let lab = Lab::new();
+    for (line, meant) in [
+        ("dataplan status", "'dataplane'"),
+        ("dataplane statsu", "'status'"),
+        ("blackhole ad 10.0.0.1", "'add'"),
+        ("blackhole add 10.0.0.1 --reply unreachble", "'unreachable'"),
+        ("dataplane counters --by prefx", "'prefix'"),
+        ("dataplane audit --dryrun", "'--dry-run'"),
+        ("get nods", "'node'"),
+        ("dataplane top --interval 0", "not between 0.1 and 60 seconds"),
+        ("routes -o yaml", "[possible values: json]"),
+    ] {
+        let stderr = lab.fails(2, &line.split(' ').collect::<Vec<_>>());
+        assert!(stderr.contains(meant), "{line}: {stderr}");
+    }
+}
+
+#[test]
+fn what_was_applied_is_told_to_programs() {
+    let lab = Lab::new();
+    let answer = lab.ok(&["apply", "-o", "json", "-f", &seed("2.3-bgppeer.yaml")]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["applied"][0]["kind"], "BGPPeer");
+    assert_eq!(answer["applied"][0]["name"], "bgppeer-global");
+}
+
+#[test]
 fn a_reason_that_no_notification_holds_is_refused_before_anybody_is_asked() {
     let lab = Lab::new();
     let long = "x".repeat(256);
@@ -446,7 +508,7 @@ fn a_reason_that_no_notification_holds_is_refused_before_anybody_is_asked() {
 #[test]
 fn what_is_wrong_with_a_prefix_is_said_whether_a_daemon_runs_or_not() {
     let lab = Lab::new();
-    for line in ["explain", "blackhole add", "blackhole delete"] {
+    for line in ["explain", "blackhole add", "blackhole delete", "dataplane routes"] {
         let words: Vec<&str> = line.split(' ').chain(["--socket", "nobody.sock"]).collect();
         let fails = |prefix| lab.fails(1, &[words.as_slice(), &[prefix]].concat());
         for (prefix, wrong) in [
@@ -460,6 +522,8 @@ fn what_is_wrong_with_a_prefix_is_said_whether_a_daemon_runs_or_not() {
         let stderr = fails("172.16.36.192/26");
         assert!(stderr.contains("nobody answers"), "{line}: {stderr}");
     }
-    let stderr = lab.fails(1, &["blackhole", "add", "192.0.2.1", "--for", "soon"]);
-    assert!(stderr.contains("write 90s, 30m, 2h or 1d12h"), "{stderr}");
+    for duration in ["soon", "-1s", "0s"] {
+        let stderr = lab.fails(1, &["blackhole", "add", "192.0.2.1", "--for", duration]);
+        assert!(stderr.starts_with(&format!("error: --for \"{duration}\"")), "{stderr}");
+    }
 }

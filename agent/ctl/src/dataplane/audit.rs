@@ -18,6 +18,7 @@ Exit codes: 0 all is as it should be; 1 something differed, which is repaired no
 
 manxd audits itself every 60 seconds; `manxctl dataplane status` shows the last audit.
 
+Examples:
   manxctl dataplane audit                 # compare and repair
   manxctl dataplane audit --dry-run       # compare only
   manxctl dataplane audit -o json | jq -r '.findings[].what'")]

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::Path, process::ExitCode};
 
 use manx_api::{MapAction, MapEntry, MapRoutes, path};
+use manx_net::Prefix;
 
 use super::units;
 use crate::{client, output, table};
@@ -12,8 +13,9 @@ const PAGE: usize = 10_000;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-  manxctl dataplane routes 172.16.0.0/16           # this prefix and all inside it
-  manxctl dataplane routes 172.16.36.193           # what covers this address; the last line is the one that answers
+Examples:
+  manxctl dataplane routes 172.16.0.0/16   # this prefix and all inside it
+  manxctl dataplane routes 172.16.36.193   # what covers this address; the last line answers
   manxctl dataplane routes --next-hop 192.168.80.125
   manxctl dataplane routes --action blackholeExplicit -o json
   manxctl dataplane routes --limit 20 --after 172.16.36.192/26")]
@@ -32,13 +34,17 @@ pub struct Args {
     pub limit: Option<u64>,
     /// Rows after this prefix
     #[arg(long, value_name = "PREFIX")]
-    pub after: Option<manx_net::Prefix>,
+    pub after: Option<Prefix>,
     /// Print what manxd answers
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     pub output: Option<String>,
 }
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    // What is wrong with it is wrong whoever answers.
+    if let Some(prefix) = args.prefix.as_ref().filter(|text| text.parse::<IpAddr>().is_err()) {
+        prefix.parse::<Prefix>()?;
+    }
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut found = ask(args, socket, args.after, limit.min(PAGE))?;
     while let (Some(after), rest @ 1..) = (found.next, limit - found.routes.len().min(limit)) {
@@ -56,7 +62,7 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
 fn ask(
     args: &Args,
     socket: &Path,
-    after: Option<manx_net::Prefix>,
+    after: Option<Prefix>,
     limit: usize,
 ) -> Result<MapRoutes, client::AskError> {
     let mut query = format!("{}?limit={limit}", path::MAP_ROUTES);

@@ -11,6 +11,10 @@ use crate::{client, output, table};
 const SHOWN: usize = 10;
 
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  manxctl dataplane status
+  manxctl dataplane status -o json | jq .modes")]
 pub struct Args {
     /// Print what manxd answers
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]

@@ -14,15 +14,21 @@ use crate::{client, output, table};
 
 /// Clears the screen and goes to its upper left corner (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[2J";
-/// Milliseconds between the two looks of a sample.
+/// Seconds between the two looks of a sample.
 const SHORTEST: f64 = 0.1;
 const LONGEST: f64 = 60.0;
+/// Rows of each table where nobody says how many, and there is no screen to fill.
+const ROWS: u32 = 10;
+/// What a name keeps on however narrow a screen.
+const SHORTEST_NAME: usize = 8;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-On a terminal it refreshes until it is interrupted; elsewhere, and with --once or -o json, it prints one sample.
+On a terminal it refreshes until it is interrupted, and shows as many rows as fit; elsewhere, and with --once or \
+-o json, it prints one sample.
 
-  manxctl dataplane top                      # reasons, next hops and prefixes, refreshed every second
+Examples:
+  manxctl dataplane top                    # reasons, next hops and prefixes, every second
   manxctl dataplane top --by prefix -n 50
   manxctl dataplane top --once --interval 10
   manxctl dataplane top -o json | jq '.prefixes[0]'")]
@@ -30,9 +36,9 @@ pub struct Args {
     /// Only the rates of these
     #[arg(long, value_enum)]
     pub by: Option<By>,
-    /// Rows of each
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub rows: u32,
+    /// Rows of each [default: 10, on a terminal as many as fit]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rows: Option<u32>,
     /// Seconds between the two looks that make a rate, 0.1 to 60
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
     pub interval: f64,
@@ -64,13 +70,17 @@ fn interval(text: &str) -> Result<f64, String> {
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
     let millis = (args.interval * 1000.0).round();
-    let question = format!("{}?intervalMs={millis:.0}&limit={}", path::TOP, args.rows);
     let again = io::stdout().is_terminal() && !args.once && args.output.is_none();
     loop {
+        // It may be made larger or smaller between two samples.
+        let screen = if again { Screen::now() } else { None };
+        let parts = if args.by.is_some() { 1 } else { 3 };
+        let rows = args.rows.unwrap_or_else(|| screen.map_or(ROWS, |screen| screen.rows_of(parts)));
+        let question = format!("{}?intervalMs={millis:.0}&limit={rows}", path::TOP);
         let top: Top = client::ask(socket, &question)?;
         let text = match args.output {
             Some(_) => format!("{}\n", serde_json::to_string_pretty(&top)?),
-            None => render(&top, args.by),
+            None => render(&top, args.by, screen),
         };
         if !again {
             output::print(&text)?;
@@ -80,7 +90,45 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn render(top: &Top, by: Option<By>) -> String {
+/// A terminal, in characters.
+#[derive(Clone, Copy, Debug)]
+struct Screen {
+    columns: u16,
+    lines: u16,
+}
+
+impl Screen {
+    /// `None` where the terminal does not say.
+    fn now() -> Option<Screen> {
+        let (columns, lines) = terminal_size::terminal_size()?;
+        Some(Screen { columns: columns.0, lines: lines.0 })
+    }
+
+    /// Rows of each of so many tables: below the first line each has an empty line and a heading, and the cursor stands
+    /// in the last line.
+    fn rows_of(self, tables: u16) -> u32 {
+        let left = self.lines.saturating_sub(2 + 2 * tables);
+        u32::from(left / tables).max(1)
+    }
+
+    /// Cuts names so that there is room for the figures beside them, which are what is looked for.
+    fn shorten(self, rows: &mut [[String; 3]], [_, packets, bits]: [&str; 3]) {
+        let mut figures = [packets.len(), bits.len()];
+        for [_, packets, bits] in &*rows {
+            let [most_packets, most_bits] = figures;
+            figures = [most_packets.max(packets.chars().count()), most_bits.max(bits.chars().count())];
+        }
+        let beside = figures.into_iter().sum::<usize>() + 2 * table::GAP;
+        let room = usize::from(self.columns).saturating_sub(beside).max(SHORTEST_NAME);
+        for [name, ..] in rows {
+            if name.chars().count() > room {
+                *name = name.chars().take(room - 1).chain(['…']).collect();
+            }
+        }
+    }
+}
+
+fn render(top: &Top, by: Option<By>, screen: Option<Screen>) -> String {
     let mut out = format!("{} at {}, over {:.1} s\n", top.node, top.at, top.interval_ms as f64 / 1000.0);
     let parts = [
         (By::Reason, "REASON", &top.reasons),
@@ -98,15 +146,21 @@ fn render(top: &Top, by: Option<By>) -> String {
         if rates.is_empty() {
             out.push_str(&format!("{heading}: no packets\n"));
         } else {
-            let rows: Vec<Vec<String>> = rates.iter().map(row).collect();
-            out.push_str(&table::columns(&[heading, "PACKETS/S", "BITS/S"], &rows));
+            let mut rows: Vec<[String; 3]> = rates.iter().map(row).collect();
+            let headings = [heading, "PACKETS/S", "BITS/S"];
+            if let Some(screen) = screen {
+                screen.shorten(&mut rows, headings);
+            }
+            let table = table::columns(&headings, &rows);
+            // On a screen a blank too many is a line too many.
+            table.lines().for_each(|line| out.extend([line.trim_end(), "\n"]));
         }
     }
     out
 }
 
-fn row(rate: &Rate) -> Vec<String> {
-    vec![
+fn row(rate: &Rate) -> [String; 3] {
+    [
         rate.name.clone(),
         units::per_second(rate.packets_per_second),
         rate.bits_per_second.map_or_else(|| "-".into(), units::bits_per_second),
@@ -133,13 +187,42 @@ mod tests {
 
     #[test]
     fn a_sample_shows_what_is_asked_for() {
-        let text = render(&top(), None);
+        let text = render(&top(), None, None);
         for part in ["pod_tc redirected_neigh", "1.2 k", "9.6 Mbit/s", "NEXT HOP: no packets"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("cali1"), "{text}");
-        let text = render(&top(), Some(By::Interface));
+        let text = render(&top(), Some(By::Interface), None);
         assert!(text.contains("cali1") && !text.contains("172.16.118.64"), "{text}");
+    }
+
+    #[test]
+    fn on_a_narrow_screen_names_are_cut_and_figures_are_not() {
+        let mut top = top();
+        top.prefixes =
+            vec![Rate { name: "2001:db8:1234:5678:9abc::/122".into(), ..top.prefixes.swap_remove(0) }; 6];
+        let screen = Screen { columns: 46, lines: 24 };
+        let text = render(&top, None, Some(screen));
+        assert!(text.contains("2001:db8:1234:5678:9…   1.2 k"), "{text}");
+        for line in text.lines().skip(1) {
+            assert!(line.chars().count() <= 46 && line.trim_end() == line, "{line:?} in\n{text}");
+        }
+        // Whatever the size: something is shown.
+        let least = render(&top, None, Some(Screen { columns: 0, lines: 0 }));
+        assert!(least.contains("2001:db…   1.2 k"), "{least}");
+    }
+
+    #[test]
+    fn as_many_rows_are_asked_for_as_the_screen_shows() {
+        for (lines, tables, rows) in
+            [(24, 3, 5), (24, 1, 20), (50, 3, 14), (200, 1, 196), (5, 3, 1), (0, 1, 1)]
+        {
+            let screen = Screen { columns: 80, lines };
+            assert_eq!(screen.rows_of(tables), rows, "{lines} lines");
+            // A line, and of each table an empty line, a heading and its rows.
+            let taken = 1 + u32::from(tables) * (2 + rows);
+            assert!(taken < u32::from(lines) || rows == 1, "{taken} of {lines} lines");
+        }
     }
 
     #[test]
