@@ -15,6 +15,7 @@ use super::{
     pins::{Pins, layouts},
     places::Places,
     settings,
+    take_off::Hold,
 };
 
 /// TCX: links on the TC hooks, and their update in one step.
@@ -23,6 +24,7 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     check_kernel()?;
     let pins = Pins::prepare(&options.bpf_dir)?;
+    let hold = Hold::take(&options.bpf_dir);
     let differences = pins.differences(&layouts(options))?;
     let adopted = differences.as_ref().is_some_and(Vec::is_empty);
     if !adopted {
@@ -62,6 +64,7 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
         interfaces: BTreeMap::new(),
         attachments: BTreeMap::new(),
         not_indexed: Vec::new(),
+        _hold: hold,
     };
     sink.find_links()?;
     give_back_heap();

@@ -36,6 +36,7 @@ mod settings;
 mod sink;
 mod status;
 mod syscall;
+mod take_off;
 
 pub use manx_abi::Tally;
 
@@ -57,3 +58,4 @@ pub use status::{
     Applied, Attachment, Counters, Fault, HookCounts, InterfaceCounts, MapFill, Opened, Refusal, Refused,
     Status, XdpState,
 };
+pub use take_off::{TakenOff, take_off};

@@ -239,7 +239,7 @@ fn found_layout(path: &Path, name: &'static str) -> Result<Option<Layout>, Error
     }))
 }
 
-fn link_of(name: &str) -> Option<(Program, u32)> {
+pub(super) fn link_of(name: &str) -> Option<(Program, u32)> {
     let (program, ifindex) = name.rsplit_once('-')?;
     let program = Program::ALL.into_iter().find(|known| known.name() == program)?;
     Some((program, ifindex.parse().ok()?))
@@ -263,7 +263,7 @@ pub(super) fn remove_pin(path: &Path) -> Result<bool, Error> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(super) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 

@@ -24,6 +24,7 @@ use super::{
     reader::Reader,
     settings,
     status::InterfaceCounts,
+    take_off::Hold,
 };
 use crate::route::{Action, Mac, NextHop, Route};
 
@@ -43,6 +44,8 @@ pub struct EbpfSink {
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) attachments: BTreeMap<(u32, &'static str), Attachment>,
     pub(super) not_indexed: Vec<PoolNotIndexed>,
+    /// Nobody else takes the programs off meanwhile.
+    pub(super) _hold: Option<Hold>,
 }
 
 impl EbpfSink {

@@ -7,7 +7,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType},
 };
 use manx_dataplane::{
-    ebpf::{EbpfSink, Error, Mode, Options, Refusal, XdpState, cleanup},
+    ebpf::{EbpfSink, Error, Mode, Options, Refusal, XdpState, cleanup, take_off},
     route::{Action, BlackholeKind, NextHop, Route},
 };
 
@@ -95,6 +95,25 @@ fn cleanup_leaves_nothing() {
         assert_eq!(attached(), Vec::<u32>::new());
         assert!(!run("ip", "link show ens33").contains("xdp"));
         assert_eq!(cleanup(Path::new(PINS)).unwrap(), 0);
+    });
+    assert_eq!(kw01.pods[0].answers(&kw02.pods[0].v4, 3, 0.01), 3);
+}
+
+#[test]
+fn programs_are_taken_off_where_no_sink_lives_that_keeps_them_and_their_maps_stay() {
+    let (kw01, kw02) = pair();
+    let sink = kw01.sink(&kw02);
+    kw01.namespace.run(|| {
+        let taken = take_off(Path::new(PINS));
+        assert_eq!((taken.gone, taken.left.len()), (vec![], 4), "{:?}", taken.left);
+        assert_eq!(attached().len(), 2);
+        drop(sink);
+        let taken = take_off(Path::new(PINS));
+        assert_eq!((taken.gone.len(), taken.left.len()), (4, 0), "{:?}", taken.left);
+        assert_eq!(attached(), Vec::<u32>::new());
+        assert!(!run("ip", "link show ens33").contains("xdp"));
+        assert_eq!(cleanup(Path::new(PINS)).unwrap(), manx_abi::map::ALL.len());
+        assert_eq!(take_off(Path::new(PINS)).left.len(), 0);
     });
     assert_eq!(kw01.pods[0].answers(&kw02.pods[0].v4, 3, 0.01), 3);
 }

@@ -3,6 +3,7 @@
 //! cannot be had the daemon goes on with the kernel's FIB alone and says why once.
 
 mod decide;
+mod earlier;
 mod policy;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use manx_api::RepairKind;
 use manx_dataplane::{
     Dataplane, LinkChange,
-    ebpf::{Applied, Condition, EbpfSink, Error, Fault, LinkState, Options, PinWatch, XdpState},
+    ebpf::{Applied, Condition, EbpfSink, Error, Fault, LinkState, Mode, Options, PinWatch, XdpState},
     kernel::{Link, Role},
     route::Route,
     table::Delta,
@@ -57,12 +58,20 @@ pub struct Attached {
 }
 
 impl FastPath {
-    /// Without programs, for good.
-    pub fn absent(mode: FastPathMode, reason: String) -> FastPath {
+    /// Without programs, for good. Those of an earlier run are taken off: nobody keeps their maps now, nor reads
+    /// netfilter's rules for them.
+    pub fn absent(mode: FastPathMode, mut reason: String, bpf_dir: &Path) -> FastPath {
+        if let Some(ended) = earlier::end(bpf_dir) {
+            reason = format!("{reason}; {ended}");
+        }
+        FastPath::with(mode, Err(reason), true)
+    }
+
+    fn with(mode: FastPathMode, sink: Result<EbpfSink, String>, ready: bool) -> FastPath {
         FastPath {
             policy: Policy::new(mode),
-            sink: Err(reason),
-            ready: true,
+            sink,
+            ready,
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             noted: None,
@@ -72,12 +81,11 @@ impl FastPath {
 
     /// Loads the programs. Call it before threads start: the loader needs much memory for a moment.
     pub fn open(mode: FastPathMode, options: Options) -> FastPath {
-        let sink = EbpfSink::open(&options);
-        let (sink, opened) = match sink {
+        let (mut sink, opened) = match EbpfSink::open(&options) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!("{error}");
-                return FastPath::absent(mode, error.to_string());
+                return FastPath::absent(mode, error.to_string(), &options.bpf_dir);
             }
         };
         for difference in &opened.replaced {
@@ -89,9 +97,27 @@ impl FastPath {
         for path in &opened.unknown {
             tracing::warn!("{path} is not of this agent, or of a newer one; it is left alone");
         }
-        // Programs of another version forward by maps of their own: they go on until ours are filled.
-        let ready = opened.adopted || sink.status().is_ok_and(|status| status.attachments.is_empty());
-        FastPath { sink: Ok(sink), ready, ..FastPath::absent(mode, String::new()) }
+        let mut runs = sink.status().is_ok_and(|status| !status.attachments.is_empty());
+        if mode == FastPathMode::Off {
+            // Now, and not when there is a plan.
+            sink.set_whole_mode(Mode::Off);
+            // Programs of other maps have a switch of their own.
+            if runs && !(opened.adopted && opened.older.is_empty()) {
+                match sink.detach_unclaimed() {
+                    Ok(_) => {
+                        tracing::info!("took off programs that know nothing of --fast-path off");
+                        runs = false;
+                    }
+                    Err(error) => {
+                        tracing::error!("programs of an earlier run go on carrying packets: {error}")
+                    }
+                }
+            }
+        }
+        // Programs of another version forward by maps of their own: they go on until ours are filled. And where none
+        // runs, none has to run by maps that an earlier run left, before they are right again.
+        let ready = opened.adopted == runs;
+        FastPath::with(mode, Ok(sink), ready)
     }
 
     /// Begins to watch what netfilter does; before the first [`Self::decide`], inside a runtime or not.

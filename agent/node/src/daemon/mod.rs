@@ -170,7 +170,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             Options { bpf_dir: args.places.bpf_dir.clone(), sizes: args.map_size.unwrap_or_default() },
         ),
         DataplaneMode::Off => {
-            FastPath::absent(args.fast_path, String::from("switched off by --dataplane off"))
+            let reason = String::from("switched off by --dataplane off");
+            FastPath::absent(args.fast_path, reason, &args.places.bpf_dir)
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
