@@ -12,7 +12,9 @@ use aya_ebpf::{
     },
     helpers::bpf_fib_lookup,
 };
-use manx_abi::{Family, header::Address6};
+use manx_abi::{Family, Kind, Verdict, Word, header::Address6};
+
+use crate::maps::{Hop, Switches};
 
 /// An address as the helper wants it.
 pub trait Addresses: Copy {
@@ -51,6 +53,24 @@ unsafe fn ask_by(
 ) -> u64 {
     // SAFETY: a structure of numbers, for which zero is the helper's own "not given".
     let mut params: Params = unsafe { zeroed() };
+    // SAFETY: as the caller has promised.
+    let answer = unsafe { look_up(ctx, ifindex, family, source, destination, &mut params) };
+    u64::from(params.ifindex) << 32 | u64::from(answer as u32)
+}
+
+/// `params` are zero before, and after it what the helper says of the way.
+///
+/// # Safety
+/// As of [`ask_by`].
+#[inline(always)]
+unsafe fn look_up(
+    ctx: *mut c_void,
+    ifindex: u32,
+    family: u8,
+    source: *const u8,
+    destination: *const u8,
+    params: &mut Params,
+) -> i64 {
     params.family = family;
     params.ifindex = ifindex;
     let (to_source, to_destination) =
@@ -67,16 +87,33 @@ unsafe fn ask_by(
         }
     }
     // SAFETY: the context is the program's own; the structure lives on our stack and its size is given.
-    let answer = unsafe {
-        bpf_fib_lookup(ctx, &raw mut params, size_of::<Params>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH)
-    };
-    u64::from(params.ifindex) << 32 | u64::from(answer as u32)
+    unsafe { bpf_fib_lookup(ctx, &raw mut *params, size_of::<Params>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) }
 }
 
-/// The FIB drops packets to `destination` without a word.
+/// What becomes of a packet to which the map says `word`; `None` where that is no blackhole. For an own block the FIB has
+/// to agree always, since a pod may have come into it. For an explicit one it has to while nobody keeps the maps: then
+/// nobody takes it out of the map when somebody has deleted the route.
 #[inline(always)]
-pub fn is_blackhole<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, destination: &A) -> bool {
-    ask(ctx, ifindex, source, destination).0 == BPF_FIB_LKUP_RET_BLACKHOLE
+pub fn blackhole<A: Addresses>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    source: &A,
+    destination: &A,
+    word: Word,
+    switches: Switches,
+) -> Option<Verdict> {
+    let verdict = if word.is(Kind::BlackholeOwn) {
+        Verdict::BlackholeOwn
+    } else if word.is(Kind::BlackholeExplicit) {
+        if switches.is_kept() {
+            return Some(Verdict::BlackholeExplicit);
+        }
+        Verdict::BlackholeExplicit
+    } else {
+        return None;
+    };
+    let (answer, _) = ask(ctx, ifindex, source, destination);
+    Some(if answer == BPF_FIB_LKUP_RET_BLACKHOLE { verdict } else { Verdict::FibDisagrees })
 }
 
 /// How the FIB would send packets to `address`, asked by the interface `ifindex`.
@@ -94,7 +131,7 @@ pub enum Way {
 pub fn way<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, address: &A) -> Way {
     let (answer, out) = ask(ctx, ifindex, source, address);
     match answer {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::By(out),
+        answer if is_way(answer) => Way::By(out),
         BPF_FIB_LKUP_RET_BLACKHOLE
         | BPF_FIB_LKUP_RET_UNREACHABLE
         | BPF_FIB_LKUP_RET_PROHIBIT
@@ -102,4 +139,53 @@ pub fn way<A: Addresses>(ctx: *mut c_void, ifindex: u32, source: &A, address: &A
         | BPF_FIB_LKUP_RET_UNSUPP_LWT => Way::None,
         _ => Way::Unknown,
     }
+}
+
+#[inline(always)]
+fn is_way(answer: u32) -> bool {
+    matches!(answer, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED)
+}
+
+/// Whether the FIB sends packets to `destination` to this next hop, and not only out of the same interface. Of several
+/// it names the one that it would take itself.
+#[inline(always)]
+pub fn leads_to<A: Addresses>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    source: &A,
+    destination: &A,
+    hop: &Hop,
+) -> bool {
+    let from = u64::from(A::FAMILY as u8) << 32 | u64::from(ifindex);
+    let (source, destination) = ((&raw const *source).cast(), (&raw const *destination).cast());
+    // SAFETY: both point to an address of the family that is said.
+    unsafe { is_next_hop(ctx, from, source, destination, hop) != 0 }
+}
+
+/// A function of its own, as [`ask_by`]; it takes no more than five arguments. `from` is the family and the interface;
+/// 0 means no.
+///
+/// # Safety
+/// As of [`ask_by`].
+#[inline(never)]
+unsafe fn is_next_hop(
+    ctx: *mut c_void,
+    from: u64,
+    source: *const u8,
+    destination: *const u8,
+    hop: &Hop,
+) -> u32 {
+    // SAFETY: as in `ask_by`.
+    let mut params: Params = unsafe { zeroed() };
+    // SAFETY: as the caller has promised.
+    let answer = unsafe { look_up(ctx, from as u32, (from >> 32) as u8, source, destination, &mut params) };
+    // SAFETY: numbers, whichever member of the union was written. Of an IPv4 gateway the last three stay zero, as in
+    // a hop.
+    let gateway = unsafe { params.__bindgen_anon_4.ipv6_dst };
+    u32::from(
+        is_way(answer as u32)
+            && params.ifindex == hop.ifindex
+            && u32::from(params.family) == hop.family
+            && gateway == hop.gateway,
+    )
 }

@@ -5,7 +5,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh},
-    helpers::{bpf_check_mtu, bpf_jiffies64, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use manx_abi::{
@@ -261,27 +261,27 @@ impl Hook {
         if word.is(Kind::Via) || word.is(Kind::Local) {
             return Ok(());
         }
-        Err(if word.is(Kind::BlackholeOwn) {
-            let ifindex = self.frame.ifindex;
-            if !fib::is_blackhole(ctx.as_ptr(), ifindex, &header.source, &header.destination) {
-                return Err(Verdict::FibDisagrees);
-            }
-            self.count_prefix(route);
-            Verdict::BlackholeOwn
-        } else if word.is(Kind::BlackholeExplicit) {
-            self.count_prefix(route);
-            Verdict::BlackholeExplicit
-        } else if word.is(Kind::NoRoute) {
-            Verdict::NoRoute
-        } else if word.is(Kind::Pass) {
-            Verdict::RouteSaysPass
-        } else if word.is(Kind::Unreachable) {
-            // The kernel's to answer, and counted as what it is: a packet that goes no further.
-            self.count_prefix(route);
-            Verdict::Unreachable
-        } else {
-            Verdict::BadEntry
-        })
+        let (from, to) = (&header.source, &header.destination);
+        Err(
+            if let Some(verdict) =
+                fib::blackhole(ctx.as_ptr(), self.frame.ifindex, from, to, word, self.switches)
+            {
+                if verdict != Verdict::FibDisagrees {
+                    self.count_prefix(route);
+                }
+                verdict
+            } else if word.is(Kind::NoRoute) {
+                Verdict::NoRoute
+            } else if word.is(Kind::Pass) {
+                Verdict::RouteSaysPass
+            } else if word.is(Kind::Unreachable) {
+                // The kernel's to answer, and counted as what it is: a packet that goes no further.
+                self.count_prefix(route);
+                Verdict::Unreachable
+            } else {
+                Verdict::BadEntry
+            },
+        )
     }
 
     /// The number of a [`Mode`] that lets the packet be carried, and how.
@@ -325,33 +325,26 @@ impl Hook {
         guard::admits(ctx, self.switches, header, H::HEADER)
     }
 
-    /// Whether an agent keeps the maps now.
+    /// The last questions before a packet is carried out of an interface, and its header as it is after this hop.
+    /// `is_right` asks the kernel's FIB, which has the last word on the way while nobody keeps the maps: a pod may have
+    /// come, gone or moved, and so may a gateway.
     #[inline(always)]
-    fn is_kept(&self) -> bool {
-        let (pulse, limit) = self.switches.pulse();
-        if pulse == 0 {
-            return true;
-        }
-        // SAFETY: a number out of the kernel's clock.
-        let now = unsafe { bpf_jiffies64() } as u32;
-        let age = now.wrapping_sub(pulse);
-        // The agent may store a pulse after the clock was read.
-        age <= limit || age >= u32::MAX - limit
-    }
-
-    /// While nobody keeps the maps, the kernel's FIB has the last word on where a packet leaves: a pod may have come,
-    /// gone or moved.
-    #[inline(always)]
-    fn is_right<A: Addresses>(
+    fn depart<A: Address + Addresses, H: Hopping<A>>(
         &self,
         ctx: &TcContext,
-        header: &Header<A>,
+        header: &mut Header<A>,
+        hopping: H,
+        mode: u32,
         ifindex: u32,
+        is_right: impl FnOnce(&Header<A>) -> bool,
     ) -> Result<(), Verdict> {
-        match fib::way(ctx.as_ptr(), self.frame.ifindex, &header.source, &header.destination) {
-            Way::By(out) if out == ifindex => Ok(()),
-            _ => Err(Verdict::FibDisagrees),
+        let kept = self.switches.is_kept();
+        if !kept && !is_right(header) {
+            return Err(Verdict::FibDisagrees);
         }
+        self.guard::<A, H>(ctx, header, mode, kept)?;
+        fits(ctx, ifindex)?;
+        hopping.hop(ctx, header).ok_or(Verdict::Unreadable)
     }
 
     #[inline(always)]
@@ -376,13 +369,10 @@ impl Hook {
         if macs[0] == 0 && macs[1].to_ne_bytes()[..2] == [0; 2] {
             return Err(Verdict::NoMac);
         }
-        let kept = self.is_kept();
-        if !kept {
-            self.is_right(ctx, header, ifindex)?;
-        }
-        self.guard::<A, H>(ctx, header, mode, kept)?;
-        fits(ctx, ifindex)?;
-        hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
+        let from = self.frame.ifindex;
+        self.depart(ctx, header, hopping, mode, ifindex, |header| {
+            fib::way(ctx.as_ptr(), from, &header.source, &header.destination) == Way::By(ifindex)
+        })?;
         skb::write_macs(ctx, macs).ok_or(Verdict::Unreadable)?;
         self.count_prefix(route);
         // SAFETY: plain numbers; the helper notes the target and the kernel carries it out when the program has ended.
@@ -409,7 +399,8 @@ impl Hook {
                 maps::bucket(set, flow::bucket(hash)).ok_or(Verdict::BadEntry)?
             }
         };
-        let Hop { ifindex, family, gateway } = maps::next_hop(id).ok_or(Verdict::BadEntry)?;
+        let hop = maps::next_hop(id).ok_or(Verdict::BadEntry)?;
+        let Hop { ifindex, family, gateway } = hop;
         if ifindex == self.frame.ifindex {
             // The stack tells the sender about the shorter way (ICMP redirect).
             return Err(Verdict::SameInterface);
@@ -418,13 +409,10 @@ impl Hook {
         if H::FAMILY as u32 != family && family == Family::Inet as u32 {
             return Err(Verdict::NextHopFamily);
         }
-        let kept = self.is_kept();
-        if !kept {
-            self.is_right(ctx, header, ifindex)?;
-        }
-        self.guard::<A, H>(ctx, header, mode, kept)?;
-        fits(ctx, ifindex)?;
-        hopping.hop(ctx, header).ok_or(Verdict::Unreadable)?;
+        let from = self.frame.ifindex;
+        self.depart(ctx, header, hopping, mode, ifindex, |header| {
+            fib::leads_to(ctx.as_ptr(), from, &header.source, &header.destination, &hop)
+        })?;
         self.count_prefix(route);
         maps::count_hop(id, self.frame.packets(), u64::from(self.frame.length()));
         // SAFETY: a structure of numbers.

@@ -36,6 +36,9 @@ mod status {
 /// TCP's flags of segments that open or close a connection: FIN, SYN, RST.
 const CONTROL: u8 = 0x07;
 
+/// What conntrack answers of a flow that it does not know; anything else refuses the question itself.
+const ENOENT: u32 = 2;
+
 /// The kernel's `struct bpf_ct_opts` as it was before it had a zone (Linux 6.11). Every kernel takes this size, and
 /// means the default zone; the older ones take no other.
 #[repr(C)]
@@ -80,7 +83,7 @@ pub fn admits<A: Copy>(
     let tracked = ask(ctx.skb.skb, (&raw const *header).cast(), size as u32, protocol);
     let (status, remaining) = (tracked as u32, (tracked >> 32) as u32);
     if status == 0 {
-        return Err(Verdict::Untracked);
+        return Err(if remaining == ENOENT { Verdict::Untracked } else { Verdict::ConntrackRefuses });
     }
     if status & status::CHANGED != 0 {
         return Err(Verdict::Translated);
@@ -100,8 +103,10 @@ pub fn admits<A: Copy>(
     Ok(())
 }
 
-/// What conntrack holds of a flow: its status in the low half, 0 if it does not know it, and the jiffies that it has
-/// left in the high one. `tuple` is `size` octets of the kernel's `struct bpf_sock_tuple`. A function of its own, so that each number that the loader replaces is in the object once.
+/// What conntrack holds of a flow: its status in the low half, and the jiffies that it has left in the high one. Without
+/// a flow the status is 0, and the other half says why ([`ENOENT`] if there is none). `tuple` is `size` octets of the
+/// kernel's `struct bpf_sock_tuple`. A function of its own, so that each number that the loader replaces is in the object
+/// once.
 #[inline(never)]
 fn ask(skb: *mut __sk_buff, tuple: *const u32, size: u32, protocol: u8) -> u64 {
     type Lookup = extern "C" fn(*mut __sk_buff, *const u32, u32, *mut Options, u32) -> *const u8;
@@ -117,7 +122,7 @@ fn ask(skb: *mut __sk_buff, tuple: *const u32, size: u32, protocol: u8) -> u64 {
     let mut options = Options { netns: -1, error: 0, protocol, direction: 0, reserved: [0; 2] };
     let connection = lookup(skb, tuple, size, &raw mut options, size_of::<Options>() as u32);
     if connection.is_null() {
-        return 0;
+        return u64::from(options.error.unsigned_abs()) << 32;
     }
     // SAFETY: both fields lie within the connection, at offsets from its type; it lives until it is released.
     let (status, timeout) = unsafe {

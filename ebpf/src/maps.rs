@@ -11,6 +11,7 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::bpf_jiffies64,
     macros::btf_map,
 };
 use manx_abi::{
@@ -140,10 +141,18 @@ impl Switches {
         }
     }
 
-    /// When the agent was last known to live, and how long that is enough, in jiffies.
+    /// Whether an agent keeps the maps now: it was known to live not longer ago than it says itself.
     #[inline(always)]
-    pub fn pulse(self) -> (u32, u32) {
-        (number!(self.0, pulse), number!(self.0, pulse_limit))
+    pub fn is_kept(self) -> bool {
+        let (pulse, limit) = (number!(self.0, pulse), number!(self.0, pulse_limit));
+        if pulse == 0 {
+            return true;
+        }
+        // SAFETY: a number out of the kernel's clock.
+        let now = unsafe { bpf_jiffies64() } as u32;
+        let age = now.wrapping_sub(pulse);
+        // The agent may store a pulse after the clock was read.
+        age <= limit || age >= u32::MAX - limit
     }
 }
 

@@ -60,18 +60,15 @@ fn blackhole<A: Address + Addresses>(ctx: &XdpContext, ifindex: u32, source: A, 
         return Verdict::BadEntry;
     };
     let route = destination.find(switches, pools);
-    if route.word.is(Kind::BlackholeExplicit) {
-        count_prefix(ctx, &route);
-        return Verdict::BlackholeExplicit;
-    }
-    if !route.word.is(Kind::BlackholeOwn) {
-        return if route.word.is(Kind::NoRoute) { Verdict::NoRoute } else { Verdict::NotBlackholed };
-    }
-    if fib::is_blackhole(ctx.as_ptr(), ifindex, &source, &destination) {
-        count_prefix(ctx, &route);
-        Verdict::BlackholeOwn
-    } else {
-        Verdict::FibDisagrees
+    let verdict = fib::blackhole(ctx.as_ptr(), ifindex, &source, &destination, route.word, switches);
+    match verdict {
+        None if route.word.is(Kind::NoRoute) => Verdict::NoRoute,
+        None => Verdict::NotBlackholed,
+        Some(Verdict::FibDisagrees) => Verdict::FibDisagrees,
+        Some(verdict) => {
+            count_prefix(ctx, &route);
+            verdict
+        }
     }
 }
 

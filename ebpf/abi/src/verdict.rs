@@ -145,7 +145,7 @@ verdicts! {
     ExtensionHeaders extension_headers Passed,
     /// Larger than the egress interface's MTU.
     TooBig too_big Passed,
-    /// A block of ours, but the kernel's FIB knows a way.
+    /// A block of ours, but the kernel's FIB knows a way; or no agent keeps the maps, and the FIB says otherwise.
     FibDisagrees fib_disagrees Passed,
     /// A source that the map does not give to this pod, but the kernel's FIB does.
     SourceUnknown source_unknown Passed,
@@ -175,6 +175,8 @@ verdicts! {
     KeepAlive keep_alive Passed,
     /// Guarded: this kernel cannot be asked for a flow.
     NoGuard no_guard Passed,
+    /// Guarded: conntrack refuses the question itself.
+    ConntrackRefuses conntrack_refuses Passed,
     /// A map value that this program does not understand.
     BadEntry bad_entry Passed,
 }

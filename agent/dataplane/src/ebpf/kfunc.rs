@@ -40,7 +40,7 @@ struct Numbers {
 
 /// The object for the running kernel. Without the guard it is as it was: the programs' global `GUARD` stays 0, and the
 /// verifier never comes to what is not resolved.
-pub(super) fn resolve(object: &[u8]) -> Result<(Vec<u8>, Guard), Error> {
+pub fn resolve(object: &[u8]) -> Result<(Vec<u8>, Guard), Error> {
     let mut object = object.to_vec();
     let guard = match of_running_kernel() {
         Ok(numbers) => {

@@ -43,7 +43,7 @@ pub use manx_abi::Tally;
 pub use error::Error;
 pub use held::held_as;
 pub use index::NotIndexed;
-pub use kfunc::Guard;
+pub use kfunc::{Guard, resolve};
 pub use link_state::{Condition, LinkState};
 pub use load::give_back_heap;
 pub use object::OBJECT;

@@ -1,6 +1,8 @@
 //! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
 //! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
 
+use std::mem::offset_of;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
@@ -10,9 +12,9 @@ use aya::{
         loaded_programs,
     },
 };
-use manx_abi::{Block6, Kind, PACKED, Program, VERDICTS, Verdict, Word, map};
+use manx_abi::{Block6, Kind, PACKED, Program, Settings, VERDICTS, Verdict, Word, map};
 use manx_dataplane::{
-    ebpf::{EbpfSink, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck},
+    ebpf::{EbpfSink, Guard, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck, resolve},
     route::{self, Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -60,6 +62,10 @@ pub enum Condition {
     /// Of all pools.
     PoolsOff,
     PoolsGuarded,
+    /// The agent has not been heard of for long.
+    Stale,
+    /// Guarded, by a program whose question conntrack refuses.
+    Refused,
     /// The packet is several in one, of this many octets of payload each.
     Gso(u32),
 }
@@ -176,6 +182,16 @@ impl World {
         }
         ip("route add blackhole 172.16.36.192/26");
         ip("-6 route add blackhole fd00:36::/64");
+        // What others did since the agent was heard of: one gateway is as in the map, one is another of the same uplink,
+        // one goes by another uplink, and a blackhole is gone.
+        ip(&format!("route add 172.16.119.0/26 via 192.168.80.125 dev {UPLINK}"));
+        ip(&format!("route add 172.16.118.64/26 via inet6 fd00:80::126 dev {UPLINK}"));
+        ip(&format!("-6 route add fd00:118::/64 via fd00:80::126 dev {UPLINK}"));
+        ip(&format!("route add 172.16.121.0/26 via inet6 fd00:80::125 dev {UPLINK}"));
+        ip(&format!("-6 route add fd00:121::/64 via fd00:80::125 dev {UPLINK}"));
+        ip(&format!("route add 172.16.120.0/26 via 192.168.80.125 dev {UPLINK}"));
+        ip("route add blackhole 172.16.123.0/27");
+        ip("-6 route add blackhole fd00:123::/80");
         let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
         let options = Options { bpf_dir: "/sys/fs/bpf/manx".into(), ..Options::default() };
         let (mut sink, _) = EbpfSink::open(&options).unwrap();
@@ -201,6 +217,7 @@ impl World {
             ("172.16.36.197/32", "fd00:36::197/128", pod(POD_THAT_WENT, Some(POD2_MAC))),
             ("172.16.118.64/26", "fd00:118::/64", via("fd00:80::125", index(UPLINK))),
             ("172.16.120.0/26", "fd00:120::/64", via("fd00:81::1", index(NARROW))),
+            ("172.16.121.0/26", "fd00:121::/64", via("fd00:80::125", index(UPLINK))),
             ("172.16.122.0/26", "fd00:122::/64", Action::Unreachable),
             ("172.16.123.0/26", "fd00:123::/64", Action::Blackhole(BlackholeKind::Explicit)),
             ("172.16.124.0/26", "fd00:124::/64", two),
@@ -258,6 +275,18 @@ impl World {
         assert_eq!(self.sink.set_pools(&pools).unwrap(), []);
     }
 
+    /// In jiffies; 0 is what nobody ever wrote. How long it is enough is nothing.
+    fn set_pulse(&mut self, jiffies: u32) {
+        let path = format!("/sys/fs/bpf/manx/v{}/{}", manx_abi::ABI_VERSION, map::SETTINGS);
+        let settings = Map::Array(MapData::from_pin(path).unwrap());
+        let mut settings: Array<_, [u8; Settings::SIZE]> = settings.try_into().unwrap();
+        let mut bytes = settings.get(&0, 0).unwrap();
+        for (at, word) in [(offset_of!(Settings, pulse), jiffies), (offset_of!(Settings, pulse_limit), 0)] {
+            bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+        settings.set(0, bytes, 0).unwrap();
+    }
+
     fn failure(&mut self, vector: &Vector) -> Option<String> {
         match vector.condition {
             Condition::FastPathOff => self.sink.set_whole_mode(Mode::Off),
@@ -268,6 +297,8 @@ impl World {
             Condition::InterfaceGuarded => self.set_interface(Mode::Guarded),
             Condition::PoolsOff => self.set_pools(Mode::Off),
             Condition::PoolsGuarded => self.set_pools(Mode::Guarded),
+            Condition::Stale => self.set_pulse(1),
+            Condition::Refused => self.sink.set_whole_mode(Mode::Guarded),
             Condition::Usual | Condition::Gso(_) => {}
         }
         let before = *self.sink.counters().unwrap().of(vector.program);
@@ -275,6 +306,7 @@ impl World {
         let after = *self.sink.counters().unwrap().of(vector.program);
         self.sink.set_whole_mode(Mode::Unguarded);
         self.check_sources(SourceCheck::Strict);
+        self.set_pulse(0);
         if matches!(vector.condition, Condition::PoolsOff | Condition::PoolsGuarded) {
             self.set_pools(Mode::Unguarded);
         }
@@ -316,7 +348,10 @@ impl World {
             ctx_in: Some(&context),
             ..TestRunOptions::new()
         };
-        let result = self.programs.test_run(vector.program, options);
+        let result = match vector.condition {
+            Condition::Refused => self.programs.test_run_refused(options),
+            _ => self.programs.test_run(vector.program, options),
+        };
         let result = result.unwrap_or_else(|error| panic!("{}: {error:?}", vector.says));
         let length = result.data_size_out as usize;
         (result.return_value as i32, out[..length].to_vec())
@@ -362,6 +397,7 @@ struct Attached {
     pod_tc: SchedClassifier,
     uplink_tc: SchedClassifier,
     uplink_xdp: Ebpf,
+    refused: Ebpf,
 }
 
 impl Attached {
@@ -378,18 +414,28 @@ impl Attached {
         let classifier = |of, interface| {
             SchedClassifier::from_program_info(program(of, interface), of.name().into()).unwrap()
         };
+        let guard = 1u32;
         let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        loader.btf(None).override_global(manx_abi::global::GUARD, &guard, true);
         for name in map::ALL {
             loader.map_pin_path(name, options.bpf_dir.join(format!("v{}", manx_abi::ABI_VERSION)).join(name));
         }
-        let mut uplink_xdp = loader.load(OBJECT).unwrap();
+        let (object, guard) = resolve(OBJECT).unwrap();
+        assert_eq!(guard, Guard::Available);
+        let mut uplink_xdp = loader.load(&object).unwrap();
         xdp(&mut uplink_xdp).load().unwrap();
+        let mut refused = loader.load(&with_short_options(object)).unwrap();
+        pod_tc(&mut refused).load().unwrap();
         Attached {
             pod_tc: classifier(Program::PodTc, POD1),
             uplink_tc: classifier(Program::UplinkTc, UPLINK),
             uplink_xdp,
+            refused,
         }
+    }
+
+    fn test_run_refused(&mut self, options: TestRunOptions<'_>) -> Result<TestRunResult, ProgramError> {
+        pod_tc(&mut self.refused).test_run(options)
     }
 
     fn test_run(
@@ -403,6 +449,22 @@ impl Attached {
             Program::UplinkXdp => xdp(&mut self.uplink_xdp).test_run(options),
         }
     }
+}
+
+/// The object with a size of conntrack's options in it that no kernel takes.
+fn with_short_options(mut object: Vec<u8>) -> Vec<u8> {
+    // r5 = 12, then some instructions on, the call of a function of the kernel's.
+    const SIZE: [u8; 8] = [0xb7, 5, 0, 0, 12, 0, 0, 0];
+    const CALL: [u8; 4] = [0x85, 0x20, 0, 0];
+    let call = object.windows(4).position(|bytes| bytes == CALL).expect("a call");
+    let size = object[..call].windows(8).rposition(|bytes| bytes == SIZE).expect("a size");
+    assert!(call - size < 256);
+    object[size + 4] = 8;
+    object
+}
+
+fn pod_tc(programs: &mut Ebpf) -> &mut SchedClassifier {
+    programs.program_mut(Program::PodTc.name()).unwrap().try_into().unwrap()
 }
 
 fn xdp(programs: &mut Ebpf) -> &mut Xdp {
