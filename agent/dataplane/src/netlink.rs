@@ -141,6 +141,33 @@ impl Requests {
         Ok(answers)
     }
 
+    /// One object by its key; `None` if there is none. For links, which answer to their index.
+    pub fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
+        let sequence = self.next_sequence();
+        let mut packet = Vec::new();
+        append(&mut packet, request, NLM_F_REQUEST | NLM_F_ACK, sequence);
+        self.socket.send(&packet, 0)?;
+        let mut found = None;
+        loop {
+            self.receive()?;
+            for message in messages(&self.received) {
+                let message = message?;
+                if message.header.sequence_number != sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => found = Some(inner),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(found),
+                    NetlinkPayload::Error(error) if error.raw_code() == -libc::ENODEV => return Ok(None),
+                    NetlinkPayload::Error(error) => {
+                        return Err(refusal(error.raw_code(), &error.header, message.header.flags).into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// All objects that match the request, as far as `convert` has a use for them.
     pub fn dump<T>(
         &mut self,

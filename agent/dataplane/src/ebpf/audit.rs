@@ -1,7 +1,7 @@
 //! Whether the maps still say what was written, beside the routes themselves (which [`EbpfSink::dump`] reads back):
 //! words, blocks, pools, groups, next hops, endpoints and interfaces. And how full they are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use manx_abi::{self as abi, Action, Block6, Kind, PoolSet, Word, capacity, map, pool::halves};
 
@@ -17,10 +17,15 @@ use super::{
 };
 use crate::route::{self, BlackholeKind, Mac, NextHop, Route};
 
+/// Faults of one map that are named; the others are counted. Somebody may have emptied a map of 100,000 entries.
+const NAMED: usize = 100;
+
 /// What has to be written again.
 #[derive(Debug, Default)]
 struct Damage {
     faults: Vec<Fault>,
+    /// How many there are, by map.
+    count: BTreeMap<&'static str, usize>,
     stores: Vec<Store>,
     blocks6: Vec<([u8; 16], Answer)>,
     strangers6: Vec<[u8; 16]>,
@@ -99,45 +104,58 @@ impl EbpfSink {
             let found = self.maps.settings.load(at).unwrap_or(0);
             if found != expected {
                 damage.outside = true;
-                damage.say(map::SETTINGS, field, found, expected);
+                damage.say(map::SETTINGS, || [field.into(), found.to_string(), expected.to_string()]);
             }
         }
         for (ifindex, found, expected) in self.places.faults(&self.maps) {
             damage.interfaces.push(ifindex);
-            damage.say(map::INTERFACES, format!("interface {ifindex}"), found, expected);
+            damage.say(map::INTERFACES, || [format!("interface {ifindex}"), found, expected]);
         }
+        damage.count_unnamed();
         Ok(damage)
     }
 
     fn damaged_slots(&self, damage: &mut Damage) -> Result<(), Error> {
         for write in self.held.groups.expected() {
             if !self.maps.reads_as(&write)? {
-                let (map, about, expected) = match &write {
-                    Write::NextHop { id, slot } => {
-                        let hop = hop_of(*slot).map(|hop| hop_text(&hop)).unwrap_or_default();
-                        (map::NEXTHOPS, format!("next hop {id}"), hop)
-                    }
-                    Write::Buckets { id, hops } => (map::BUCKETS, format!("set {id}"), format!("{hops:?}")),
-                    Write::Group { id, word } => {
-                        let hops = self.held.groups.hops(*id).map(|hops| hops.to_vec()).unwrap_or_default();
-                        let hops: Vec<String> = hops.iter().map(hop_text).collect();
-                        (map::GROUPS, format!("group {id}"), format!("{word:#x} ({})", hops.join(", ")))
-                    }
+                let map = match &write {
+                    Write::NextHop { .. } => map::NEXTHOPS,
+                    Write::Buckets { .. } => map::BUCKETS,
+                    Write::Group { .. } => map::GROUPS,
                 };
-                damage.say(map, about, "something else", expected);
+                damage.say(map, || {
+                    let [about, expected] = self.slot_text(&write);
+                    [about, "something else".into(), expected]
+                });
                 damage.writes.push(write);
             }
         }
         let found = self.maps.endpoints()?;
         for (id, slot) in self.held.endpoints.live() {
             if found.get(&id) != Some(&slot) {
-                let endpoint = abi::Endpoint::from_bytes(slot);
-                let expected = format!("interface {}", endpoint.ifindex);
-                damage.say(map::ENDPOINTS, format!("endpoint {id}"), "something else", expected);
+                let ifindex = abi::Endpoint::from_bytes(slot).ifindex;
+                damage.say(map::ENDPOINTS, || {
+                    [format!("endpoint {id}"), "something else".into(), format!("interface {ifindex}")]
+                });
                 damage.endpoints.push((id, slot));
             }
         }
         Ok(())
+    }
+
+    /// What a slot is called, and what it should say.
+    fn slot_text(&self, write: &Write) -> [String; 2] {
+        match write {
+            Write::NextHop { id, slot } => {
+                [format!("next hop {id}"), hop_of(*slot).map(|hop| hop_text(&hop)).unwrap_or_default()]
+            }
+            Write::Buckets { id, hops } => [format!("set {id}"), format!("{hops:?}")],
+            Write::Group { id, word } => {
+                let hops = self.held.groups.hops(*id).map(|hops| hops.to_vec()).unwrap_or_default();
+                let hops: Vec<String> = hops.iter().map(hop_text).collect();
+                [format!("group {id}"), format!("{word:#x} ({})", hops.join(", "))]
+            }
+        }
     }
 
     fn damaged_index(&self, damage: &mut Damage) -> Result<(), Error> {
@@ -145,10 +163,13 @@ impl EbpfSink {
         for store in index.words() {
             let found = self.maps.word(store.position);
             if found != store.answer {
-                let about = index.prefix_at(store.position).map(|prefix| prefix.to_string());
-                let about = about.unwrap_or_else(|| format!("position {}", store.position));
                 let map = if found.word == store.answer.word { map::COUNTER_IDS } else { map::WORDS };
-                damage.say(map, about, answer_text(found), answer_text(store.answer));
+                // To name it takes a walk through the pages of its pool.
+                damage.say(map, || {
+                    let about = index.prefix_at(store.position).map(|prefix| prefix.to_string());
+                    let about = about.unwrap_or_else(|| format!("position {}", store.position));
+                    [about, answer_text(found), answer_text(store.answer)]
+                });
                 damage.stores.push(store);
             }
         }
@@ -157,15 +178,19 @@ impl EbpfSink {
             let expected = Block6::new(halves(block), Word(answer.word), answer.counter);
             let found = found.remove(&block);
             if found != Some(expected) {
-                let found = found.map(|found| Answer { word: found.word, counter: found.counter });
-                let found = found.map_or("nothing".into(), answer_text);
-                damage.say(map::BLOCKS6, std::net::Ipv6Addr::from(block), found, answer_text(answer));
+                damage.say(map::BLOCKS6, || {
+                    let found = found.map(|found| Answer { word: found.word, counter: found.counter });
+                    let found = found.map_or("nothing".into(), answer_text);
+                    [std::net::Ipv6Addr::from(block).to_string(), found, answer_text(answer)]
+                });
                 damage.blocks6.push((block, answer));
             }
         }
         for (block, stranger) in found {
             let answer = Answer { word: stranger.word, counter: stranger.counter };
-            damage.say(map::BLOCKS6, std::net::Ipv6Addr::from(block), answer_text(answer), "nothing");
+            damage.say(map::BLOCKS6, || {
+                [std::net::Ipv6Addr::from(block).to_string(), answer_text(answer), "nothing".into()]
+            });
             damage.strangers6.push(block);
         }
         let indexed: Vec<_> = index.indexed().collect();
@@ -179,7 +204,9 @@ impl EbpfSink {
         // Of maps that are new nothing is set, which says the same as a set of no pools.
         if found.count4 + found.count6 + expected.count4 + expected.count6 > 0 && found != expected {
             damage.pools = true;
-            damage.say(map::POOLS, format!("set {number}"), "other pools", "the pools of this node");
+            damage.say(map::POOLS, || {
+                [format!("set {number}"), "other pools".into(), "the pools of this node".into()]
+            });
         }
         Ok(())
     }
@@ -217,15 +244,27 @@ impl EbpfSink {
 }
 
 impl Damage {
-    fn say(
-        &mut self,
-        map: &'static str,
-        about: impl ToString,
-        found: impl ToString,
-        expected: impl ToString,
-    ) {
-        let (about, found, expected) = (about.to_string(), found.to_string(), expected.to_string());
-        self.faults.push(Fault { map, about, found, expected });
+    /// `text`: what it is about, what was found, and what should be there.
+    fn say(&mut self, map: &'static str, text: impl FnOnce() -> [String; 3]) {
+        let count = self.count.entry(map).or_default();
+        *count += 1;
+        if *count <= NAMED {
+            let [about, found, expected] = text();
+            self.faults.push(Fault { map, about, found, expected });
+        }
+    }
+
+    fn count_unnamed(&mut self) {
+        for (map, count) in &self.count {
+            if let Some(others @ 1..) = count.checked_sub(NAMED) {
+                self.faults.push(Fault {
+                    map,
+                    about: format!("{others} more entries"),
+                    found: "something else".into(),
+                    expected: "what this agent wrote".into(),
+                });
+            }
+        }
     }
 }
 

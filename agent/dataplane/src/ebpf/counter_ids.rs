@@ -90,6 +90,14 @@ impl CounterIds {
         self.resting.get(&prefix).is_some_and(|(_, rests)| *rests == since)
     }
 
+    /// What an earlier state of this run knows beside what the maps tell: which numbers rest for whom. Where somebody
+    /// else has changed the entries, the maps' word counts alone.
+    pub fn remember(&mut self, before: CounterIds) {
+        if self.by_id == before.by_id {
+            *self = before;
+        }
+    }
+
     /// By prefix, those that entries name.
     pub fn live(&self) -> impl Iterator<Item = (u32, Prefix)> + '_ {
         self.by_id.iter().map(|(id, prefix)| (*id, *prefix))
@@ -165,6 +173,22 @@ mod tests {
         assert_eq!(ids.acquire(b, false, Instant::now()), 5);
         assert_eq!(ids.take_to_zero(), [5]);
         assert_eq!(ids.len(), 2);
+    }
+
+    #[test]
+    fn a_prefix_that_comes_back_after_the_maps_were_read_anew_finds_its_count() {
+        let now = Instant::now();
+        let (a, b) = (p("10.0.0.0/26"), p("10.0.0.64/26"));
+        let mut ids = CounterIds::adopt(9, HashMap::new(), true, now);
+        assert_eq!((ids.acquire(a, false, now), ids.acquire(b, false, now)), (1, 2));
+        ids.release(1, now);
+        let mut read = CounterIds::adopt(9, HashMap::from([(2, b)]), false, now);
+        read.remember(ids);
+        assert_eq!(read.acquire(a, false, now), 1);
+        assert_eq!(read.take_to_zero(), Vec::<u32>::new());
+        let mut other = CounterIds::adopt(9, HashMap::from([(3, b)]), false, now);
+        other.remember(read);
+        assert_eq!(other.live().collect::<Vec<_>>(), [(3, b)], "somebody has changed the entry");
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl Held {
         if acquired.is_new
             && let Err(refusal) = maps.write_endpoint(acquired.id, slot)
         {
-            self.endpoints.release(acquired.id, now);
+            self.endpoints.give_back(acquired.id, now);
             return Err(refusal);
         }
         Ok(acquired.id)

@@ -13,8 +13,10 @@ pub(super) const REST: Duration = Duration::from_secs(30);
 pub(super) struct Ids<T> {
     live: BTreeMap<T, Live>,
     by_id: BTreeMap<u32, T>,
-    /// Content still stands in the slot; oldest first.
-    resting: VecDeque<(Instant, u32, T)>,
+    /// With what still stands in the slot, as far as that is known; oldest first.
+    resting: VecDeque<(Instant, u32, Option<T>)>,
+    /// Ids beside the one that has their content, with their entries: an earlier run's.
+    twins: BTreeMap<u32, usize>,
     /// Never given out so far.
     fresh: std::ops::Range<u32>,
 }
@@ -40,6 +42,7 @@ impl<T: Ord + Copy> Ids<T> {
             live: BTreeMap::new(),
             by_id: BTreeMap::new(),
             resting: VecDeque::new(),
+            twins: BTreeMap::new(),
             fresh: 1..slots.max(1),
         }
     }
@@ -59,8 +62,9 @@ impl<T: Ord + Copy> Ids<T> {
             if entries == 0 || ids.live.contains_key(&content) {
                 // A twin's entries are rewritten when their routes are next applied; its id stays named until then.
                 if entries == 0 {
-                    ids.resting.push_back((now, id, content));
+                    ids.resting.push_back((now, id, Some(content)));
                 } else {
+                    ids.twins.insert(id, entries);
                     ids.by_id.insert(id, content);
                 }
                 continue;
@@ -77,13 +81,14 @@ impl<T: Ord + Copy> Ids<T> {
             live.entries += 1;
             return Some(Acquired { id: live.id, is_new: false });
         }
-        let resting = self.resting.iter().position(|(_, _, rests)| *rests == content);
+        let resting = self.resting.iter().position(|(_, _, rests)| *rests == Some(content));
         let acquired = if let Some(at) = resting.and_then(|at| self.resting.remove(at)) {
             Acquired { id: at.1, is_new: false }
         } else if let Some(id) = self.fresh.next() {
             Acquired { id, is_new: true }
         } else {
-            let rested = |(since, _, _): &(Instant, u32, T)| now.saturating_duration_since(*since) >= REST;
+            let rested =
+                |(since, _, _): &(Instant, u32, Option<T>)| now.saturating_duration_since(*since) >= REST;
             self.resting.front().filter(|front| rested(front))?;
             let (_, id, _) = self.resting.pop_front()?;
             Acquired { id, is_new: true }
@@ -96,13 +101,29 @@ impl<T: Ord + Copy> Ids<T> {
     /// One entry less names `id`.
     pub fn release(&mut self, id: u32, now: Instant) {
         let Some(content) = self.by_id.get(&id).copied() else { return };
-        let Some(live) = self.live.get_mut(&content).filter(|live| live.id == id) else { return };
-        live.entries -= 1;
-        if live.entries == 0 {
-            self.live.remove(&content);
+        let entries = match self.twins.get_mut(&id) {
+            Some(entries) => entries,
+            None => match self.live.get_mut(&content) {
+                Some(live) if live.id == id => &mut live.entries,
+                _ => return,
+            },
+        };
+        *entries -= 1;
+        if *entries == 0 {
+            if self.twins.remove(&id).is_none() {
+                self.live.remove(&content);
+            }
             self.by_id.remove(&id);
-            self.resting.push_back((now, id, content));
+            self.resting.push_back((now, id, Some(content)));
         }
+    }
+
+    /// The slot of an id that has just been given out could not be written. Nothing names it, and something else stands
+    /// in it, so that the content may not be found there again.
+    pub fn give_back(&mut self, id: u32, now: Instant) {
+        let Some(content) = self.by_id.remove(&id) else { return };
+        self.live.remove(&content);
+        self.resting.push_back((now, id, None));
     }
 
     pub fn content(&self, id: u32) -> Option<T> {
@@ -183,7 +204,21 @@ mod tests {
         let found = BTreeMap::from([(1, "a"), (2, "a")]);
         let mut ids = Ids::adopt(3, &found, &BTreeMap::from([(1, 1), (2, 1)]), now);
         assert_eq!(ids.content(2), Some("a"));
-        ids.release(2, now);
         assert_eq!(acquire(&mut ids, "b", now + 2 * REST), None);
+        ids.release(2, now);
+        assert_eq!(ids.content(2), None);
+        assert_eq!(acquire(&mut ids, "b", now), None, "it rests");
+        assert_eq!(acquire(&mut ids, "b", now + REST), Some((2, true)));
+        assert_eq!(acquire(&mut ids, "a", now + REST), Some((1, false)), "the other one is named still");
+    }
+
+    #[test]
+    fn a_slot_that_could_not_be_written_is_not_taken_for_written() {
+        let (mut ids, now) = (Ids::new(2), Instant::now());
+        assert_eq!(acquire(&mut ids, "a", now), Some((1, true)));
+        ids.give_back(1, now);
+        assert_eq!((ids.content(1), ids.len()), (None, 0));
+        assert_eq!(acquire(&mut ids, "a", now), None, "it rests");
+        assert_eq!(acquire(&mut ids, "a", now + REST), Some((1, true)));
     }
 }

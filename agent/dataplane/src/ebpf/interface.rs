@@ -22,12 +22,14 @@ pub(super) struct Interface {
 
 /// In the network namespace of this thread. `None` if there is no such interface.
 pub(super) fn find(ifindex: u32) -> io::Result<Option<Interface>> {
-    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let found = Requests::open()?.dump(request, |message| match message {
-        RouteNetlinkMessage::NewLink(link) if link.header.index == ifindex => Some(read(&link)),
+    let mut request = LinkMessage::default();
+    request.header.index = ifindex;
+    // By its index: a node has as many links as pods, and this is asked for each of them.
+    let found = Requests::open()?.get(RouteNetlinkMessage::GetLink(request))?;
+    Ok(match found {
+        Some(RouteNetlinkMessage::NewLink(link)) => Some(read(&link)),
         _ => None,
-    })?;
-    Ok(found.into_iter().next())
+    })
 }
 
 fn read(link: &LinkMessage) -> Interface {

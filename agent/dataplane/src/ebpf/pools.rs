@@ -137,6 +137,21 @@ impl PoolSpec {
     }
 }
 
+/// The modes as they are while numbers pass from pools to others: of what was and what will be the lower.
+pub(super) fn meanwhile(before: &BTreeMap<u32, Mode>, after: &BTreeMap<u32, Mode>) -> Vec<(u32, Mode)> {
+    let of = |number: &u32| before.get(number).copied().unwrap_or(Mode::Off);
+    after.iter().map(|(number, mode)| (*number, of(number).min(*mode))).collect()
+}
+
+/// As they are now, by number.
+pub(super) fn modes(maps: &Maps) -> BTreeMap<u32, Mode> {
+    let mode = |number: u32| {
+        let word = maps.settings.load(place!(pool_modes) + number as usize).unwrap_or(0);
+        (number, Mode::of(word))
+    };
+    (0..POOL_NUMBERS as u32).map(mode).collect()
+}
+
 pub(super) fn write_modes(maps: &Maps, modes: impl IntoIterator<Item = (u32, Mode)>) {
     for (number, mode) in modes {
         maps.settings.store(place!(pool_modes) + number as usize, mode.to_abi() as u32);
@@ -263,4 +278,20 @@ pub(super) fn known_pages(maps: &Maps, in_maps: &InMaps) -> Result<HashMap<(u32,
         }
     }
     Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_passes_to_another_pool_has_the_lower_mode_until_all_say_so() {
+        let before = BTreeMap::from([(0, Mode::Off), (1, Mode::Unguarded), (2, Mode::Guarded)]);
+        let after =
+            BTreeMap::from([(0, Mode::Unguarded), (1, Mode::Off), (2, Mode::Guarded), (3, Mode::Guarded)]);
+        assert_eq!(
+            meanwhile(&before, &after),
+            [(0, Mode::Off), (1, Mode::Off), (2, Mode::Guarded), (3, Mode::Off)]
+        );
+    }
 }

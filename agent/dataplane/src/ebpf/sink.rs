@@ -191,7 +191,9 @@ impl EbpfSink {
     /// packets go through the stack. For every packet a change is atomic: it gets the old answer or the new one.
     pub fn apply(&mut self, upserts: &[Route], removals: &[Prefix]) -> Result<Applied, Error> {
         let interfaces = &mut self.interfaces;
-        let mut interface = |ifindex| known(interfaces, ifindex);
+        let mut missing = BTreeSet::new();
+        let find = |ifindex| interface::find(ifindex).ok().flatten();
+        let mut interface = |ifindex| known(interfaces, &mut missing, ifindex, find);
         self.held.apply(&self.maps, upserts, removals, &mut interface)
     }
 
@@ -202,8 +204,9 @@ impl EbpfSink {
         let held = &mut self.held;
         let (cuts, mut not_indexed) = held.pools.set(specs);
         let modes = held.pools.modes(specs);
-        // What is not shown yet has its mode before it is; what goes keeps it until it has gone.
-        pools::write_modes(&self.maps, modes.iter().map(|(number, mode)| (*number, *mode)));
+        // What is not shown yet has its mode before it is; what goes keeps it until it has gone. A number may pass from
+        // one pool to another, whose packets find it at any moment of this: meanwhile it has the lower mode of both.
+        pools::write_modes(&self.maps, pools::meanwhile(&pools::modes(&self.maps), &modes));
         held.mark_pools(&self.maps)?;
         let stay = held.index.staying(&cuts);
         held.index.set_pools(&stay, &held.entries, now);
@@ -229,7 +232,9 @@ impl EbpfSink {
     pub fn reconcile(&mut self, desired: &[Route]) -> Result<Applied, Error> {
         let repaired = self.repair()?;
         let pools = self.held.pools.clone();
-        self.held = Held::read(&self.maps, Some(pools), false, Instant::now())?;
+        let read = Held::read(&self.maps, Some(pools), false, Instant::now())?;
+        let before = std::mem::replace(&mut self.held, read);
+        self.held.counters.remember(before.counters);
         let wanted: BTreeSet<Prefix> = desired.iter().map(|route| route.prefix).collect();
         let removals: Vec<Prefix> = self.held.prefixes().filter(|prefix| !wanted.contains(prefix)).collect();
         let strangers = std::mem::take(&mut self.held.strangers);
@@ -406,12 +411,42 @@ impl EbpfSink {
     }
 }
 
-/// What is known of a pod's interface; asked of the kernel the first time. What cannot be read is as good as gone.
-fn known(interfaces: &mut BTreeMap<u32, Interface>, ifindex: u32) -> Option<Interface> {
+/// What is known of a pod's interface; asked of the kernel the first time. What cannot be read is as good as gone, and
+/// is not asked for again by the same change.
+fn known(
+    interfaces: &mut BTreeMap<u32, Interface>,
+    missing: &mut BTreeSet<u32>,
+    ifindex: u32,
+    find: impl FnOnce(u32) -> Option<Interface>,
+) -> Option<Interface> {
     if let Some(known) = interfaces.get(&ifindex) {
         return Some(known.clone());
     }
-    let found = interface::find(ifindex).ok().flatten()?;
+    if missing.contains(&ifindex) {
+        return None;
+    }
+    let Some(found) = find(ifindex) else {
+        missing.insert(ifindex);
+        return None;
+    };
     interfaces.insert(ifindex, found.clone());
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_not_there_is_asked_for_once_in_a_change() {
+        let (mut interfaces, mut missing, mut asked) = (BTreeMap::new(), BTreeSet::new(), 0);
+        for _ in 0..1000 {
+            let find = |_| {
+                asked += 1;
+                None
+            };
+            assert_eq!(known(&mut interfaces, &mut missing, 7, find), None);
+        }
+        assert_eq!(asked, 1);
+    }
 }

@@ -172,6 +172,25 @@ fn what_the_words_say_is_repaired_and_named() {
 }
 
 #[test]
+fn of_much_damage_the_first_is_named_and_the_rest_is_counted_and_repaired() {
+    Namespace::new().run(|| {
+        let mut sink = open();
+        let routes: Vec<Route> =
+            (0..400).map(|n| own(&format!("10.0.{}.{}/26", n / 4, n % 4 * 64))).collect();
+        sink.apply(&routes, &[]).unwrap();
+        for n in 0..400 {
+            poke(map::WORDS, n, 0);
+        }
+        let faults = sink.faults().unwrap();
+        assert_eq!(faults.len(), 101, "{faults:?}");
+        let rest = faults.last().unwrap();
+        assert_eq!((rest.map, rest.about.as_str()), (map::WORDS, "300 more entries"));
+        assert_eq!(sink.repair().unwrap(), faults);
+        assert_eq!(sink.faults().unwrap(), []);
+    });
+}
+
+#[test]
 fn the_index_is_found_again_by_the_next_agent_and_nothing_in_it_moves() {
     Namespace::new().run(|| {
         let mut sink = open();
