@@ -113,6 +113,18 @@ impl Orders {
         over
     }
 
+    /// The programs count from zero again: their maps were made anew.
+    pub fn begin_counts_anew(&mut self) {
+        let mut changed = false;
+        for order in self.orders.values_mut() {
+            changed |= order.packets_before != 0 || order.bytes_before != 0;
+            (order.packets_before, order.bytes_before) = (0, 0);
+        }
+        if changed {
+            self.save();
+        }
+    }
+
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.orders.values().filter_map(|order| order.expires).min()
     }
@@ -280,6 +292,20 @@ mod tests {
         assert_eq!(Orders::open(&directory).len(), 1, "nor is it on disk any more");
         assert!(cleanup(&directory).unwrap());
         assert!(!directory.exists() && !cleanup(&directory).unwrap());
+    }
+
+    #[test]
+    fn where_the_programs_count_from_zero_again_so_do_the_orders_after_the_next_restart_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut orders = Orders::open(directory.path());
+        orders.insert(order("192.0.2.1/32", None));
+        orders.save();
+        orders.begin_counts_anew();
+        let again = Orders::open(directory.path());
+        for orders in [&orders, &again] {
+            let order = orders.get("192.0.2.1/32".parse().unwrap()).unwrap();
+            assert_eq!((order.packets_before, order.bytes_before), (0, 0));
+        }
     }
 
     #[test]

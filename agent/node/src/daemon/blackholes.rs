@@ -114,6 +114,9 @@ impl Daemon {
         if !self.writes() {
             return;
         }
+        if self.fast_path.has_new_maps() {
+            self.blackholes.orders.begin_counts_anew();
+        }
         for (prefix, reply) in self.blackholes.ordered() {
             self.dataplane.set_ordered_blackhole(prefix, Some(reply));
         }
@@ -374,7 +377,7 @@ impl Daemon {
                 matches!(held, Some(Action::Blackhole(_) | Action::Unreachable))
             });
             let order = self.blackholes.orders.get(prefix);
-            // Maps that were made anew have counted from zero since.
+            // A prefix that was not in the map for a while may have lost its counter, and another one began at zero.
             let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
             let wish = self.blackholes.of_peers.get(&prefix);
             let counted = self.counted(prefix).map(|(packets, bytes)| match (order, wish) {

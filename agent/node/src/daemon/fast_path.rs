@@ -13,6 +13,7 @@ use std::{
     time::SystemTime,
 };
 
+use manx_abi::Verdict;
 use manx_api::RepairKind;
 use manx_dataplane::{
     Dataplane, LinkChange,
@@ -37,6 +38,8 @@ pub struct FastPath {
     sink: Result<EbpfSink, String>,
     /// An earlier run's maps are in use, or there was no earlier run: programs may run before all is learned.
     ready: bool,
+    /// Nothing of an earlier run is in the maps, neither routes nor counts.
+    new_maps: bool,
     /// Attached, or to be attached once [`Self::ready`].
     links: BTreeMap<u32, Attached>,
     /// Uplinks that lost XDP by another's hand and have it not again.
@@ -72,6 +75,7 @@ impl FastPath {
             policy: Policy::new(mode),
             sink,
             ready,
+            new_maps: false,
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             noted: None,
@@ -117,7 +121,7 @@ impl FastPath {
         // Programs of another version forward by maps of their own: they go on until ours are filled. And where none
         // runs, none has to run by maps that an earlier run left, before they are right again.
         let ready = opened.adopted == runs;
-        FastPath::with(mode, Ok(sink), ready)
+        FastPath { new_maps: !opened.adopted, ..FastPath::with(mode, Ok(sink), ready) }
     }
 
     /// Begins to watch what netfilter does; before the first [`Self::decide`], inside a runtime or not.
@@ -402,6 +406,10 @@ impl FastPath {
         self.sink.as_ref().ok()
     }
 
+    pub fn has_new_maps(&self) -> bool {
+        self.new_maps
+    }
+
     pub fn links(&self) -> &BTreeMap<u32, Attached> {
         &self.links
     }
@@ -425,6 +433,19 @@ impl FastPath {
     }
 
     pub fn modes(&self) -> manx_api::Modes {
-        self.policy.modes()
+        let mut modes = self.policy.modes();
+        modes.notes.extend(self.refused_questions());
+        modes
+    }
+
+    /// What nothing else would tell: the guard is there, and admits no flow.
+    fn refused_questions(&self) -> Option<String> {
+        let counters = self.sink.as_ref().ok()?.counters().ok()?;
+        let packets = counters.total(Verdict::ConntrackRefuses);
+        (packets > 0).then(|| {
+            format!(
+                "conntrack refuses the question: {packets} packets of guarded pools went by the stack, for this kernel's                  bpf_skb_ct_lookup takes other arguments than this manxd gives; report it with `uname -r`"
+            )
+        })
     }
 }
