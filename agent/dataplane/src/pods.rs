@@ -48,26 +48,26 @@ pub(crate) struct Pods {
     probes: BTreeMap<Prefix, Probe>,
 }
 
-/// The pod interface to which the kernel's best host route for this address leads.
+/// The pod interface to which the kernel's best host route for this address leads. None where that route says more than
+/// "out there" (another MTU, a tunnel) or holds for some packets only (a TOS): the stack alone heeds it.
 fn interface(prefix: Prefix, view: &KernelView) -> Option<u32> {
     if !prefix.is_host() {
         return None;
     }
-    view.routes()
-        .exact(prefix)
-        .iter()
-        // What another table says holds only for those whom a policy rule sends there.
-        .filter(|route| [TABLE_MAIN, TABLE_DEFAULT].contains(&route.key.table))
-        .filter(|route| route.kind == RouteKind::Unicast)
-        .filter_map(|route| match route.legs.as_slice() {
-            [leg] if leg.gateway.is_none() => {
-                let link = view.link(leg.ifindex)?;
-                (link.role == Role::Pod).then_some((route.key.metric, leg.ifindex))
-            }
-            _ => None,
-        })
-        .min()
-        .map(|(_, ifindex)| ifindex)
+    // What another table says holds only for those whom a policy rule sends there. The main one is asked first.
+    let place = |table| [TABLE_MAIN, TABLE_DEFAULT].iter().position(|known| *known == table);
+    let routes = view.routes().exact(prefix).iter();
+    let routes: Vec<_> = routes.filter_map(|route| Some((place(route.key.table)?, route))).collect();
+    if routes.iter().any(|(_, route)| route.key.tos != 0) {
+        return None;
+    }
+    let (_, best) = routes.into_iter().min_by_key(|(place, route)| (*place, route.key.metric))?;
+    match best.legs.as_slice() {
+        [leg] if best.kind == RouteKind::Unicast && !best.special && leg.gateway.is_none() => {
+            (view.link(leg.ifindex)?.role == Role::Pod).then_some(leg.ifindex)
+        }
+        _ => None,
+    }
 }
 
 impl Pods {

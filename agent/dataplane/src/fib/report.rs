@@ -25,7 +25,7 @@ impl FibRoute {
     }
 
     pub(super) fn kernel_route(&self, protocol: u8) -> KernelRoute {
-        KernelRoute { key: self.key(), protocol, kind: self.kind, legs: self.legs.clone() }
+        KernelRoute { key: self.key(), protocol, kind: self.kind, legs: self.legs.clone(), special: false }
     }
 }
 

@@ -203,6 +203,7 @@ mod tests {
             protocol: 77,
             kind: RouteKind::Unicast,
             legs: vec![Leg { gateway: None, ifindex: 3, onlink: false }],
+            special: false,
         };
         assert_eq!(Spec::found(&connected), None);
     }

@@ -7,7 +7,10 @@ use rtnetlink::packet_route::{
     AddressFamily,
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+        RouteVia,
+    },
 };
 
 use super::{KernelRoute, Leg, Link, Naming, Neighbour, RouteKey, RouteKind};
@@ -84,7 +87,9 @@ pub(crate) fn route(message: RouteMessage) -> Option<KernelRoute> {
     let mut metric = 0;
     let mut single = Leg { gateway: None, ifindex: 0, onlink: header.flags.contains(RouteFlags::Onlink) };
     let mut legs = Vec::new();
+    let mut special = false;
     for attribute in message.attributes {
+        special |= is_special(&attribute);
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(&address)?,
             RouteAttribute::Table(id) => table = id,
@@ -94,6 +99,7 @@ pub(crate) fn route(message: RouteMessage) -> Option<KernelRoute> {
             RouteAttribute::Via(via) => single.gateway = via_ip(&via),
             RouteAttribute::MultiPath(hops) => {
                 for hop in hops {
+                    special |= hop.attributes.iter().any(is_special);
                     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
                         RouteAttribute::Gateway(address) => ip(address),
                         RouteAttribute::Via(via) => via_ip(via),
@@ -123,7 +129,19 @@ pub(crate) fn route(message: RouteMessage) -> Option<KernelRoute> {
         protocol: header.protocol.into(),
         kind,
         legs,
+        special,
     })
+}
+
+/// The other metrics (`hoplimit`, `advmss`, `congctl`, ...) are for what the host itself sends.
+fn is_special(attribute: &RouteAttribute) -> bool {
+    match attribute {
+        RouteAttribute::Metrics(metrics) => {
+            metrics.iter().any(|metric| matches!(metric, RouteMetric::Mtu(mtu) if *mtu != 0))
+        }
+        RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => true,
+        _ => false,
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

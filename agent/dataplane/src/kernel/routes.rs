@@ -153,6 +153,7 @@ mod tests {
             protocol: 3,
             kind: RouteKind::Unicast,
             legs: vec![Leg { gateway: None, ifindex, onlink: false }],
+            special: false,
         }
     }
 

@@ -81,6 +81,8 @@ pub struct KernelRoute {
     pub protocol: u8,
     pub kind: RouteKind,
     pub legs: Vec<Leg>,
+    /// It has what only the stack heeds when it forwards: an MTU of its own, or a tunnel (`encap`).
+    pub special: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

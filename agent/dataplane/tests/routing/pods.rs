@@ -1,7 +1,7 @@
 //! Pods, found by the kernel's host routes.
 
 use manx_dataplane::{
-    LinkChange,
+    Dataplane, LinkChange,
     kernel::Role,
     route::{Action, Mac, Route},
     table::{Plan, Pool, PoolWrite},
@@ -48,6 +48,51 @@ fn pods_are_found_with_their_mac_addresses_before_any_traffic() {
             assert_eq!(local(&map, prefix), Some((interface, Some(pod_mac(name)))), "{name}");
         }
         assert_eq!(ours(&mut dataplane), [], "the kernel has these routes already");
+    });
+}
+
+#[test]
+fn a_pods_route_that_only_the_stack_heeds_is_the_stacks() {
+    isolated(|| async {
+        uplink();
+        for (name, address) in [("a", "172.16.36.193"), ("b", "172.16.36.194"), ("six", "fd10:0:0:1::5")] {
+            pod(name, address);
+        }
+        let mut dataplane = open();
+        dataplane.configure(owning(&["172.16.36.192/26", "fd10:0:0:1::/122"]));
+        settle(&mut dataplane).await;
+        let is_local = |dataplane: &Dataplane, prefix: &str| local(&dataplane.map_routes(), prefix).is_some();
+        for (prefix, changed, usual) in [
+            (
+                "172.16.36.193/32",
+                "route replace 172.16.36.193 dev calia mtu lock 1400",
+                "route replace 172.16.36.193 dev calia",
+            ),
+            (
+                "172.16.36.193/32",
+                "route add 172.16.36.193 tos 0x10 dev calib",
+                "route del 172.16.36.193 tos 0x10 dev calib",
+            ),
+            (
+                "172.16.36.194/32",
+                "route replace 172.16.36.194 dev calib mtu 1300",
+                "route replace 172.16.36.194 dev calib hoplimit 9",
+            ),
+            (
+                "fd10:0:0:1::5/128",
+                "-6 route change fd10:0:0:1::5 dev calisix mtu 1300",
+                "-6 route change fd10:0:0:1::5 dev calisix",
+            ),
+        ] {
+            assert!(is_local(&dataplane, prefix), "before {changed}");
+            ip(changed);
+            settle_until(&mut dataplane, |dataplane| !is_local(dataplane, prefix)).await;
+            let map = dataplane.map_routes();
+            let action = map.iter().find(|route| route.prefix == p(prefix)).map(|route| &route.action);
+            assert_eq!(action, Some(&Action::Pass), "{changed}");
+            ip(usual);
+            settle_until(&mut dataplane, |dataplane| is_local(dataplane, prefix)).await;
+        }
     });
 }
 
