@@ -39,7 +39,8 @@ pub struct DataplaneArgs {
     /// Only these parts; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<Part>,
-    /// Only packets whose way contains this, such as "out of a pod"; may be repeated
+    /// Only packets whose way contains this, such as "out of a pod", and of the sinks only those whose title does, such as
+    /// "manxd"; may be repeated
     #[arg(long, value_name = "TEXT")]
     way: Vec<String>,
     /// Few rounds of few packets: to see that it works
@@ -108,7 +109,7 @@ pub fn run(args: &DataplaneArgs) -> Result<()> {
     if wanted(Part::Sinks) {
         let (counts, rounds) = if args.quick { (&[10_000][..], 1) } else { (&[10_000, 100_000][..], 5) };
         println!("sinks: {rounds} rounds");
-        results.sinks = Some(sinks::measure(counts, rounds)?);
+        results.sinks = Some(sinks::measure(counts, rounds, &args.way)?);
     }
     let head = report::Head {
         command: args.made_by.clone().unwrap_or_else(|| std::env::args().collect::<Vec<_>>().join(" ")),

@@ -39,6 +39,8 @@ use crate::{
 /// As pod blocks are: side by side in one pool.
 const POOL: &str = "16.0.0.0/8";
 const BLOCKS: Range = Range { base: Ipv4Addr::new(16, 0, 0, 0), length: 26, count: 0 };
+/// Of the routes of Manx, and of those that the benchmark writes.
+const PROTOCOL: u8 = 77;
 const START: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub enum Who {
     /// Packed netlink, and nothing else.
     Netlink,
+    /// The same, heard by one listener, as whatever a daemon writes is heard by the benchmark.
+    Heard,
     /// The eBPF sink, and nothing else.
     Maps,
     Manx,
@@ -54,11 +58,12 @@ pub enum Who {
 }
 
 impl Who {
-    pub const ALL: [Who; 5] = [Who::Netlink, Who::Maps, Who::Manx, Who::Bird, Who::Frr];
+    pub const ALL: [Who; 6] = [Who::Netlink, Who::Heard, Who::Maps, Who::Manx, Who::Bird, Who::Frr];
 
     pub fn title(self) -> &'static str {
         match self {
             Who::Netlink => "packed netlink alone, into the FIB",
+            Who::Heard => "packed netlink alone, until a listener has heard of all routes",
             Who::Maps => "the eBPF sink alone, into the maps",
             Who::Manx => "manxd, from a peer's socket to FIB and maps",
             Who::Bird => "BIRD, from a peer's socket to the FIB",
@@ -77,15 +82,19 @@ pub struct Results {
     pub memory: BTreeMap<u32, (u64, u64)>,
 }
 
-pub fn measure(counts: &[u32], rounds: usize) -> Result<Results> {
+/// Of those whose title contains one of `ways`, where there are any.
+pub fn measure(counts: &[u32], rounds: usize, ways: &[String]) -> Result<Results> {
     let mut results = Results::default();
+    let wanted = |who: Who| ways.is_empty() || ways.iter().any(|way| who.title().contains(way.as_str()));
     for round in 0..rounds {
         for count in counts.iter().copied() {
             for turn in 0..Who::ALL.len() {
-                let Some(who) = Who::ALL.get((turn + round) % Who::ALL.len()).copied() else { continue };
+                let who = Who::ALL.get((turn + round) % Who::ALL.len()).copied();
+                let Some(who) = who.filter(|who| wanted(*who)) else { continue };
                 let range = Range { count, ..BLOCKS };
                 let took = match who {
                     Who::Netlink => packed(range),
+                    Who::Heard => heard(range),
                     Who::Maps => maps(range).map(|(took, memory)| {
                         results.memory.insert(count, memory);
                         took
@@ -129,6 +138,22 @@ fn packed(range: Range) -> Result<Duration> {
     let ifindex = index(&daemon, "bench0")?;
     let prefixes = prefixes(range);
     daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex))
+}
+
+/// As it would be measured of a daemon.
+fn heard(range: Range) -> Result<Duration> {
+    let (daemon, _generator) = lab()?;
+    let ifindex = index(&daemon, "bench0")?;
+    let prefixes = prefixes(range);
+    let watch = daemon.run(|| Watch::open(PROTOCOL))?;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let writing =
+            scope.spawn(|| daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex)));
+        let heard = watch.until(range.count, LIMIT);
+        writing.join().map_err(|_| anyhow!("the writer panicked"))??;
+        Ok(heard? - start)
+    })
 }
 
 fn maps(range: Range) -> Result<(Duration, (u64, u64))> {
@@ -196,7 +221,7 @@ fn from_a_peer(range: Range, who: Who) -> Result<Duration> {
         Who::Bird => 12,
         // RTPROT_BGP.
         Who::Frr => 186,
-        _ => 77,
+        _ => PROTOCOL,
     };
     let mut feed = Vec::new();
     let attributes = Attributes { next_hop: client(0), as_path: Vec::new(), no_advertise: false };
@@ -306,7 +331,7 @@ fn commands(who: Who, dir: &Path) -> Result<Vec<(&'static str, Command)>> {
             let bgpd = frr(dir, "bgpd", &text)?;
             vec![("zebra", frr(dir, "zebra", "frr defaults traditional\n")?), ("bgpd", bgpd)]
         }
-        Who::Netlink | Who::Maps => bail!("no daemon"),
+        Who::Netlink | Who::Heard | Who::Maps => bail!("no daemon"),
     })
 }
 
