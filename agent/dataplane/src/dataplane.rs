@@ -30,6 +30,8 @@ use crate::{
 
 /// Manx's own number in `rt_protos`.
 pub const DEFAULT_PROTOCOL: u8 = 77;
+/// So many take the kernel about a millisecond, and then nobody has to be woken for them.
+pub const WRITTEN_AT_ONCE: usize = 256;
 /// Room for the events of some ten thousand changed routes.
 const DEFAULT_RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub pod_prefix: String,
     /// Receive buffer of the event socket, in bytes. Overflow costs a dump, not correctness.
     pub receive_buffer: usize,
+    /// Up to so many changes of the FIB are written by whoever calls [`Dataplane::step`], more by a thread.
+    pub written_at_once: usize,
 }
 
 impl Default for Config {
@@ -58,6 +62,7 @@ impl Default for Config {
             uplinks: DEFAULT_UPLINKS.to_owned(),
             pod_prefix: DEFAULT_POD_PREFIX.to_owned(),
             receive_buffer: DEFAULT_RECEIVE_BUFFER,
+            written_at_once: WRITTEN_AT_ONCE,
         }
     }
 }
@@ -94,6 +99,8 @@ pub enum Report {
     Tampered { prefix: Prefix, how: Tampering, by: Option<Author> },
     /// The kernel dropped events (ENOBUFS); everything was read again.
     Resynchronised,
+    /// The thread that writes routes has ended by a fault of its own. From here on the loop writes them itself.
+    WriterEnded { why: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +146,8 @@ pub struct Step {
     /// The host's policy rules are other than before.
     pub policy_rules: bool,
     pub reports: Vec<Report>,
-    /// FIB writes remain that could be done now: call again soon.
+    /// FIB writes remain that could be done now: call again soon. Those that wait for the kernel's answers to others
+    /// end the wait in [`Dataplane::changed`].
     pub more: bool,
 }
 
@@ -162,6 +170,8 @@ pub struct Dataplane {
     retry_reading: Option<Instant>,
     /// Prefixes of which anything wanted changed since an audit began.
     noted: Option<HashSet<Prefix>>,
+    /// The addresses under which our own changes appear in events.
+    ports: Vec<u32>,
 }
 
 impl Dataplane {
@@ -185,7 +195,13 @@ impl Dataplane {
         let mut changes = Changes::default();
         view.resynchronise(&mut requests, &mut changes)?;
         let place = Place { protocol: config.protocol, table: config.table, metric: config.metric };
-        let fib = FibSink::open(place, &mut requests)?;
+        let mut fib = FibSink::open(place, &mut requests)?;
+        let mut ports = vec![requests.port()];
+        match fib.start_writer(config.written_at_once) {
+            Ok(port) => ports.push(port),
+            Err(error) => tracing::warn!("no thread to write routes, so the loop does: {error}"),
+        }
+        monitor.leave_out(&ports);
         // The sink has just read them.
         changes.own_in_doubt = false;
         Ok(Dataplane {
@@ -202,6 +218,7 @@ impl Dataplane {
             reported_pools: HashSet::new(),
             retry_reading: None,
             noted: None,
+            ports,
         })
     }
 
@@ -217,8 +234,9 @@ impl Dataplane {
         next_hops.sort_unstable();
         next_hops.dedup();
         for gateway in &next_hops {
-            let resolution = self.resolver.use_for_path(*gateway, &self.view).clone();
-            self.table.set_resolution(*gateway, Some(resolution));
+            if let Some(resolution) = self.resolver.use_for_path(*gateway, &self.view) {
+                self.table.set_resolution(*gateway, Some(resolution));
+            }
         }
         for gateway in self.table.set_path(prefix, next_hops) {
             if self.resolver.release(gateway) {
@@ -249,16 +267,25 @@ impl Dataplane {
         self.resolver.unwatch(gateway);
     }
 
-    /// Waits for the kernel to say something and takes it in; call [`Self::step`] next. Cancel-safe.
+    /// Waits for the kernel to say something, an answer or an event, and takes in events; call [`Self::step`] next.
+    /// Cancel-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.monitor.readable().await?;
+        tokio::select! {
+            readable = self.monitor.readable() => readable?,
+            () = self.fib.may_be_answered() => return Ok(()),
+        }
         self.absorb()
+    }
+
+    /// Routes are being written that the kernel has not answered yet.
+    pub fn is_writing(&self) -> bool {
+        self.fib.is_writing()
     }
 
     /// Takes in what the kernel has said so far.
     fn absorb(&mut self) -> io::Result<()> {
-        let (view, changes, port) = (&mut self.view, &mut self.changes, self.requests.port());
-        let lost = self.monitor.drain(|header, message| view.apply(header, message, port, changes))?;
+        let (view, changes, ports) = (&mut self.view, &mut self.changes, &self.ports);
+        let lost = self.monitor.drain(|header, message| view.apply(header, message, ports, changes))?;
         self.changes.overrun |= lost;
         Ok(())
     }
@@ -266,6 +293,8 @@ impl Dataplane {
     /// Carries out what is due: recomputes, writes a bounded number of routes, and says what changed.
     pub fn step(&mut self, now: Instant) -> Step {
         let mut step = Step::default();
+        // Before the events: those of before what is answered are there then.
+        self.fib.collect_answers();
         // The less is unread, the less can have changed under what is written next.
         if let Err(error) = self.absorb().and_then(|()| self.read_what_is_in_doubt(now)) {
             tracing::warn!(%error, "the kernel's state cannot be read; trying again");
@@ -294,25 +323,39 @@ impl Dataplane {
             self.fib.topology_changed();
         }
         self.fib.observe(changes.own);
-        if changes.own_in_doubt
-            && let Err(error) = self.fib.audit(&mut self.requests)
-        {
-            tracing::warn!(%error, "our routes cannot be read from the kernel; trying again");
-            self.changes.own_in_doubt = true;
-            self.retry_reading = Some(now + RESYNC_RETRY);
+        let answered = self.fib.take_answers(now, &mut self.requests);
+        self.doubt_after(answered, now);
+        self.changes.own_in_doubt |= changes.own_in_doubt | self.fib.take_doubt();
+        // What is on its way may be in a dump and may not.
+        if self.changes.own_in_doubt && !self.fib.is_writing() {
+            self.changes.own_in_doubt = false;
+            if let Err(error) = self.fib.audit(&mut self.requests) {
+                tracing::warn!(%error, "our routes cannot be read from the kernel; trying again");
+                self.changes.own_in_doubt = true;
+                self.retry_reading = Some(now + RESYNC_RETRY);
+            }
         }
-        if let Err(error) = self.fib.step(now, &self.view, &mut self.requests) {
-            tracing::warn!(%error, "writing routes; comparing with the kernel before the next attempt");
-            self.changes.own_in_doubt = true;
-            self.retry_reading = Some(now + RESYNC_RETRY);
+        if !(self.changes.own_in_doubt && self.fib.is_writing()) {
+            let written = self.fib.step(now, &self.view, &mut self.requests);
+            self.doubt_after(written, now);
         }
         self.changes.own_in_doubt |= self.fib.take_doubt();
         self.pods.probe(&mut self.requests, now);
 
         self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
         step.reports = mem::take(&mut self.reports);
-        step.more = self.retry_reading.is_none() && (self.fib.has_work() || self.changes.own_in_doubt);
+        let waits = self.changes.own_in_doubt && self.fib.is_writing();
+        step.more =
+            self.retry_reading.is_none() && !waits && (self.fib.can_go_on() || self.changes.own_in_doubt);
         step
+    }
+
+    fn doubt_after(&mut self, written: io::Result<()>, now: Instant) {
+        if let Err(error) = written {
+            tracing::warn!(%error, "writing routes; comparing with the kernel before the next attempt");
+            self.changes.own_in_doubt = true;
+            self.retry_reading = Some(now + RESYNC_RETRY);
+        }
     }
 
     /// Dumps what events could not tell.
@@ -435,6 +478,7 @@ impl Dataplane {
 
     /// Compares what the kernel has with what we believe it has, and queues repairs for the next steps.
     pub fn audit(&mut self) -> io::Result<AuditReport> {
+        self.fib.wait(Instant::now(), &mut self.requests)?;
         self.fib.audit(&mut self.requests)
     }
 
@@ -508,8 +552,9 @@ impl Dataplane {
     }
 
     /// The routes of our protocol as the kernel has them now, all tables, both families.
-    /// [`read_back`] does the same from another thread.
+    /// [`read_back`] does the same from another thread, and does not wait for what is being written.
     pub fn read_back(&mut self) -> io::Result<Vec<FibRoute>> {
+        self.fib.wait(Instant::now(), &mut self.requests)?;
         fib::read_back(&mut self.requests, self.place.protocol)
     }
 
@@ -534,6 +579,7 @@ impl From<fib::Event> for Report {
             fib::Event::Failed(prefix, error) => Report::NotInstalled { prefix, error },
             fib::Event::Recovered(prefix) => Report::Recovered { prefix },
             fib::Event::Tampered { prefix, how, by } => Report::Tampered { prefix, how, by },
+            fib::Event::WriterEnded(why) => Report::WriterEnded { why },
         }
     }
 }

@@ -16,5 +16,6 @@ pub mod route;
 pub mod table;
 
 pub use dataplane::{
-    Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, NotWritten, OpenError, Report, Step, cleanup, read_back,
+    Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, NotWritten, OpenError, Report, Step, WRITTEN_AT_ONCE,
+    cleanup, read_back,
 };

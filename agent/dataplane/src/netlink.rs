@@ -168,6 +168,48 @@ impl Requests {
         }
     }
 
+    /// Sends `count` changes as `encode` writes them: the change's place, the message's sequence number, and whether it
+    /// asks for an answer. Only the last of a packet does: the kernel takes a packet's messages in turn, answers one
+    /// that it refuses whether asked or not (`netlink_rcv_skb`), and goes on with the next. Returns the refused ones
+    /// by their place, in order. An error of the socket itself leaves open what became of the changes.
+    pub fn submit(
+        &mut self,
+        count: usize,
+        mut encode: impl FnMut(&mut Vec<u8>, usize, u32, bool),
+    ) -> io::Result<Vec<(usize, Refusal)>> {
+        let mut refused = Vec::new();
+        let mut packet = Vec::new();
+        for base in (0..count).step_by(BATCH) {
+            let end = count.min(base + BATCH);
+            packet.clear();
+            let first = self.sequence.wrapping_add(1);
+            for place in base..end {
+                let sequence = self.next_sequence();
+                encode(&mut packet, place, sequence, place + 1 == end);
+            }
+            self.socket.send(&packet, 0)?;
+            let mut answered = false;
+            while !answered {
+                self.receive()?;
+                for message in messages(&self.received) {
+                    let Ok(message) = message else { continue };
+                    let NetlinkPayload::Error(error) = message.payload else { continue };
+                    let place = base + message.header.sequence_number.wrapping_sub(first) as usize;
+                    // An answer to a request whose wait timed out earlier falls outside.
+                    if place >= end {
+                        continue;
+                    }
+                    answered |= place + 1 == end;
+                    if error.code.is_some() {
+                        let refusal = refusal(error.raw_code(), &error.header, message.header.flags);
+                        refused.push((place, refusal));
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+
     /// All objects that match the request, as far as `convert` has a use for them.
     pub fn dump<T>(
         &mut self,

@@ -136,11 +136,11 @@ impl Resolver {
         }
     }
 
-    /// A path leads there now.
-    pub fn use_for_path(&mut self, gateway: Gateway, view: &KernelView) -> &Resolution {
+    /// A path leads there now. If it is the first, how.
+    pub fn use_for_path(&mut self, gateway: Gateway, view: &KernelView) -> Option<Resolution> {
         let watched = self.entry(gateway, view);
         watched.paths += 1;
-        &watched.resolution
+        (watched.paths == 1).then(|| watched.resolution.clone())
     }
 
     /// A path leads there no more. True if none does.

@@ -10,7 +10,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMe
 
 use super::{
     AuditReport, Difference, Entry, FibRoute, FibSink, Held,
-    spec::{Spec, delete},
+    message::{Head, delete},
+    spec::Spec,
 };
 use crate::{
     kernel::{KernelRoute, RouteKey, parse},
@@ -57,7 +58,7 @@ pub(super) fn dump_places(
 }
 
 impl FibSink {
-    /// Compares with the kernel and queues what differs for repair.
+    /// Compares with the kernel and queues what differs for repair. Nothing may be on its way meanwhile.
     pub fn audit(&mut self, requests: &mut Requests) -> io::Result<AuditReport> {
         let routes = dump_own(requests, self.place.protocol)?;
         let mut report = AuditReport { checked: routes.len(), ..AuditReport::default() };
@@ -111,6 +112,7 @@ impl FibSink {
 
     pub fn has_noted(&self, prefix: Prefix) -> bool {
         self.noted.as_ref().is_some_and(|noted| noted.contains(&prefix))
+            || self.routes.get(&prefix).is_some_and(|entry| entry.flying)
     }
 
     /// `found`: all routes of our protocol to this prefix, wherever they stand.
@@ -171,22 +173,19 @@ pub(crate) fn read_back(requests: &mut Requests, protocol: u8) -> io::Result<Vec
 pub(crate) fn cleanup(requests: &mut Requests, protocol: u8) -> io::Result<usize> {
     let mut keys: Vec<RouteKey> = dump_own(requests, protocol)?.into_iter().map(|route| route.key).collect();
     keys.sort_by_key(|key| (key.prefix.len(), *key));
-    let answers = requests.transact(keys.iter().map(|key| delete(key, protocol)).collect())?;
-    for (key, answer) in keys.iter().zip(answers) {
-        match answer {
-            // Gone already.
-            Ok(()) => {}
-            Err(refusal) if refusal.errno == libc::ESRCH => {}
-            Err(refusal) => {
-                return Err(io::Error::new(
-                    io::Error::from(refusal.clone()).kind(),
-                    format!(
-                        "removing the route to {} from table {}: {}",
-                        key.prefix, key.table, refusal.text
-                    ),
-                ));
-            }
+    let refused = requests.submit(keys.len(), |packet, place, sequence, answer| {
+        if let Some(key) = keys.get(place) {
+            delete(packet, Head { sequence, answer }, key, protocol);
         }
+    })?;
+    for (place, refusal) in refused {
+        // Gone already.
+        if refusal.errno == libc::ESRCH {
+            continue;
+        }
+        let Some(key) = keys.get(place) else { continue };
+        let text = format!("removing the route to {} from table {}: {}", key.prefix, key.table, refusal.text);
+        return Err(io::Error::new(io::Error::from(refusal).kind(), text));
     }
     Ok(keys.len())
 }

@@ -1,16 +1,18 @@
 //! The kernel FIB sink: keeps the kernel's routes of our protocol as the desired table wants them, and touches
 //! no other.
 //!
-//! Every write is answered by the kernel before the call returns, so the sink knows what is there; it learns of
-//! what others do to our routes from events, and compares with a dump where events cannot tell (a link went
-//! down, events were lost, an audit). Multipath routes are written whole with RTA_MULTIPATH; replacing one
+//! Every write is answered by the kernel, a few before the call returns and many by a thread of the sink's, so it knows
+//! what is there; it learns of what others do to our routes from events, and compares with a dump where events cannot
+//! tell (a link went down, events were lost, an audit). Multipath routes are written whole with RTA_MULTIPATH; replacing one
 //! removes all legs of the old one in both families.
 
 mod audit;
 mod error;
+mod message;
 mod report;
 mod spec;
 mod write;
+mod writer;
 
 use std::{
     cmp::Reverse,
@@ -25,16 +27,22 @@ use manx_net::Prefix;
 use crate::{
     kernel::{Author, KernelRoute, OwnEvent, RouteKey},
     netlink::Requests,
+    route::Action,
     table::Delta,
 };
 pub use error::FibError;
 pub use report::{AuditReport, Difference, FibRoute, FibState, FibStatus, Tampering};
 use spec::Spec;
+use writer::{Answer, Writer};
 
 pub(crate) use audit::{cleanup, read_back};
 
-/// Changes written to the kernel in one call of [`FibSink::step`].
+/// Changes written to the kernel in one call of [`FibSink::step`] where there is no thread for them.
 const BUDGET: usize = 1024;
+/// Changes that are answered together.
+const BATCH: usize = 512;
+/// Changes that are on their way: enough for the kernel while the loop is busy with something else for some 80 ms.
+const DEPTH: usize = 16 * 1024;
 /// A failed write is repeated after this long, doubled each time up to [`RETRY_LONGEST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
@@ -66,7 +74,13 @@ impl Place {
 pub(crate) enum Event {
     Failed(Prefix, FibError),
     Recovered(Prefix),
-    Tampered { prefix: Prefix, how: Tampering, by: Option<Author> },
+    Tampered {
+        prefix: Prefix,
+        how: Tampering,
+        by: Option<Author>,
+    },
+    /// The thread that writes is no more, and why.
+    WriterEnded(String),
 }
 
 #[derive(Debug)]
@@ -104,6 +118,12 @@ struct Entry {
     adopted: bool,
     /// It was right, and somebody else deleted or changed it.
     damaged: bool,
+    /// In one of the queues.
+    queued: bool,
+    /// Being written or removed: `held` is what was there before.
+    flying: bool,
+    /// Somebody else changed it meanwhile.
+    disturbed: bool,
     failure: Option<Box<Failure>>,
 }
 
@@ -128,6 +148,18 @@ pub(crate) struct FibSink {
     noted: Option<HashSet<Prefix>>,
     repaired: u64,
     writes: u64,
+    /// `None`: whoever calls writes everything.
+    writer: Option<Writer>,
+    /// So many changes are not worth its while.
+    at_once: usize,
+    /// It has ended, and what it was given last is open.
+    lost_writer: bool,
+    /// Come from the thread, and not taken in yet.
+    answers: Vec<Answer>,
+    /// Changes that are not answered yet.
+    flying: usize,
+    /// What is queued has to wait for answers.
+    waits: bool,
 }
 
 impl FibSink {
@@ -147,6 +179,12 @@ impl FibSink {
             noted: None,
             repaired: 0,
             writes: 0,
+            writer: None,
+            at_once: 0,
+            lost_writer: false,
+            answers: Vec::new(),
+            flying: 0,
+            waits: false,
         };
         for route in audit::dump_own(requests, place.protocol)? {
             let prefix = route.key.prefix;
@@ -158,6 +196,14 @@ impl FibSink {
             }
         }
         Ok(sink)
+    }
+
+    /// From now on a thread writes, except what are at most `at_once` changes. Returns the port of its socket.
+    pub fn start_writer(&mut self, at_once: usize) -> io::Result<u32> {
+        let (writer, port) = Writer::start(self.place)?;
+        self.writer = Some(writer);
+        self.at_once = at_once;
+        Ok(port)
     }
 
     /// One copy of each set of next hops, however many routes share it.
@@ -182,9 +228,17 @@ impl FibSink {
 
     /// What the table wants from now on.
     pub fn want(&mut self, delta: Delta) {
+        let mut last: Option<(Action, Arc<Spec>)> = None;
         for route in delta.upserts {
-            let Some(spec) = Spec::wanted(&route.action) else { continue };
-            let spec = self.intern(spec);
+            let spec = match &last {
+                Some((action, spec)) if *action == route.action => spec.clone(),
+                _ => {
+                    let Some(spec) = Spec::wanted(&route.action) else { continue };
+                    let spec = self.intern(spec);
+                    last = Some((route.action, spec.clone()));
+                    spec
+                }
+            };
             self.routes.entry(route.prefix).or_default().wanted = Some(spec);
             self.note(route.prefix);
             self.forgive(route.prefix);
@@ -218,13 +272,20 @@ impl FibSink {
 
     /// Puts the prefix into the queue where it belongs now.
     fn schedule(&mut self, prefix: Prefix) {
-        self.to_write.remove(&(Reverse(prefix.len()), prefix));
-        self.to_remove.remove(&(prefix.len(), prefix));
+        self.unqueue(prefix);
         let Some(entry) = self.routes.get_mut(&prefix) else { return };
         if entry.wanted.is_some() {
             entry.adopted = false;
         }
-        if entry.held.is(&entry.wanted) {
+        if entry.flying {
+            // Judged when it is answered; until then nothing of what depends on it may go before it.
+            entry.queued = true;
+            if entry.wanted.is_some() {
+                self.to_write.insert((Reverse(prefix.len()), prefix));
+            } else {
+                self.to_remove.insert((prefix.len(), prefix));
+            }
+        } else if entry.held.is(&entry.wanted) {
             let failed = entry.failure.take().is_some();
             let gone = entry.wanted.is_none();
             self.failing.remove(&prefix);
@@ -236,9 +297,20 @@ impl FibSink {
         } else if self.failing.contains(&prefix) {
             // Waits for its time.
         } else if entry.wanted.is_some() {
+            entry.queued = true;
             self.to_write.insert((Reverse(prefix.len()), prefix));
         } else if !entry.adopted || self.learned {
+            entry.queued = true;
             self.to_remove.insert((prefix.len(), prefix));
+        }
+    }
+
+    fn unqueue(&mut self, prefix: Prefix) {
+        if let Some(entry) = self.routes.get_mut(&prefix)
+            && std::mem::take(&mut entry.queued)
+        {
+            self.to_write.remove(&(Reverse(prefix.len()), prefix));
+            self.to_remove.remove(&(prefix.len(), prefix));
         }
     }
 
@@ -288,6 +360,10 @@ impl FibSink {
                 };
                 continue;
             }
+            if let Some(entry) = self.routes.get_mut(&key.prefix).filter(|entry| entry.flying) {
+                entry.disturbed = true;
+                continue;
+            }
             let held = now.map_or(Held::Nothing, |route| self.held(&route));
             self.found(key.prefix, held, displaced, Some(by));
         }
@@ -327,6 +403,16 @@ impl FibSink {
 
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
+    }
+
+    /// Something is being written by the thread.
+    pub fn is_writing(&self) -> bool {
+        self.flying > 0
+    }
+
+    /// The next call of [`Self::step`] could do something without an answer to what is being written.
+    pub fn can_go_on(&self) -> bool {
+        self.has_work() && !(self.waits && self.flying > 0)
     }
 
     pub fn has_work(&self) -> bool {

@@ -4,7 +4,11 @@ use std::{process::Command, thread};
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::*;
+use super::{
+    message::Mode,
+    writer::{Change, carry_out},
+    *,
+};
 use crate::{
     kernel::{KernelView, Naming, TABLE_MAIN},
     route::{Action, NextHop, Route},
@@ -140,5 +144,94 @@ fn a_refused_ipv6_multipath_route_is_looked_after() {
         step(&mut sink, requests, stale);
         assert_eq!(sink.state(prefix), Some(FibState::Installed));
         assert!(sink.audit(requests).unwrap().is_clean());
+    });
+}
+
+/// Routes by one next hop, side by side.
+fn many(count: u8, gateway: &str) -> Delta {
+    let mut wishes = wish(gateway);
+    let action = wishes.upserts[0].action.clone();
+    wishes.upserts = (0..count)
+        .map(|n| Route { prefix: format!("172.16.{n}.0/24").parse().unwrap(), action: action.clone() })
+        .collect();
+    wishes
+}
+
+#[test]
+fn a_thread_that_dies_is_told_of_and_the_caller_writes_all_that_it_owed() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        let mut own = Requests::open().unwrap();
+        let mut batches = 0;
+        let dies = move |batch: &[Change]| {
+            batches += 1;
+            assert!(batches < 2, "something that cannot be");
+            carry_out(PLACE, batch, &mut own)
+        };
+        sink.writer = Some(Writer::start_with(dies).unwrap());
+        let mut now = Instant::now();
+        for gateway in ["10.0.0.2", "10.0.0.3"] {
+            sink.want(many(200, gateway));
+            sink.step(now, stale, requests).unwrap();
+            sink.wait(now, requests).unwrap();
+        }
+        assert!(
+            matches!(&sink.take_events()[..], [Event::WriterEnded(why)] if why == "something that cannot be")
+        );
+        assert!(!sink.is_writing());
+        assert!(sink.take_doubt(), "what it was given last is open");
+        sink.audit(requests).unwrap();
+        while sink.has_work() {
+            now += Duration::from_secs(1);
+            sink.step(now, stale, requests).unwrap();
+        }
+        assert_eq!(sink.status().installed, 200);
+        let routes = read_back(requests, PLACE.protocol).unwrap();
+        assert_eq!(routes.len(), 200);
+        assert!(routes.iter().all(|route| route.legs[0].gateway == Some("10.0.0.3".parse().unwrap())));
+    });
+}
+
+#[test]
+fn a_prefix_that_is_being_written_is_not_given_out_again_nor_is_what_surrounds_it() {
+    isolated(|requests, stale| {
+        let mut sink = FibSink::open(PLACE, requests).unwrap();
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel::<Vec<Change>>();
+        let mut own = Requests::open().unwrap();
+        let waits = move |batch: &[Change]| {
+            gate.recv().unwrap();
+            tell.send(batch.to_vec()).unwrap();
+            carry_out(PLACE, batch, &mut own)
+        };
+        sink.writer = Some(Writer::start_with(waits).unwrap());
+        let now = Instant::now();
+        let around: Prefix = "172.16.0.0/16".parse().unwrap();
+        let blackhole = Route { prefix: around, action: Action::Blackhole(crate::route::BlackholeKind::Own) };
+        sink.want(many(3, "10.0.0.2"));
+        sink.step(now, stale, requests).unwrap();
+        // While these are on their way one is wanted otherwise, and a blackhole around all of them.
+        let mut wishes = many(1, "10.0.0.3");
+        wishes.upserts.push(blackhole);
+        sink.want(wishes);
+        for _ in 0..3 {
+            sink.step(now, stale, requests).unwrap();
+        }
+        assert!(!sink.can_go_on(), "there is nothing to do before the answer");
+        release.send(()).unwrap();
+        assert_eq!(told.recv().unwrap().len(), 3);
+        release.send(()).unwrap();
+        sink.wait(now, requests).unwrap();
+        sink.step(now, stale, requests).unwrap();
+        sink.wait(now, requests).unwrap();
+        let second = told.recv().unwrap();
+        assert!(
+            matches!(&second[..], [
+                Change::Write { prefix: first, mode: Mode::Replace, .. },
+                Change::Write { prefix: last, mode: Mode::Create, .. },
+            ] if *first == "172.16.0.0/24".parse().unwrap() && *last == around),
+            "{second:?}"
+        );
+        assert_eq!(sink.status().installed, 4);
     });
 }

@@ -1,4 +1,6 @@
-//! Carrying out what is queued: a bounded number of changes in one go, each with its own outcome.
+//! Choosing what is written next, and taking in what became of it. A prefix that is being written is not touched again
+//! before the kernel has answered, so that nothing overtakes; and nothing that surrounds it is written before what is
+//! wanted of it by then.
 
 use std::{
     cmp::Reverse,
@@ -9,12 +11,13 @@ use std::{
 };
 
 use manx_net::Prefix;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::{
-    BUDGET, Event, Failure, FibError, FibSink, Held, RETRY_FIRST, RETRY_LONGEST,
+    BATCH, BUDGET, DEPTH, Event, Failure, FibError, FibSink, Held, RETRY_FIRST, RETRY_LONGEST,
     audit::dump_places,
-    spec::{Mode, Spec, delete, write},
+    message::Mode,
+    spec::Spec,
+    writer::{Answer, Change, Outcome, carry_out},
 };
 use crate::{
     kernel::{KernelView, RouteKey},
@@ -23,39 +26,125 @@ use crate::{
 
 impl FibSink {
     /// Writes and removes what is due, up to a bound. `view` tells where foreign routes stand. After an error of the
-    /// netlink socket it is open what the kernel did: everything is queued again, and an audit has to settle it.
+    /// netlink socket it is open what the kernel did: what was being written is queued again, and an audit has to
+    /// settle it.
     pub fn step(&mut self, now: Instant, view: &KernelView, requests: &mut Requests) -> io::Result<()> {
-        let result = self.carry_out(now, view, requests);
-        if result.is_err() {
-            for prefix in self.routes.keys().copied().collect::<Vec<_>>() {
-                self.schedule(prefix);
-            }
-        }
-        result
-    }
-
-    fn carry_out(&mut self, now: Instant, view: &KernelView, requests: &mut Requests) -> io::Result<()> {
         for prefix in self.failing.clone() {
             let failure = self.routes.get(&prefix).and_then(|entry| entry.failure.as_ref());
             if failure.is_none_or(|failure| failure.due <= now) {
                 self.retry(prefix);
             }
         }
-        let written = self.write_due(now, view, requests)?;
-        if self.to_write.is_empty() {
-            let left = BUDGET.saturating_sub(written);
-            self.remove_due(left, now, requests)?;
-            self.remove_strays(left, requests)?;
+        let budget = if self.writer.is_some() { DEPTH } else { BUDGET };
+        let mut due = self.next_writes(budget.saturating_sub(self.flying), now, view);
+        // The thread carries them out in this order. Here what was refused and is tried again comes first, too.
+        if self.writer.is_none() || (self.flying == 0 && due.len() <= self.at_once) {
+            self.write_here(due, now, requests)?;
+            due = self.next_removals(budget.saturating_sub(self.flying));
+            if self.writer.is_none() || due.len() <= self.at_once {
+                return self.write_here(due, now, requests);
+            }
+        } else {
+            due.extend(self.next_removals(budget.saturating_sub(self.flying)));
+        }
+        self.give(due, now, requests)
+    }
+
+    fn write_here(&mut self, due: Vec<Change>, now: Instant, requests: &mut Requests) -> io::Result<()> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        let outcome = carry_out(self.place, &due, requests);
+        self.answered(Answer { batch: due, outcome }, now, requests)
+    }
+
+    fn give(&mut self, mut due: Vec<Change>, now: Instant, requests: &mut Requests) -> io::Result<()> {
+        while !due.is_empty() {
+            let rest = due.split_off(due.len().min(BATCH));
+            let batch = std::mem::replace(&mut due, rest);
+            match &self.writer {
+                Some(writer) => {
+                    if let Err(batch) = writer.give(batch) {
+                        // It is told when its answers are looked for; what was given before it is in doubt.
+                        self.write_here(batch, now, requests)?;
+                    }
+                }
+                None => self.write_here(batch, now, requests)?,
+            }
         }
         Ok(())
     }
 
-    fn write_due(&mut self, now: Instant, view: &KernelView, requests: &mut Requests) -> io::Result<usize> {
-        let mut due: Vec<(Prefix, Arc<Spec>, Mode)> = Vec::new();
-        let mut displaced = Vec::new();
-        while due.len() < BUDGET {
-            let Some((_, prefix)) = self.to_write.pop_first() else { break };
-            let Some(entry) = self.routes.get(&prefix) else { continue };
+    /// What is answered so far, to be taken in by [`Self::take_answers`] when all events are that came before it.
+    pub fn collect_answers(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        if !writer.take(&mut self.answers)
+            && let Some(writer) = self.writer.take()
+        {
+            self.events.push(Event::WriterEnded(writer.cause()));
+            self.lost_writer = true;
+        }
+    }
+
+    pub fn take_answers(&mut self, now: Instant, requests: &mut Requests) -> io::Result<()> {
+        let mut result = Ok(());
+        for answer in std::mem::take(&mut self.answers) {
+            let outcome = self.answered(answer, now, requests);
+            result = result.and(outcome);
+        }
+        if std::mem::take(&mut self.lost_writer) {
+            self.in_doubt = true;
+            let flying = self.routes.iter().filter(|(_, entry)| entry.flying).map(|(prefix, _)| *prefix);
+            for prefix in flying.collect::<Vec<_>>() {
+                self.landed(prefix);
+                self.schedule(prefix);
+            }
+            self.flying = 0;
+        }
+        result
+    }
+
+    /// Waits until all that is being written is answered.
+    pub fn wait(&mut self, now: Instant, requests: &mut Requests) -> io::Result<()> {
+        self.collect_answers();
+        self.take_answers(now, requests)?;
+        while self.flying > 0 {
+            match self.writer.as_ref().and_then(super::writer::Writer::wait) {
+                Some(answer) => self.answers.push(answer),
+                None => self.collect_answers(),
+            }
+            self.take_answers(now, requests)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something may have been answered; for ever where nothing is asked. Cancel-safe.
+    pub async fn may_be_answered(&self) {
+        match &self.writer {
+            Some(writer) => writer.answered().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Longest first. What is being written already waits, and with it whatever is shorter.
+    fn next_writes(&mut self, room: usize, now: Instant, view: &KernelView) -> Vec<Change> {
+        let mut chosen = Vec::new();
+        let mut waiting: Option<u8> = None;
+        for (_, prefix) in &self.to_write {
+            if chosen.len() >= room || waiting.is_some_and(|length| prefix.len() < length) {
+                break;
+            }
+            match self.routes.get(prefix) {
+                Some(entry) if entry.flying => waiting = Some(prefix.len()),
+                _ => chosen.push(*prefix),
+            }
+        }
+        self.waits = waiting.is_some() || chosen.len() >= room;
+        let (mut due, mut displaced) = (Vec::with_capacity(chosen.len()), Vec::new());
+        for prefix in chosen {
+            self.to_write.remove(&(Reverse(prefix.len()), prefix));
+            let Some(entry) = self.routes.get_mut(&prefix) else { continue };
+            entry.queued = false;
             let Some(wanted) = entry.wanted.clone() else { continue };
             if let Some(error) = impossible(prefix, &wanted) {
                 self.failed(prefix, error, now);
@@ -63,83 +152,155 @@ impl FibSink {
             }
             let mode = if entry.held == Held::Nothing { Mode::Create } else { Mode::Replace };
             let Some(holder) = view.routes().holder(&self.place.key(prefix)) else {
-                due.push((prefix, wanted, mode));
+                entry.flying = true;
+                due.push(Change::Write { prefix, spec: wanted, mode });
                 continue;
             };
             // A foreign route was put in front of ours: a replacement would hit that one. Ours, being outdated, goes.
             if mode == Mode::Replace {
-                displaced.push(prefix);
+                entry.flying = true;
+                displaced.push(Change::Remove(prefix));
             }
             let error = FibError::Foreign { protocol: holder.protocol, table: holder.key.table };
             self.failed(prefix, error, now);
         }
-        self.withdraw(displaced, now, requests)?;
-        let refused = self.submit(&due, false, requests)?;
-
-        // What the kernel does not take for a neighbour by its own routes (an IPv6 link-local address always is
-        // one, a gateway behind an onlink route is not) is written as onlink: the resolver knows better.
-        let mut again = Vec::new();
-        let mut occupied = Vec::new();
-        for (position, refusal) in refused {
-            let Some((prefix, wanted, mode)) = due.get(position) else { continue };
-            if refusal.errno == libc::EEXIST {
-                occupied.push(*prefix);
-            } else if gateway_refused(wanted, &refusal) {
-                again.push((*prefix, wanted.clone(), *mode));
-            } else {
-                self.failed(*prefix, FibError::from_refusal(&refusal, wanted.gateway()), now);
-            }
-        }
-        for (position, refusal) in self.submit(&again, true, requests)? {
-            let Some((prefix, wanted, _)) = again.get(position) else { continue };
-            if refusal.errno == libc::EEXIST {
-                occupied.push(*prefix);
-            } else {
-                self.failed(*prefix, FibError::from_refusal(&refusal, wanted.gateway()), now);
-            }
-        }
-        self.settle(&occupied, now, requests)?;
-        Ok(due.len() + again.len())
+        self.flying += due.len() + displaced.len();
+        displaced.append(&mut due);
+        displaced
     }
 
-    /// Sends routes and notes those that the kernel took. Returns the others with their place in `due`.
-    fn submit(
-        &mut self,
-        due: &[(Prefix, Arc<Spec>, Mode)],
-        onlink: bool,
-        requests: &mut Requests,
-    ) -> io::Result<Vec<(usize, Refusal)>> {
-        if due.is_empty() {
-            return Ok(Vec::new());
+    /// Shortest first, and only when all is written or on its way.
+    fn next_removals(&mut self, room: usize) -> Vec<Change> {
+        if !self.to_write.is_empty() {
+            return Vec::new();
         }
-        let messages: Vec<(RouteNetlinkMessage, u16)> = due
-            .iter()
-            .map(|(prefix, spec, mode)| {
-                write(&self.place.key(*prefix), self.place.protocol, spec, *mode, onlink)
-            })
-            .collect();
-        self.writes += messages.len() as u64;
-        let mut refused = Vec::new();
-        let answers = requests.transact(messages)?;
-        for (position, ((prefix, spec, _), answer)) in due.iter().zip(answers).enumerate() {
-            match answer {
-                Ok(()) => {
-                    if let Some(entry) = self.routes.get_mut(prefix) {
-                        entry.held = Held::Route(spec.clone());
-                        self.repaired += u64::from(std::mem::take(&mut entry.damaged));
+        let mut chosen = Vec::new();
+        let mut waiting: Option<u8> = None;
+        for (_, prefix) in &self.to_remove {
+            if chosen.len() >= room || waiting.is_some_and(|length| prefix.len() > length) {
+                break;
+            }
+            match self.routes.get(prefix) {
+                Some(entry) if entry.flying => waiting = Some(prefix.len()),
+                _ => chosen.push(*prefix),
+            }
+        }
+        let mut due = Vec::with_capacity(chosen.len());
+        for prefix in chosen {
+            self.to_remove.remove(&(prefix.len(), prefix));
+            if let Some(entry) = self.routes.get_mut(&prefix) {
+                entry.queued = false;
+                entry.flying = true;
+                due.push(Change::Remove(prefix));
+            }
+        }
+        if self.learned && waiting.is_none() {
+            while due.len() < room
+                && let Some(key) = self.strays.pop_first()
+            {
+                due.push(Change::RemoveStray(key));
+            }
+        }
+        self.waits |= waiting.is_some() || due.len() >= room;
+        self.flying += due.len();
+        due
+    }
+
+    /// It is not being written any more.
+    fn landed(&mut self, prefix: Prefix) {
+        if let Some(entry) = self.routes.get_mut(&prefix) {
+            entry.flying = false;
+            // Somebody else changed it meanwhile: who was first, only the kernel knows.
+            self.in_doubt |= std::mem::take(&mut entry.disturbed);
+        }
+        self.note(prefix);
+    }
+
+    /// Takes in what became of a batch.
+    fn answered(&mut self, answer: Answer, now: Instant, requests: &mut Requests) -> io::Result<()> {
+        let Answer { batch, outcome } = answer;
+        self.flying = self.flying.saturating_sub(batch.len());
+        self.writes += batch.len() as u64;
+        let Outcome { refused, doubt } = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                for change in batch {
+                    match change {
+                        Change::Write { prefix, .. } | Change::Remove(prefix) => {
+                            self.landed(prefix);
+                            self.schedule(prefix);
+                        }
+                        Change::RemoveStray(key) => drop(self.strays.insert(key)),
                     }
-                    self.note(*prefix);
-                    self.failing.remove(prefix);
-                    self.schedule(*prefix);
                 }
-                Err(refusal) => {
-                    // IPv6 replaces leg by leg: a refusal half-way leaves neither the old route nor the new one.
-                    self.in_doubt |= !prefix.is_v4() && matches!(&**spec, Spec::Via(hops) if hops.len() > 1);
-                    refused.push((position, refusal));
+                self.in_doubt = true;
+                return Err(error);
+            }
+        };
+        self.in_doubt |= doubt;
+        let mut refused = refused.into_iter().peekable();
+        let mut occupied = Vec::new();
+        for (position, change) in batch.into_iter().enumerate() {
+            let refusal = refused.next_if(|(place, _)| *place == position).map(|(_, refusal)| refusal);
+            match change {
+                Change::Write { prefix, spec, .. } => {
+                    self.landed(prefix);
+                    match refusal {
+                        None => self.written(prefix, spec),
+                        Some(refusal) if refusal.errno == libc::EEXIST => occupied.push(prefix),
+                        Some(refusal) => self.not_written(prefix, &spec, &refusal, now),
+                    }
+                }
+                Change::Remove(prefix) => {
+                    self.landed(prefix);
+                    match refusal {
+                        Some(refusal) if !is_absence(&refusal) => {
+                            self.failed(prefix, FibError::from_refusal(&refusal, None), now);
+                        }
+                        // Gone already, with its interface or by another's hand: as wanted.
+                        _ => self.removed(prefix),
+                    }
+                }
+                Change::RemoveStray(key) => {
+                    self.note(key.prefix);
+                    if let Some(refusal) = refusal.filter(|refusal| !is_absence(refusal)) {
+                        tracing::warn!(prefix = %key.prefix, table = key.table, error = refusal.text,
+                            "a route of our protocol that we do not want cannot be removed");
+                    }
                 }
             }
         }
-        Ok(refused)
+        self.settle(&occupied, now, requests)
+    }
+
+    fn written(&mut self, prefix: Prefix, spec: Arc<Spec>) {
+        if let Some(entry) = self.routes.get_mut(&prefix) {
+            entry.held = Held::Route(spec);
+            self.repaired += u64::from(std::mem::take(&mut entry.damaged));
+        }
+        self.failing.remove(&prefix);
+        self.schedule(prefix);
+    }
+
+    fn not_written(&mut self, prefix: Prefix, spec: &Arc<Spec>, refusal: &Refusal, now: Instant) {
+        let wanted = self.routes.get(&prefix).and_then(|entry| entry.wanted.as_ref());
+        if wanted == Some(spec) {
+            self.failed(prefix, FibError::from_refusal(refusal, spec.gateway()), now);
+        } else {
+            // Something else is wanted since.
+            self.schedule(prefix);
+        }
+    }
+
+    fn removed(&mut self, prefix: Prefix) {
+        if let Some(entry) = self.routes.get_mut(&prefix) {
+            entry.held = Held::Nothing;
+            self.repaired += u64::from(entry.wanted.is_none() && std::mem::take(&mut entry.damaged));
+            if entry.wanted.is_none() {
+                self.failing.remove(&prefix);
+            }
+        }
+        self.schedule(prefix);
     }
 
     /// Somebody is in these places, and neither we nor the view know who: look.
@@ -156,6 +317,7 @@ impl FibSink {
             }
         }
         for prefix in occupied {
+            let is_wanted = self.routes.get(prefix).is_some_and(|entry| entry.wanted.is_some());
             match holders.get(&self.place.key(*prefix)) {
                 Some(route) if route.protocol == self.place.protocol => {
                     let held = self.held(route);
@@ -165,72 +327,12 @@ impl FibSink {
                         self.failed(*prefix, FibError::Refused { errno: libc::EEXIST, text }, now);
                     }
                 }
-                Some(route) => {
+                Some(route) if is_wanted => {
                     let error = FibError::Foreign { protocol: route.protocol, table: route.key.table };
                     self.failed(*prefix, error, now);
                 }
-                // Gone meanwhile.
-                None => self.schedule(*prefix),
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_due(&mut self, budget: usize, now: Instant, requests: &mut Requests) -> io::Result<()> {
-        let mut due = Vec::new();
-        while due.len() < budget {
-            let Some((_, prefix)) = self.to_remove.pop_first() else { break };
-            due.push(prefix);
-        }
-        self.withdraw(due, now, requests)
-    }
-
-    /// Deletes routes of ours.
-    fn withdraw(&mut self, due: Vec<Prefix>, now: Instant, requests: &mut Requests) -> io::Result<()> {
-        if due.is_empty() {
-            return Ok(());
-        }
-        self.writes += due.len() as u64;
-        let messages =
-            due.iter().map(|prefix| delete(&self.place.key(*prefix), self.place.protocol)).collect();
-        for (prefix, answer) in due.into_iter().zip(requests.transact(messages)?) {
-            match answer {
-                Err(refusal) if !is_absence(&refusal) => {
-                    self.failed(prefix, FibError::from_refusal(&refusal, None), now);
-                }
-                // Gone already, with its interface or by another's hand: as wanted.
-                _ => {
-                    self.note(prefix);
-                    if let Some(entry) = self.routes.get_mut(&prefix) {
-                        entry.held = Held::Nothing;
-                        self.repaired +=
-                            u64::from(entry.wanted.is_none() && std::mem::take(&mut entry.damaged));
-                        if entry.wanted.is_none() {
-                            self.failing.remove(&prefix);
-                        }
-                    }
-                    self.schedule(prefix);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_strays(&mut self, budget: usize, requests: &mut Requests) -> io::Result<()> {
-        if !self.learned || self.strays.is_empty() {
-            return Ok(());
-        }
-        let due: Vec<RouteKey> = self.strays.iter().take(budget).copied().collect();
-        self.writes += due.len() as u64;
-        let messages = due.iter().map(|key| delete(key, self.place.protocol)).collect();
-        for (key, answer) in due.into_iter().zip(requests.transact(messages)?) {
-            self.strays.remove(&key);
-            self.note(key.prefix);
-            if let Err(refusal) = answer
-                && !is_absence(&refusal)
-            {
-                tracing::warn!(prefix = %key.prefix, table = key.table, error = refusal.text,
-                    "a route of our protocol that we do not want cannot be removed");
+                // Gone meanwhile, or not wanted any more.
+                _ => self.schedule(*prefix),
             }
         }
         Ok(())
@@ -244,8 +346,7 @@ impl FibSink {
             self.events.push(Event::Failed(prefix, error.clone()));
         }
         entry.failure = Some(Box::new(Failure { error, due: now + pause, pause }));
-        self.to_write.remove(&(Reverse(prefix.len()), prefix));
-        self.to_remove.remove(&(prefix.len(), prefix));
+        self.unqueue(prefix);
         self.failing.insert(prefix);
     }
 }
@@ -258,12 +359,6 @@ fn impossible(prefix: Prefix, spec: &Spec) -> Option<FibError> {
         }
         _ => None,
     }
-}
-
-/// The kernel's words for a gateway that is no neighbour by its own routes: ENETUNREACH from IPv4, EHOSTUNREACH or
-/// EINVAL from IPv6.
-fn gateway_refused(spec: &Spec, refusal: &Refusal) -> bool {
-    spec.gateway().is_some() && matches!(refusal.errno, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL)
 }
 
 fn is_absence(refusal: &Refusal) -> bool {

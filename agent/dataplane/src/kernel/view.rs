@@ -243,12 +243,12 @@ impl KernelView {
         Ok(())
     }
 
-    /// Takes in one event. `self_port` is the socket through which we write routes ourselves.
+    /// Takes in one event. `own_ports` are the sockets through which we write routes ourselves.
     pub(crate) fn apply(
         &mut self,
         header: &NetlinkHeader,
         message: RouteNetlinkMessage,
-        self_port: u32,
+        own_ports: &[u32],
         changes: &mut Changes,
     ) {
         match message {
@@ -272,7 +272,7 @@ impl KernelView {
                 let port = header.port_number;
                 let replaces = header.flags & NLM_F_REPLACE != 0;
                 if route.protocol == self.protocol {
-                    if port != self_port {
+                    if !own_ports.contains(&port) {
                         let by = changes.author(port);
                         changes.own.push(OwnEvent::Added { route: route.clone(), by });
                     }
@@ -293,7 +293,7 @@ impl KernelView {
                 let Some(route) = parse::route(message) else { return };
                 let port = header.port_number;
                 if route.protocol == self.protocol {
-                    if port != self_port {
+                    if !own_ports.contains(&port) {
                         let by = changes.author(port);
                         changes.own.push(OwnEvent::Deleted { route, by });
                     }

@@ -51,17 +51,9 @@ impl Entry {
         self.fib.is_none() && self.map.is_none() && self.withheld.is_none()
     }
 
-    fn route(&self, prefix: Prefix, action: &Option<Arc<Action>>) -> Option<Route> {
-        let action = Action::clone(action.as_ref()?);
-        Some(Route { prefix, action })
-    }
-
-    fn fib_route(&self, prefix: Prefix) -> Option<Route> {
-        self.route(prefix, &self.fib)
-    }
-
     fn map_route(&self, prefix: Prefix) -> Option<Route> {
-        self.route(prefix, &self.map)
+        let action = Action::clone(self.map.as_ref()?);
+        Some(Route { prefix, action })
     }
 }
 
@@ -266,21 +258,37 @@ impl Table {
     pub fn commit(&mut self) -> Changed {
         let mut changed = Changed::default();
         let pools_changed = mem::take(&mut self.pools_changed);
-        let touched = self.touched().into_owned();
-        self.dirty.clear();
-        self.moved.clear();
+        let touched = if self.moved.is_empty() {
+            mem::take(&mut self.dirty)
+        } else {
+            let touched = self.touched().into_owned();
+            self.dirty.clear();
+            self.moved.clear();
+            touched
+        };
+        let nothing = Entry::default();
+        let mut last = Entry::default();
         for prefix in touched {
-            let now = decide(self, prefix);
-            let before = self.entries.remove(&prefix).unwrap_or_default();
-            if now != before {
-                difference(prefix, before.fib_route(prefix), now.fib_route(prefix), &mut changed.fib);
-                difference(prefix, before.map_route(prefix), now.map_route(prefix), &mut changed.map);
-            }
+            let mut now = decide(self, prefix);
+            let before = self.entries.get(&prefix).unwrap_or(&nothing);
             if let Some(withheld) = now.withheld.filter(|_| pools_changed || now.withheld != before.withheld)
             {
                 changed.withheld.push((prefix, withheld));
             }
-            if !now.is_nothing() {
+            if now == *before {
+                continue;
+            }
+            difference(prefix, &before.fib, &now.fib, &mut changed.fib);
+            difference(prefix, &before.map, &now.map, &mut changed.map);
+            if now.is_nothing() {
+                self.entries.remove(&prefix);
+            } else {
+                // Whole tables lead to one next hop: one copy of what they say.
+                if now == last {
+                    now = last.clone();
+                } else {
+                    last = now.clone();
+                }
                 self.entries.insert(prefix, now);
             }
         }
@@ -335,9 +343,11 @@ impl Table {
     }
 }
 
-fn difference(prefix: Prefix, before: Option<Route>, now: Option<Route>, delta: &mut Delta) {
+fn difference(prefix: Prefix, before: &Option<Arc<Action>>, now: &Option<Arc<Action>>, delta: &mut Delta) {
     match now {
-        Some(now) if before.as_ref() != Some(&now) => delta.upserts.push(now),
+        Some(now) if before.as_ref() != Some(now) => {
+            delta.upserts.push(Route { prefix, action: Action::clone(now) });
+        }
         None if before.is_some() => delta.removals.push(prefix),
         _ => {}
     }

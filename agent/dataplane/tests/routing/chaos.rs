@@ -161,7 +161,7 @@ fn disturb(dice: &mut Dice, wishes: &mut Wishes, dataplane: &mut Dataplane) -> S
     command
 }
 
-async fn story(seed: u64) {
+async fn story(seed: u64, open: impl Fn() -> Dataplane) {
     uplink();
     let mut dice = Dice(seed);
     let mut wishes = Wishes::default();
@@ -209,15 +209,25 @@ async fn story(seed: u64) {
 
 #[test]
 fn the_fib_converges_after_whatever_others_do_1() {
-    isolated(|| story(0x5eed_0001));
+    isolated(|| story(0x5eed_0001, open));
 }
 
 #[test]
 fn the_fib_converges_after_whatever_others_do_2() {
-    isolated(|| story(0x5eed_0002));
+    isolated(|| story(0x5eed_0002, open));
 }
 
 #[test]
 fn the_fib_converges_after_whatever_others_do_3() {
-    isolated(|| story(0x5eed_0003));
+    isolated(|| story(0x5eed_0003, open));
+}
+
+#[test]
+fn the_fib_converges_after_whatever_others_do_while_a_thread_writes_1() {
+    isolated(|| story(0x5eed_0004, open_with_thread));
+}
+
+#[test]
+fn the_fib_converges_after_whatever_others_do_while_a_thread_writes_2() {
+    isolated(|| story(0x5eed_0005, open_with_thread));
 }

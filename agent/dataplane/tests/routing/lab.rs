@@ -115,6 +115,25 @@ pub fn open() -> Dataplane {
     Dataplane::open(Config::default()).unwrap()
 }
 
+/// One of which a thread writes whatever there is.
+pub fn open_with_thread() -> Dataplane {
+    Dataplane::open(Config { written_at_once: 0, ..Config::default() }).unwrap()
+}
+
+/// Until all is with the kernel; what it says meanwhile is nobody's doing but ours.
+pub async fn write_all(dataplane: &mut Dataplane) -> Step {
+    loop {
+        let step = dataplane.step(Instant::now());
+        if step.more {
+            continue;
+        }
+        if !dataplane.is_writing() {
+            return step;
+        }
+        dataplane.changed().await.unwrap();
+    }
+}
+
 /// A plan with own blocks and no pools.
 pub fn owning(blocks: &[&str]) -> Plan {
     Plan { own_blocks: blocks.iter().map(|block| p(block).into()).collect(), ..Plan::default() }

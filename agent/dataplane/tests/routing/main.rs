@@ -9,3 +9,4 @@ mod pods;
 mod resolve;
 mod scale;
 mod startup;
+mod written;

@@ -145,7 +145,7 @@ impl ReportLog {
             *self = ReportLog::new(now);
         }
         for report in reports {
-            if self.lines < ROUTE_LINES {
+            if self.lines < ROUTE_LINES || matches!(report, Report::WriterEnded { .. }) {
                 self.lines += 1;
                 log_report(report);
             } else {
@@ -198,6 +198,11 @@ fn log_report(report: &Report) {
             }
         }
         Report::Resynchronised => tracing::warn!("the kernel dropped events; everything was read again"),
+        Report::WriterEnded { why } => tracing::error!(
+            "the thread that writes the kernel's routes has ended: {why}. The routes are compared, and written without \
+             it, which keeps sessions and questions waiting while there are many; restart manxd when it suits, and \
+             report this"
+        ),
     }
 }
 

@@ -83,6 +83,9 @@ const EVENT_BUFFER: usize = 8 << 20;
 const EVENTS_AT_ONCE: usize = 64;
 /// And no more are taken in after so long: a flood that costs much must not keep our own keepalives waiting.
 const EVENTS_TIME: Duration = Duration::from_millis(200);
+/// Best paths that are taken in before they are carried on to the kernel and the maps: the kernel begins early, and a
+/// whole table keeps nobody waiting.
+const PATHS_AT_ONCE: usize = 4096;
 
 pub struct Daemon {
     args: RunArgs,
@@ -130,6 +133,8 @@ pub struct Daemon {
     audit_turn: Arc<Mutex<()>>,
     last_audit: Option<manx_api::Audit>,
     repairs: Repairs,
+    /// Best paths that were taken in since the last step.
+    paths: usize,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -183,6 +188,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             uplinks: args.uplink.clone().unwrap_or_else(|| DEFAULT_UPLINKS.to_owned()),
             pod_prefix: args.pod_interface_prefix.clone(),
             receive_buffer: EVENT_BUFFER,
+            written_at_once: manx_dataplane::WRITTEN_AT_ONCE,
         })?;
         let left = dataplane.fib_status();
         let restarting = args.dataplane == DataplaneMode::On && left.stale + left.elsewhere > 0;
@@ -226,6 +232,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             audit_turn: Arc::default(),
             last_audit: None,
             repairs: Repairs::default(),
+            paths: 0,
             args,
         };
         tracing::info!(
@@ -296,6 +303,8 @@ impl Daemon {
         if let Some(speaker) = &mut self.speaker {
             let now = self.clock.now();
             speaker.handle(SpeakerEvent::Shutdown { graceful: true, text: String::new() }, now);
+            // What goes to the peers comes before best paths.
+            self.paths = 0;
             self.drain_outputs();
         }
         Ok(())
@@ -305,7 +314,7 @@ impl Daemon {
     fn take_events(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
         let begun = Instant::now();
         for _ in 0..EVENTS_AT_ONCE {
-            if begun.elapsed() > EVENTS_TIME {
+            if begun.elapsed() > EVENTS_TIME || self.is_full() {
                 break;
             }
             match events.try_recv() {
@@ -336,6 +345,7 @@ impl Daemon {
         }
         self.drain_outputs();
         self.flush();
+        self.paths = 0;
         let step = self.dataplane.step(instant);
         if step.policy_rules || !step.links.is_empty() {
             // An interface has its mode before it has a program.
@@ -353,7 +363,12 @@ impl Daemon {
         self.expire_blackholes();
         self.drain_outputs();
         self.flush();
-        more | step.more
+        more | step.more | self.is_full()
+    }
+
+    /// There may be more best paths to take in; first these are carried on.
+    fn is_full(&self) -> bool {
+        self.paths >= PATHS_AT_ONCE
     }
 
     /// What may be fast, and why.

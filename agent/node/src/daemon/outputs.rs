@@ -9,19 +9,23 @@ use manx_dataplane::{
     resolve::{Gateway, Resolution},
 };
 
-use super::Daemon;
+use super::{Daemon, PATHS_AT_ONCE};
 use crate::cli::DataplaneMode;
 
 impl Daemon {
+    /// Until there are none, or there are best paths enough for one step of the dataplane.
     pub(super) fn drain_outputs(&mut self) {
         let Some(speaker) = &mut self.speaker else { return };
         let now = self.clock.now();
-        while let Some(output) = speaker.poll_output() {
+        while self.paths < PATHS_AT_ONCE
+            && let Some(output) = speaker.poll_output()
+        {
             match output {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
                 Output::Transmit { conn } => self.sockets.transmit(conn),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
                 Output::Best { prefix, best } => {
+                    self.paths += 1;
                     let wish = best.as_ref().filter(|best| best.blackhole);
                     self.dataplane.set_blackhole(prefix, wish.is_some());
                     // At a start the blackhole may be an earlier run's, whose count goes on.
