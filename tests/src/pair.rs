@@ -14,7 +14,7 @@ use crate::{
     story::ping,
     wait::eventually,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 const AS: u32 = 64_512;
 const POOLS: [&str; 2] = ["172.16.0.0/16", "fd00:172::/32"];
@@ -32,6 +32,9 @@ pub struct Pair {
     document: String,
 }
 
+/// The addresses of `here` on the wire, by family, and those of its second uplink.
+pub const FIRST: [&str; 2] = ["192.168.80.10", "fd00:80::10"];
+pub const SECOND: [&str; 2] = ["192.168.80.11", "fd00:80::11"];
 /// IPPools, by family.
 pub const POOL_NAMES: [&str; 2] = ["pool-0", "pool-1"];
 const CLOSED: &str = "manx.dev/unallocatedBlocks: Drop";
@@ -97,6 +100,23 @@ impl Pair {
             eventually("pods reach each other", UP, || ping(&pair.far, address))?;
         }
         Ok(pair)
+    }
+
+    /// A second uplink of `here` on the same wire, whose driver runs no XDP, with [`SECOND`]. The other node is told its MAC,
+    /// since the kernel would answer for these addresses by either.
+    pub fn second_uplink(&self, name: &str) -> Result<()> {
+        let (here, there) = (&self.here.host, &self.there.host);
+        here.sh(&format!("ip link add {name} link {UPLINK} type macvlan mode bridge"))?;
+        here.sh(&format!("ip link set {name} up"))?;
+        here.sh(&format!("ip address add {}/32 dev {name}", SECOND[0]))?;
+        here.sh(&format!("ip address add {}/128 dev {name} nodad", SECOND[1]))?;
+        let text = here.sh(&format!("ip -br link show {name}"))?;
+        let mac = text.split_whitespace().find(|word| word.matches(':').count() == 5);
+        let mac = mac.with_context(|| text.clone())?;
+        for address in SECOND {
+            there.sh(&format!("ip neigh replace {address} lladdr {mac} dev {UPLINK} nud permanent"))?;
+        }
+        Ok(())
     }
 
     /// Gives resources annotations by their names, in place of all that any had.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use manx_tests::{
     lab::UPLINK,
     netns::Netns,
-    pair::{POOL_NAMES, Pair, addresses},
+    pair::{FIRST, POOL_NAMES, Pair, SECOND, addresses},
     story::counted,
     wait::eventually,
 };
@@ -42,22 +42,8 @@ fn holes() -> Vec<Hole> {
     ]
 }
 
-/// The gateways by which the other node sends: the usual uplink's addresses, and those of the one without XDP.
-const BY_XDP: [&str; 2] = ["192.168.80.10", "fd00:80::10"];
-const BY_TC: [&str; 2] = ["192.168.80.11", "fd00:80::11"];
-
-/// A macvlan, whose driver runs no XDP. Its neighbour is told its MAC: the node would answer for it by either.
 fn second_uplink(pair: &Pair) -> Result<()> {
-    let (here, there) = (&pair.here.host, &pair.there.host);
-    here.sh(&format!("ip link add {WITHOUT_XDP} link {UPLINK} type macvlan mode bridge"))?;
-    here.sh(&format!("ip link set {WITHOUT_XDP} up"))?;
-    here.sh(&format!("ip address add {}/32 dev {WITHOUT_XDP}", BY_TC[0]))?;
-    here.sh(&format!("ip address add {}/128 dev {WITHOUT_XDP} nodad", BY_TC[1]))?;
-    let text = here.sh(&format!("ip -br link show {WITHOUT_XDP}"))?;
-    let mac = text.split_whitespace().find(|word| word.matches(':').count() == 5).context(text.clone())?;
-    for address in BY_TC {
-        there.sh(&format!("ip neigh add {address} lladdr {mac} dev {UPLINK} nud permanent"))?;
-    }
+    pair.second_uplink(WITHOUT_XDP)?;
     eventually("it is an uplink with TC alone", SOON, || {
         let interfaces = pair.here.dataplane()?.interfaces;
         let found = interfaces.iter().find(|interface| interface.name == WITHOUT_XDP);
@@ -109,7 +95,7 @@ fn each_counts_its_own_in_xdp_and_in_tc_and_in_both_families() -> Result<()> {
     for hole in &holes {
         die_in(&pair, &pair.neighbour, hole, "pod_tc")?;
         // The other node's pool is closed as well: its own host sends by a longer route.
-        for (gateways, program) in [(BY_XDP, "uplink_xdp"), (BY_TC, "uplink_tc")] {
+        for (gateways, program) in [(FIRST, "uplink_xdp"), (SECOND, "uplink_tc")] {
             let gateway = gateways[usize::from(hole.address.is_ipv6())];
             let route = format!("{} via {gateway} dev {UPLINK} onlink", hole.address);
             pair.there.host.sh(&format!("ip route replace {route}"))?;
@@ -124,6 +110,10 @@ fn each_counts_its_own_in_xdp_and_in_tc_and_in_both_families() -> Result<()> {
 #[test]
 fn whoever_sends_into_one_is_told_where_that_is_wanted_and_it_is_counted_too() -> Result<()> {
     let pair = Pair::closed(&[])?;
+    // Of its errors to one peer the kernel otherwise sends a few, and then hardly one while it is asked for more.
+    for key in ["net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"] {
+        pair.here.host.sysctl(key, "0")?;
+    }
     let reject = "manx.dev/unallocatedBlocks: Reject, manx.dev/unassignedAddresses: Reject";
     pair.annotate(&POOL_NAMES.map(|pool| (pool, reject)))?;
     pair.here.host.sh("manxctl blackhole add 198.51.100.0/24 2001:db8:77::/48 --reply unreachable")?;

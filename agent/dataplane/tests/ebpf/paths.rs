@@ -227,8 +227,14 @@ fn a_bridge_and_a_macvlan_are_uplinks_like_any_other() {
             let counted = since(&before, &here.counters().unwrap());
             assert_eq!(counted.pod_tc.redirected_neigh, 10, "{kind}: {counted:?}");
             assert_eq!(counted.uplink_tc.redirected_peer, 10, "{kind}: {counted:?}");
-            transfer(&pod.namespace, &remote.namespace, address);
-            transfer(&remote.namespace, &pod.namespace, back);
+            for (from, to, address) in [(pod, remote, address), (remote, pod, back)] {
+                let before = here.counters().unwrap();
+                transfer(&from.namespace, &to.namespace, address);
+                let counted = since(&before, &here.counters().unwrap());
+                let (out, into) = (counted.pod_tc.redirected_neigh, counted.uplink_tc.redirected_peer);
+                assert!(out > 20 && into > 20 && out + into > 100, "{kind}, to {address}: {counted:?}");
+                assert_eq!(counted.total(Verdict::TooBig), 0, "{kind}, to {address}: {counted:?}");
+            }
         }
     }
 }
