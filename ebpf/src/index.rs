@@ -99,11 +99,8 @@ fn find6(switches: Switches, pools: *const PoolSet, first: u64, second: u64, to:
 /// None where the trie is to be asked.
 #[inline(always)]
 fn in_pool6(pool: &Pool6, address: pool::Halves) -> Option<Answer> {
-    let (word, counter) = match maps::block6(pool.block(address)) {
-        Some(Ok(found)) => found,
-        None => (Word(pool.fallback), pool.fallback_counter),
-        Some(Err(maps::Recycled)) => return None,
-    };
+    let (word, counter) =
+        maps::block6(pool.block(address)).unwrap_or((Word(pool.fallback), pool.fallback_counter));
     if word.is(Kind::Page) {
         let position = word.target().wrapping_add(pool.in_block(address));
         let word = maps::word(position)?;

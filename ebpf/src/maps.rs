@@ -9,8 +9,8 @@ use core::{
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
     helpers::bpf_jiffies64,
     macros::btf_map,
 };
@@ -21,7 +21,6 @@ use manx_abi::{
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
-const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 static ROUTES4: LpmTrie<[u8; 4], Route, { capacity::ROUTES4 }> = LpmTrie::new();
@@ -36,7 +35,7 @@ static WORDS: Array<Packed, { capacity::packed(capacity::WORDS) }, MMAPABLE> = A
 static COUNTER_IDS: Array<Packed, { capacity::packed(capacity::WORDS) }, MMAPABLE> = Array::new();
 
 #[btf_map]
-static BLOCKS6: HashMap<[u8; 16], Block6, { capacity::BLOCKS6 }, NO_PREALLOC> = HashMap::new();
+static BLOCKS6: Array<Block6, { capacity::BLOCK6_SLOTS }, MMAPABLE> = Array::new();
 
 #[btf_map]
 static POOLS: Array<PoolSet, { pool::POOL_SETS }> = Array::new();
@@ -70,6 +69,9 @@ static HOP_COUNTS: PerCpuArray<Tally, { capacity::NEXTHOPS }> = PerCpuArray::new
 
 #[unsafe(no_mangle)]
 static INTERFACE_MASK: Global<u32> = Global::new(capacity::INTERFACES as u32 - 1);
+
+#[unsafe(no_mangle)]
+static BLOCK6_MASK: Global<u32> = Global::new(capacity::BLOCK6_SLOTS as u32 - 1);
 
 /// Reads a field of a live map value as the number that it is in memory.
 macro_rules! number {
@@ -282,19 +284,28 @@ pub fn bucket(set: u32, bucket: usize) -> Option<u32> {
     Some(unsafe { read_volatile(ids.cast::<u32>().add(bucket % manx_abi::BUCKETS)) })
 }
 
-/// An entry of `BLOCKS6`: its word and counter id, if it is still the block's when both have been read.
+/// Word and counter id of a block. A slot that is given up meanwhile says "ask the trie".
 #[inline(always)]
-pub fn block6(block: pool::Halves) -> Option<Result<(Word, u32), Recycled>> {
-    let entry = BLOCKS6.get_ptr(pool::from_halves(block))?;
-    let (word, counter) = (number!(entry, word), number!(entry, counter));
-    // SAFETY: as in `number!`.
-    let check = unsafe { read_volatile(addr_of!((*entry).check)) };
-    Some(if check == pool::check6(block) { Ok((Word(word), counter)) } else { Err(Recycled) })
+pub fn block6([high, low]: pool::Halves) -> Option<(Word, u32)> {
+    let mask = BLOCK6_MASK.load();
+    let mut place = pool::place6([high, low]);
+    let mut probe = 0;
+    while probe < pool::BLOCK6_PROBES {
+        let entry = BLOCKS6.get_ptr(place & mask)?;
+        // SAFETY: as in `number!`, of both halves.
+        let found = unsafe { read_volatile(addr_of!((*entry).block[0])) };
+        if found == Block6::FREE {
+            return None;
+        }
+        // SAFETY: as above.
+        if found == high && unsafe { read_volatile(addr_of!((*entry).block[1])) } == low {
+            return Some((Word(number!(entry, word)), number!(entry, counter)));
+        }
+        place = place.wrapping_add(1);
+        probe += 1;
+    }
+    None
 }
-
-/// The memory of the entry has become another block's meanwhile.
-#[derive(Clone, Copy)]
-pub struct Recycled;
 
 /// A next hop in use.
 #[derive(Clone, Copy)]

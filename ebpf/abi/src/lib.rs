@@ -29,7 +29,7 @@ pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
 pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};
 
 /// Part of the pin path, `<bpf-dir>/v<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The names under which maps are defined in the object and pinned.
 pub mod map {
@@ -41,7 +41,8 @@ pub mod map {
     pub const WORDS: &str = "WORDS";
     /// Packed array by position → counter id of the prefix that answers there. In shared memory.
     pub const COUNTER_IDS: &str = "COUNTER_IDS";
-    /// Hash, first address of an IPv6 block → [`super::Block6`].
+    /// Array, open-addressed by the first address of an IPv6 block → [`super::Block6`]; its size is a power of two. In
+    /// shared memory.
     pub const BLOCKS6: &str = "BLOCKS6";
     /// Array of [`super::pool::POOL_SETS`] → [`super::PoolSet`].
     pub const POOLS: &str = "POOLS";
@@ -89,6 +90,8 @@ pub mod map {
 pub mod global {
     /// u32: entries of `INTERFACES` less one.
     pub const INTERFACE_MASK: &str = "INTERFACE_MASK";
+    /// u32: entries of `BLOCKS6` less one.
+    pub const BLOCK6_MASK: &str = "BLOCK6_MASK";
     /// u32: 1 if the kernel can be asked for a tracked flow. At 0 the verifier takes the question out.
     pub const GUARD: &str = "GUARD";
 }
@@ -101,7 +104,9 @@ pub mod capacity {
     pub const ROUTES6: usize = 1 << 18;
     /// Words, so positions: 1 << 20 is a /8 of /26 blocks four times, at 4 MB for them and 4 MB for counter ids.
     pub const WORDS: usize = 1 << 20;
-    pub const BLOCKS6: usize = 1 << 17;
+    /// Blocks of IPv6 pools; at most half the slots are in use.
+    pub const BLOCKS6: usize = 1 << 16;
+    pub const BLOCK6_SLOTS: usize = block6_slots(BLOCKS6);
     pub const GROUPS: usize = 1 << 14;
     pub const BUCKET_SETS: usize = 1 << 10;
     /// Every node of the largest cluster that one reflector serves, over two uplinks.
@@ -116,6 +121,11 @@ pub mod capacity {
     /// Elements of the packed array that holds `words`.
     pub const fn packed(words: usize) -> usize {
         words.div_ceil(PACKED)
+    }
+
+    /// Slots of `BLOCKS6` for so many blocks: a power of two, 32 octets each.
+    pub const fn block6_slots(blocks: usize) -> usize {
+        (2 * blocks).next_power_of_two()
     }
 
     /// Values of `COUNTERS` for so many places in `INTERFACES`: two hooks each, those without a place, and pods that

@@ -109,48 +109,47 @@ pub const fn from_halves([high, low]: Halves) -> [u8; 16] {
     ((high as u128) << 64 | low as u128).to_be_bytes()
 }
 
-/// Value of `BLOCKS6`. The kernel gives the memory of a replaced or deleted entry to the next one at once, so a
-/// program that found an entry may read another block's: it reads `word` first and `check` after, and where the
-/// check is not that of the block it asks the trie. The check stands first because the kernel copies upwards.
+/// A slot of `BLOCKS6`. A block stands at the place of its hash or at one of the next, with none between that was
+/// never in use. Who looks for it reads `block` before the rest; who gives it a slot writes `block` last. A slot that
+/// is given up says at once that it is nobody's, then "ask the trie", and rests before it is another's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block6 {
-    /// [`check6`] of the key.
-    pub check: u64,
+    /// The block's first address, or one of [`Self::FREE`] and [`Self::GONE`] in the high half.
+    pub block: Halves,
     /// A [`Word`].
     pub word: u32,
     pub counter: u32,
+    pub unused: u64,
 }
 
-/// Tells the blocks of a cluster apart.
+/// How many slots are looked at for a block.
+pub const BLOCK6_PROBES: u32 = 32;
+
+/// An odd factor with well spread bits: 2^64 over the golden ratio.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The place of a block's first slot, once it is cut to the table's size.
 #[inline(always)]
-pub const fn check6([high, low]: Halves) -> u64 {
-    // An odd factor: one to one in either half.
-    high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+pub const fn place6([high, low]: Halves) -> u32 {
+    ((high.wrapping_mul(FACTOR) ^ low).wrapping_mul(FACTOR) >> 32) as u32
 }
 
 impl Block6 {
-    pub const SIZE: usize = 16;
+    pub const SIZE: usize = 32;
+    /// Never in use: no block that is looked for stands further on. High half of `::/64`, which no router forwards.
+    pub const FREE: u64 = 0;
+    /// No longer in use. High half of multicast addresses.
+    pub const GONE: u64 = u64::MAX;
 
     pub const fn new(block: Halves, word: Word, counter: u32) -> Block6 {
-        Block6 { check: check6(block), word: word.0, counter }
+        Block6 { block, word: word.0, counter, unused: 0 }
     }
 
-    pub fn to_bytes(self) -> [u8; Block6::SIZE] {
-        let mut out = [0; Block6::SIZE];
-        out[..8].copy_from_slice(&self.check.to_ne_bytes());
-        out[8..12].copy_from_slice(&self.word.to_ne_bytes());
-        out[12..].copy_from_slice(&self.counter.to_ne_bytes());
-        out
-    }
-
-    pub fn from_bytes(bytes: [u8; Block6::SIZE]) -> Block6 {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        Block6 {
-            check: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            word: u32::from_ne_bytes([i, j, k, l]),
-            counter: u32::from_ne_bytes([m, n, o, p]),
-        }
+    /// A block with such an address can stand in the table.
+    #[inline(always)]
+    pub const fn has_place([high, _]: Halves) -> bool {
+        high != Block6::FREE && high != Block6::GONE
     }
 }
 
@@ -295,7 +294,7 @@ mod tests {
         assert_eq!(size_of::<PoolSet>(), PoolSet::SIZE);
         assert_eq!(size_of::<Block6>(), Block6::SIZE);
         assert_eq!(align_of::<Block6>(), 8);
-        assert_eq!(offset_of!(Block6, check), 0);
+        assert_eq!(offset_of!(Block6, word), 16);
     }
 
     #[test]
@@ -314,14 +313,28 @@ mod tests {
     }
 
     #[test]
-    fn blocks_next_to_each_other_have_other_checks() {
-        let mut seen = std::collections::BTreeSet::new();
-        for high in 0..64 {
-            for low in 0..1024 {
-                assert!(seen.insert(check6([0xfd00_0000_0000_0000 | high, low << 6])));
+    fn blocks_are_spread_over_their_table() {
+        let mask = 4095;
+        // As many as half the slots: side by side, and one in each of as many /64s.
+        let beside: &dyn Fn(u64) -> Halves = &|n| [0xfd00 << 48, n << 6];
+        let apart: &dyn Fn(u64) -> Halves = &|n| [0xfd00 << 48 | n, 0x40];
+        for block in [beside, apart] {
+            let mut taken = [false; 4096];
+            for n in 0..2048 {
+                let first = place6(block(n));
+                let found = (0..BLOCK6_PROBES).find(|probe| {
+                    let place = (first.wrapping_add(*probe) & mask) as usize;
+                    !core::mem::replace(&mut taken[place], true)
+                });
+                assert!(found.is_some_and(|probe| probe < 16), "{n}: {found:?}");
             }
         }
-        let block = Block6::new([1, 2], Word::new(crate::Kind::Via, 3), 4);
-        assert_eq!(Block6::from_bytes(block.to_bytes()), block);
+    }
+
+    #[test]
+    fn no_block_that_is_looked_for_reads_as_a_slot_without_one() {
+        assert!(Block6::has_place([0xfd00 << 48, 0]) && Block6::has_place([1, 0]));
+        assert!(!Block6::has_place([Block6::FREE, 64]) && !Block6::has_place([Block6::GONE, 64]));
+        assert_eq!(Block6::new([1, 2], Word::new(crate::Kind::Via, 3), 4).word, 0x3000_0003);
     }
 }

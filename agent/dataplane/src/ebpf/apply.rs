@@ -336,12 +336,12 @@ impl Held {
         loop {
             let changes = self.index.take_changes(&self.entries, now);
             maps.store(&changes.stores);
-            let refused = maps.write_blocks6(&changes.blocks6)?;
+            let refused = maps.blocks6.write(&changes.blocks6, now);
             self.index.note_refused(&changes, &refused);
             if let Some(indexed) = self.index.take_pools(&self.entries) {
                 pools::write_set(maps, &indexed)?;
             }
-            maps.remove_blocks6(&changes.gone6)?;
+            maps.blocks6.remove(&changes.gone6, now);
             let more = !changes.gone6.is_empty() && self.index.offer_lacking();
             if !more {
                 return Ok(());

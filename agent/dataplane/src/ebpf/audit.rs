@@ -1,9 +1,13 @@
 //! Whether the maps still say what was written, beside the routes themselves (which [`EbpfSink::dump`] reads back):
 //! words, blocks, pools, groups, next hops, endpoints and interfaces. And how full they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv6Addr,
+    time::Instant,
+};
 
-use manx_abi::{self as abi, Action, Block6, Kind, PoolSet, Word, capacity, map, pool::halves};
+use manx_abi::{self as abi, Action, Kind, PoolSet, Word, capacity, map};
 
 use manx_net::Prefix;
 
@@ -28,7 +32,7 @@ struct Damage {
     count: BTreeMap<&'static str, usize>,
     stores: Vec<Store>,
     blocks6: Vec<([u8; 16], Answer)>,
-    strangers6: Vec<[u8; 16]>,
+    strangers6: bool,
     pools: bool,
     writes: Vec<Write>,
     endpoints: Vec<(u32, [u8; abi::Endpoint::SIZE])>,
@@ -60,12 +64,15 @@ impl EbpfSink {
         }
         self.maps.execute(&damage.writes)?;
         self.maps.store(&damage.stores);
-        self.maps.write_blocks6(&damage.blocks6)?;
+        self.maps.blocks6.write(&damage.blocks6, Instant::now());
         if damage.pools {
             let indexed: Vec<_> = self.held.index.indexed().collect();
             pools::write_set(&self.maps, &indexed)?;
         }
-        self.maps.remove_blocks6(&damage.strangers6)?;
+        if damage.strangers6 {
+            let blocks = self.held.index.blocks6();
+            self.maps.blocks6.sweep(|block| blocks.contains_key(block), Instant::now());
+        }
         if damage.outside {
             pools::write_outside(&self.maps, self.held.outside);
         }
@@ -173,26 +180,7 @@ impl EbpfSink {
                 damage.stores.push(store);
             }
         }
-        let mut found = self.maps.blocks6()?;
-        for (block, answer) in index.blocks6() {
-            let expected = Block6::new(halves(block), Word(answer.word), answer.counter);
-            let found = found.remove(&block);
-            if found != Some(expected) {
-                damage.say(map::BLOCKS6, || {
-                    let found = found.map(|found| Answer { word: found.word, counter: found.counter });
-                    let found = found.map_or("nothing".into(), answer_text);
-                    [std::net::Ipv6Addr::from(block).to_string(), found, answer_text(answer)]
-                });
-                damage.blocks6.push((block, answer));
-            }
-        }
-        for (block, stranger) in found {
-            let answer = Answer { word: stranger.word, counter: stranger.counter };
-            damage.say(map::BLOCKS6, || {
-                [std::net::Ipv6Addr::from(block).to_string(), answer_text(answer), "nothing".into()]
-            });
-            damage.strangers6.push(block);
-        }
+        self.damaged_blocks6(damage);
         let indexed: Vec<_> = index.indexed().collect();
         let number = self.maps.settings.load(settings::place!(pool_set)).unwrap_or(0);
         let found = if (number as usize) < abi::pool::POOL_SETS {
@@ -209,6 +197,35 @@ impl EbpfSink {
             });
         }
         Ok(())
+    }
+
+    fn damaged_blocks6(&self, damage: &mut Damage) {
+        let table = &self.maps.blocks6;
+        let expected = self.held.index.blocks6();
+        for (block, answer) in &expected {
+            let found = table.look_up(*block);
+            if found != Some(*answer) {
+                damage.say(map::BLOCKS6, || {
+                    let found = found.map_or("nothing".into(), answer_text);
+                    [Ipv6Addr::from(*block).to_string(), found, answer_text(*answer)]
+                });
+                damage.blocks6.push((*block, *answer));
+            }
+        }
+        for (block, answer) in table.contents().into_iter().filter(|(block, _)| !expected.contains_key(block))
+        {
+            damage.say(map::BLOCKS6, || {
+                [Ipv6Addr::from(block).to_string(), answer_text(answer), "nothing".into()]
+            });
+            damage.strangers6 = true;
+        }
+        let strays = table.strays();
+        if strays > 0 {
+            damage.say(map::BLOCKS6, || {
+                ["slots that no program comes to".into(), strays.to_string(), "0".into()]
+            });
+            damage.strangers6 = true;
+        }
     }
 
     /// How full each map is, and what it takes.
@@ -228,7 +245,7 @@ impl EbpfSink {
             fill(map::ROUTES6, routes6, of(map::ROUTES6)?)?,
             fill(map::WORDS, used as usize, words.into())?,
             fill(map::COUNTER_IDS, used as usize, words.into())?,
-            fill(map::BLOCKS6, blocks6, of(map::BLOCKS6)?)?,
+            fill(map::BLOCKS6, blocks6, self.maps.blocks6.capacity().into())?,
             fill(map::POOLS, pools, abi::pool::POOL_NUMBERS as u64)?,
             fill(map::GROUPS, groups, capacity::GROUPS as u64 - 1)?,
             fill(map::BUCKETS, sets, of(map::BUCKETS)? - 1)?,

@@ -42,6 +42,8 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     }
     let interface_mask = options.sizes.interfaces - 1;
     loader.override_global(global::INTERFACE_MASK, &interface_mask, true);
+    let block6_mask = (options.sizes.block6_slots() - 1) as u32;
+    loader.override_global(global::BLOCK6_MASK, &block6_mask, true);
     let (object, guard) = kfunc::resolve(OBJECT)?;
     let asks = u32::from(guard.is_available());
     loader.override_global(global::GUARD, &asks, true);

@@ -6,20 +6,19 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
+    time::Instant,
 };
 
 use aya::{
     maps::{MapData, MapError},
     sys::SyscallError,
 };
-use manx_abi::{
-    self as abi, BUCKETS, Block6, Counts, Endpoint, NextHop, PoolSet, Route, Tally, VERDICTS, map,
-    pool::halves,
-};
+use manx_abi::{BUCKETS, Counts, Endpoint, NextHop, PoolSet, Route, Tally, VERDICTS, map};
 use manx_net::{Prefix, Prefix4, Prefix6};
 
 use super::{
     Error, Refusal,
+    blocks6::{Blocks6, Memory},
     buckets::Assignment,
     groups::Write,
     index::{Answer, Store},
@@ -40,10 +39,25 @@ pub(super) struct Maps {
     counter_ids: Words,
     groups: Words,
     buckets: Words,
+    pub blocks6: Blocks6<Words>,
     pub interfaces: Words,
     pub settings: Words,
     /// Values of a per-CPU map: one for each possible CPU.
     cpus: usize,
+}
+
+impl Memory for Words {
+    fn len(&self) -> usize {
+        self.wide_len()
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.load_wide(at).unwrap_or(0)
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        self.store_wide(at, value);
+    }
 }
 
 impl Maps {
@@ -71,6 +85,7 @@ impl Maps {
             counter_ids: memory(map::COUNTER_IDS)?,
             groups: memory(map::GROUPS)?,
             buckets: memory(map::BUCKETS)?,
+            blocks6: Blocks6::open(memory(map::BLOCKS6)?, Instant::now()),
             interfaces: memory(map::INTERFACES)?,
             settings: memory(map::SETTINGS)?,
             handles: own,
@@ -231,46 +246,6 @@ impl Maps {
     pub fn words_used(&self) -> u32 {
         let used = |at: &usize| self.words.load(*at) != Some(0) || self.counter_ids.load(*at) != Some(0);
         (0..self.words.len()).rev().find(used).map_or(0, |at| at as u32 + 1)
-    }
-
-    /// Those for which there is no room.
-    pub fn write_blocks6(&self, blocks: &[([u8; 16], Answer)]) -> Result<Vec<[u8; 16]>, Error> {
-        let (mut rest, mut refused) = (blocks, Vec::new());
-        while !rest.is_empty() {
-            let keys: Vec<[u8; 16]> = rest.iter().map(|(block, _)| *block).collect();
-            let value = |(block, answer): &([u8; 16], Answer)| {
-                Block6::new(halves(*block), abi::Word(answer.word), answer.counter).to_bytes()
-            };
-            let values: Vec<_> = rest.iter().map(value).collect();
-            match syscall::update(self.fd(map::BLOCKS6)?, &keys, &values) {
-                (_, None) => break,
-                (done, Some(error)) => match refusal(error) {
-                    Refusal::MapFull => {
-                        refused.extend(keys.get(done));
-                        rest = rest.get(done + 1..).unwrap_or_default();
-                    }
-                    other => {
-                        let reason = other.to_string();
-                        return Err(Error::Map { map: map::BLOCKS6, action: "writing", reason });
-                    }
-                },
-            }
-        }
-        Ok(refused)
-    }
-
-    pub fn remove_blocks6(&self, blocks: &[[u8; 16]]) -> Result<(), Error> {
-        let removed = syscall::delete(self.fd(map::BLOCKS6)?, blocks);
-        removed.map_err(|error| broken(map::BLOCKS6, "removing entries", error))
-    }
-
-    pub fn blocks6(&self) -> Result<HashMap<[u8; 16], Block6>, Error> {
-        let mut found = HashMap::new();
-        syscall::read(self.fd(map::BLOCKS6)?, |block, value| {
-            found.insert(block, Block6::from_bytes(value));
-        })
-        .map_err(|error| broken(map::BLOCKS6, "reading", error))?;
-        Ok(found)
     }
 
     pub fn write_pool_set(&self, number: u32, set: &PoolSet) -> Result<(), Error> {

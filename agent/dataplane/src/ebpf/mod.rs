@@ -8,6 +8,7 @@
 
 mod apply;
 mod audit;
+mod blocks6;
 mod btf;
 mod buckets;
 #[cfg(test)]

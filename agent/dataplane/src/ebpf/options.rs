@@ -19,7 +19,7 @@ pub struct Sizes {
     pub routes6: u32,
     /// Blocks of IPv4 pools, and addresses of blocks with pods or borrowed addresses inside: 8 octets each.
     pub words: u32,
-    /// Blocks of IPv6 pools that are in use.
+    /// Blocks of IPv6 pools that are in use: 64 octets each, rounded up to a power of two.
     pub blocks6: u32,
     /// Pods of this node and its uplinks, a power of two. Each takes some 700 octets for each CPU.
     pub interfaces: u32,
@@ -85,6 +85,12 @@ impl Sizes {
             *field = entries;
         }
         Ok(self)
+    }
+}
+
+impl Sizes {
+    pub(super) fn block6_slots(&self) -> usize {
+        capacity::block6_slots(self.blocks6 as usize)
     }
 }
 

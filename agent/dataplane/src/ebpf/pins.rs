@@ -197,7 +197,7 @@ pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
         layout(map::ROUTES6, MapType::LpmTrie, 20, Route::SIZE, options.sizes.routes6 as usize),
         layout(map::WORDS, MapType::Array, 4, packed, words),
         layout(map::COUNTER_IDS, MapType::Array, 4, packed, words),
-        layout(map::BLOCKS6, MapType::Hash, 16, Block6::SIZE, options.sizes.blocks6 as usize),
+        layout(map::BLOCKS6, MapType::Array, 4, Block6::SIZE, options.sizes.block6_slots()),
         layout(map::POOLS, MapType::Array, 4, PoolSet::SIZE, POOL_SETS),
         layout(map::GROUPS, MapType::Array, 4, packed, capacity::packed(capacity::GROUPS)),
         layout(map::BUCKETS, MapType::Array, 4, BUCKETS * 4, capacity::BUCKET_SETS),

@@ -250,7 +250,7 @@ pub(super) fn known_pages(maps: &Maps, in_maps: &InMaps) -> Result<HashMap<(u32,
     let page = |word: u32| abi::Word(word).is(abi::Kind::Page).then(|| abi::Word(word).target());
     let mut pages = HashMap::new();
     let blocks6 = if in_maps.indexed.iter().any(|pool| !pool.cut.prefix.is_v4()) {
-        maps.blocks6()?
+        maps.blocks6.contents()
     } else {
         HashMap::new()
     };

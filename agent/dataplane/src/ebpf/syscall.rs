@@ -11,7 +11,7 @@ use std::{
     },
     path::Path,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// `enum bpf_cmd` of `<linux/bpf.h>`.
@@ -260,6 +260,28 @@ impl Words {
         if let Some(word) = self.word(at) {
             word.store(value, Ordering::Release);
         }
+    }
+
+    /// In u64s.
+    pub fn wide_len(&self) -> usize {
+        self.words / 2
+    }
+
+    /// The u64s of a map of which nothing is stored as u32. `None` beyond the end.
+    pub fn load_wide(&self, at: usize) -> Option<u64> {
+        self.wide(at).map(|word| word.load(Ordering::Acquire))
+    }
+
+    /// As [`Self::store`].
+    pub fn store_wide(&self, at: usize, value: u64) {
+        if let Some(word) = self.wide(at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn wide(&self, at: usize) -> Option<&AtomicU64> {
+        // SAFETY: as in `word`; a page is aligned for an AtomicU64 too.
+        (at < self.wide_len()).then(|| unsafe { self.memory.cast::<AtomicU64>().add(at).as_ref() })
     }
 
     fn word(&self, at: usize) -> Option<&AtomicU32> {

@@ -5,14 +5,14 @@ use std::mem::offset_of;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
     programs::{
         ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp,
         links::{FdLink, PinnedLink},
         loaded_programs,
     },
 };
-use manx_abi::{Block6, Kind, PACKED, Program, Settings, VERDICTS, Verdict, Word, map};
+use manx_abi::{Kind, PACKED, Program, Settings, VERDICTS, Verdict, Word, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, Guard, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck, resolve},
     route::{self, Action, BlackholeKind, NextHop, Route},
@@ -366,8 +366,7 @@ fn foreign_entries(options: &Options) {
         MapData::from_pin(path).unwrap()
     };
     let mut words: Array<_, [u32; PACKED]> = Map::Array(open(map::WORDS)).try_into().unwrap();
-    let blocks6: HashMap<_, [u8; 16], [u8; Block6::SIZE]> =
-        Map::HashMap(open(map::BLOCKS6)).try_into().unwrap();
+    let blocks6: Array<_, [u64; 4]> = Map::Array(open(map::BLOCKS6)).try_into().unwrap();
     let read = |words: &Array<_, [u32; PACKED]>, at: u32| {
         Word(words.get(&(at / PACKED as u32), 0).unwrap()[at as usize % PACKED])
     };
@@ -375,8 +374,9 @@ fn foreign_entries(options: &Options) {
     let page4 = read(&words, 127 * 4).target();
     let by_ipv4 = read(&words, 119 * 4);
     let block: std::net::Ipv6Addr = "fd00:127::".parse().unwrap();
-    let block = Block6::from_bytes(blocks6.get(&block.octets(), 0).unwrap());
-    let page6 = Word(block.word).target();
+    let block = manx_abi::pool::halves(block.octets());
+    let slot = blocks6.iter().map(Result::unwrap).find(|slot| slot[..2] == block).unwrap();
+    let page6 = Word(slot[2] as u32).target();
     let unnamed = Word::new(Kind::Via, (manx_abi::capacity::GROUPS - 1) as u32);
     for (at, word) in [
         (page4 + 1, Word(u32::MAX)),

@@ -76,7 +76,7 @@ mod tests {
         for n in 0..150 {
             repairs.note(RepairKind::RouteDeleted, format!("10.0.{n}.0/24"), None);
         }
-        repairs.note(RepairKind::PinRemoved, "/sys/fs/bpf/manx/v2/WORDS", Some(String::from("rm (pid 7)")));
+        repairs.note(RepairKind::PinRemoved, "/sys/fs/bpf/manx/v3/WORDS", Some(String::from("rm (pid 7)")));
         assert_eq!(repairs.total(), 151);
         let counts: Vec<_> = repairs.by_kind().into_iter().map(|count| (count.kind, count.count)).collect();
         assert_eq!(counts, [(RepairKind::RouteDeleted, 150), (RepairKind::PinRemoved, 1)]);

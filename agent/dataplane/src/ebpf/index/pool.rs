@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use manx_abi::{Kind, Word, pool::SHIFT_MAX};
+use manx_abi::pool::SHIFT_MAX;
 use manx_net::{Prefix, Prefix4, Prefix6};
 
 use super::{
@@ -221,16 +221,13 @@ impl Pool {
         }
     }
 
-    /// True if it changed. Where routes lie between pool and block in length, or blocks have no
-    /// room, an unknown block asks the trie. So it does where the pool's own answer carries or
-    /// drops: while the kernel replaces an entry of a hash, a packet may find neither.
+    /// True if it changed. Where routes lie between pool and block in length, or blocks have no room, an unknown block
+    /// asks the trie.
     pub fn refresh_fallback(&mut self, entries: &Entries) -> bool {
         let Blocks::Sparse { fallback, .. } = &mut self.blocks else { return false };
         let asks = self.between > 0 || !self.lacking.is_empty();
         let cover = cell(entries.cover(self.cut.prefix)).answer;
-        let is_safe =
-            [Kind::NoRoute, Kind::Pass, Kind::BlackholeOwn].iter().any(|kind| Word(cover.word).is(*kind));
-        let now = if asks || !is_safe { TRIE } else { cover };
+        let now = if asks { TRIE } else { cover };
         std::mem::replace(fallback, now) != now
     }
 
