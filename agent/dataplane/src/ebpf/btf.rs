@@ -129,6 +129,8 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, NotBtf> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn section(strings: &[u8], types: &[&[u32]]) -> Vec<u8> {
@@ -192,5 +194,38 @@ mod tests {
         assert_eq!(Btf::parse(&unknown).unwrap().function("ask"), Err(NotBtf));
         let beyond = section(b"\0", &[&[9, info(FUNC, 0), 0]]);
         assert_eq!(Btf::parse(&beyond).unwrap().function("ask"), Err(NotBtf));
+    }
+
+    fn ask(bytes: &[u8]) {
+        if let Ok(btf) = Btf::parse(bytes) {
+            let _ = (btf.function("b"), btf.member("a", "b"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_types_or_are_not(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            ask(&bytes);
+            let mut begun = MAGIC.to_ne_bytes().to_vec();
+            begun.extend(bytes);
+            ask(&begun);
+        }
+
+        #[test]
+        fn types_that_are_damaged_anywhere_are_read_or_refused(
+            types in prop::collection::vec((0u32..20, 0u32..4, prop::collection::vec(0u32..8, 0..12)), 0..8),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let types: Vec<Vec<u32>> = types
+                .into_iter()
+                .map(|(kind, members, rest)| [vec![1, info(kind, members), 4], rest].concat())
+                .collect();
+            let mut bytes = section(b"\0a\0b\0", &types.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            ask(&bytes);
+            for (place, octet) in damage {
+                *place.get_mut(&mut bytes) = octet;
+            }
+            ask(&bytes);
+        }
     }
 }

@@ -223,9 +223,10 @@ fn mask(length: u8, width: u32) -> u128 {
     all & !all.checked_shr(length.into()).unwrap_or(0)
 }
 
+/// Pools stand at their number's place; what says else is nothing that this agent wrote.
 fn read4(set: &PoolSet) -> impl Iterator<Item = Indexed> + '_ {
-    set.v4.iter().filter_map(|pool| {
-        let number = pool.pool.checked_sub(1)?;
+    set.v4.iter().zip(0..).filter_map(|(pool, place)| {
+        let number = pool.pool.checked_sub(1).filter(|number| *number == place)?;
         let prefix = Prefix4::from_bits(pool.base, pool.mask.count_ones() as u8)?;
         let block_len = 32u32.checked_sub(pool.shift)? as u8;
         let cut = Cut { number, prefix: prefix.into(), block_len };
@@ -234,8 +235,8 @@ fn read4(set: &PoolSet) -> impl Iterator<Item = Indexed> + '_ {
 }
 
 fn read6(set: &PoolSet) -> impl Iterator<Item = Indexed> + '_ {
-    set.v6.iter().filter_map(|pool| {
-        let number = pool.pool.checked_sub(1)?;
+    set.v6.iter().zip(POOLS as u32..).filter_map(|(pool, place)| {
+        let number = pool.pool.checked_sub(1).filter(|number| *number == place)?;
         let length = pool.mask.iter().map(|half| half.count_ones()).sum::<u32>() as u8;
         let bits = u128::from(pool.base[0]) << 64 | u128::from(pool.base[1]);
         let prefix = Prefix6::from_bits(bits, length)?;
@@ -249,6 +250,7 @@ fn read6(set: &PoolSet) -> impl Iterator<Item = Indexed> + '_ {
 pub(super) fn known_pages(maps: &Maps, in_maps: &InMaps) -> Result<HashMap<(u32, u128), u32>, Error> {
     let page = |word: u32| abi::Word(word).is(abi::Kind::Page).then(|| abi::Word(word).target());
     let mut pages = HashMap::new();
+    let room = maps.capacity(abi::map::WORDS)? * abi::PACKED as u32;
     let blocks6 = if in_maps.indexed.iter().any(|pool| !pool.cut.prefix.is_v4()) {
         maps.blocks6.contents()
     } else {
@@ -259,7 +261,9 @@ pub(super) fn known_pages(maps: &Maps, in_maps: &InMaps) -> Result<HashMap<(u32,
             Prefix::V4(prefix) => {
                 let count = 1u64 << cut.block_len.saturating_sub(prefix.len());
                 for number in 0..count {
-                    let Ok(position) = u32::try_from(u64::from(*at) + number) else { break };
+                    // A position beyond the words is none of ours.
+                    let position = u32::try_from(u64::from(*at) + number).ok();
+                    let Some(position) = position.filter(|position| *position < room) else { break };
                     if let Some(page) = page(maps.word(position).word) {
                         let block = u128::from(prefix.bits()) + (u128::from(number) << (32 - cut.block_len));
                         pages.insert((cut.number, block), page);
@@ -282,7 +286,15 @@ pub(super) fn known_pages(maps: &Maps, in_maps: &InMaps) -> Result<HashMap<(u32,
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::ebpf::{
+        entries::Entries,
+        index::{Index, Known},
+    };
 
     #[test]
     fn a_number_that_passes_to_another_pool_has_the_lower_mode_until_all_say_so() {
@@ -293,5 +305,66 @@ mod tests {
             meanwhile(&before, &after),
             [(0, Mode::Off), (1, Mode::Off), (2, Mode::Guarded), (3, Mode::Off)]
         );
+    }
+
+    /// What is adopted of a set: its pools with some routes in them, over few words.
+    fn adopt(set: &PoolSet, positions: &[u32]) {
+        let pools: Vec<Indexed> = read4(set).chain(read6(set)).collect();
+        for pool in &pools {
+            let places = if pool.cut.prefix.is_v4() { 0..POOLS } else { POOLS..2 * POOLS };
+            assert!(places.contains(&(pool.cut.number as usize)), "{pool:?}");
+        }
+        let mut entries = Entries::default();
+        let mut pages = HashMap::new();
+        for (pool, at) in pools.iter().zip(positions) {
+            let prefix = pool.cut.prefix;
+            let local =
+                abi::Route { action: abi::Action::Local, target: 1, pool: pool.cut.number + 1, counter: 0 };
+            entries.insert(Prefix::host(prefix.addr()), local);
+            let first = match prefix {
+                Prefix::V4(prefix) => prefix.bits().into(),
+                Prefix::V6(prefix) => prefix.bits(),
+            };
+            pages.insert((pool.cut.number, first), *at);
+        }
+        let used = positions.first().copied().unwrap_or(0).min(4096);
+        let now = Instant::now();
+        let cuts: Vec<Cut> = pools.iter().map(|pool| pool.cut).collect();
+        let mut index = Index::adopt(4096, Known { pools, pages, used }, &entries, now);
+        index.set_pools(&cuts, &entries, now);
+        let _ = index.words().count();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_stands_in_the_map_of_pools_is_adopted_or_left(
+            octets in prop::collection::vec(any::<u8>(), PoolSet::SIZE),
+            positions in prop::collection::vec(any::<u32>(), 2 * POOLS),
+        ) {
+            let octets: [u8; PoolSet::SIZE] = octets.try_into().unwrap();
+            adopt(&PoolSet::from_bytes(&octets), &positions);
+        }
+
+        /// Nearly right: numbers and masks are possible ones, and what they lead to may overlap.
+        #[test]
+        fn pools_that_nobody_would_make_are_adopted_or_left(
+            pools in prop::collection::vec((any::<u32>(), 0u32..=32, 0u32..40, 0u32..6000), POOLS),
+            positions in prop::collection::vec(0u32..6000, 2 * POOLS),
+        ) {
+            let mut set = PoolSet::EMPTY;
+            for (number, (base, length, shift, position)) in pools.into_iter().enumerate() {
+                let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+                let base = base & mask;
+                let pool = number as u32 + 1;
+                set.v4[number] = Pool4 { base, mask, shift, position, pool };
+                let half = u64::from(base) << 32;
+                let mask = [u64::from(mask) << 32, 0];
+                let block_mask = u64::MAX.checked_shl(shift).unwrap_or(0);
+                set.v6[number] = Pool6 { base: [half, 0], mask, block_mask, pool: pool + POOLS as u32, ..Pool6::UNUSED };
+            }
+            adopt(&set, &positions);
+        }
     }
 }

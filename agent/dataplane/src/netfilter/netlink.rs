@@ -156,7 +156,7 @@ impl Events {
 }
 
 /// Kinds and bodies of the messages of one datagram. Ends where a length makes no sense.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = (u16, &'a [u8]);

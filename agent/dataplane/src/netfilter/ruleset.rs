@@ -228,18 +228,18 @@ impl Description {
                 }
             }
         })?;
-        if elements.len() > ELEMENTS {
-            return Ok(unread);
-        }
+        Ok(if elements.len() > ELEMENTS { unread } else { self.set_of(elements) })
+    }
+
+    fn set_of(&self, elements: Vec<Element>) -> Set {
         if self.verdicts {
-            return Ok(Set::Verdicts(
-                elements.into_iter().filter_map(|element| Some((element.key, element.verdict?))).collect(),
-            ));
+            let verdict = |element: Element| Some((element.key, element.verdict?));
+            return Set::Verdicts(elements.into_iter().filter_map(verdict).collect());
         }
-        Ok(match prefixes(elements, self.flags & Description::INTERVAL != 0) {
+        match prefixes(elements, self.flags & Description::INTERVAL != 0) {
             Some(prefixes) => Set::Prefixes(prefixes),
-            None => unread,
-        })
+            None => Set::Unread { verdicts: false },
+        }
     }
 }
 
@@ -319,6 +319,9 @@ fn prefix(at: u128, free: u32, width: u32) -> Option<Prefix> {
         _ => Prefix::new(Ipv6Addr::from_bits(at).into(), length),
     }
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {
