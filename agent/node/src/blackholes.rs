@@ -273,6 +273,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_damaged_anywhere_is_read_or_set_aside_and_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let mut orders = Orders::open(directory);
+        orders.insert(order("192.0.2.1/32", Some(2_000)));
+        orders.insert(order("2001:db8::/32", None));
+        orders.save();
+        let whole = fs::read(directory.join(FILE)).unwrap();
+        let cut = (0..whole.len() - 2).map(|length| whole[..length].to_vec());
+        let flipped = (0..whole.len()).flat_map(|at| {
+            [0x00, b'9', b'"', 0xff].map(|octet| {
+                let mut text = whole.clone();
+                text[at] = octet;
+                text
+            })
+        });
+        for text in cut.chain(flipped) {
+            fs::write(directory.join(FILE), &text).unwrap();
+            let read = Orders::open(directory);
+            let lost = read.warnings().count();
+            assert_eq!(lost, usize::from(read.len() == 0), "{}", String::from_utf8_lossy(&text));
+            assert_eq!(directory.join(FILE).exists(), lost == 0);
+        }
+    }
+
+    #[test]
     fn what_was_ordered_is_there_after_a_restart_and_what_is_over_goes() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path().join("manx");

@@ -347,17 +347,18 @@ mod tests {
             adopt(&PoolSet::from_bytes(&octets), &positions);
         }
 
-        /// Nearly right: numbers and masks are possible ones, and what they lead to may overlap.
+        /// Nearly right: masks are possible ones, and what they lead to may overlap.
         #[test]
         fn pools_that_nobody_would_make_are_adopted_or_left(
-            pools in prop::collection::vec((any::<u32>(), 0u32..=32, 0u32..40, 0u32..6000), POOLS),
+            pools in prop::collection::vec((any::<u32>(), 0u32..=32, 0u32..40, 0u32..6000, 0u32..80), POOLS),
             positions in prop::collection::vec(0u32..6000, 2 * POOLS),
         ) {
             let mut set = PoolSet::EMPTY;
-            for (number, (base, length, shift, position)) in pools.into_iter().enumerate() {
+            for (number, (base, length, shift, position, stray)) in pools.into_iter().enumerate() {
                 let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
                 let base = base & mask;
-                let pool = number as u32 + 1;
+                // One in two says another number than its place.
+                let pool = if stray < 40 { stray } else { number as u32 + 1 };
                 set.v4[number] = Pool4 { base, mask, shift, position, pool };
                 let half = u64::from(base) << 32;
                 let mask = [u64::from(mask) << 32, 0];
