@@ -36,9 +36,10 @@ impl FibSink {
             }
         }
         let budget = if self.writer.is_some() { DEPTH } else { BUDGET };
+        let idle = self.flying == 0;
         let mut due = self.next_writes(budget.saturating_sub(self.flying), now, view);
         // The thread carries them out in this order. Here what was refused and is tried again comes first, too.
-        if self.writer.is_none() || (self.flying == 0 && due.len() <= self.at_once) {
+        if self.writer.is_none() || (idle && due.len() <= self.at_once) {
             self.write_here(due, now, requests)?;
             due = self.next_removals(budget.saturating_sub(self.flying));
             if self.writer.is_none() || due.len() <= self.at_once {

@@ -186,7 +186,8 @@ async fn story(seed: u64, open: impl Fn() -> Dataplane) {
             let shown = shown(prefix);
             let ours = shown.contains("proto 77");
             let taken = before.contains_key(prefix) || shown.contains("dev caliweb");
-            assert_eq!(ours, wanted && !taken, "{prefix}: {shown}: {}", context());
+            let state = (dataplane.fib_state(p(prefix)), dataplane.withheld(p(prefix)));
+            assert_eq!(ours, wanted && !taken, "{prefix}: {shown}: {state:?}: {}", context());
             if ours && blackhole {
                 assert!(shown.starts_with("blackhole") && !shown.contains("via"), "{shown}: {}", context());
             } else if let Some(hops) = hops.filter(|_| ours) {

@@ -28,7 +28,7 @@ fn inside(n: u32) -> String {
 fn bursts_that_overtake_each_other_end_with_the_last_wish_in_fib_and_map() {
     isolated(|| async {
         uplink();
-        let mut dataplane = open();
+        let mut dataplane = open_with_thread();
         dataplane.finish_startup();
         let mut wanted: BTreeMap<u32, usize> = BTreeMap::new();
         let mut map = BTreeMap::new();
@@ -222,6 +222,21 @@ fn somebody_who_meddles_while_a_thread_writes_is_found_out() {
                 assert_eq!(gateway, Some(hop.parse().unwrap()), "round {round}: {}", route.prefix);
             }
             assert!(dataplane.audit().unwrap().is_clean());
+        }
+    });
+}
+
+#[test]
+fn a_few_routes_are_in_the_kernel_when_the_step_returns() {
+    isolated(|| async {
+        uplink();
+        let mut dataplane = open();
+        dataplane.finish_startup();
+        for hops in [&[HOPS[0]][..], &[HOPS[1]], &[]] {
+            dataplane.set_path(p(&block(0)), gateways(hops));
+            dataplane.step(Instant::now());
+            assert!(!dataplane.is_writing());
+            assert_eq!(read_back(MANX).unwrap().len(), hops.len());
         }
     });
 }
