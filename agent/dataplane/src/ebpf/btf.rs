@@ -1,11 +1,15 @@
 //! The few questions that the loader has to the kernel's BTF: the id of a function, and where a member of a structure
 //! stands. Read in one pass over the bytes, since a parsed copy of the kernel's types is tens of megabytes.
 
-/// Types of the kernel.
+/// Types of the kernel, or of a module of it.
 #[derive(Clone, Copy)]
 pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// Names of the kernel's own types, which a module's go on from; none for the kernel itself.
+    before: &'a [u8],
+    /// The first type's id.
+    first: u32,
 }
 
 /// Bytes that are not BTF as this reader knows it (`Documentation/bpf/btf.rst`, kinds up to ENUM64).
@@ -45,13 +49,20 @@ impl<'a> Btf<'a> {
             let end = start.checked_add(word(bytes, at + 4)? as usize).ok_or(NotBtf)?;
             bytes.get(start..end).ok_or(NotBtf)
         };
-        Ok(Btf { types: section(8)?, strings: section(16)? })
+        // Id 0 is void, which no section has.
+        Ok(Btf { types: section(8)?, strings: section(16)?, before: &[], first: 1 })
+    }
+
+    /// The types of a module: its ids and names go on where the kernel's end (`Documentation/bpf/btf.rst`, split BTF).
+    pub fn parse_module(bytes: &'a [u8], kernel: &Btf<'a>) -> Result<Btf<'a>, NotBtf> {
+        let types = kernel.iter().try_fold(0u32, |count, found| found.map(|_| count + 1))?;
+        let first = kernel.first.checked_add(types).ok_or(NotBtf)?;
+        Ok(Btf { before: kernel.strings, first, ..Btf::parse(bytes)? })
     }
 
     /// The id of a function.
     pub fn function(&self, name: &str) -> Result<Option<u32>, NotBtf> {
-        // Id 0 is void, which no section has.
-        for (place, found) in (1..).zip(self.iter()) {
+        for (place, found) in (self.first..).zip(self.iter()) {
             let found = found?;
             if found.kind() == FUNC && self.name(found.name)? == name.as_bytes() {
                 return Ok(Some(place));
@@ -80,7 +91,12 @@ impl<'a> Btf<'a> {
     }
 
     fn name(&self, offset: u32) -> Result<&'a [u8], NotBtf> {
-        let rest = self.strings.get(offset as usize..).ok_or(NotBtf)?;
+        let offset = offset as usize;
+        let rest = match offset.checked_sub(self.before.len()) {
+            Some(own) => self.strings.get(own..),
+            None => self.before.get(offset..),
+        };
+        let rest = rest.ok_or(NotBtf)?;
         let end = rest.iter().position(|octet| *octet == 0).ok_or(NotBtf)?;
         rest.get(..end).ok_or(NotBtf)
     }
@@ -181,6 +197,49 @@ mod tests {
         assert_eq!(btf.member("flow", "status"), Ok(Some(0)));
         assert_eq!(btf.member("flow", "mark"), Ok(None));
         assert_eq!(btf.member("packet", "status"), Ok(None));
+    }
+
+    /// Of a module beside [`kernel`]: a function with a name of its own, one with the kernel's name `ask`, a structure
+    /// with the kernel's name `int` and a member with its own.
+    fn module(kernel: &Btf<'_>) -> Vec<u8> {
+        let own = kernel.strings.len() as u32;
+        let strings = b"\0look_up\0mark\0";
+        section(
+            strings,
+            &[
+                &[own + 1, info(FUNC, 0), 3],
+                &[25, info(FUNC, 0), 3],
+                &[1, info(STRUCT, 1), 8, own + 9, 1, 32],
+            ],
+        )
+    }
+
+    #[test]
+    fn a_modules_types_go_on_where_the_kernels_end() {
+        let bytes = kernel();
+        let kernel = Btf::parse(&bytes).unwrap();
+        let bytes = module(&kernel);
+        let module = Btf::parse_module(&bytes, &kernel).unwrap();
+        // The kernel has four types, and void.
+        assert_eq!(module.function("look_up"), Ok(Some(5)));
+        assert_eq!(module.function("ask"), Ok(Some(6)));
+        assert_eq!(module.member("int", "mark"), Ok(Some(4)));
+        // What only the kernel has is asked of the kernel.
+        assert_eq!(module.member("flow", "status"), Ok(None));
+        assert_eq!(kernel.function("look_up"), Ok(None));
+    }
+
+    #[test]
+    fn a_modules_names_end_with_its_own() {
+        let bytes = kernel();
+        let kernel = Btf::parse(&bytes).unwrap();
+        let end = kernel.strings.len() as u32 + 1;
+        let bytes = section(b"\0", &[&[end, info(FUNC, 0), 3]]);
+        let module = Btf::parse_module(&bytes, &kernel).unwrap();
+        assert_eq!(module.function("ask"), Err(NotBtf));
+        for length in 0..bytes.len() {
+            assert!(Btf::parse_module(&bytes[..length], &kernel).is_err(), "{length}");
+        }
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! The programs before the running kernel's verifier.
 
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{ProgramInfo, SchedClassifier, Xdp},
-};
-use manx_abi::global;
+use std::os::fd::AsFd;
 
-use super::{Guard, OBJECT, kfunc};
+use aya::{
+    EbpfLoader,
+    maps::{Map, MapData},
+};
+use manx_abi::{global, map};
+
+use super::{OBJECT, kfunc, program::Code};
+
+/// BPF_LOG_LEVEL1: the path that the verifier is on.
+const PATH: u32 = 1;
+/// BPF_LOG_STATS: how many instructions there were.
+const STATS: u32 = 4;
+const LOG: usize = 16 << 20;
 
 /// Name and allowed number of processed instructions, by program.
 fn budget() -> Vec<(&'static str, u32)> {
@@ -19,33 +27,41 @@ fn budget() -> Vec<(&'static str, u32)> {
     lines.map(|text| line(text).unwrap()).collect()
 }
 
-fn load(ebpf: &mut Ebpf, name: &str) -> ProgramInfo {
-    let program = ebpf.program_mut(name).unwrap();
-    if name == "uplink_xdp" || name == "jiffies" {
-        let program: &mut Xdp = program.try_into().unwrap();
-        program.load().unwrap();
-        program.info().unwrap()
-    } else {
-        let program: &mut SchedClassifier = program.try_into().unwrap();
-        program.load().unwrap();
-        program.info().unwrap()
+/// What the verifier counted, as its log ends.
+fn processed(log: &[u8]) -> u32 {
+    let end = log.iter().position(|octet| *octet == 0).unwrap();
+    let text = std::str::from_utf8(&log[..end]).unwrap();
+    let count = text.rsplit("processed ").next().unwrap();
+    count.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn data(map: &Map) -> &MapData {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+        other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn the_programs_load_within_their_budget_with_and_without_a_log_and_with_and_without_the_guard() {
-    let (resolved, guard) = kfunc::resolve(OBJECT).unwrap();
+    let resolved = kfunc::resolve(OBJECT).unwrap();
     let mut ways = vec![(OBJECT, 0u32)];
-    if guard == Guard::Available {
-        ways.push((&resolved, 1));
+    if resolved.guard.is_available() {
+        ways.push((&resolved.object, 1));
     }
-    for level in [VerifierLogLevel::DISABLE, VerifierLogLevel::DEBUG | VerifierLogLevel::STATS] {
-        for (object, guard) in &ways {
-            let mut loader = EbpfLoader::new();
-            loader.btf(None).verifier_log_level(level).override_global(global::GUARD, guard, true);
-            let mut ebpf = loader.load(object).unwrap();
-            for (name, allowed) in budget() {
-                let verified = load(&mut ebpf, name).verified_instruction_count().unwrap();
+    let ebpf = EbpfLoader::new().btf(None).load(OBJECT).unwrap();
+    let maps: Vec<_> =
+        map::ALL.iter().map(|name| (*name, data(ebpf.map(name).unwrap()).fd().as_fd())).collect();
+    let mut log = vec![0u8; LOG];
+    for (object, guard) in ways {
+        let globals = [(global::GUARD, guard)];
+        let code = Code { object, globals: &globals, maps: &maps, module: resolved.module() };
+        let code = code.prepare().unwrap();
+        for (name, allowed) in budget() {
+            code.verify(name, 0, &mut []).unwrap();
+            for level in [STATS, PATH | STATS] {
+                code.verify(name, level, &mut log).unwrap();
+                let verified = processed(&log);
                 println!("{name} with guard {guard}: {verified} of {allowed}");
                 assert!(verified <= allowed, "{name}: {verified} instructions processed, {allowed} allowed");
             }

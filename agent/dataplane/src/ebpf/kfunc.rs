@@ -1,13 +1,19 @@
 //! What the programs call and read of the kernel that is neither helper nor context: conntrack's lookup. Its numbers
 //! differ from kernel to kernel, so the object has others in their place, which are replaced before it is loaded.
 
-use std::{fs, io};
+use std::{
+    fs,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use manx_abi::kernel;
 
 use super::{
     Error,
     btf::{Btf, NotBtf},
+    module::Module,
+    program,
 };
 
 /// Whether the programs can ask conntrack for a flow.
@@ -25,7 +31,11 @@ impl Guard {
 }
 
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
-const MODULE: &str = "/sys/kernel/btf/nf_conntrack";
+const CONNTRACK: &str = "nf_conntrack";
+/// There as long as the module is, also if it came without types.
+const LOADED: &str = "/sys/module/nf_conntrack";
+/// There for what was loaded, and not for what is built in: "coming", "live" or "going".
+const STATE: &str = "/sys/module/nf_conntrack/initstate";
 const LOOKUP: &str = "bpf_skb_ct_lookup";
 const RELEASE: &str = "bpf_ct_release";
 
@@ -34,57 +44,102 @@ const RELEASE: &str = "bpf_ct_release";
 struct Numbers {
     lookup: u32,
     release: u32,
+    /// Where in the list of modules' descriptors the one stands that has the two; 0: the kernel itself has them.
+    place: i16,
     status: i16,
     timeout: i16,
 }
 
-/// The object for the running kernel. Without the guard it is as it was: the programs' global `GUARD` stays 0, and the
-/// verifier never comes to what is not resolved.
-pub fn resolve(object: &[u8]) -> Result<(Vec<u8>, Guard), Error> {
-    let mut object = object.to_vec();
-    let guard = match of_running_kernel() {
-        Ok(numbers) => {
-            replace(&mut object, numbers)?;
-            Guard::Available
-        }
-        Err(reason) => Guard::Absent(reason),
-    };
-    Ok((object, guard))
+/// The object for the running kernel.
+#[derive(Debug)]
+pub struct Resolved {
+    pub object: Vec<u8>,
+    pub guard: Guard,
+    module: Option<OwnedFd>,
 }
 
-fn of_running_kernel() -> Result<Numbers, String> {
-    let bytes = fs::read(KERNEL).map_err(|error| {
-        format!("{KERNEL}: {error}; the kernel must be built with CONFIG_DEBUG_INFO_BTF to be asked for connections")
-    })?;
-    let numbers = Btf::parse(&bytes).and_then(|btf| numbers(&btf));
-    match numbers {
-        Ok(Some(numbers)) => Ok(numbers),
-        Err(NotBtf) => Err(format!("{KERNEL} holds types that this version does not know")),
-        Ok(None) => Err(match fs::metadata(MODULE) {
-            Ok(_) => {
-                "nf_conntrack is a module of this kernel, and the programs can call only what is built in"
-                    .into()
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                format!("this kernel has no {LOOKUP}; it came with Linux 5.18, with nf_conntrack built in")
-            }
-            Err(error) => format!("{MODULE}: {error}"),
-        }),
+impl Resolved {
+    /// The module whose functions are called.
+    pub(super) fn module(&self) -> Option<BorrowedFd<'_>> {
+        self.module.as_ref().map(AsFd::as_fd)
     }
 }
 
-/// None if one of them is not there.
-fn numbers(btf: &Btf<'_>) -> Result<Option<Numbers>, NotBtf> {
-    let (Some(lookup), Some(release)) = (btf.function(LOOKUP)?, btf.function(RELEASE)?) else {
+/// Without the guard the object is as it was: the programs' global `GUARD` stays 0, and the verifier never comes to what
+/// is not resolved.
+pub fn resolve(object: &[u8]) -> Result<Resolved, Error> {
+    let mut object = object.to_vec();
+    let (guard, module) = match of_running_kernel() {
+        Ok((numbers, module)) => {
+            replace(&mut object, numbers)?;
+            (Guard::Available, module)
+        }
+        Err(reason) => (Guard::Absent(reason), None),
+    };
+    Ok(Resolved { object, guard, module })
+}
+
+/// Whether conntrack is a module that can be called now. Where it could not, it pays to [`resolve`] again.
+pub(super) fn has_conntrack_module() -> bool {
+    fs::read_to_string(STATE).is_ok_and(|state| state.trim() == "live")
+}
+
+fn of_running_kernel() -> Result<(Numbers, Option<OwnedFd>), String> {
+    let bytes = fs::read(KERNEL).map_err(|error| {
+        format!("{KERNEL}: {error}; the kernel must be built with CONFIG_DEBUG_INFO_BTF to be asked for connections")
+    })?;
+    let unknown = |NotBtf| format!("{KERNEL} holds types that this version does not know");
+    let kernel = Btf::parse(&bytes).map_err(unknown)?;
+    if let Some(numbers) = numbers(&kernel, None).map_err(unknown)? {
+        return Ok((numbers, None));
+    }
+    let module = Module::find(CONNTRACK).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => format!(
+            "{CONNTRACK} is a module here, and the kernel lets only CAP_SYS_ADMIN call what is in modules: give it to \
+             manxd"
+        ),
+        _ => format!("the types of {CONNTRACK} cannot be read: {error}"),
+    })?;
+    // The kernel refuses programs that call a module whose beginning has not ended.
+    let module = module.filter(|_| has_conntrack_module());
+    let Some(module) = module else { return Err(why_not_there().to_owned()) };
+    let unknown = |NotBtf| format!("{CONNTRACK} has types that this version does not know");
+    let types = Btf::parse_module(&module.types, &kernel).map_err(unknown)?;
+    match numbers(&kernel, Some(&types)).map_err(unknown)? {
+        Some(numbers) => Ok((numbers, Some(module.fd))),
+        None => Err(format!("{CONNTRACK} has no {LOOKUP} here; it came with Linux 5.18")),
+    }
+}
+
+fn why_not_there() -> &'static str {
+    if has_conntrack_module() {
+        "nf_conntrack came as a module without types: the kernel must be built with CONFIG_DEBUG_INFO_BTF_MODULES, and \
+         the module not be stripped of them"
+    } else if Path::new(LOADED).exists() && !Path::new(STATE).exists() {
+        "this kernel has no bpf_skb_ct_lookup; it came with Linux 5.18"
+    } else {
+        "nf_conntrack is not loaded; as soon as it is, the programs are loaded anew with what asks it"
+    }
+}
+
+/// None if one of them is not there. A module's types may leave a structure to the kernel's.
+fn numbers(kernel: &Btf<'_>, module: Option<&Btf<'_>>) -> Result<Option<Numbers>, NotBtf> {
+    let functions = module.unwrap_or(kernel);
+    let (Some(lookup), Some(release)) = (functions.function(LOOKUP)?, functions.function(RELEASE)?) else {
         return Ok(None);
     };
     let offset = |member| -> Result<Option<i16>, NotBtf> {
-        Ok(btf.member("nf_conn", member)?.and_then(|offset| i16::try_from(offset).ok()))
+        let found = match functions.member("nf_conn", member)? {
+            None => kernel.member("nf_conn", member)?,
+            found => found,
+        };
+        Ok(found.and_then(|offset| i16::try_from(offset).ok()))
     };
     let (Some(status), Some(timeout)) = (offset("status")?, offset("timeout")?) else {
         return Ok(None);
     };
-    Ok(Some(Numbers { lookup, release, status, timeout }))
+    let place = if module.is_some() { program::MODULE } else { 0 };
+    Ok(Some(Numbers { lookup, release, place, status, timeout }))
 }
 
 /// A section header of ELF64: where its fields stand, and what they say of code.
@@ -137,6 +192,7 @@ fn replace(object: &mut [u8], numbers: Numbers) -> Result<(), Error> {
                 0 | 1 => {
                     let id = if place == 0 { numbers.lookup } else { numbers.release };
                     *registers = instruction::PSEUDO_KFUNC_CALL << 4;
+                    [*o0, *o1] = numbers.place.to_le_bytes();
                     [*n0, *n1, *n2, *n3] = id.to_le_bytes();
                 }
                 _ => {
@@ -195,7 +251,7 @@ mod tests {
     use super::{super::OBJECT, *};
 
     const NUMBERS: Numbers =
-        Numbers { lookup: 0x1234_5678, release: 0x1234_5679, status: 0x70, timeout: 0x7c };
+        Numbers { lookup: 0x1234_5678, release: 0x1234_5679, place: 0, status: 0x70, timeout: 0x7c };
 
     fn differences(a: &[u8], b: &[u8]) -> usize {
         assert_eq!(a.len(), b.len());
@@ -208,6 +264,33 @@ mod tests {
         replace(&mut object, NUMBERS).unwrap();
         // Twice a register and a number of four octets, twice an offset of two.
         assert!((4..=14).contains(&differences(&object, OBJECT)));
+    }
+
+    /// Calls of the kernel's functions in the object: offset and number.
+    fn calls(object: &[u8]) -> Vec<(i16, u32)> {
+        let sections = code(object).unwrap();
+        let instructions = sections.iter().flat_map(|(start, end)| object[*start..*end].chunks_exact(8));
+        let calls = instructions.filter(|instruction| instruction[0] == 0x85 && instruction[1] == 0x20);
+        calls
+            .map(|call| {
+                (
+                    i16::from_le_bytes([call[2], call[3]]),
+                    u32::from_le_bytes([call[4], call[5], call[6], call[7]]),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_call_into_a_module_has_the_functions_id_and_the_place_of_the_modules_descriptor() {
+        for place in [0, 1] {
+            let mut object = OBJECT.to_vec();
+            assert_eq!(calls(&object), []);
+            replace(&mut object, Numbers { place, ..NUMBERS }).unwrap();
+            let mut found = calls(&object);
+            found.sort_unstable();
+            assert_eq!(found, [(place, 0x1234_5678), (place, 0x1234_5679)]);
+        }
     }
 
     #[test]
@@ -230,7 +313,8 @@ mod tests {
     #[test]
     fn the_running_kernel_has_the_guard_or_the_reason_is_said() {
         match of_running_kernel() {
-            Ok(numbers) => {
+            Ok((numbers, module)) => {
+                assert_eq!(numbers.place != 0, module.is_some());
                 assert!(numbers.lookup != 0 && numbers.release != 0 && numbers.lookup != numbers.release);
                 assert!(numbers.status > 0 && numbers.timeout > 0 && numbers.status != numbers.timeout);
             }

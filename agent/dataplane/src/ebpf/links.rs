@@ -1,10 +1,9 @@
 //! The programs in the kernel, and their links to interfaces. A link is pinned, so a program stays attached when
 //! the agent ends; the next agent puts its own program into the same link, and no packet finds the hook empty.
 
-use std::{fmt, io, path::Path};
+use std::{io, os::fd::AsFd, path::Path};
 
 use aya::{
-    Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, LinkError, PinnedLink},
@@ -13,12 +12,15 @@ use aya::{
     },
     sys::SyscallError,
 };
+use aya_obj::programs::XdpAttachType;
 use manx_abi::Program;
 
 use super::{
     Error, XdpState,
     interface::Interface,
     pins::{Pins, remove_link, remove_pin},
+    program::Prepared,
+    syscall,
 };
 
 /// Attached nowhere: what it returns is what it is for.
@@ -26,28 +28,26 @@ const JIFFIES: &str = "jiffies";
 /// Octets that a test run wants.
 const SHORTEST_FRAME: usize = 64;
 
+#[derive(Debug)]
 pub(super) struct Programs {
-    /// Keeps the programs loaded; its maps have been taken out.
-    ebpf: Ebpf,
-}
-
-impl fmt::Debug for Programs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Programs").finish_non_exhaustive()
-    }
+    pod_tc: SchedClassifier,
+    uplink_tc: SchedClassifier,
+    uplink_xdp: Xdp,
+    jiffies: Xdp,
 }
 
 impl Programs {
     /// Has the kernel verify them.
-    pub fn load(mut ebpf: Ebpf) -> Result<Programs, Error> {
-        for program in [Program::PodTc, Program::UplinkTc] {
-            classifier(&mut ebpf, program)?.load().map_err(|error| refused(program.name(), error))?;
-        }
-        xdp(&mut ebpf, Program::UplinkXdp.name())?
-            .load()
-            .map_err(|error| refused(Program::UplinkXdp.name(), error))?;
-        xdp(&mut ebpf, JIFFIES)?.load().map_err(|error| refused(JIFFIES, error))?;
-        Ok(Programs { ebpf })
+    pub fn load(pins: &Pins, code: &Prepared) -> Result<Programs, Error> {
+        let classifier =
+            |program: Program| hand_over(pins, code, program.name(), |path| SchedClassifier::from_pin(path));
+        let xdp = |name| hand_over(pins, code, name, |path| Xdp::from_pin(path, XdpAttachType::Interface));
+        Ok(Programs {
+            pod_tc: classifier(Program::PodTc)?,
+            uplink_tc: classifier(Program::UplinkTc)?,
+            uplink_xdp: xdp(Program::UplinkXdp.name())?,
+            jiffies: xdp(JIFFIES)?,
+        })
     }
 
     /// The kernel's jiffies now, their low 32 bits.
@@ -55,14 +55,18 @@ impl Programs {
         let failed = |error: ProgramError| Error::Program { program: JIFFIES, reason: reason(&error) };
         let frame = [0; SHORTEST_FRAME];
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-        Ok(xdp(&mut self.ebpf, JIFFIES)?.test_run(options).map_err(failed)?.return_value)
+        Ok(self.jiffies.test_run(options).map_err(failed)?.return_value)
     }
 
     /// TCX ingress. Whatever is attached there already stays; ours comes last in the chain.
     pub fn attach_tc(&mut self, pins: &Pins, program: Program, interface: &Interface) -> Result<(), Error> {
         let (path, ifindex) = (pins.link(program, interface.ifindex), interface.ifindex);
         let failed = |reason: String| Error::Attach { program: program.name(), ifindex, reason };
-        let classifier = classifier(&mut self.ebpf, program)?;
+        let classifier = match program {
+            Program::PodTc => &mut self.pod_tc,
+            Program::UplinkTc => &mut self.uplink_tc,
+            Program::UplinkXdp => return Err(failed("it is XDP's".into())),
+        };
         if let Some(pinned) = pinned(pins, program, ifindex)? {
             let link = SchedClassifierLink::try_from(pinned).map_err(|error| failed(chain(&error)))?;
             match classifier.attach_to_link(link) {
@@ -89,7 +93,7 @@ impl Programs {
         let ifindex = interface.ifindex;
         let path = pins.link(Program::UplinkXdp, ifindex);
         let failed = |reason: String| Error::Attach { program: Program::UplinkXdp.name(), ifindex, reason };
-        let xdp = xdp(&mut self.ebpf, Program::UplinkXdp.name())?;
+        let xdp = &mut self.uplink_xdp;
         if let Some(pinned) = pinned(pins, Program::UplinkXdp, ifindex)? {
             let link = XdpLink::try_from(pinned).map_err(|error| failed(chain(&error)))?;
             match xdp.attach_to_link(link) {
@@ -117,11 +121,12 @@ impl Programs {
 
     /// The kernel's number of the loaded program.
     pub fn id(&self, program: Program) -> Option<u32> {
-        match self.ebpf.program(program.name())? {
-            aya::programs::Program::SchedClassifier(loaded) => loaded.info().ok(),
-            aya::programs::Program::Xdp(loaded) => loaded.info().ok(),
-            _ => None,
+        match program {
+            Program::PodTc => self.pod_tc.info(),
+            Program::UplinkTc => self.uplink_tc.info(),
+            Program::UplinkXdp => self.uplink_xdp.info(),
         }
+        .ok()
         .map(|info| info.id())
     }
 
@@ -129,6 +134,23 @@ impl Programs {
     pub fn detach(pins: &Pins, program: Program, ifindex: u32) -> Result<bool, Error> {
         remove_link(&pins.link(program, ifindex))
     }
+}
+
+/// Loads a program and gives it to aya, which takes one that it has not loaded only from a pin.
+fn hand_over<P>(
+    pins: &Pins,
+    code: &Prepared,
+    name: &'static str,
+    from_pin: impl FnOnce(&Path) -> Result<P, ProgramError>,
+) -> Result<P, Error> {
+    let loaded = code.load(name)?;
+    let path = pins.loading();
+    // Somebody may have been killed here.
+    remove_pin(&path)?;
+    syscall::pin(loaded.as_fd(), &path).map_err(|source| Error::Pin { path: path.clone(), source })?;
+    let taken = from_pin(&path).map_err(|error| Error::Program { program: name, reason: reason(&error) });
+    remove_pin(&path)?;
+    taken
 }
 
 fn pinned(pins: &Pins, program: Program, ifindex: u32) -> Result<Option<FdLink>, Error> {
@@ -163,39 +185,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, Error> {
-    named(ebpf, program.name())?.try_into().map_err(|_| wrong_object(program.name()))
-}
-
-fn xdp<'a>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut Xdp, Error> {
-    named(ebpf, program)?.try_into().map_err(|_| wrong_object(program))
-}
-
-fn named<'a>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut aya::programs::Program, Error> {
-    ebpf.program_mut(program).ok_or_else(|| wrong_object(program))
-}
-
-fn wrong_object(program: &str) -> Error {
-    Error::Load { reason: format!("it has no program {program} of its kind") }
-}
-
-fn refused(program: &'static str, error: ProgramError) -> Error {
-    match error {
-        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
-            Error::NotPermitted { source: io_error }
-        }
-        ProgramError::LoadError { io_error, verifier_log } => {
-            // The verifier says at the end what it did not like.
-            let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
-            let (_, end) = lines.split_at(lines.len().saturating_sub(3));
-            let end = end.join("; ");
-            Error::Program { program, reason: format!("{io_error}: {end}") }
-        }
-        error => Error::Program { program, reason: reason(&error) },
-    }
 }
 
 fn why_no_xdp(error: &ProgramError) -> String {

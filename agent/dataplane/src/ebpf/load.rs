@@ -1,19 +1,20 @@
 //! Opening the sink: the programs are loaded onto the maps of an earlier run, if those are as this agent would make
 //! them, and else onto new ones.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, os::fd::AsFd, time::Instant};
 
-use aya::{EbpfError, EbpfLoader, VerifierLogLevel, maps::MapError};
+use aya::{EbpfError, EbpfLoader, maps::MapError};
 use manx_abi::{global, map};
 
 use super::{
-    EbpfSink, Error, OBJECT, Opened, Options,
+    EbpfSink, Error, Guard, OBJECT, Opened, Options,
     held::Held,
     kfunc,
     links::Programs,
-    maps::{Maps, errno},
+    maps::{Handles, Maps, errno},
     pins::{Pins, layouts},
     places::Places,
+    program::Code,
     settings,
     take_off::Hold,
 };
@@ -32,25 +33,18 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     }
     let (older, unknown) = pins.others()?;
     let mut loader = EbpfLoader::new();
-    // The programs need nothing of the kernel's own types.
-    loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
+    // Of the object it is given the maps only, and these need nothing of the kernel's own types.
+    loader.btf(None);
     for layout in layouts(options) {
         loader.map_max_entries(layout.name, layout.entries);
     }
     for name in map::ALL {
         loader.map_pin_path(name, pins.map(name));
     }
-    let interface_mask = options.sizes.interfaces - 1;
-    loader.override_global(global::INTERFACE_MASK, &interface_mask, true);
-    let block6_mask = (options.sizes.block6_slots() - 1) as u32;
-    loader.override_global(global::BLOCK6_MASK, &block6_mask, true);
-    let (object, guard) = kfunc::resolve(OBJECT)?;
-    let asks = u32::from(guard.is_available());
-    loader.override_global(global::GUARD, &asks, true);
-    let ebpf = loader.load(&object).map_err(load_failed)?;
-    drop(loader);
-    let programs = Programs::load(ebpf)?;
+    loader.load(OBJECT).map_err(load_failed)?;
     let handles = pins.handles()?;
+    let conntrack_was_there = kfunc::has_conntrack_module();
+    let (programs, guard) = programs(&pins, &handles)?;
     let maps = Maps::open(&handles)?;
     settings::seed_hash(&maps);
     let held = Held::read(&maps, None, !adopted, Instant::now())?;
@@ -63,6 +57,7 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
         held,
         places,
         guard,
+        conntrack_was_there,
         interfaces: BTreeMap::new(),
         attachments: BTreeMap::new(),
         not_indexed: Vec::new(),
@@ -73,6 +68,31 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     let replaced = differences.unwrap_or_default();
     let unknown = unknown.iter().map(|path| path.display().to_string()).collect();
     Ok((sink, Opened { adopted, replaced, older, unknown }))
+}
+
+/// The programs on these maps, with what the running kernel has for the guard.
+pub(super) fn programs(pins: &Pins, handles: &Handles) -> Result<(Programs, Guard), Error> {
+    let mask = |name: &'static str| -> Result<u32, Error> {
+        let map = handles.iter().find(|(known, _)| *known == name);
+        let entries = map.and_then(|(_, map)| map.info().ok()).map(|info| info.max_entries());
+        // Their sizes are powers of two.
+        let entries = entries.and_then(|entries| entries.checked_sub(1));
+        entries.ok_or_else(|| Error::Load { reason: format!("map {name} has no size") })
+    };
+    let resolved = kfunc::resolve(OBJECT)?;
+    let maps: Vec<_> = handles.iter().map(|(name, map)| (*name, map.fd().as_fd())).collect();
+    let code = Code {
+        object: &resolved.object,
+        globals: &[
+            (global::INTERFACE_MASK, mask(map::INTERFACES)?),
+            (global::BLOCK6_MASK, mask(map::BLOCKS6)?),
+            (global::GUARD, u32::from(resolved.guard.is_available())),
+        ],
+        maps: &maps,
+        module: resolved.module(),
+    };
+    let programs = Programs::load(pins, &code.prepare()?)?;
+    Ok((programs, resolved.guard))
 }
 
 fn check_kernel() -> Result<(), Error> {

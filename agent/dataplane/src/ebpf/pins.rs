@@ -109,6 +109,11 @@ impl Pins {
         self.maps().join(name)
     }
 
+    /// Where a program is pinned for the moment in which it changes hands.
+    pub fn loading(&self) -> PathBuf {
+        self.maps().join("loading")
+    }
+
     pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
         // A BPF filesystem takes no names with a dot.
         self.links().join(format!("{}-{ifindex}", program.name()))

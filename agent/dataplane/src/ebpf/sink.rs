@@ -14,6 +14,7 @@ use super::{
     PoolNotIndexed, PoolSpec, Status, XdpState,
     held::Held,
     interface::{self, Interface},
+    kfunc,
     link_state::{self, LinkState},
     links::Programs,
     load,
@@ -41,6 +42,8 @@ pub struct EbpfSink {
     pub(super) held: Held,
     pub(super) places: Places,
     pub(super) guard: Guard,
+    /// When the programs were loaded; what is there later may give them the guard.
+    pub(super) conntrack_was_there: bool,
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) attachments: BTreeMap<(u32, &'static str), Attachment>,
     pub(super) not_indexed: Vec<PoolNotIndexed>,
@@ -303,6 +306,39 @@ impl EbpfSink {
     /// Whether [`Mode::Guarded`] can be had; where it cannot, it means that the stack carries the packets.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// Where conntrack was not there when the programs were loaded and is now, they are loaded anew with the guard, and
+    /// put into the links in the place of the old ones: no packet finds a hook empty. True if that was done. While
+    /// conntrack is not there it costs a look at a file.
+    pub fn take_up_guard(&mut self) -> Result<bool, Error> {
+        if self.guard.is_available() || self.conntrack_was_there || !kfunc::has_conntrack_module() {
+            return Ok(false);
+        }
+        self.conntrack_was_there = true;
+        let loaded = load::programs(&self.pins, &self.handles);
+        load::give_back_heap();
+        let (programs, guard) = loaded.inspect_err(|error| self.guard = Guard::Absent(error.to_string()))?;
+        self.guard = guard;
+        if !self.guard.is_available() {
+            return Ok(false);
+        }
+        self.programs = programs;
+        let claimed = self.attachments.iter().filter(|(_, attachment)| attachment.claimed);
+        let attached: Vec<(u32, &'static str)> = claimed.map(|(key, _)| *key).collect();
+        for (ifindex, program) in attached {
+            let done = if program == Program::PodTc.name() {
+                self.attach_pod(ifindex)
+            } else {
+                self.attach_uplink(ifindex).map(drop)
+            };
+            match done {
+                // It went, and its news is on the way.
+                Ok(()) | Err(Error::NoInterface { .. }) => {}
+                Err(error) => tracing::warn!("the programs without the guard stay: {error}"),
+            }
+        }
+        Ok(true)
     }
 
     /// Packets by program, interface and verdict.

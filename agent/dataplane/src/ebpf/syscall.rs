@@ -17,6 +17,7 @@ use std::{
 /// `enum bpf_cmd` of `<linux/bpf.h>`.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
@@ -26,7 +27,7 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 /// Entries of one call. The kernel copies one after the other, but gives way to others only between calls.
 const BATCH: usize = 4096;
 
-/// The members of `union bpf_attr` for `BPF_OBJ_GET`; unused ones are zero.
+/// The members of `union bpf_attr` for `BPF_OBJ_PIN` and `BPF_OBJ_GET`; unused ones are zero.
 #[repr(C)]
 #[derive(Default)]
 struct ObjectGet {
@@ -76,6 +77,18 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
     let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut LinkDetach { link_fd: link.as_raw_fd() as u32 }) }.map(drop)
+}
+
+/// Pins a program, where nothing is pinned yet.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut pin = ObjectGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: object.as_raw_fd() as u32,
+        ..ObjectGet::default()
+    };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut pin) }.map(drop)
 }
 
 /// One element of an array, into `value`, which has the size that the kernel gives: of a per-CPU array a value for
@@ -214,7 +227,7 @@ fn reached(batch: &Batch, asked: usize) -> usize {
 
 /// # Safety
 /// What `attributes` points to has to be as the command wants it.
-unsafe fn bpf<A>(command: libc::c_int, attributes: &mut A) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf<A>(command: libc::c_int, attributes: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes `size_of::<A>()` octets, which `attributes` has, and takes the rest of the
     // union for zero; for what they point to the caller answers.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes as *mut A, size_of::<A>()) };

@@ -101,6 +101,13 @@ impl Policy {
                 Survey { ipv4: unknown.clone(), ipv6: unknown, ..Survey::default() }
             }
         };
+        match sink.take_up_guard() {
+            Ok(true) => tracing::info!("nf_conntrack has come: the programs were loaded anew with the guard"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!("nf_conntrack has come, and the programs with the guard do not load: {error}")
+            }
+        }
         let guard = sink.guard();
         let facts = |not_liberal: Option<String>| {
             let links = dataplane.links().filter(|link| link.role != Role::Other);
