@@ -59,6 +59,11 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Only with a module's descriptor can it be loaded.
+    pub fn calls_module(&self) -> bool {
+        self.module.is_some()
+    }
+
     /// The module whose functions are called.
     pub(super) fn module(&self) -> Option<BorrowedFd<'_>> {
         self.module.as_ref().map(AsFd::as_fd)
