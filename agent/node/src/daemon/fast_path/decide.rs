@@ -302,11 +302,12 @@ impl Facts<'_> {
 /// Rules that would miss packets, for pools and interfaces whose setting leaves it to what netfilter does.
 fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
     let rules = &facts.survey.rules;
-    let lists: [(&[Finding], Mode, &str); 5] = [
+    let lists: [(&[Finding], Mode, &str); 6] = [
         (&rules.every_packet, Mode::Guarded, "has to see every packet"),
         (&rules.closed, Mode::Guarded, "may refuse one direction of a flow"),
         (&rules.running, Mode::Guarded, "may refuse packets of a flow that has begun"),
         (&rules.first_packets, Mode::Unguarded, "has to see these packets"),
+        (&rules.ways_back, Mode::Unguarded, "refuses what does not come by the way back to its source"),
         (&rules.filters, Mode::Unguarded, "filters where nothing tracks connections"),
     ];
     let (shut, none) = (facts.shut(), BTreeSet::new());
