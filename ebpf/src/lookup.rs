@@ -24,7 +24,7 @@ use index::Address;
 use maps::Switches;
 
 /// Lookups in one run.
-const LOOKUPS: u32 = 256;
+const LOOKUPS: u32 = 32;
 
 /// Which addresses are asked for.
 #[repr(C)]

@@ -26,7 +26,7 @@ use manx_tests::netns::Netns;
 use super::{inject::steady, netlink, node};
 
 /// In one run of a program, as in `ebpf/src/lookup.rs`.
-const LOOKUPS: u32 = 256;
+const LOOKUPS: u32 = 32;
 /// A block has so many addresses in both families.
 const BLOCK_BITS: u8 = 6;
 /// Blocks that hot destinations lie in.
@@ -211,10 +211,10 @@ impl Subject {
             let mut programs = Programs::load(&object, v6, question)?;
             let mut costs = Costs { routes, ..Costs::default() };
             for round in 0..=rounds {
-                let nothing = programs.lookup("nothing", ifindex, 1000)?;
-                let index = programs.lookup("index", ifindex, 400)? - nothing;
-                let trie = programs.lookup("trie", ifindex, 200)? - nothing;
-                let fib = programs.lookup("fib", ifindex, 200)? - nothing;
+                let nothing = programs.lookup("nothing", ifindex, 8000)?;
+                let index = programs.lookup("index", ifindex, 3200)? - nothing;
+                let trie = programs.lookup("trie", ifindex, 1600)? - nothing;
+                let fib = programs.lookup("fib", ifindex, 1600)? - nothing;
                 // The first warms caches up.
                 if round > 0 {
                     costs.index.push(index);

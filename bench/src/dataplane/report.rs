@@ -149,7 +149,7 @@ fn two_ends(out: &mut String, results: &ends::Results) {
 const LOOKUPS: &str = "
 ## The cost of a lookup
 
-256 lookups in one run of a program (BPF_PROG_TEST_RUN), for addresses that a generator makes within the program; its own
+32 lookups in one run of a program (BPF_PROG_TEST_RUN), for addresses that a generator makes within the program; its own
 cost is taken off. Every lookup has to find a way. *Index* is the programs' own code: pool, index, and the trie where the
 index says so; *trie* asks the LPM trie at once; *FIB* is `bpf_fib_lookup` without the neighbour. Random destinations lie in
 all blocks, hot ones in 64. No address depends on an answer, so the processor may overlap lookups: this is cost in a row,
