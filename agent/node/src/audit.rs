@@ -13,7 +13,11 @@ use std::{
 
 use manx_api as api;
 use manx_bgp::view::Walk;
-use manx_dataplane::{ebpf, fib::FibRoute, route::Action};
+use manx_dataplane::{
+    ebpf::{self, MapPart},
+    fib::FibRoute,
+    route::Action,
+};
 use manx_net::Prefix;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -73,6 +77,12 @@ pub enum Step {
         repair: bool,
         answer: oneshot::Sender<(u64, Vec<api::AuditFinding>)>,
     },
+    /// What is wrong with a part of what stands in the maps beside the routes.
+    Maps {
+        part: MapPart,
+        repair: bool,
+        answer: oneshot::Sender<Vec<api::AuditFinding>>,
+    },
     End {
         audit: Box<api::Audit>,
         answer: oneshot::Sender<api::Audit>,
@@ -117,6 +127,9 @@ async fn run(
     let mut first = look(&questions, None).await?;
     let (programs, wrong) = ask(&questions, |answer| step(Step::Programs { repair, answer })).await?;
     let mut findings = wrong;
+    for part in MapPart::ALL {
+        findings.extend(ask(&questions, |answer| step(Step::Maps { part, repair, answer })).await?);
+    }
     if !first.suspects.is_empty() {
         tokio::time::sleep(AGAIN).await;
         let suspects = first.suspects.iter().map(|seen| seen.prefix).collect();

@@ -24,6 +24,22 @@ use crate::route::{self, BlackholeKind, Mac, NextHop, Route};
 /// Faults of one map that are named; the others are counted. Somebody may have emptied a map of 100,000 entries.
 const NAMED: usize = 100;
 
+/// A part of the maps that is compared, and put right, in one go: the daemon does other things between two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapPart {
+    /// Next hops, sets of buckets, groups and endpoints.
+    Slots,
+    Words,
+    Blocks6,
+    /// Pools, interfaces and settings.
+    Switches,
+}
+
+impl MapPart {
+    /// In the order in which they are put right: slots before what names them.
+    pub const ALL: [MapPart; 4] = [MapPart::Slots, MapPart::Words, MapPart::Blocks6, MapPart::Switches];
+}
+
 /// What has to be written again.
 #[derive(Debug, Default)]
 struct Damage {
@@ -44,12 +60,26 @@ impl EbpfSink {
     /// What somebody else changed in the maps beside the routes, with the place and what it should say. Takes
     /// milliseconds, and with IPv6 pools some more for each ten thousand blocks.
     pub fn faults(&self) -> Result<Vec<Fault>, Error> {
-        Ok(self.damage()?.faults)
+        Ok(self.damage(&MapPart::ALL)?.faults)
+    }
+
+    /// The same of a part.
+    pub fn faults_of(&self, part: MapPart) -> Result<Vec<Fault>, Error> {
+        Ok(self.damage(&[part])?.faults)
     }
 
     /// Puts right what [`Self::faults`] finds, and says what it was.
     pub fn repair(&mut self) -> Result<Vec<Fault>, Error> {
-        let damage = self.damage()?;
+        self.put_right(&MapPart::ALL)
+    }
+
+    /// The same of a part.
+    pub fn repair_of(&mut self, part: MapPart) -> Result<Vec<Fault>, Error> {
+        self.put_right(&[part])
+    }
+
+    fn put_right(&mut self, parts: &[MapPart]) -> Result<Vec<Fault>, Error> {
+        let damage = self.damage(parts)?;
         if damage.faults.is_empty() {
             return Ok(Vec::new());
         }
@@ -99,10 +129,22 @@ impl EbpfSink {
         Ok(())
     }
 
-    fn damage(&self) -> Result<Damage, Error> {
+    fn damage(&self, parts: &[MapPart]) -> Result<Damage, Error> {
         let mut damage = Damage::default();
-        self.damaged_slots(&mut damage)?;
-        self.damaged_index(&mut damage)?;
+        for part in parts {
+            match part {
+                MapPart::Slots => self.damaged_slots(&mut damage)?,
+                MapPart::Words => self.damaged_words(&mut damage),
+                MapPart::Blocks6 => self.damaged_blocks6(&mut damage),
+                MapPart::Switches => self.damaged_switches(&mut damage)?,
+            }
+        }
+        damage.count_unnamed();
+        Ok(damage)
+    }
+
+    fn damaged_switches(&self, damage: &mut Damage) -> Result<(), Error> {
+        self.damaged_pools(damage)?;
         let [outside4, outside6] = self.held.outside.map(|entries| u32::from(entries > 0));
         for (field, at, expected) in [
             ("outside4", settings::place!(outside4), outside4),
@@ -118,8 +160,7 @@ impl EbpfSink {
             damage.interfaces.push(ifindex);
             damage.say(map::INTERFACES, || [format!("interface {ifindex}"), found, expected]);
         }
-        damage.count_unnamed();
-        Ok(damage)
+        Ok(())
     }
 
     fn damaged_slots(&self, damage: &mut Damage) -> Result<(), Error> {
@@ -165,7 +206,7 @@ impl EbpfSink {
         }
     }
 
-    fn damaged_index(&self, damage: &mut Damage) -> Result<(), Error> {
+    fn damaged_words(&self, damage: &mut Damage) {
         let index = &self.held.index;
         for store in index.words() {
             let found = self.maps.word(store.position);
@@ -180,8 +221,10 @@ impl EbpfSink {
                 damage.stores.push(store);
             }
         }
-        self.damaged_blocks6(damage);
-        let indexed: Vec<_> = index.indexed().collect();
+    }
+
+    fn damaged_pools(&self, damage: &mut Damage) -> Result<(), Error> {
+        let indexed: Vec<_> = self.held.index.indexed().collect();
         let number = self.maps.settings.load(settings::place!(pool_set)).unwrap_or(0);
         let found = if (number as usize) < abi::pool::POOL_SETS {
             PoolSet::from_bytes(&self.maps.pool_set(number)?)

@@ -43,6 +43,7 @@ mod take_off;
 
 pub use manx_abi::Tally;
 
+pub use audit::MapPart;
 pub use error::Error;
 pub use held::held_as;
 pub use index::NotIndexed;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use aya::maps::{Array, Map, MapData};
 use manx_abi::{Counts, Group, Kind, PACKED, VERDICTS, Word, map};
 use manx_dataplane::{
-    ebpf::{EbpfSink, InterfaceSettings, Mode, Options, PoolSpec, SourceCheck},
+    ebpf::{EbpfSink, InterfaceSettings, MapPart, Mode, Options, PoolSpec, SourceCheck},
     route::{Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -162,6 +162,9 @@ fn what_the_words_say_is_repaired_and_named() {
         ] {
             assert!(about.contains(&expected), "{faults:?}");
         }
+        let of = |part| sink.faults_of(part).unwrap();
+        assert_eq!(MapPart::ALL.map(|part| of(part).len()), [1, 3, 0, 0]);
+        assert_eq!(MapPart::ALL.map(of).concat(), faults);
         let of_block = faults.iter().find(|fault| fault.about == "10.0.0.64/26").unwrap();
         assert!(of_block.found.starts_with("pass,"), "{faults:?}");
         let applied = sink.reconcile(&routes).unwrap();

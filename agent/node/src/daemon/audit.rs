@@ -9,7 +9,7 @@ use std::{
 use manx_api::{self as api, AuditFinding, Fault, FoundIn, RepairKind};
 use manx_bgp::PathSource;
 use manx_dataplane::{
-    ebpf::{self, Condition, EbpfSink},
+    ebpf::{self, Condition, EbpfSink, MapPart},
     fib::Difference,
     resolve::Gateway,
     route::{Action, Route},
@@ -72,10 +72,9 @@ impl Daemon {
                 drop(answer.send(findings));
             }
             Step::Programs { repair, answer } => {
-                let (programs, mut findings) = self.audit_programs(repair);
-                findings.extend(self.audit_maps(repair));
-                drop(answer.send((programs, findings)));
+                drop(answer.send(self.audit_programs(repair)));
             }
+            Step::Maps { part, repair, answer } => drop(answer.send(self.audit_maps(part, repair))),
             Step::End { audit, answer } => {
                 self.dataplane.note_changes(false);
                 self.fast_path.note_changes(false);
@@ -218,11 +217,11 @@ impl Daemon {
 
     /// What stands in the maps beside the routes: words, groups, next hops, endpoints, pools, interfaces. The sink
     /// knows what it wrote there.
-    fn audit_maps(&mut self, repair: bool) -> Vec<AuditFinding> {
+    fn audit_maps(&mut self, part: MapPart, repair: bool) -> Vec<AuditFinding> {
         if !self.settled {
             return Vec::new();
         }
-        let faults = self.fast_path.faults(repair);
+        let faults = self.fast_path.faults(part, repair);
         let finding = |fault: ebpf::Fault| AuditFinding {
             found_in: FoundIn::Map,
             fault: Fault::Changed,

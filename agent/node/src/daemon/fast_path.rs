@@ -17,7 +17,9 @@ use manx_abi::Verdict;
 use manx_api::RepairKind;
 use manx_dataplane::{
     Dataplane, LinkChange,
-    ebpf::{Applied, Condition, EbpfSink, Error, Fault, LinkState, Mode, Options, PinWatch, XdpState},
+    ebpf::{
+        Applied, Condition, EbpfSink, Error, Fault, LinkState, MapPart, Mode, Options, PinWatch, XdpState,
+    },
     kernel::{Link, Role},
     route::Route,
     table::Delta,
@@ -256,9 +258,9 @@ impl FastPath {
     }
 
     /// What somebody changed in the maps beside the routes, put right if asked for.
-    pub fn faults(&mut self, repair: bool) -> Vec<Fault> {
+    pub fn faults(&mut self, part: MapPart, repair: bool) -> Vec<Fault> {
         let Ok(sink) = &mut self.sink else { return Vec::new() };
-        let found = if repair { sink.repair() } else { sink.faults() };
+        let found = if repair { sink.repair_of(part) } else { sink.faults_of(part) };
         found.unwrap_or_else(|error| {
             tracing::warn!("audit: {error}");
             Vec::new()
