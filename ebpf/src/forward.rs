@@ -13,7 +13,7 @@ use manx_abi::{
     header::{
         self, Address6, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Header,
     },
-    neighbour,
+    neighbour, way_back,
 };
 
 use crate::{
@@ -134,6 +134,8 @@ fn of_link(frame: Frame, check: Check) -> Result<Option<Verdict>, Verdict> {
 trait Hopping<A>: Copy {
     const FAMILY: Family;
     const HEADER: usize;
+    /// Of [`manx_abi::way_back`].
+    const WAY_BACK: u8;
     /// A source that is nobody's, or of this link only.
     fn is_of_link(source: A) -> bool;
     fn hash(header: &Header<A>, seed: u32) -> u32;
@@ -149,6 +151,7 @@ struct V4 {
 impl Hopping<[u8; 4]> for V4 {
     const FAMILY: Family = Family::Inet;
     const HEADER: usize = header::IPV4;
+    const WAY_BACK: u8 = way_back::IPV4;
 
     #[inline(always)]
     fn is_of_link(source: [u8; 4]) -> bool {
@@ -175,6 +178,7 @@ struct V6;
 impl Hopping<Address6> for V6 {
     const FAMILY: Family = Family::Inet6;
     const HEADER: usize = header::IPV6;
+    const WAY_BACK: u8 = way_back::IPV6;
 
     #[inline(always)]
     fn is_of_link(source: Address6) -> bool {
@@ -235,6 +239,9 @@ impl Hook {
             None => {
                 let source = header.source.find(self.switches, self.pools);
                 source::wire(&source)?;
+                if self.port.wants_way_back(H::WAY_BACK) {
+                    source::comes_the_way_back(&source, self.frame.ifindex)?;
+                }
                 source
             }
         };

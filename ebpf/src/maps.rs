@@ -194,6 +194,13 @@ impl Port {
         number!(self.entry, source_check)
     }
 
+    /// A packet of this family ([`manx_abi::way_back`]) has to come by the way back to its source.
+    #[inline(always)]
+    pub fn wants_way_back(self, family: u8) -> bool {
+        // SAFETY: as in `number!`; an octet of any value.
+        unsafe { read_volatile(addr_of!((*self.entry).way_back)) & family != 0 }
+    }
+
     #[inline(always)]
     pub fn mac(self) -> [u8; 6] {
         // SAFETY: as in `number!`; six octets of any value.

@@ -1,8 +1,10 @@
 //! Whose packet it is: what a pod may send from and speak for, and what the wire may claim.
 
+use core::hint::black_box;
+
 use aya_ebpf::{EbpfContext, bindings::__sk_buff, programs::TcContext};
 use manx_abi::{
-    Kind, PoolSet, SourceCheck, Verdict,
+    BUCKETS, Kind, PoolSet, SourceCheck, Verdict,
     flow::ICMPV6,
     header::{self, ETHERNET, Header, IPV6},
     neighbour::{self, Claim},
@@ -11,7 +13,7 @@ use manx_abi::{
 use crate::{
     fib::{self, Addresses, Way},
     index::{Address, Answer},
-    maps::{Pod, Switches},
+    maps::{self, Pod, Switches},
     skb::{self, Frame},
 };
 
@@ -111,6 +113,36 @@ pub fn wire(answer: &Answer) -> Result<(), Verdict> {
     } else {
         Err(Verdict::RouteSaysPass)
     }
+}
+
+/// As strict `rp_filter` has it: the route to the source leads by this interface, or one of its next hops does. What does
+/// not is the stack's to drop.
+#[inline(always)]
+pub fn comes_the_way_back(source: &Answer, ifindex: u32) -> Result<(), Verdict> {
+    // What comes by a wire has passed `wire`, so its source's route is one by next hops.
+    if group_leads_by(source.word.target(), ifindex) != 0 { Ok(()) } else { Err(Verdict::SourceElsewhere) }
+}
+
+/// By its name and linkage one that the verifier looks at once and by itself, whatever its callers know; else it would
+/// follow the buckets in each of their states. It says 0 for "no".
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn group_leads_by(id: u32, ifindex: u32) -> u32 {
+    let leads = |hop: u32| maps::next_hop(hop).is_some_and(|hop| hop.ifindex == ifindex);
+    let Some(group) = maps::group(id) else { return 0 };
+    let set = match group.target() {
+        Ok(hop) => return u32::from(leads(hop)),
+        Err(set) => set,
+    };
+    let mut place = 0;
+    // Hidden from the compiler, which would write the loop out.
+    while place < black_box(BUCKETS) {
+        if maps::bucket(set, place).is_some_and(leads) {
+            return 1;
+        }
+        place += 1;
+    }
+    0
 }
 
 /// ARP from a pod. An error drops it.

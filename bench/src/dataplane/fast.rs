@@ -38,7 +38,14 @@ pub fn start(routes: &[Route], pods: &[String], uplinks: &[&str], ground: Ground
     }
     for pod in pods {
         let ifindex = nix::net::if_::if_nametoindex(pod.as_str())?;
-        sink.set_interface(ifindex, InterfaceSettings { mode: None, source_check: SourceCheck::Strict });
+        sink.set_interface(
+            ifindex,
+            InterfaceSettings {
+                mode: None,
+                source_check: SourceCheck::Strict,
+                ..InterfaceSettings::default()
+            },
+        );
         sink.attach_pod(ifindex)?;
     }
     Ok(sink)

@@ -23,7 +23,7 @@ pub mod word;
 
 pub use pool::{Block6, Pool4, Pool6, PoolSet};
 pub use route::{Action, BadValue, Endpoint, Family, NextHop, Route};
-pub use settings::{INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window};
+pub use settings::{INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window, way_back};
 pub use tally::Tally;
 pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
 pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};

@@ -205,7 +205,16 @@ pub struct Interface {
     pub source_check: SourceCheck,
     /// The interface's own: XDP sees every frame on the wire and no packet type, so it compares addresses itself.
     pub mac: [u8; 6],
-    pub unused: [u8; 6],
+    /// Of an uplink. Families ([`way_back`]) of which a packet has to come by the way back to its source, as strict
+    /// `rp_filter` wants it: others are the stack's to judge.
+    pub way_back: u8,
+    pub unused: [u8; 5],
+}
+
+/// Bits of [`Interface::way_back`].
+pub mod way_back {
+    pub const IPV4: u8 = 1;
+    pub const IPV6: u8 = 2;
 }
 
 impl Interface {
@@ -215,7 +224,8 @@ impl Interface {
         mode: Mode::Off,
         source_check: SourceCheck::Off,
         mac: [0; 6],
-        unused: [0; 6],
+        way_back: 0,
+        unused: [0; 5],
     };
 
     pub fn to_bytes(self) -> [u8; Interface::SIZE] {
@@ -224,6 +234,7 @@ impl Interface {
         out[4..8].copy_from_slice(&(self.mode as u32).to_ne_bytes());
         out[8..12].copy_from_slice(&(self.source_check as u32).to_ne_bytes());
         out[12..18].copy_from_slice(&self.mac);
+        out[18] = self.way_back;
         out
     }
 
@@ -237,7 +248,8 @@ impl Interface {
             mode: word(4).try_into()?,
             source_check: word(8).try_into()?,
             mac,
-            unused: [0; 6],
+            way_back: bytes[18],
+            unused: [0; 5],
         })
     }
 }
@@ -254,6 +266,7 @@ mod tests {
         assert_eq!(offset_of!(Settings, pool_modes), 4 * HEAD);
         assert_eq!(size_of::<Interface>(), Interface::SIZE);
         assert_eq!(offset_of!(Interface, mac), 12);
+        assert_eq!(offset_of!(Interface, way_back), 18);
     }
 
     #[test]
@@ -269,7 +282,8 @@ mod tests {
             mode: Mode::NoSay,
             source_check: SourceCheck::Strict,
             mac: *b"hstmac",
-            unused: [0; 6],
+            way_back: way_back::IPV6,
+            unused: [0; 5],
         };
         assert_eq!(Interface::from_bytes(interface.to_bytes()), Ok(interface));
     }

@@ -151,6 +151,8 @@ verdicts! {
     SourceUnknown source_unknown Passed,
     /// From the wire, with the source of a pod or block of this node.
     SourceIsLocal source_is_local Passed,
+    /// The way back to its source leads by another interface, and the interface wants it to lead by itself (rp_filter).
+    SourceElsewhere source_elsewhere Passed,
     /// It would leave by the interface that it came from.
     SameInterface same_interface Passed,
     /// The pod's MAC is not known yet.

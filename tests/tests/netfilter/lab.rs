@@ -169,12 +169,17 @@ impl World {
 
     /// Starts manxd where it does not run.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with_uplinks(1)
+    }
+
+    /// The same on nodes that have got so many.
+    pub fn start_with_uplinks(&mut self, uplinks: usize) -> Result<()> {
         for node in [&mut self.a, &mut self.b] {
             node.manx.start_again()?;
         }
         for (node, other) in [(&self.a, B), (&self.b, A)] {
             eventually(&format!("{} has its routes and programs", node.place.name), SETTLED, || {
-                node.has_settled(other)
+                node.has_settled(other, uplinks)
             })
             .with_context(|| node.manx.account())?;
         }
@@ -294,7 +299,7 @@ impl Node {
         self.host().sh(&format!("nft delete table {TABLE}")).map(drop)
     }
 
-    fn has_settled(&self, other: Place) -> Result<()> {
+    fn has_settled(&self, other: Place, uplinks: usize) -> Result<()> {
         for prefix in other.blocks() {
             let row = self.manx.route(&prefix)?;
             ensure!(row.agree && row.fib.is_some(), "{row:?}");
@@ -309,7 +314,7 @@ impl Node {
         }
         let interfaces = self.manx.dataplane()?.interfaces;
         let attached = interfaces.iter().filter(|interface| !interface.programs.is_empty()).count();
-        ensure!(attached == 3, "{interfaces:?}");
+        ensure!(attached == 2 + uplinks, "{interfaces:?}");
         Ok(())
     }
 }

@@ -32,6 +32,7 @@ mod policies;
 mod rules;
 mod services;
 mod shapes;
+mod switches;
 mod unguarded;
 
 /// This many, or ten times as many where time does not matter.

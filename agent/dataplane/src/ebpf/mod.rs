@@ -56,7 +56,7 @@ pub use pin_watch::{PinWatch, Removal};
 pub use pins::cleanup;
 pub use pools::{PoolNotIndexed, PoolSpec};
 pub use reader::{CountedRoutes, Reader};
-pub use settings::{InterfaceSettings, KeepAlive, Mode, SourceCheck};
+pub use settings::{InterfaceSettings, KeepAlive, Mode, SourceCheck, WayBack};
 pub use sink::{EbpfSink, PULSE_LIMIT};
 pub use status::{
     Applied, Attachment, Counters, Fault, HookCounts, InterfaceCounts, MapFill, Opened, Refusal, Refused,

@@ -123,6 +123,11 @@ impl Places {
             let (at, entry) = (*place as usize * WORDS, entry(settings));
             maps.interfaces.store(at + field!(mode), entry.mode as u32);
             maps.interfaces.store(at + field!(source_check), entry.source_check as u32);
+            // In one word with the end of the interface's address, which is written when it is entered.
+            if let Some(expected) = self.expected(ifindex).map(words) {
+                let word = field!(way_back);
+                maps.interfaces.store(at + word, expected.get(word).copied().unwrap_or(0));
+            }
         }
     }
 
@@ -173,6 +178,7 @@ fn entry(settings: InterfaceSettings) -> abi::Interface {
     abi::Interface {
         mode: settings.mode.map_or(abi::Mode::NoSay, |mode| mode.to_abi()),
         source_check: settings.source_check.to_abi(),
+        way_back: settings.way_back.to_abi(),
         ..abi::Interface::UNUSED
     }
 }

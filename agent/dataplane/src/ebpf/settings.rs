@@ -67,6 +67,23 @@ pub struct InterfaceSettings {
     pub mode: Option<Mode>,
     /// Of a pod's interface.
     pub source_check: SourceCheck,
+    /// Of an uplink.
+    pub way_back: WayBack,
+}
+
+/// Families of which what comes by an uplink has to come by the way back to its source; other packets are left to the
+/// stack, which drops them (`rp_filter`, or a rule of netfilter).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WayBack {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
+impl WayBack {
+    pub(super) fn to_abi(self) -> u8 {
+        let bit = |wanted: bool, bit: u8| if wanted { bit } else { 0 };
+        bit(self.ipv4, abi::way_back::IPV4) | bit(self.ipv6, abi::way_back::IPV6)
+    }
 }
 
 /// Conntrack's timeouts, as the kernel has them in `net.netfilter`. A connection whose time runs low goes by the stack

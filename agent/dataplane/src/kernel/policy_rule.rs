@@ -53,7 +53,7 @@ pub(super) fn policy_rule(message: RuleMessage) -> Option<PolicyRule> {
     };
     let mut reach = Reach { family: Some(family), ..Reach::default() };
     let (mut priority, mut table) = (0, u32::from(message.header.table));
-    let (mut mark, mut mask, mut local_only) = (None, u32::MAX, false);
+    let (mut mark, mut mask, mut local_only, mut of_vrf) = (None, u32::MAX, false, false);
     let inverted = message.header.flags.contains(RuleFlags::Invert);
     let mut text = String::from(if inverted { "not " } else { "" });
     let mut more = String::new();
@@ -84,7 +84,11 @@ pub(super) fn policy_rule(message: RuleMessage) -> Option<PolicyRule> {
             RuleAttribute::Table(value) => table = *value,
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
-            RuleAttribute::L3MDev(true) => more.push_str(" [l3mdev-table]"),
+            RuleAttribute::L3MDev(true) => {
+                // For what comes by an interface that belongs to a VRF: those are looked at one by one.
+                of_vrf = true;
+                more.push_str(" [l3mdev-table]");
+            }
             RuleAttribute::UidRange(range) => {
                 let _ = write!(more, " uidrange {}-{}", range.start, range.end);
             }
@@ -131,7 +135,7 @@ pub(super) fn policy_rule(message: RuleMessage) -> Option<PolicyRule> {
         }
     };
     let needs_mark = !inverted && mark.is_some_and(|mark| mark & mask != 0);
-    let reach = match (inverted, local_only) {
+    let reach = match (inverted, local_only || of_vrf) {
         // All but those that it names.
         (true, _) => Some(Reach { family: Some(family), ..Reach::default() }),
         (false, true) => None,

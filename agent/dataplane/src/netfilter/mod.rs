@@ -9,7 +9,7 @@ mod conntrack;
 mod expression;
 mod found;
 mod narrow;
-mod netlink;
+pub(crate) mod netlink;
 mod ruleset;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! nfnetlink as far as reading nftables takes it: dumps, attributes, and the group that tells of a new generation.
+//! nfnetlink as far as reading nftables takes it: dumps, attributes, and the group that tells of a new generation. Other
+//! protocols of netlink are asked and heard in the same way.
 
 use std::{io, time::Duration};
 
@@ -30,13 +31,13 @@ mod abi {
 const ANSWER_TIMEOUT: i64 = 5;
 
 /// For requests of nf_tables in the network namespace of the thread that opened it.
-pub(super) struct Requests {
+pub(crate) struct Requests {
     socket: Socket,
     received: Vec<u8>,
 }
 
 /// What a message is about, with its attributes.
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// One of `NFPROTO_*`.
     pub family: u8,
     pub attributes: Attributes<'a>,
@@ -44,7 +45,11 @@ pub(super) struct Message<'a> {
 
 impl Requests {
     pub fn open() -> io::Result<Requests> {
-        let socket = Socket::new(abi::NETLINK_NETFILTER)?;
+        Requests::open_for(abi::NETLINK_NETFILTER)
+    }
+
+    pub fn open_for(protocol: isize) -> io::Result<Requests> {
+        let socket = Socket::new(protocol)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_TIMEOUT))?;
         Ok(Requests { socket, received: Vec::with_capacity(RECEIVE_SIZE) })
@@ -75,15 +80,34 @@ impl Requests {
         attributes: &[u8],
         mut each: impl FnMut(Message<'_>),
     ) -> io::Result<()> {
-        let length = abi::HEADER + abi::GENERIC + attributes.len();
+        let content = [&[family, 0, 0, 0], attributes].concat();
+        self.ask_for(abi::SUBSYSTEM_NFTABLES | get, flags, &content, |body| {
+            if let (Some(family), Some(attributes)) = (body.first(), body.get(abi::GENERIC..)) {
+                each(Message { family: *family, attributes: Attributes(attributes) });
+            }
+        })
+    }
+
+    /// All objects that a request of this kind names, of which `content` follows the header.
+    pub fn dump_for(&mut self, kind: u16, content: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.ask_for(kind, abi::NLM_F_DUMP, content, each)
+    }
+
+    fn ask_for(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        content: &[u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let length = abi::HEADER + content.len();
         let mut request = Vec::with_capacity(length);
         request.extend((length as u32).to_ne_bytes());
-        request.extend((abi::SUBSYSTEM_NFTABLES | get).to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
         request.extend((abi::NLM_F_REQUEST | flags).to_ne_bytes());
         // Sequence and port.
         request.extend([0; 8]);
-        request.extend([family, 0, 0, 0]);
-        request.extend(attributes);
+        request.extend(content);
         self.socket.send(&request, 0)?;
         loop {
             self.received.clear();
@@ -97,13 +121,7 @@ impl Requests {
                     abi::NLMSG_DONE => return Ok(()),
                     // The acknowledgement of a request for one object ends the answer to it.
                     abi::NLMSG_ERROR => return refused(body),
-                    _ => {
-                        let (Some(family), Some(attributes)) = (body.first(), body.get(abi::GENERIC..))
-                        else {
-                            continue;
-                        };
-                        each(Message { family: *family, attributes: Attributes(attributes) });
-                    }
+                    _ => each(body),
                 }
             }
         }
@@ -119,13 +137,18 @@ fn refused(body: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Hears of every change of nftables' rules.
-pub(super) struct Events(Socket);
+/// Hears of every change of nftables' rules, or of what else its groups are for.
+pub(crate) struct Events(Socket);
 
 impl Events {
     pub fn open() -> io::Result<Events> {
-        let mut socket = Socket::new(abi::NETLINK_NETFILTER)?;
-        socket.bind(&SocketAddr::new(0, 1 << (abi::GROUP_NFTABLES - 1)))?;
+        Events::open_for(abi::NETLINK_NETFILTER, &[abi::GROUP_NFTABLES])
+    }
+
+    pub fn open_for(protocol: isize, groups: &[u32]) -> io::Result<Events> {
+        let mut socket = Socket::new(protocol)?;
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        socket.bind(&SocketAddr::new(0, mask))?;
         Ok(Events(socket))
     }
 
@@ -172,7 +195,7 @@ impl<'a> Iterator for Messages<'a> {
 
 /// Attributes by type, without their flags. Ends where a length makes no sense.
 #[derive(Clone, Copy)]
-pub(super) struct Attributes<'a>(pub &'a [u8]);
+pub(crate) struct Attributes<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -204,17 +227,17 @@ impl<'a> Attributes<'a> {
     }
 }
 
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|octet| *octet == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// nftables' numbers are big-endian.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|octets| u32::from_be_bytes(*octets))
 }
 
 /// An attribute, as a request carries it.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut out = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
     out.extend(kind.to_ne_bytes());
     out.extend(value);

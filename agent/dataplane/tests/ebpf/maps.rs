@@ -291,7 +291,11 @@ fn an_interface_that_is_switched_off_leaves_its_packets_to_the_stack_and_the_oth
     let (kw01, kw02) = pair();
     let mut sink = kw01.sink(&kw02);
     let ifindex = kw01.namespace.ifindex("cali1");
-    let off = InterfaceSettings { mode: Some(Mode::Off), source_check: SourceCheck::Strict };
+    let off = InterfaceSettings {
+        mode: Some(Mode::Off),
+        source_check: SourceCheck::Strict,
+        ..InterfaceSettings::default()
+    };
     sink.set_interface(ifindex, off);
     assert_eq!(kw01.pods[0].answers(&kw01.pods[1].v4, 3, 0.01), 3);
     let counted = sink.counters().unwrap();

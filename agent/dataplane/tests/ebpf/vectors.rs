@@ -187,6 +187,9 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_wire("and back to the wire", a.remote, a.remote, SameInterface),
         from_wire("our own pod's address from the wire is the stack's to judge", a.pod1, a.pod2, SourceIsLocal),
         from_wire("our own block's too", a.nobody, a.pod2, SourceIsLocal),
+        from_wire("strictly, a source is carried whose way back leads by the uplink", a.remote, a.pod1, RedirectedPeer).into_pod(POD1_MAC, HOST1).when(Condition::WayBack),
+        from_wire("and one that leads by another uplink is the stack's", a.narrow, a.pod1, SourceElsewhere).when(Condition::WayBack),
+        from_wire("which otherwise is carried", a.narrow, a.pod1, RedirectedPeer).into_pod(POD1_MAC, HOST1),
         from_pod("multicast is the stack's", a.pod1, a.multicast, Scope),
         from_pod("a gateway's link-local address is the stack's", a.pod1, a.link_local, if a.header == 20 { NoRoute } else { Scope }),
         from_pod("loopback is nobody's to forward", a.pod1, a.loopback, Scope),
@@ -203,6 +206,8 @@ fn passed(a: &Addresses) -> Vec<Vector> {
 fn of_ipv4() -> Vec<Vector> {
     let a = &V4;
     vec![
+        from_wire("strictly, a source is carried of whose ways back one leads by the uplink", V4.two_ways, V4.pod1, RedirectedPeer).into_pod(POD1_MAC, HOST1).when(Condition::WayBack),
+        vector("and one whose two ways lead by another is the stack's", NARROW, udp(V4.two_ways, V4.pod1), SourceElsewhere).when(Condition::WayBack),
         from_pod("one of several next hops carries it", a.pod1, a.two_ways, RedirectedNeigh).onward(),
         from_pod("IPv4 goes by an IPv4 next hop as well as by an IPv6 one", a.pod1, "172.16.119.1", RedirectedNeigh).onward(),
         edited(from_pod("a checksum that overflows is carried over", a.pod1, a.pod2, RedirectedPeer), |f| f.identified_by_checksum(0xff12)).into_pod(POD2_MAC, HOST2),

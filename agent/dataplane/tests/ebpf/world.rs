@@ -14,7 +14,7 @@ use aya::{
 };
 use manx_abi::{Kind, PACKED, Program, Settings, VERDICTS, Verdict, Word, map};
 use manx_dataplane::{
-    ebpf::{EbpfSink, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck, resolve},
+    ebpf::{EbpfSink, InterfaceSettings, KeepAlive, Mode, OBJECT, Options, SourceCheck, WayBack, resolve},
     route::{self, Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -59,6 +59,8 @@ pub enum Condition {
     /// Of [`POD1`].
     InterfaceOff,
     InterfaceGuarded,
+    /// Of all uplinks: the way back to the source has to lead by them.
+    WayBack,
     /// Of all pools.
     PoolsOff,
     PoolsGuarded,
@@ -267,14 +269,29 @@ impl World {
     fn check_sources(&mut self, source_check: SourceCheck) {
         for pod in [POD1, POD2, POD_WITHOUT_MAC] {
             let ifindex = nix::net::if_::if_nametoindex(pod).unwrap();
-            self.sink.set_interface(ifindex, InterfaceSettings { mode: None, source_check });
+            self.sink.set_interface(
+                ifindex,
+                InterfaceSettings { mode: None, source_check, ..InterfaceSettings::default() },
+            );
         }
     }
 
     fn set_interface(&mut self, mode: Mode) {
         let ifindex = nix::net::if_::if_nametoindex(POD1).unwrap();
-        let settings = InterfaceSettings { mode: Some(mode), source_check: SourceCheck::Strict };
+        let settings = InterfaceSettings {
+            mode: Some(mode),
+            source_check: SourceCheck::Strict,
+            ..InterfaceSettings::default()
+        };
         self.sink.set_interface(ifindex, settings);
+    }
+
+    fn want_ways_back(&mut self, on: bool) {
+        let way_back = WayBack { ipv4: on, ipv6: on };
+        for interface in [UPLINK, NARROW] {
+            let ifindex = nix::net::if_::if_nametoindex(interface).unwrap();
+            self.sink.set_interface(ifindex, InterfaceSettings { way_back, ..InterfaceSettings::default() });
+        }
     }
 
     fn set_pools(&mut self, mode: Mode) {
@@ -303,6 +320,7 @@ impl World {
             Condition::Guarded => self.sink.set_whole_mode(Mode::Guarded),
             Condition::InterfaceOff => self.set_interface(Mode::Off),
             Condition::InterfaceGuarded => self.set_interface(Mode::Guarded),
+            Condition::WayBack => self.want_ways_back(true),
             Condition::PoolsOff => self.set_pools(Mode::Off),
             Condition::PoolsGuarded => self.set_pools(Mode::Guarded),
             Condition::Stale => self.set_pulse(1),
@@ -315,6 +333,9 @@ impl World {
         self.sink.set_whole_mode(Mode::Unguarded);
         self.check_sources(SourceCheck::Strict);
         self.set_pulse(0);
+        if matches!(vector.condition, Condition::WayBack) {
+            self.want_ways_back(false);
+        }
         if matches!(vector.condition, Condition::PoolsOff | Condition::PoolsGuarded) {
             self.set_pools(Mode::Unguarded);
         }

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use manx_dataplane::{
-    ebpf::Mode,
+    ebpf::{Mode, WayBack},
     netfilter::{Finding, Survey, Tracking},
     reach::{Family, Reach},
+    switches::Switches,
 };
 use manx_net::Prefix;
 use manx_resources::FastPathSetting;
@@ -27,6 +28,7 @@ pub struct Facts<'a> {
     /// Other interfaces by which next hops are reached: index and name.
     pub exits: Vec<(u32, &'a str)>,
     pub survey: &'a Survey,
+    pub switches: &'a Switches,
     /// Policy rules that may send forwarded packets to another table than ours.
     pub diverting: Vec<Diversion<'a>>,
     /// Why flows cannot be looked up in conntrack.
@@ -60,6 +62,10 @@ pub struct InterfaceFacts<'a> {
     pub ifindex: u32,
     pub name: &'a str,
     pub setting: Option<FastPathSetting>,
+    /// Of a pod's: any source is taken to which there is a way.
+    pub is_loose: bool,
+    /// The VRF that it belongs to.
+    pub vrf: Option<&'a str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +100,7 @@ pub struct InterfaceChoice {
     /// None: as its packets' pools are.
     pub mode: Option<Mode>,
     pub reason: Option<String>,
+    pub way_back: WayBack,
 }
 
 /// A rule of the host that switches something off.
@@ -135,7 +142,7 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
         whole: if whole.is_some() { Mode::Off } else { Mode::Unguarded },
         reason: String::new(),
         pools: facts.pools.iter().map(|pool| facts.pool(pool)).collect(),
-        interfaces: facts.interfaces.iter().map(interface).collect(),
+        interfaces: facts.interfaces.iter().map(|interface| facts.interface(interface)).collect(),
         found: Vec::new(),
         guarded: Vec::new(),
         tracked: facts.tracked(),
@@ -143,6 +150,8 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
     if whole.is_none() {
         switch_off_for_netfilter(facts, &mut choice);
         switch_off_for_policy_rules(facts, &mut choice);
+        switch_off_for_ipsec(facts, &mut choice);
+        switch_off_where_nothing_is_forwarded(facts, &mut choice);
     }
     let guarded = |family: &Family| {
         let mut of = choice.pools.iter().filter(|pool| Family::of(pool.prefix) == *family);
@@ -157,17 +166,32 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
     choice
 }
 
-fn interface(facts: &InterfaceFacts<'_>) -> InterfaceChoice {
-    let disabled = facts.setting == Some(FastPathSetting::Disabled);
-    InterfaceChoice {
-        ifindex: facts.ifindex,
-        name: facts.name.to_owned(),
-        mode: disabled.then_some(Mode::Off),
-        reason: disabled.then(|| "Disabled by manx.dev/fastPathInterfaces".to_owned()),
-    }
-}
-
 impl Facts<'_> {
+    fn interface(&self, interface: &InterfaceFacts<'_>) -> InterfaceChoice {
+        let InterfaceFacts { ifindex, name, setting, .. } = *interface;
+        let by_rule = |family: Family| {
+            self.survey.rules.ways_back.iter().any(|finding| {
+                finding.reach.family.is_none_or(|own| own == family) && finding.reach.comes_by(ifindex, name)
+            })
+        };
+        let way_back = WayBack {
+            ipv4: self.switches.wants_way_back(ifindex) || by_rule(Family::Ipv4),
+            ipv6: by_rule(Family::Ipv6),
+        };
+        // Of a pod's interface the programs know their own strict check only.
+        let reason = match () {
+            () if setting == Some(FastPathSetting::Disabled) => {
+                Some("Disabled by manx.dev/fastPathInterfaces".to_owned())
+            }
+            () if interface.is_loose && way_back != WayBack::default() => {
+                Some("sources are checked loosely here, and by the kernel strictly (rp_filter)".to_owned())
+            }
+            () => None,
+        };
+        let mode = reason.is_some().then_some(Mode::Off);
+        InterfaceChoice { ifindex, name: name.to_owned(), mode, reason, way_back }
+    }
+
     /// The pool's own setting, else the whole's, else the flag's.
     fn setting(&self, pool: &PoolFacts<'_>) -> (FastPathSetting, &'static str) {
         match (pool.setting, self.whole, self.flag) {
@@ -302,12 +326,11 @@ impl Facts<'_> {
 /// Rules that would miss packets, for pools and interfaces whose setting leaves it to what netfilter does.
 fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
     let rules = &facts.survey.rules;
-    let lists: [(&[Finding], Mode, &str); 6] = [
+    let lists: [(&[Finding], Mode, &str); 5] = [
         (&rules.every_packet, Mode::Guarded, "has to see every packet"),
         (&rules.closed, Mode::Guarded, "may refuse one direction of a flow"),
         (&rules.running, Mode::Guarded, "may refuse packets of a flow that has begun"),
         (&rules.first_packets, Mode::Unguarded, "has to see these packets"),
-        (&rules.ways_back, Mode::Unguarded, "refuses what does not come by the way back to its source"),
         (&rules.filters, Mode::Unguarded, "filters where nothing tracks connections"),
     ];
     let (shut, none) = (facts.shut(), BTreeSet::new());
@@ -376,6 +399,48 @@ fn switch_off_for_policy_rules(facts: &Facts<'_>, choice: &mut Choice) {
         match facts.concerned(reach, &BTreeSet::new()) {
             Concerned::Interfaces(found) => close_interfaces(choice, found.into_iter(), &why),
             Concerned::Pools(found) => close_pools(facts, choice, found.into_iter(), Mode::Guarded, &why),
+        }
+    }
+}
+
+/// Whatever the setting: what would leave transformed must not leave plain.
+fn switch_off_for_ipsec(facts: &Facts<'_>, choice: &mut Choice) {
+    for policy in &facts.switches.policies {
+        let text = policy.to_string();
+        let why = Found { key: text.clone(), text };
+        if let Concerned::Pools(found) = facts.concerned(&policy.reach, &BTreeSet::new()) {
+            close_pools(facts, choice, found.into_iter(), Mode::Guarded, &why);
+        }
+    }
+}
+
+/// Whatever the setting: who switches forwarding off means it.
+fn switch_off_where_nothing_is_forwarded(facts: &Facts<'_>, choice: &mut Choice) {
+    for (family, word) in [(Family::Ipv4, "IPv4"), (Family::Ipv6, "IPv6")] {
+        let is_off = |interface: &InterfaceFacts<'_>| !facts.switches.forwards(interface.ifindex, family);
+        let off: Vec<usize> =
+            (0..).zip(&facts.interfaces).filter(|(_, i)| is_off(i)).map(|(at, _)| at).collect();
+        if off.is_empty() {
+            continue;
+        }
+        let key = format!("net.{}.conf.*.forwarding", word.to_lowercase());
+        let text =
+            format!("the kernel forwards no {word} packets (net.{}.conf.all.forwarding", word.to_lowercase());
+        if off.len() == facts.interfaces.len() {
+            let why = Found { text: format!("{text} is 0)"), key };
+            let pools = (0..).zip(&facts.pools).filter(|(_, pool)| Family::of(pool.prefix) == family);
+            let pools: Vec<usize> = pools.map(|(at, _)| at).collect();
+            close_pools(facts, choice, pools.into_iter(), Mode::Guarded, &why);
+        } else {
+            let why = Found { text: format!("{text}, or that of the interface, is 0)"), key };
+            close_interfaces(choice, off.into_iter(), &why);
+        }
+    }
+    for (at, interface) in facts.interfaces.iter().enumerate() {
+        if let Some(vrf) = interface.vrf {
+            let text =
+                format!("{} belongs to the VRF {vrf}, which has a routing table of its own", interface.name);
+            close_interfaces(choice, std::iter::once(at), &Found { key: text.clone(), text });
         }
     }
 }

@@ -9,15 +9,20 @@ use std::{
 use manx_api as api;
 use manx_dataplane::{
     Dataplane,
-    ebpf::{EbpfSink, Guard, InterfaceSettings, KeepAlive, Mode, PoolNotIndexed, PoolSpec, SourceCheck},
-    kernel::Role,
+    ebpf::{
+        EbpfSink, Guard, InterfaceSettings, KeepAlive, Mode, PoolNotIndexed, PoolSpec, SourceCheck, WayBack,
+    },
+    kernel::{Link, Role},
     netfilter::{self, Conntrack, Survey, Tracking, Watch},
     reach::Family,
+    switches,
 };
 use manx_net::Prefix;
 use manx_resources::{self as resources, NodePlan};
 
-use super::decide::{self, Choice, Diversion, Facts, Found, InterfaceFacts, PoolFacts, decide};
+use super::decide::{
+    self, Choice, Diversion, Facts, Found, InterfaceChoice, InterfaceFacts, PoolFacts, decide,
+};
 use crate::{cli::FastPathMode, clock::stamp};
 
 #[derive(Debug)]
@@ -25,6 +30,7 @@ pub struct Policy {
     flag: FastPathMode,
     /// Why there is none.
     netfilter: Result<Watch, String>,
+    switches: Result<switches::Watch, String>,
     choice: Option<Choice>,
     /// Of each pool.
     since: BTreeMap<(String, Prefix), (Mode, SystemTime)>,
@@ -57,6 +63,7 @@ impl Policy {
         Policy {
             flag,
             netfilter: Err("not looked at yet".to_owned()),
+            switches: Err("not looked at yet".to_owned()),
             choice: None,
             since: BTreeMap::new(),
             source_checks: BTreeMap::new(),
@@ -69,8 +76,25 @@ impl Policy {
         }
     }
 
-    /// Begins to watch netfilter's rules, in this thread's network namespace. Inside a runtime or not.
+    /// Begins to watch netfilter's rules and the switches of forwarding, in this thread's network namespace. Inside a runtime
+    /// or not.
     pub fn watch(&mut self) {
+        if self.netfilter.is_err() {
+            self.watch_netfilter();
+        }
+        if let Err(said) = &self.switches {
+            let found = switches::Watch::start().map_err(|error| {
+                let why = format!("cannot watch the switches of forwarding: {error}");
+                if *said != why {
+                    tracing::warn!("{why}; trying again");
+                }
+                why
+            });
+            self.switches = found;
+        }
+    }
+
+    fn watch_netfilter(&mut self) {
         let said = self.netfilter.as_ref().err().cloned();
         self.netfilter = Watch::start().map_err(|error| {
             let why = format!("cannot watch netfilter: {error}");
@@ -83,17 +107,28 @@ impl Policy {
 
     /// Waits for other rules. Cancel-safe.
     pub async fn changed(&mut self) {
-        match &mut self.netfilter {
-            Ok(watch) => watch.changed().await,
-            Err(_) => std::future::pending().await,
+        let netfilter = async {
+            match &mut self.netfilter {
+                Ok(watch) => watch.changed().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let switches = async {
+            match &mut self.switches {
+                Ok(watch) => watch.changed().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = netfilter => (),
+            () = switches => (),
         }
     }
 
     /// Looks at everything and switches what has to be switched. Cheap; at every change, and every few seconds.
     pub fn apply(&mut self, sink: &mut EbpfSink, plan: &NodePlan, dataplane: &Dataplane) {
-        if self.netfilter.is_err() {
-            self.watch();
-        }
+        self.watch();
+        let switches = self.switches.as_ref().map(switches::Watch::switches).unwrap_or_default();
         let survey = match &self.netfilter {
             Ok(watch) => watch.survey(),
             Err(why) => {
@@ -120,6 +155,9 @@ impl Policy {
                         ifindex: link.ifindex,
                         name: &link.name,
                         setting: plan.fast_path.interface(&link.name),
+                        is_loose: link.role == Role::Pod
+                            && plan.fast_path.source_check(&link.name) == resources::SourceCheck::Loose,
+                        vrf: vrf(dataplane, link),
                     })
                     .collect(),
                 exits: dataplane
@@ -128,6 +166,7 @@ impl Policy {
                     .map(|link| (link.ifindex, link.name.as_str()))
                     .collect(),
                 survey: &survey,
+                switches: &switches,
                 diverting: diversions(dataplane),
                 no_guard: match &guard {
                     Guard::Available => None,
@@ -175,7 +214,7 @@ impl Policy {
         for interface in &choice.interfaces {
             let check = plan.fast_path.source_check(&interface.name);
             self.source_checks.insert(interface.ifindex, check);
-            sink.set_interface(interface.ifindex, settings(interface.mode, check));
+            sink.set_interface(interface.ifindex, settings(interface, check));
         }
         if self.pools.as_ref() != Some(&pools) {
             let not_indexed = sink.set_pools(&pools)?;
@@ -256,7 +295,7 @@ impl Policy {
             pools: pools.collect(),
             interfaces: interfaces.collect(),
             found: choice.found.iter().map(|found| found.text.clone()).collect(),
-            notes: self.conntrack.note().into_iter().collect(),
+            notes: self.conntrack.note().into_iter().chain(way_back_note(choice)).collect(),
         }
     }
 }
@@ -338,13 +377,33 @@ fn diversions(dataplane: &Dataplane) -> Vec<Diversion<'_>> {
         .collect()
 }
 
-fn settings(mode: Option<Mode>, check: resources::SourceCheck) -> InterfaceSettings {
+/// Which interfaces are strict about sources.
+fn way_back_note(choice: &Choice) -> Option<String> {
+    let strict = choice.interfaces.iter().filter(|interface| interface.way_back != WayBack::default());
+    let names: Vec<&str> = strict.map(|interface| interface.name.as_str()).collect();
+    let (shown, more) = names.split_at(names.len().min(10));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    (!names.is_empty()).then(|| {
+        format!(
+            "what comes by {}{more} and whose way back leads elsewhere is left to the kernel (rp_filter)",
+            shown.join(", ")
+        )
+    })
+}
+
+/// The name of the VRF that the link belongs to.
+fn vrf<'a>(dataplane: &'a Dataplane, link: &Link) -> Option<&'a str> {
+    let master = dataplane.kernel().link(link.master?)?;
+    (master.kind.as_deref() == Some("vrf")).then_some(master.name.as_str())
+}
+
+fn settings(choice: &InterfaceChoice, check: resources::SourceCheck) -> InterfaceSettings {
     let source_check = match check {
         resources::SourceCheck::Strict => SourceCheck::Strict,
         resources::SourceCheck::Loose => SourceCheck::Loose,
         resources::SourceCheck::Off => SourceCheck::Off,
     };
-    InterfaceSettings { mode, source_check }
+    InterfaceSettings { mode: choice.mode, source_check, way_back: choice.way_back }
 }
 
 fn keep_alive(conntrack: &Conntrack) -> KeepAlive {

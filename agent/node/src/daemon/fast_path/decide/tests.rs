@@ -12,6 +12,9 @@ fn p(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
+/// A kernel that says nothing of them: it forwards.
+static NO_SWITCHES: std::sync::LazyLock<Switches> = std::sync::LazyLock::new(Switches::default);
+
 const RULE: &str = "table inet t, chain forward, handle 2: ct";
 
 fn tracked(rules: Rules) -> Survey {
@@ -33,11 +36,12 @@ fn facts(survey: &Survey) -> Facts<'_> {
         whole: None,
         pools: vec![pool("a", "172.16.0.0/16"), pool("b", "172.17.0.0/16"), pool("six", "fd00:10::/64")],
         interfaces: vec![
-            InterfaceFacts { ifindex: 2, name: "ens33", setting: None },
-            InterfaceFacts { ifindex: 7, name: "cali0", setting: None },
+            InterfaceFacts { ifindex: 2, name: "ens33", setting: None, is_loose: false, vrf: None },
+            InterfaceFacts { ifindex: 7, name: "cali0", setting: None, is_loose: false, vrf: None },
         ],
         exits: Vec::new(),
         survey,
+        switches: &NO_SWITCHES,
         diverting: Vec::new(),
         no_guard: None,
         not_liberal: None,
@@ -293,4 +297,36 @@ fn a_pool_that_is_not_for_the_fast_path_says_why_though_it_is_enabled() {
     assert_eq!(modes(&choice), [Unguarded, Off, Unguarded]);
     assert_eq!(choice.pools[1].reason, "the pool is encapsulated");
     assert!(choice.reason.contains("pool b off: the pool is encapsulated"), "{}", choice.reason);
+}
+
+#[test]
+fn an_interface_of_a_vrf_is_the_stacks_and_the_vrf_is_named() {
+    let survey = untracked(Rules::default());
+    let mut facts = facts(&survey);
+    facts.interfaces[1].vrf = Some("red");
+    let choice = decide(&facts);
+    assert_eq!((modes(&choice), choice.interfaces[0].mode), (vec![Unguarded; 3], None));
+    assert_eq!(choice.interfaces[1].mode, Some(Off));
+    assert!(texts(&choice)[0].starts_with("cali0 belongs to the VRF red"), "{:?}", choice.found);
+}
+
+#[test]
+fn a_rule_against_sources_without_a_way_back_makes_its_interfaces_strict() {
+    let reach = Reach { family: Some(Family::Ipv6), ..by("ens33") };
+    let survey = tracked(Rules { ways_back: vec![finding("drop", reach)], ..Rules::default() });
+    let choice = decide(&facts(&survey));
+    assert_eq!(modes(&choice), [Guarded; 3]);
+    assert_eq!(choice.interfaces[0].way_back, WayBack { ipv4: false, ipv6: true });
+    assert_eq!(choice.interfaces[1].way_back, WayBack::default());
+}
+
+#[test]
+fn a_pod_that_is_checked_loosely_is_the_stacks_where_the_kernel_is_strict() {
+    let rules = Rules { ways_back: vec![finding("drop", by("cali0"))], ..Rules::default() };
+    for (rules, expected) in [(rules, Some(Off)), (Rules::default(), None)] {
+        let survey = tracked(rules);
+        let mut facts = facts(&survey);
+        facts.interfaces[1].is_loose = true;
+        assert_eq!(decide(&facts).interfaces[1].mode, expected);
+    }
 }

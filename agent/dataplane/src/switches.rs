@@ -1,0 +1,258 @@
+//! What the host says of forwarding beside its routes and netfilter: whether an interface forwards, whether what it takes
+//! in has to come by the way back to its source (`rp_filter`), and which packets IPsec's policies are for. Kept current by
+//! the kernel's events, on a thread of its own; what follows from it for which pool is for the caller to say.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{Ipv4Addr, Ipv6Addr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use manx_net::Prefix;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use tokio::sync::watch;
+
+use crate::{
+    netfilter::netlink::{Attributes, Events, Requests},
+    reach::{Addresses, Family, Reach},
+};
+
+/// How often it is looked without an event.
+const PERIOD: Duration = Duration::from_secs(5);
+/// How long an event of IPsec's may lie.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Numbers of `<linux/netconf.h>` and `<linux/rtnetlink.h>`.
+mod netconf {
+    pub const GROUP_IPV4: u32 = 24;
+    pub const GROUP_IPV6: u32 = 25;
+    pub const GET: u16 = 82;
+    /// `struct netconfmsg`, aligned.
+    pub const HEADER: usize = 4;
+    pub const IFINDEX: u16 = 1;
+    pub const FORWARDING: u16 = 2;
+    pub const RP_FILTER: u16 = 3;
+    /// Since Linux 6.17.
+    pub const FORCE_FORWARDING: u16 = 9;
+    pub const ALL: i32 = -1;
+}
+
+/// Numbers and places of `<linux/xfrm.h>`.
+mod xfrm {
+    pub const NETLINK: isize = 6;
+    pub const GROUP_POLICY: u32 = 4;
+    pub const GET_POLICY: u16 = 0x15;
+    /// `struct xfrm_userpolicy_id`.
+    pub const ID: usize = 64;
+    /// Within `struct xfrm_userpolicy_info`.
+    pub const TO: usize = 0;
+    pub const FROM: usize = 16;
+    pub const FAMILY: usize = 40;
+    pub const TO_LENGTH: usize = 42;
+    pub const FROM_LENGTH: usize = 43;
+    pub const DIRECTION: usize = 160;
+    pub const ACTION: usize = 161;
+    pub const INFO: usize = 168;
+    pub const TEMPLATES: u16 = 5;
+    pub const INTERFACE_ID: u16 = 31;
+    pub const OUT: u8 = 1;
+    pub const FORWARDED: u8 = 2;
+    pub const ALLOW: u8 = 0;
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Interface {
+    forwards: bool,
+    is_forced: bool,
+    rp_filter: i32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Switches {
+    ipv4: BTreeMap<i32, Interface>,
+    ipv6: BTreeMap<i32, Interface>,
+    /// IPsec's, for packets that are forwarded.
+    pub policies: Vec<Policy>,
+}
+
+/// A policy of IPsec: it transforms the packets that it is for, or drops them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub reach: Reach,
+    direction: &'static str,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reach = self.reach.to_string();
+        let whom = if reach.is_empty() { "all packets" } else { &reach };
+        write!(f, "IPsec policy \"dir {}\" for {whom}", self.direction)
+    }
+}
+
+impl Switches {
+    /// Whether the kernel forwards what comes by the interface. IPv4 asks the interface alone (`ip_route_input_slow`), IPv6
+    /// all of them together, or one that is forced (`ip6_forward`).
+    pub fn forwards(&self, ifindex: u32, family: Family) -> bool {
+        let index = i32::try_from(ifindex).unwrap_or(netconf::ALL);
+        match family {
+            Family::Ipv4 => {
+                let own = self.ipv4.get(&index).or_else(|| self.ipv4.get(&netconf::ALL));
+                own.is_none_or(|own| own.forwards)
+            }
+            Family::Ipv6 => {
+                self.ipv6.get(&netconf::ALL).is_none_or(|all| all.forwards)
+                    || self.ipv6.get(&index).is_some_and(|own| own.is_forced)
+            }
+        }
+    }
+
+    /// Strict `rp_filter`, which IPv4 alone has: the larger of the interface's and of all's is 1 (2 is loose).
+    pub fn wants_way_back(&self, ifindex: u32) -> bool {
+        let index = i32::try_from(ifindex).unwrap_or(netconf::ALL);
+        let of = |index| self.ipv4.get(&index).map_or(0, |found: &Interface| found.rp_filter);
+        of(index).max(of(netconf::ALL)) == 1
+    }
+
+    /// As the network namespace of the calling thread has them.
+    pub fn read() -> io::Result<Switches> {
+        let mut requests = Requests::open_for(NETLINK_ROUTE)?;
+        Ok(Switches {
+            ipv4: interfaces(&mut requests, libc::AF_INET as u8)?,
+            ipv6: interfaces(&mut requests, libc::AF_INET6 as u8)?,
+            policies: policies()?,
+        })
+    }
+}
+
+fn interfaces(requests: &mut Requests, family: u8) -> io::Result<BTreeMap<i32, Interface>> {
+    let mut found = BTreeMap::new();
+    requests.dump_for(netconf::GET, &[family, 0, 0, 0], |body| {
+        // A kernel without IPv6 answers for the families that it has.
+        if body.first() != Some(&family) {
+            return;
+        }
+        let attributes = Attributes(body.get(netconf::HEADER..).unwrap_or_default());
+        let number = |kind| {
+            let value = attributes.find_kind(kind).and_then(|value| value.first_chunk().copied());
+            value.map(i32::from_ne_bytes)
+        };
+        if let Some(index) = number(netconf::IFINDEX) {
+            let interface = Interface {
+                forwards: number(netconf::FORWARDING).is_none_or(|value| value != 0),
+                is_forced: number(netconf::FORCE_FORWARDING).is_some_and(|value| value != 0),
+                rp_filter: number(netconf::RP_FILTER).unwrap_or(0),
+            };
+            found.insert(index, interface);
+        }
+    })?;
+    Ok(found)
+}
+
+fn policies() -> io::Result<Vec<Policy>> {
+    let mut requests = match Requests::open_for(xfrm::NETLINK) {
+        Ok(requests) => requests,
+        // Such a kernel has none.
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    requests.dump_for(xfrm::GET_POLICY, &[0; xfrm::ID], |body| found.extend(policy(body)))?;
+    Ok(found)
+}
+
+/// None for one that forwarded packets do not meet, or that lets them be as they are.
+fn policy(body: &[u8]) -> Option<Policy> {
+    let octet = |at: usize| body.get(at).copied();
+    let direction = match octet(xfrm::DIRECTION)? {
+        xfrm::OUT => "out",
+        xfrm::FORWARDED => "fwd",
+        _ => return None,
+    };
+    let attributes = Attributes(body.get(xfrm::INFO..)?);
+    let is_plain = octet(xfrm::ACTION)? == xfrm::ALLOW
+        && attributes.find_kind(xfrm::TEMPLATES).is_none_or(<[u8]>::is_empty);
+    // One of an xfrm interface is for what is sent by that.
+    let has_interface =
+        attributes.find_kind(xfrm::INTERFACE_ID).is_some_and(|id| id.iter().any(|octet| *octet != 0));
+    if is_plain || has_interface {
+        return None;
+    }
+    let family = match i32::from(octet(xfrm::FAMILY)?) {
+        libc::AF_INET => Some(Family::Ipv4),
+        libc::AF_INET6 => Some(Family::Ipv6),
+        _ => None,
+    };
+    let addresses = |at: usize, length: usize| {
+        let length = octet(length)?;
+        let prefix = match family? {
+            Family::Ipv4 => Prefix::new(Ipv4Addr::from(*body.get(at..)?.first_chunk::<4>()?).into(), length),
+            Family::Ipv6 => Prefix::new(Ipv6Addr::from(*body.get(at..)?.first_chunk::<16>()?).into(), length),
+        };
+        let any_of = Some(vec![prefix.filter(|prefix| prefix.len() > 0)?]);
+        Some(Addresses { any_of, none_of: Vec::new() })
+    };
+    let from = addresses(xfrm::FROM, xfrm::FROM_LENGTH).unwrap_or_default();
+    let to = addresses(xfrm::TO, xfrm::TO_LENGTH).unwrap_or_default();
+    Some(Policy { reach: Reach { family, from, to, ..Reach::default() }, direction })
+}
+
+/// The switches now, in the network namespace of the thread that started it.
+#[derive(Debug)]
+pub struct Watch {
+    switches: watch::Receiver<Switches>,
+}
+
+impl Watch {
+    /// They have been read when this returns.
+    pub fn start() -> io::Result<Watch> {
+        // Events first: what happens in between is read twice.
+        let events = Events::open_for(NETLINK_ROUTE, &[netconf::GROUP_IPV4, netconf::GROUP_IPV6])?;
+        let policies = Events::open_for(xfrm::NETLINK, &[xfrm::GROUP_POLICY]).ok();
+        let (sender, switches) = watch::channel(Switches::read()?);
+        thread::Builder::new()
+            .name("switches".to_owned())
+            .spawn(move || follow(events, policies, &sender))?;
+        Ok(Watch { switches })
+    }
+
+    /// The newest.
+    pub fn switches(&self) -> Switches {
+        self.switches.borrow().clone()
+    }
+
+    /// Waits for others. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.switches.changed().await.is_err() {
+            // The thread ends with the receiver only.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn follow(mut events: Events, mut policies: Option<Events>, sender: &watch::Sender<Switches>) {
+    let mut read_at = Instant::now();
+    while !sender.is_closed() {
+        let mut heard = events.wait(MOMENT).unwrap_or_else(|_| {
+            thread::sleep(MOMENT);
+            true
+        });
+        heard |= policies.as_mut().is_some_and(|events| events.wait(Duration::ZERO).unwrap_or(true));
+        if !heard && read_at.elapsed() < PERIOD {
+            continue;
+        }
+        match Switches::read() {
+            Ok(now) => {
+                read_at = Instant::now();
+                sender.send_if_modified(|last| {
+                    let differs = *last != now;
+                    *last = now;
+                    differs
+                });
+            }
+            Err(error) => tracing::warn!("the switches of forwarding cannot be read: {error}; trying again"),
+        }
+    }
+}
