@@ -164,11 +164,12 @@ pub fn check(vectors: fn() -> Vec<Vector>) {
     }
     let failures = node.run(move || {
         let mut world = World::new([pods, wire]);
-        let vectors = vectors();
-        // Where conntrack is a module, its first entry may have loaded it.
+        // Where conntrack is a module, a look at it has loaded it now; flows have only seconds, so they are written later.
+        run("conntrack", "-C");
         if world.sink.take_up_guard().unwrap() {
             world.programs = Attached::find(&world.options);
         }
+        let vectors = vectors();
         let has_refused = world.programs.refused.is_some();
         let can_run = |vector: &&Vector| has_refused || !matches!(vector.condition, Condition::Refused);
         let failures: Vec<String> =
