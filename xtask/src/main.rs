@@ -9,6 +9,7 @@ mod build_ebpf;
 mod demo;
 mod ebpf_budget;
 mod fuzz;
+mod kernels;
 mod progress;
 mod setup;
 mod sim;
@@ -33,6 +34,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Fuzz(fuzz::Args),
+    Kernels(kernels::Args),
     Sim(sim::Args),
     Test(test::Args),
 }
@@ -54,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildEbpf(args) => build_ebpf::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Fuzz(args) => fuzz::run(args),
+        Command::Kernels(args) => kernels::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Test(args) => test::run(args),
     }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, fuzz, progress, setup, sim, tree};
+use crate::{build_ebpf, fuzz, kernels, progress, setup, sim, tree};
 
 /// How often scenarios that are repeated are repeated with `--full`.
 const FULL_RUNS: &str = "20";
@@ -25,7 +25,8 @@ const DENIED: [&str; 3] = ["bans", "licenses", "sources"];
 /// Check formatting, lints and licences, and run all tests
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Repeat what is measured twenty times, and show the distribution; fuzz a while and simulate hundreds of nodes
+    /// Repeat what is measured twenty times, and show the distribution; fuzz a while, simulate hundreds of nodes, and boot
+    /// other kernels
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this; no other checks
@@ -51,6 +52,8 @@ pub fn run(args: Args) -> Result<()> {
         for options in sim::BRIEFLY {
             step("simulation", sim::command().args(*options))?;
         }
+        println!("other kernels");
+        kernels::run(kernels::Args::default())?;
     }
     tests(&args, started)
 }
