@@ -406,7 +406,7 @@ impl Hook {
                 maps::bucket(set, flow::bucket(hash)).ok_or(Verdict::BadEntry)?
             }
         };
-        let hop = maps::next_hop(id).ok_or(Verdict::BadEntry)?;
+        let hop = maps::next_hop(id)?;
         let Hop { ifindex, family, gateway } = hop;
         if ifindex == self.frame.ifindex {
             // The stack tells the sender about the shorter way (ICMP redirect).

@@ -323,13 +323,25 @@ pub struct Hop {
 }
 
 #[inline(always)]
-pub fn next_hop(id: u32) -> Option<Hop> {
-    let hop = NEXTHOPS.get_ptr(id)?;
+pub fn next_hop(id: u32) -> Result<Hop, Verdict> {
+    let hop = NEXTHOPS.get_ptr(id).ok_or(Verdict::BadEntry)?;
     let (ifindex, family) = (number!(hop, ifindex), number!(hop, family));
     // SAFETY: as in `number!`: sixteen octets that follow two numbers, so they are aligned as four.
     let gateway = unsafe { read_volatile(addr_of!((*hop).gateway).cast::<[u32; 4]>()) };
     let known = family == Family::Inet as u32 || family == Family::Inet6 as u32;
-    (known && ifindex != 0).then_some(Hop { ifindex, family, gateway })
+    if known && ifindex != 0 {
+        Ok(Hop { ifindex, family, gateway })
+    } else if family & NextHop::SILENT != 0 {
+        Err(Verdict::NextHopSilent)
+    } else {
+        Err(Verdict::BadEntry)
+    }
+}
+
+/// The interface of a next hop, be it silent or not; 0: the slot is not in use.
+#[inline(always)]
+pub fn next_hop_ifindex(id: u32) -> Option<u32> {
+    NEXTHOPS.get_ptr(id).map(|hop| number!(hop, ifindex))
 }
 
 /// A pod's interface in use.

@@ -128,7 +128,7 @@ pub fn comes_the_way_back(source: &Answer, ifindex: u32) -> Result<(), Verdict> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn group_leads_by(id: u32, ifindex: u32) -> u32 {
-    let leads = |hop: u32| maps::next_hop(hop).is_some_and(|hop| hop.ifindex == ifindex);
+    let leads = |hop: u32| maps::next_hop_ifindex(hop) == Some(ifindex);
     let Some(group) = maps::group(id) else { return 0 };
     let set = match group.target() {
         Ok(hop) => return u32::from(leads(hop)),

@@ -9,7 +9,11 @@
 //! }
 //! ```
 
-use std::{collections::HashSet, io, mem, time::Instant};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io, mem,
+    time::Instant,
+};
 
 use manx_net::Prefix;
 
@@ -24,7 +28,8 @@ use crate::{
     netlink::Requests,
     pods::Pods,
     resolve::{Gateway, Resolution, Resolver},
-    route::Route,
+    route::{NextHop, Route},
+    silent::Silent,
     table::{Delta, Foreign, Plan, Reply, Table, Withheld},
 };
 
@@ -143,6 +148,8 @@ pub struct Step {
     /// Watched next hops whose resolution changed.
     pub next_hops: Vec<(Gateway, Resolution)>,
     pub links: Vec<LinkChange>,
+    /// Neighbours that do not answer, all of them, if they are others than before; and at first.
+    pub silent: Option<BTreeSet<NextHop>>,
     /// The host's policy rules are other than before.
     pub policy_rules: bool,
     pub reports: Vec<Report>,
@@ -160,6 +167,7 @@ pub struct Dataplane {
     changes: Changes,
     resolver: Resolver,
     pods: Pods,
+    silent: Silent,
     table: Table,
     fib: FibSink,
     place: Place,
@@ -211,6 +219,7 @@ impl Dataplane {
             changes,
             resolver: Resolver::default(),
             pods: Pods::default(),
+            silent: Silent::default(),
             table: Table::default(),
             fib,
             place,
@@ -341,6 +350,7 @@ impl Dataplane {
         }
         self.changes.own_in_doubt |= self.fib.take_doubt();
         self.pods.probe(&mut self.requests, now);
+        self.silent.probe(&self.resolver, &mut self.requests, now);
 
         self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
         step.reports = mem::take(&mut self.reports);
@@ -402,6 +412,7 @@ impl Dataplane {
                 self.table.set_pod(prefix, self.pods.get(prefix));
             }
         }
+        step.silent = self.silent.refresh(changes, &self.view, now);
         for prefix in &changes.routes {
             self.table.set_foreign(*prefix, self.foreign(*prefix));
         }
@@ -467,7 +478,10 @@ impl Dataplane {
 
     /// When `step` wants to be called even if nothing happens.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        [self.retry_reading, self.fib.next_retry(), self.pods.next_probe()].into_iter().flatten().min()
+        [self.retry_reading, self.fib.next_retry(), self.pods.next_probe(), self.silent.next_probe()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Everything has been learned: routes of an earlier run that nobody claimed are removed by the next steps.

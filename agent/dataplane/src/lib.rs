@@ -13,6 +13,7 @@ pub mod pods;
 pub mod reach;
 pub mod resolve;
 pub mod route;
+mod silent;
 pub mod switches;
 pub mod table;
 

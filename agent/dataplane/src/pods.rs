@@ -141,7 +141,7 @@ impl Pods {
     }
 }
 
-fn question(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
+pub(crate) fn question(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     let (family, destination) = match address {
         IpAddr::V4(a) => (AddressFamily::Inet, NeighbourAddress::Inet(a)),

@@ -167,6 +167,16 @@ impl Resolver {
         hops.flatten().map(|hop| hop.ifindex).collect()
     }
 
+    /// Those of these by which next hops are reached.
+    pub fn used(&self, among: &BTreeSet<NextHop>) -> BTreeSet<NextHop> {
+        let resolutions = self.gateways.values().map(|watched| &watched.resolution);
+        let hops = resolutions.filter_map(|resolution| match resolution {
+            Resolution::Reachable { next_hops, .. } => Some(next_hops),
+            Resolution::Unreachable(_) => None,
+        });
+        hops.flatten().filter(|hop| among.contains(hop)).copied().collect()
+    }
+
     /// Resolves everything anew. Returns what changed.
     pub fn refresh(&mut self, view: &KernelView) -> Vec<Moved> {
         let mut moved = Vec::new();

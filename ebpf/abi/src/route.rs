@@ -143,6 +143,20 @@ pub struct NextHop {
 impl NextHop {
     pub const SIZE: usize = 24;
     pub const UNUSED: NextHop = NextHop { ifindex: 0, family: Family::None, gateway: [0; 16] };
+    /// In `family`: the neighbour does not answer, and what goes there is the stack's, which tells the sender.
+    pub const SILENT: u32 = 1 << 31;
+
+    /// The value of a slot, with the mark or without.
+    pub fn marked(bytes: [u8; NextHop::SIZE], silent: bool) -> [u8; NextHop::SIZE] {
+        let mut out = bytes;
+        let family = take(&bytes, 4) & !NextHop::SILENT;
+        put(&mut out, 4, if silent { family | NextHop::SILENT } else { family });
+        out
+    }
+
+    pub fn is_marked(bytes: &[u8; NextHop::SIZE]) -> bool {
+        take(bytes, 4) & NextHop::SILENT != 0
+    }
 
     pub fn to_bytes(self) -> [u8; NextHop::SIZE] {
         let mut out = [0; NextHop::SIZE];
@@ -152,10 +166,12 @@ impl NextHop {
         out
     }
 
+    /// Whether it is marked or not.
     pub fn from_bytes(bytes: [u8; NextHop::SIZE]) -> Result<NextHop, BadValue> {
         let mut gateway = [0; 16];
         gateway.copy_from_slice(&bytes[8..]);
-        Ok(NextHop { ifindex: take(&bytes, 0), family: take(&bytes, 4).try_into()?, gateway })
+        let family = take(&bytes, 4) & !NextHop::SILENT;
+        Ok(NextHop { ifindex: take(&bytes, 0), family: family.try_into()?, gateway })
     }
 }
 
@@ -225,6 +241,10 @@ mod tests {
         assert_eq!(Route::from_bytes(route.to_bytes()), Ok(route));
         let hop = NextHop { ifindex: 7, family: Family::Inet6, gateway: *b"0123456789abcdef" };
         assert_eq!(NextHop::from_bytes(hop.to_bytes()), Ok(hop));
+        let marked = NextHop::marked(hop.to_bytes(), true);
+        assert_eq!(NextHop::from_bytes(marked), Ok(hop));
+        assert_eq!([NextHop::is_marked(&marked), NextHop::is_marked(&hop.to_bytes())], [true, false]);
+        assert_eq!(NextHop::marked(marked, false), hop.to_bytes());
         let endpoint = Endpoint { ifindex: 9, pod_mac: *b"podmac", host_mac: *b"hstmac" };
         assert_eq!(Endpoint::from_bytes(endpoint.to_bytes()), endpoint);
     }

@@ -159,6 +159,8 @@ verdicts! {
     NoMac no_mac Passed,
     /// The egress interface is gone.
     InterfaceGone interface_gone Passed,
+    /// The next hop does not answer to ARP or neighbour discovery: the stack asks on, and tells the sender.
+    NextHopSilent next_hop_silent Passed,
     /// The packet's family cannot be sent to the next hop's.
     NextHopFamily next_hop_family Passed,
     /// Not to be read or changed where it lies in memory; a length that only GSO has.

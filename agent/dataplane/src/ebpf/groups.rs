@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use manx_abi::{BUCKETS, Group as Word};
+use manx_abi::{BUCKETS, Group as Word, NextHop as Slot};
 
 use super::{
     Refusal,
@@ -54,6 +54,10 @@ pub(super) struct Groups {
     /// Never given out so far.
     fresh: std::ops::Range<u32>,
     writes: Vec<Write>,
+    /// Neighbours that do not answer, next hops or not.
+    silent: BTreeSet<NextHop>,
+    /// Next hops of which the map says so.
+    marked: BTreeSet<u32>,
 }
 
 /// A group that is about to lead elsewhere. It has to be carried out.
@@ -107,7 +111,12 @@ impl Groups {
                 }
             }
         }
-        let next_hops = Ids::adopt(sizes.next_hops, &found.next_hops, &hop_uses, now);
+        let is_marked = |(id, slot): (&u32, &NextHopSlot)| Slot::is_marked(slot).then_some(*id);
+        let marked: BTreeSet<u32> = found.next_hops.iter().filter_map(is_marked).collect();
+        let plain = found.next_hops.iter().map(|(id, slot)| (*id, Slot::marked(*slot, false)));
+        let plain: BTreeMap<u32, NextHopSlot> = plain.collect();
+        let silent = marked.iter().filter_map(|id| super::held::hop_of(*plain.get(id)?)).collect();
+        let next_hops = Ids::adopt(sizes.next_hops, &plain, &hop_uses, now);
         let sets = Ids::adopt(sizes.sets, &found.sets, &set_uses, now);
         let highest = found.groups.keys().next_back().copied().unwrap_or(0);
         let mut groups = Groups {
@@ -119,6 +128,8 @@ impl Groups {
             free: Vec::new(),
             fresh: (highest + 1).min(sizes.groups)..sizes.groups,
             writes: Vec::new(),
+            silent,
+            marked,
         };
         for id in 1..=highest.min(sizes.groups.saturating_sub(1)) {
             let routes = found.routes.get(&id).copied().unwrap_or(0);
@@ -222,6 +233,32 @@ impl Groups {
         self.let_go(&old, now);
     }
 
+    /// The neighbours that do not answer, next hops or not: of those that are the slots say so from now on.
+    pub fn set_silent(&mut self, silent: BTreeSet<NextHop>) -> Vec<(NextHop, bool)> {
+        self.silent = silent;
+        let hops = self.next_hops.live().filter_map(|(id, slot)| {
+            let hop = super::held::hop_of(slot)?;
+            let silent = self.silent.contains(&hop);
+            (silent != self.marked.contains(&id)).then_some((id, slot, hop, silent))
+        });
+        let changed: Vec<_> = hops.collect();
+        changed.iter().for_each(|(id, slot, _, silent)| self.mark(*id, *slot, *silent));
+        changed.into_iter().map(|(_, _, hop, silent)| (hop, silent)).collect()
+    }
+
+    pub fn silent(&self) -> &BTreeSet<NextHop> {
+        &self.silent
+    }
+
+    fn mark(&mut self, id: u32, slot: NextHopSlot, silent: bool) {
+        if silent {
+            self.marked.insert(id);
+        } else {
+            self.marked.remove(&id);
+        }
+        self.writes.push(Write::NextHop { id, slot: Slot::marked(slot, silent) });
+    }
+
     /// What has to be written before any route names what [`Self::acquire`] gave.
     pub fn take_writes(&mut self) -> Vec<Write> {
         std::mem::take(&mut self.writes)
@@ -254,7 +291,10 @@ impl Groups {
 
     /// All that is in use as the maps should say it.
     pub fn expected(&self) -> Vec<Write> {
-        let hops = self.next_hops.live().map(|(id, slot)| Write::NextHop { id, slot });
+        let hops = self.next_hops.live().map(|(id, slot)| {
+            let slot = Slot::marked(slot, self.marked.contains(&id));
+            Write::NextHop { id, slot }
+        });
         let sets = self.sets.live().map(|(id, hops)| Write::Buckets { id, hops: Box::new(hops) });
         let groups = self.groups.iter().filter(|(_, group)| group.routes > 0);
         let groups = groups.filter_map(|(id, group)| Some(Write::Group { id: *id, word: group.target?.0 }));
@@ -304,8 +344,10 @@ impl Groups {
             let slot = super::held::slot_of(hop);
             match self.next_hops.acquire(slot, now) {
                 Some(acquired) => {
-                    if acquired.is_new {
-                        self.writes.push(Write::NextHop { id: acquired.id, slot });
+                    // One that has rested may be marked as it was then.
+                    let silent = self.silent.contains(hop);
+                    if acquired.is_new || silent != self.marked.contains(&acquired.id) {
+                        self.mark(acquired.id, slot, silent);
                     }
                     ids.insert(*hop, acquired.id);
                 }
@@ -414,5 +456,37 @@ mod tests {
             let kept = groups.assignment(id).unwrap().iter().filter(|hop| **hop == stays).count();
             assert_eq!(kept, BUCKETS / 2, "half of its buckets went to the newcomer, which is its share");
         }
+    }
+
+    fn slots(writes: &[Write]) -> Vec<bool> {
+        let slot = |write: &Write| match write {
+            Write::NextHop { slot, .. } => Some(Slot::is_marked(slot)),
+            _ => None,
+        };
+        writes.iter().filter_map(slot).collect()
+    }
+
+    #[test]
+    fn a_slot_says_whether_its_next_hop_is_silent_also_after_it_has_rested() {
+        let (mut groups, now) = (groups(), Instant::now());
+        let silent = BTreeSet::from([hops(&[1])[0], hops(&[9])[0]]);
+        let id = groups.acquire(&hops(&[1]), None, now).unwrap();
+        assert_eq!(slots(&groups.take_writes()), [false]);
+        assert_eq!(groups.set_silent(silent.clone()), [(hops(&[1])[0], true)], "9 is no next hop");
+        assert_eq!(slots(&groups.take_writes()), [true]);
+        assert_eq!(groups.set_silent(silent.clone()), []);
+        assert_eq!(slots(&groups.expected()), [true]);
+
+        // Group and slot go one after the other, and it answers meanwhile.
+        groups.release(id, now);
+        groups.sweep(now + REST);
+        assert_eq!(groups.set_silent(BTreeSet::new()), [], "nothing names it");
+        groups.acquire(&hops(&[1]), None, now + REST).unwrap();
+        assert_eq!(slots(&groups.take_writes()), [false], "it was marked when it began to rest");
+
+        // One that is silent before it is a next hop.
+        groups.set_silent(silent);
+        groups.acquire(&hops(&[9]), None, now).unwrap();
+        assert_eq!(slots(&groups.take_writes()), [true, true]);
     }
 }

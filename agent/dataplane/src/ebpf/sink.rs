@@ -230,6 +230,19 @@ impl EbpfSink {
         Ok(not_indexed)
     }
 
+    /// All neighbours that do not answer, next hops or not: what goes there is the stack's until they do. The next hops
+    /// for which this changed, and whether they are silent now.
+    pub fn set_silent(&mut self, silent: &BTreeSet<NextHop>) -> Result<Vec<(NextHop, bool)>, Error> {
+        let changed = self.held.groups.set_silent(silent.clone());
+        self.maps.execute(&self.held.groups.take_writes())?;
+        Ok(changed)
+    }
+
+    /// Whether this neighbour was said not to answer.
+    pub fn is_silent(&self, hop: &NextHop) -> bool {
+        self.held.groups.silent().contains(hop)
+    }
+
     /// Makes the maps hold exactly these routes, whatever somebody else did to them: they are read back first, and
     /// what is right already is not written. What was written or removed is in the answer.
     pub fn reconcile(&mut self, desired: &[Route]) -> Result<Applied, Error> {
@@ -238,6 +251,7 @@ impl EbpfSink {
         let read = Held::read(&self.maps, Some(pools), false, Instant::now())?;
         let before = std::mem::replace(&mut self.held, read);
         self.held.counters.remember(before.counters);
+        self.held.groups.set_silent(before.groups.silent().clone());
         let wanted: BTreeSet<Prefix> = desired.iter().map(|route| route.prefix).collect();
         let removals: Vec<Prefix> = self.held.prefixes().filter(|prefix| !wanted.contains(prefix)).collect();
         let strangers = std::mem::take(&mut self.held.strangers);

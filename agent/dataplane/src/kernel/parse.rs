@@ -180,5 +180,6 @@ pub(super) fn neighbour(message: NeighbourMessage) -> Option<((u32, IpAddr), Nei
             | NeighbourState::Permanent
             | NeighbourState::Noarp
     );
-    Some(((message.header.ifindex, address?), Neighbour { mac: hardware, valid }))
+    let failed = message.header.state == NeighbourState::Failed;
+    Some(((message.header.ifindex, address?), Neighbour { mac: hardware, valid, failed }))
 }

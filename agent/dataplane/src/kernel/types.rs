@@ -90,4 +90,14 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// In a state in which the kernel uses the address (`NUD_VALID`).
     pub valid: bool,
+    /// It has not answered: `NUD_FAILED`, and what follows when it is asked again, until it does.
+    pub failed: bool,
+}
+
+impl Neighbour {
+    /// As it is now, after `before`. The kernel says nothing when it asks a failed one again.
+    pub(super) fn after(self, before: Option<&Neighbour>) -> Neighbour {
+        let failed = self.failed || (!self.valid && before.is_some_and(|before| before.failed));
+        Neighbour { failed, ..self }
+    }
 }

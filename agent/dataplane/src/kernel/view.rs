@@ -197,7 +197,10 @@ impl KernelView {
 
     /// Reads everything and notes what differs from before.
     pub(crate) fn resynchronise(&mut self, requests: &mut Requests, changes: &mut Changes) -> io::Result<()> {
-        let snapshot = Snapshot::read(requests, &self.naming, self.protocol)?;
+        let mut snapshot = Snapshot::read(requests, &self.naming, self.protocol)?;
+        for (key, neighbour) in &mut snapshot.neighbours {
+            *neighbour = neighbour.after(self.neighbours.get(key));
+        }
         changes.overrun = false;
         changes.reread_routes = false;
         changes.reread_rules = false;
@@ -303,10 +306,11 @@ impl KernelView {
             }
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => changes.reread_rules = true,
             RouteNetlinkMessage::NewNeighbour(message) => {
-                if let Some((key, neighbour)) = parse::neighbour(message)
-                    && self.neighbours.insert(key, neighbour) != Some(neighbour)
-                {
-                    changes.neighbours.insert(key);
+                if let Some((key, neighbour)) = parse::neighbour(message) {
+                    let neighbour = neighbour.after(self.neighbours.get(&key));
+                    if self.neighbours.insert(key, neighbour) != Some(neighbour) {
+                        changes.neighbours.insert(key);
+                    }
                 }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {

@@ -11,6 +11,7 @@ mod namespace;
 mod nodes;
 mod paths;
 mod senders;
+mod silent;
 mod stale;
 mod transit;
 mod vectors;

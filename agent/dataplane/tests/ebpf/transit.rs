@@ -13,28 +13,28 @@ use crate::{
     nodes::{pools, since},
 };
 
-const WIRES: [(&str, u8, u32); 2] = [("ens33", 80, 9000), ("ens34", 81, 1400)];
+pub const WIRES: [(&str, u8, u32); 2] = [("ens33", 80, 9000), ("ens34", 81, 1400)];
 /// Third octets of the blocks behind the wires.
-const BLOCKS: [u8; 2] = [118, 120];
+pub const BLOCKS: [u8; 2] = [118, 120];
 const POD_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 1];
 
-struct Transit {
-    node: Namespace,
-    pod: Namespace,
+pub struct Transit {
+    pub node: Namespace,
+    pub pod: Namespace,
     /// A host behind each wire, with a pod's address of its block.
-    ends: [Namespace; 2],
-    sink: EbpfSink,
+    pub ends: [Namespace; 2],
+    pub sink: EbpfSink,
 }
 
-fn address(block: u8, last: u8, v4: bool) -> String {
+pub fn address(block: u8, last: u8, v4: bool) -> String {
     if v4 { format!("172.16.{block}.{last}") } else { format!("fd00:{block}::{last}") }
 }
 
-fn on_wire(subnet: u8, number: u8, v4: bool) -> String {
+pub fn on_wire(subnet: u8, number: u8, v4: bool) -> String {
     if v4 { format!("192.168.{subnet}.{number}") } else { format!("fd00:{subnet}::{number}") }
 }
 
-fn transit() -> Transit {
+pub fn transit() -> Transit {
     let (node, pod) = (Namespace::new(), Namespace::new());
     let ends = [Namespace::new(), Namespace::new()];
     node.veth("cali1", &pod, "eth0");

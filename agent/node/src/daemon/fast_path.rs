@@ -21,7 +21,7 @@ use manx_dataplane::{
         Applied, Condition, EbpfSink, Error, Fault, LinkState, MapPart, Mode, Options, PinWatch, XdpState,
     },
     kernel::{Link, Role},
-    route::Route,
+    route::{NextHop, Route},
     table::Delta,
 };
 
@@ -219,6 +219,28 @@ impl FastPath {
         if let Ok(sink) = &mut self.sink {
             let outcome = sink.apply(&delta.upserts, &delta.removals);
             self.take(outcome);
+        }
+    }
+
+    /// Next hops among the neighbours that do not answer are the stack's, which tells the senders.
+    pub fn set_silent(&mut self, silent: &BTreeSet<NextHop>) {
+        let Ok(sink) = &mut self.sink else { return };
+        match sink.set_silent(silent) {
+            Ok(changed) => {
+                for (NextHop { gateway, ifindex }, silent) in changed {
+                    let name = self.links.get(&ifindex).map_or("?", |link| link.name.as_str());
+                    if silent {
+                        tracing::warn!(
+                            interface = name,
+                            "next hop {gateway} does not answer; the stack has its packets until it does, and tells \
+                             the senders: see ip neigh show {gateway}"
+                        );
+                    } else {
+                        tracing::info!(interface = name, "next hop {gateway} is the fast path's again");
+                    }
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
         }
     }
 

@@ -353,6 +353,9 @@ impl Daemon {
         }
         self.fast_path.apply(&step.map);
         self.fast_path.follow(&step.links);
+        if let Some(silent) = &step.silent {
+            self.fast_path.set_silent(silent);
+        }
         self.pulse(Instant::now());
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
