@@ -7,7 +7,7 @@ use std::{
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use manx_net::Prefix;
@@ -21,8 +21,8 @@ use crate::{
 
 /// How often it is looked without an event.
 const PERIOD: Duration = Duration::from_secs(5);
-/// How long an event of IPsec's may lie.
-const MOMENT: Duration = Duration::from_millis(500);
+/// Before what failed is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Numbers of `<linux/netconf.h>` and `<linux/rtnetlink.h>`.
 mod netconf {
@@ -209,12 +209,11 @@ impl Watch {
     /// They have been read when this returns.
     pub fn start() -> io::Result<Watch> {
         // Events first: what happens in between is read twice.
-        let events = Events::open_for(NETLINK_ROUTE, &[netconf::GROUP_IPV4, netconf::GROUP_IPV6])?;
-        let policies = Events::open_for(xfrm::NETLINK, &[xfrm::GROUP_POLICY]).ok();
+        let mut events = vec![Events::open_for(NETLINK_ROUTE, &[netconf::GROUP_IPV4, netconf::GROUP_IPV6])?];
+        // A kernel without IPsec has none to tell of.
+        events.extend(Events::open_for(xfrm::NETLINK, &[xfrm::GROUP_POLICY]).ok());
         let (sender, switches) = watch::channel(Switches::read()?);
-        thread::Builder::new()
-            .name("switches".to_owned())
-            .spawn(move || follow(events, policies, &sender))?;
+        thread::Builder::new().name("switches".to_owned()).spawn(move || follow(events, &sender))?;
         Ok(Watch { switches })
     }
 
@@ -232,27 +231,25 @@ impl Watch {
     }
 }
 
-fn follow(mut events: Events, mut policies: Option<Events>, sender: &watch::Sender<Switches>) {
-    let mut read_at = Instant::now();
+fn follow(mut events: Vec<Events>, sender: &watch::Sender<Switches>) {
     while !sender.is_closed() {
-        let mut heard = events.wait(MOMENT).unwrap_or_else(|_| {
-            thread::sleep(MOMENT);
-            true
-        });
-        heard |= policies.as_mut().is_some_and(|events| events.wait(Duration::ZERO).unwrap_or(true));
-        if !heard && read_at.elapsed() < PERIOD {
-            continue;
+        // Whatever woke us, and be it the end of the period: reading is three short dumps.
+        if let Err(error) = Events::wait_for_any(&mut events, PERIOD) {
+            tracing::warn!("no events of the switches of forwarding: {error}; looking every {PERIOD:?}");
+            thread::sleep(PERIOD);
         }
         match Switches::read() {
             Ok(now) => {
-                read_at = Instant::now();
                 sender.send_if_modified(|last| {
                     let differs = *last != now;
                     *last = now;
                     differs
                 });
             }
-            Err(error) => tracing::warn!("the switches of forwarding cannot be read: {error}; trying again"),
+            Err(error) => {
+                tracing::warn!("the switches of forwarding cannot be read: {error}; trying again");
+                thread::sleep(PAUSE);
+            }
         }
     }
 }

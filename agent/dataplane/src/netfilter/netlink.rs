@@ -1,11 +1,15 @@
 //! nfnetlink as far as reading nftables takes it: dumps, attributes, and the group that tells of a new generation. Other
 //! protocols of netlink are asked and heard in the same way.
 
-use std::{io, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::{TimeVal, TimeValLike},
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{setsockopt, sockopt},
+        time::{TimeVal, TimeValLike},
+    },
 };
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -158,10 +162,27 @@ impl Events {
         // A timeout of zero would wait for ever.
         let timeout = TimeVal::milliseconds(i64::try_from(longest.as_millis()).unwrap_or(i64::MAX).max(1));
         setsockopt(&self.0, sockopt::ReceiveTimeout, &timeout)?;
+        // The first is waited for; what else is there is taken along.
+        self.take(0)
+    }
+
+    /// Waits for a change of any of these, so long at most, in one sleep.
+    pub fn wait_for_any(all: &mut [Events], longest: Duration) -> io::Result<()> {
+        let mut sockets: Vec<_> =
+            all.iter().map(|events| PollFd::new(events.0.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut sockets, PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for events in all {
+            events.take(libc::MSG_DONTWAIT)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, mut flags: i32) -> io::Result<bool> {
         let mut buffer = Vec::with_capacity(RECEIVE_SIZE);
         let mut heard = false;
-        // The first is waited for; what else is there is taken along.
-        let mut flags = 0;
         loop {
             buffer.clear();
             match self.0.recv_from(&mut buffer, flags) {
