@@ -237,10 +237,11 @@ impl World {
     }
 }
 
-/// The kernel's own types know the function by which a program asks conntrack.
+/// The kernel's types, or those of its module, know the function by which a program asks conntrack.
 fn kernel_can_be_asked() -> Result<bool> {
-    let types = fs::read("/sys/kernel/btf/vmlinux")?;
-    Ok(types.split(|octet| *octet == 0).any(|name| name == b"bpf_skb_ct_lookup"))
+    let knows = |types: Vec<u8>| types.split(|octet| *octet == 0).any(|name| name == b"bpf_skb_ct_lookup");
+    Ok(knows(fs::read("/sys/kernel/btf/vmlinux")?)
+        || fs::read("/sys/kernel/btf/nf_conntrack").is_ok_and(knows))
 }
 
 /// Redirected by the programs of node a and of node b.
