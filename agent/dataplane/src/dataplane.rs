@@ -344,7 +344,7 @@ impl Dataplane {
                 self.retry_reading = Some(now + RESYNC_RETRY);
             }
         }
-        if !(self.changes.own_in_doubt && self.fib.is_writing()) {
+        if !self.awaits_answers() {
             let written = self.fib.step(now, &self.view, &mut self.requests);
             self.doubt_after(written, now);
         }
@@ -354,10 +354,16 @@ impl Dataplane {
 
         self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
         step.reports = mem::take(&mut self.reports);
-        let waits = self.changes.own_in_doubt && self.fib.is_writing();
-        step.more =
-            self.retry_reading.is_none() && !waits && (self.fib.can_go_on() || self.changes.own_in_doubt);
+        step.more = self.retry_reading.is_none()
+            && !self.awaits_answers()
+            && (self.fib.can_go_on() || self.changes.own_in_doubt);
         step
+    }
+
+    /// A dump is due that shows what is there only when nothing is being written: until then nothing new is given.
+    fn awaits_answers(&self) -> bool {
+        let changes = &self.changes;
+        (changes.own_in_doubt || changes.overrun || changes.reread_routes) && self.fib.is_writing()
     }
 
     fn doubt_after(&mut self, written: io::Result<()>, now: Instant) {
@@ -371,6 +377,10 @@ impl Dataplane {
     /// Dumps what events could not tell.
     fn read_what_is_in_doubt(&mut self, now: Instant) -> io::Result<()> {
         if self.retry_reading.is_some_and(|due| now < due) {
+            return Ok(());
+        }
+        // The kernel walks IPv6 routes from the start again when one is written meanwhile, and tells some twice or never.
+        if self.awaits_answers() {
             return Ok(());
         }
         self.retry_reading = None;

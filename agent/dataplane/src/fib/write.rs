@@ -56,7 +56,8 @@ impl FibSink {
             return Ok(());
         }
         let outcome = carry_out(self.place, &due, requests);
-        self.answered(Answer { batch: due, outcome }, now, requests)
+        let occupied = self.answered(Answer { batch: due, outcome }, now)?;
+        self.settle(&occupied, now, requests)
     }
 
     fn give(&mut self, mut due: Vec<Change>, now: Instant, requests: &mut Requests) -> io::Result<()> {
@@ -89,10 +90,15 @@ impl FibSink {
 
     pub fn take_answers(&mut self, now: Instant, requests: &mut Requests) -> io::Result<()> {
         let mut result = Ok(());
+        // Who holds these places takes a dump: one for all of them.
+        let mut occupied = Vec::new();
         for answer in std::mem::take(&mut self.answers) {
-            let outcome = self.answered(answer, now, requests);
-            result = result.and(outcome);
+            match self.answered(answer, now) {
+                Ok(places) => occupied.extend(places),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
+        result = result.and(self.settle(&occupied, now, requests));
         if std::mem::take(&mut self.lost_writer) {
             self.in_doubt = true;
             let flying = self.routes.iter().filter(|(_, entry)| entry.flying).map(|(prefix, _)| *prefix);
@@ -217,8 +223,8 @@ impl FibSink {
         self.note(prefix);
     }
 
-    /// Takes in what became of a batch.
-    fn answered(&mut self, answer: Answer, now: Instant, requests: &mut Requests) -> io::Result<()> {
+    /// Takes in what became of a batch, and returns what others may hold the places of.
+    fn answered(&mut self, answer: Answer, now: Instant) -> io::Result<Vec<Prefix>> {
         let Answer { batch, outcome } = answer;
         self.flying = self.flying.saturating_sub(batch.len());
         self.writes += batch.len() as u64;
@@ -271,7 +277,7 @@ impl FibSink {
                 }
             }
         }
-        self.settle(&occupied, now, requests)
+        Ok(occupied)
     }
 
     fn written(&mut self, prefix: Prefix, spec: Arc<Spec>) {

@@ -56,7 +56,6 @@ pub(super) fn carry_out(place: Place, batch: &[Change], requests: &mut Requests)
     let mut outcome = Outcome::default();
     let mut again = Vec::new();
     for (position, refusal) in submit(place, batch, false, requests)? {
-        outcome.doubt |= batch.get(position).is_some_and(goes_by_legs);
         if batch.get(position).is_some_and(|change| gateway_refused(change, &refusal)) {
             again.push(position);
         } else {
@@ -70,6 +69,8 @@ pub(super) fn carry_out(place: Place, batch: &[Change], requests: &mut Requests)
         }
         outcome.refused.sort_by_key(|(position, _)| *position);
     }
+    let mut refused = outcome.refused.iter().filter_map(|(position, _)| batch.get(*position));
+    outcome.doubt = refused.any(goes_by_legs);
     Ok(outcome)
 }
 

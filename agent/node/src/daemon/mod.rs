@@ -314,7 +314,7 @@ impl Daemon {
     fn take_events(&mut self, events: &mut mpsc::Receiver<Event>) -> bool {
         let begun = Instant::now();
         for _ in 0..EVENTS_AT_ONCE {
-            if begun.elapsed() > EVENTS_TIME || self.is_full() {
+            if begun.elapsed() > EVENTS_TIME {
                 break;
             }
             match events.try_recv() {
