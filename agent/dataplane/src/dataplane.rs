@@ -305,7 +305,11 @@ impl Dataplane {
         // Before the events: those of before what is answered are there then.
         self.fib.collect_answers();
         // The less is unread, the less can have changed under what is written next.
-        if let Err(error) = self.absorb().and_then(|()| self.read_what_is_in_doubt(now)) {
+        let mut put_off = false;
+        if let Err(error) = self.absorb().and_then(|()| {
+            put_off = self.awaits_answers();
+            self.read_what_is_in_doubt(now)
+        }) {
             tracing::warn!(%error, "the kernel's state cannot be read; trying again");
             self.retry_reading = Some(now + RESYNC_RETRY);
         }
@@ -344,7 +348,8 @@ impl Dataplane {
                 self.retry_reading = Some(now + RESYNC_RETRY);
             }
         }
-        if !self.awaits_answers() {
+        // Nor is anything given to it before a reading that was put off: there would always be something under way.
+        if !put_off && !self.awaits_answers() {
             let written = self.fib.step(now, &self.view, &mut self.requests);
             self.doubt_after(written, now);
         }
@@ -356,14 +361,17 @@ impl Dataplane {
         step.reports = mem::take(&mut self.reports);
         step.more = self.retry_reading.is_none()
             && !self.awaits_answers()
-            && (self.fib.can_go_on() || self.changes.own_in_doubt);
+            && (self.fib.can_go_on() || self.is_in_doubt());
         step
     }
 
     /// A dump is due that shows what is there only when nothing is being written: until then nothing new is given.
     fn awaits_answers(&self) -> bool {
-        let changes = &self.changes;
-        (changes.own_in_doubt || changes.overrun || changes.reread_routes) && self.fib.is_writing()
+        self.is_in_doubt() && self.fib.is_writing()
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.changes.own_in_doubt || self.changes.overrun || self.changes.reread_routes
     }
 
     fn doubt_after(&mut self, written: io::Result<()>, now: Instant) {
@@ -488,7 +496,9 @@ impl Dataplane {
 
     /// When `step` wants to be called even if nothing happens.
     pub fn next_wakeup(&self) -> Option<Instant> {
-        [self.retry_reading, self.fib.next_retry(), self.pods.next_probe(), self.silent.next_probe()]
+        // While answers are awaited, they are what wakes.
+        let reading = self.retry_reading.filter(|_| !self.awaits_answers());
+        [reading, self.fib.next_retry(), self.pods.next_probe(), self.silent.next_probe()]
             .into_iter()
             .flatten()
             .min()
