@@ -53,11 +53,11 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Never attached: a test run of it returns the low 32 bits of jiffies, by which the agent learns their rate.
+/// Never attached: a test run of it returns the time as pulses have it, for the agent to store.
 #[xdp]
 pub fn jiffies(_ctx: XdpContext) -> u32 {
     // SAFETY: a number out of the kernel's clock.
-    unsafe { bpf_jiffies64() as u32 }
+    manx_abi::pulse(unsafe { bpf_jiffies64() })
 }
 
 #[inline(always)]

@@ -151,10 +151,7 @@ impl Switches {
             return true;
         }
         // SAFETY: a number out of the kernel's clock.
-        let now = unsafe { bpf_jiffies64() } as u32;
-        let age = now.wrapping_sub(pulse);
-        // The agent may store a pulse after the clock was read.
-        age <= limit || age >= u32::MAX - limit
+        manx_abi::is_fresh(pulse, limit, manx_abi::pulse(unsafe { bpf_jiffies64() }))
     }
 }
 

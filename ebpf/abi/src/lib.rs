@@ -23,13 +23,15 @@ pub mod word;
 
 pub use pool::{Block6, Pool4, Pool6, PoolSet};
 pub use route::{Action, BadValue, Endpoint, Family, NextHop, Route};
-pub use settings::{INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window, way_back};
+pub use settings::{
+    INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window, is_fresh, pulse, way_back,
+};
 pub use tally::Tally;
 pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
 pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};
 
 /// Part of the pin path, `<bpf-dir>/v<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The names under which maps are defined in the object and pinned.
 pub mod map {

@@ -73,9 +73,9 @@ pub struct Settings {
     pub udp: [Window; 2],
     /// Enters the hash that spreads flows, so that two nodes in a row spread differently. It never changes while flows live.
     pub hash_seed: u32,
-    /// Low 32 bits of the kernel's jiffies, stored by a living agent every second or so; 0: nobody says.
+    /// The time ([`pulse()`]), stored by a living agent every second or so; 0: nobody says.
     pub pulse: u32,
-    /// In jiffies: a pulse older than this is a dead agent's, or a stopped one's. Then the kernel's FIB is asked before
+    /// A pulse older than this is a dead agent's, or a stopped one's. Then the kernel's FIB is asked before
     /// each redirect, since a pod may have come, gone or moved meanwhile.
     pub pulse_limit: u32,
     /// Of the pools, by number.
@@ -153,6 +153,20 @@ impl Settings {
             pool_modes,
         })
     }
+}
+
+/// The kernel's jiffies as pulses have them. 32 bits of this come round after 8 years at 1000 Hz; the low 32 bits of
+/// jiffies do after 50 days, and an agent that died then would be alive again for some seconds.
+#[inline(always)]
+pub const fn pulse(jiffies: u64) -> u32 {
+    (jiffies >> 6) as u32
+}
+
+/// Whether a pulse is not older than `limit`. The agent may have stored it after the clock was read.
+#[inline(always)]
+pub const fn is_fresh(pulse: u32, limit: u32, now: u32) -> bool {
+    let age = now.wrapping_sub(pulse);
+    age <= limit || age >= u32::MAX - limit
 }
 
 /// The fast path carries a packet of a tracked flow while the flow's remaining time, in jiffies, is above `low` and
@@ -293,6 +307,25 @@ mod tests {
         assert!(
             Mode::Off < Mode::Guarded && Mode::Guarded < Mode::Unguarded && Mode::Unguarded < Mode::NoSay
         );
+    }
+
+    #[test]
+    fn an_agent_that_died_is_not_alive_again_when_jiffies_of_32_bits_come_round() {
+        // Three seconds at 1000 Hz.
+        let limit = pulse(3000) + 1;
+        // The kernel lets the low 32 bits come round five minutes after it has started.
+        for died in [0xffff_0000u64, 0xffff_ffff, 1 << 32, 7 << 32 | 12345] {
+            let is_alive = |later: u64| is_fresh(pulse(died), limit, pulse(died + later));
+            assert!((0..=3000).all(is_alive), "{died}");
+            for turn in 1..=63u64 {
+                for later in [-4000, -3000, 0, 3000, 4000] {
+                    let later = (turn << 32).wrapping_add_signed(later);
+                    assert!(!is_alive(later), "{died}, {later} jiffies later");
+                }
+            }
+            assert!((3100..100_000).all(|later| !is_alive(later)), "{died}");
+        }
+        assert!(is_fresh(7, limit, 6) && is_fresh(0, limit, u32::MAX) && is_fresh(u32::MAX, limit, 0));
     }
 
     #[test]

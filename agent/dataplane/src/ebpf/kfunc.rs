@@ -5,6 +5,7 @@ use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    time::Instant,
 };
 
 use manx_abi::kernel;
@@ -28,6 +29,16 @@ impl Guard {
     pub fn is_available(&self) -> bool {
         *self == Guard::Available
     }
+}
+
+/// What came of conntrack's module as it is loaded now; `NotYet` also while it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ModuleAsked {
+    NotYet,
+    /// No programs could be loaded, with the guard or without.
+    Failed(Instant),
+    /// The programs have the guard, or the reason why not is known.
+    Answered,
 }
 
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
@@ -249,6 +260,15 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 
 fn wide(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// The object with functions in the guard's place that no kernel has.
+#[cfg(test)]
+pub(super) fn calling_nobody(object: &[u8]) -> Result<Resolved, Error> {
+    let mut object = object.to_vec();
+    let nobody = Numbers { lookup: 0x7fff_fff0, release: 0x7fff_fff1, place: 0, status: 0x70, timeout: 0x7c };
+    replace(&mut object, nobody)?;
+    Ok(Resolved { object, guard: Guard::Available, module: None })
 }
 
 #[cfg(test)]

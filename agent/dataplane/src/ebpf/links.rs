@@ -50,8 +50,8 @@ impl Programs {
         })
     }
 
-    /// The kernel's jiffies now, their low 32 bits.
-    pub fn jiffies(&mut self) -> Result<u32, Error> {
+    /// The time now, as [`manx_abi::pulse`] makes it of the kernel's jiffies.
+    pub fn pulse(&mut self) -> Result<u32, Error> {
         let failed = |error: ProgramError| Error::Program { program: JIFFIES, reason: reason(&error) };
         let frame = [0; SHORTEST_FRAME];
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };

@@ -1,7 +1,11 @@
 //! Opening the sink: the programs are loaded onto the maps of an earlier run, if those are as this agent would make
 //! them, and else onto new ones.
 
-use std::{collections::BTreeMap, os::fd::AsFd, time::Instant};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    time::Instant,
+};
 
 use aya::{EbpfError, EbpfLoader, maps::MapError};
 use manx_abi::{global, map};
@@ -9,7 +13,7 @@ use manx_abi::{global, map};
 use super::{
     EbpfSink, Error, Guard, OBJECT, Opened, Options,
     held::Held,
-    kfunc,
+    kfunc::{self, ModuleAsked, Resolved},
     links::Programs,
     maps::{Handles, Maps, errno},
     pins::{Pins, layouts},
@@ -23,6 +27,10 @@ use super::{
 const OLDEST_KERNEL: (u32, u32) = (6, 6);
 
 pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
+    open_with(options, kfunc::resolve)
+}
+
+fn open_with(options: &Options, resolve: Resolve) -> Result<(EbpfSink, Opened), Error> {
     check_kernel()?;
     let pins = Pins::prepare(&options.bpf_dir)?;
     let hold = Hold::take(&options.bpf_dir);
@@ -43,8 +51,8 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     }
     loader.load(OBJECT).map_err(load_failed)?;
     let handles = pins.handles()?;
-    let conntrack_was_there = kfunc::has_conntrack_module();
-    let (programs, guard) = programs(&pins, &handles)?;
+    let module = if kfunc::has_conntrack_module() { ModuleAsked::Answered } else { ModuleAsked::NotYet };
+    let (programs, guard) = programs(&pins, &handles, resolve)?;
     let maps = Maps::open(&handles)?;
     settings::seed_hash(&maps);
     let held = Held::read(&maps, None, !adopted, Instant::now())?;
@@ -57,7 +65,7 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
         held,
         places,
         guard,
-        conntrack_was_there,
+        module,
         interfaces: BTreeMap::new(),
         attachments: BTreeMap::new(),
         not_indexed: Vec::new(),
@@ -70,8 +78,33 @@ pub(super) fn open(options: &Options) -> Result<(EbpfSink, Opened), Error> {
     Ok((sink, Opened { adopted, replaced, older, unknown }))
 }
 
-/// The programs on these maps, with what the running kernel has for the guard.
-pub(super) fn programs(pins: &Pins, handles: &Handles) -> Result<(Programs, Guard), Error> {
+/// How the object is fitted to the running kernel: [`kfunc::resolve`], and others in tests.
+pub(super) type Resolve = fn(&[u8]) -> Result<Resolved, Error>;
+
+/// The programs on these maps, with what the running kernel has for the guard. A kernel may have it and still refuse
+/// programs that call it (without JIT it refuses every such call); what needs no guard is then done without it.
+pub(super) fn programs(pins: &Pins, handles: &Handles, resolve: Resolve) -> Result<(Programs, Guard), Error> {
+    let resolved = resolve(OBJECT)?;
+    if !resolved.guard.is_available() {
+        return Ok((without_guard(pins, handles)?, resolved.guard));
+    }
+    match verified(pins, handles, &resolved.object, 1, resolved.module()) {
+        Ok(programs) => Ok((programs, Guard::Available)),
+        Err(refused) => Ok((without_guard(pins, handles)?, Guard::Absent(why_refused(&refused)))),
+    }
+}
+
+fn without_guard(pins: &Pins, handles: &Handles) -> Result<Programs, Error> {
+    verified(pins, handles, OBJECT, 0, None)
+}
+
+fn verified(
+    pins: &Pins,
+    handles: &Handles,
+    object: &[u8],
+    guard: u32,
+    module: Option<BorrowedFd<'_>>,
+) -> Result<Programs, Error> {
     let mask = |name: &'static str| -> Result<u32, Error> {
         let map = handles.iter().find(|(known, _)| *known == name);
         let entries = map.and_then(|(_, map)| map.info().ok()).map(|info| info.max_entries());
@@ -79,20 +112,28 @@ pub(super) fn programs(pins: &Pins, handles: &Handles) -> Result<(Programs, Guar
         let entries = entries.and_then(|entries| entries.checked_sub(1));
         entries.ok_or_else(|| Error::Load { reason: format!("map {name} has no size") })
     };
-    let resolved = kfunc::resolve(OBJECT)?;
     let maps: Vec<_> = handles.iter().map(|(name, map)| (*name, map.fd().as_fd())).collect();
     let code = Code {
-        object: &resolved.object,
+        object,
         globals: &[
             (global::INTERFACE_MASK, mask(map::INTERFACES)?),
             (global::BLOCK6_MASK, mask(map::BLOCKS6)?),
-            (global::GUARD, u32::from(resolved.guard.is_available())),
+            (global::GUARD, guard),
         ],
         maps: &maps,
-        module: resolved.module(),
+        module,
     };
-    let programs = Programs::load(pins, &code.prepare()?)?;
-    Ok((programs, resolved.guard))
+    Programs::load(pins, &code.prepare()?)
+}
+
+fn why_refused(refused: &Error) -> String {
+    let refused = refused.to_string();
+    // Of the verifier's log; the switch itself is seen only from the first network namespace.
+    let remedy = match refused.contains("JIT is required") {
+        true => "set net.core.bpf_jit_enable=1 and restart manxd",
+        false => "restart manxd to try again",
+    };
+    format!("the programs that ask conntrack do not load ({refused}); {remedy}")
 }
 
 fn check_kernel() -> Result<(), Error> {
@@ -134,3 +175,6 @@ pub fn give_back_heap() {
         libc::malloc_trim(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,9 @@ const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const COMPLAINTS: u32 = 1;
 const LOG: usize = 64 * 1024;
 
+/// How often a program is handed to a verifier that is disturbed each time.
+const ATTEMPTS: u32 = 5;
+
 /// Where in `fd_array` a module stands: a call with offset 0 is to the kernel itself.
 pub(super) const MODULE: i16 = 1;
 
@@ -189,10 +192,21 @@ impl Prepared {
         }
         // SAFETY: instructions, licence, log, descriptors and both tables are as long as is said beside them, the log is
         // ours to be written to, and all live until the call has ended.
-        let fd = unsafe { bpf(BPF_PROG_LOAD, &mut load) }.map_err(Refused::ByKernel)?;
+        let fd = retried(|| unsafe { bpf(BPF_PROG_LOAD, &mut load) }).map_err(Refused::ByKernel)?;
         // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     }
+}
+
+/// The verifier gives up with EAGAIN when a signal waits for this thread.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..ATTEMPTS {
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+            done => return done,
+        }
+    }
+    call()
 }
 
 #[derive(Debug)]
@@ -243,14 +257,42 @@ fn short(name: &str) -> [u8; 16] {
     short
 }
 
-/// The verifier says at the end what it did not like.
+/// The verifier says at the end what it did not like, and then how much it did.
 fn end_of(log: &[u8]) -> String {
     let end = log.iter().position(|octet| *octet == 0).unwrap_or(log.len());
     let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
-    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let says = |line: &&str| !line.is_empty() && !line.starts_with("processed ");
+    let lines: Vec<&str> = text.lines().filter(says).collect();
     lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
 }
 
 fn unreadable(error: impl std::error::Error) -> Error {
     Error::Load { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(number: i32) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(number))
+    }
+
+    #[test]
+    fn a_disturbed_verifier_is_asked_again_some_times_and_one_that_refuses_is_not() {
+        for (disturbed, asked, answer) in [(0, 1, None), (4, 5, None), (9, 5, Some(libc::EAGAIN))] {
+            let mut calls = 0;
+            let done = retried(|| {
+                calls += 1;
+                if calls <= disturbed { error(libc::EAGAIN) } else { Ok(()) }
+            });
+            assert_eq!((calls, done.err().and_then(|error| error.raw_os_error())), (asked, answer));
+        }
+        let mut calls = 0;
+        let refused = retried(|| {
+            calls += 1;
+            error(libc::EINVAL)
+        });
+        assert!(refused.is_err() && calls == 1);
+    }
 }

@@ -153,12 +153,14 @@ pub(super) fn set_keep_alive(maps: &Maps, keep_alive: KeepAlive) {
     }
 }
 
-/// Says to the programs that an agent lives, for `limit` from now on. `jiffies` as the kernel has them now.
-pub(super) fn set_pulse(maps: &Maps, jiffies: u32, limit: Duration) {
+/// Says to the programs that an agent lives, for `limit` from now on. `pulse` is the time by the kernel's clock.
+pub(super) fn set_pulse(maps: &Maps, pulse: u32, limit: Duration) {
     let limit = limit.as_millis().saturating_mul(jiffies_a_second().into()) / 1000;
-    maps.settings.store(place!(pulse_limit), u32::try_from(limit).unwrap_or(u32::MAX));
+    // One more, for the parts of a unit at both ends.
+    let limit = abi::pulse(u64::try_from(limit).unwrap_or(u64::MAX)).saturating_add(1);
+    maps.settings.store(place!(pulse_limit), limit);
     // Zero says that nobody tells.
-    maps.settings.store(place!(pulse), jiffies.max(1));
+    maps.settings.store(place!(pulse), pulse.max(1));
 }
 
 /// Chosen once for the life of the maps: flows that are spread by it keep their next hops.

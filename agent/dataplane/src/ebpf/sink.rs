@@ -14,7 +14,7 @@ use super::{
     PoolNotIndexed, PoolSpec, Status, XdpState,
     held::Held,
     interface::{self, Interface},
-    kfunc,
+    kfunc::{self, ModuleAsked},
     link_state::{self, LinkState},
     links::Programs,
     load,
@@ -32,6 +32,9 @@ use crate::route::{Action, Mac, NextHop, Route};
 /// An agent that has not been heard of for so long is dead or stopped.
 pub const PULSE_LIMIT: Duration = Duration::from_secs(3);
 
+/// To load the programs takes some 100 ms of the loop's time.
+const ASKED_AGAIN: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub struct EbpfSink {
     pub(super) pins: Pins,
@@ -42,8 +45,8 @@ pub struct EbpfSink {
     pub(super) held: Held,
     pub(super) places: Places,
     pub(super) guard: Guard,
-    /// When the programs were loaded; what is there later may give them the guard.
-    pub(super) conntrack_was_there: bool,
+    /// A module that comes later may give the programs the guard.
+    pub(super) module: ModuleAsked,
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) attachments: BTreeMap<(u32, &'static str), Attachment>,
     pub(super) not_indexed: Vec<PoolNotIndexed>,
@@ -312,8 +315,8 @@ impl EbpfSink {
     /// a pod has come, gone or moved. Call it more often than every [`PULSE_LIMIT`]; where nobody ever did, they take
     /// the maps' word.
     pub fn pulse(&mut self) -> Result<(), Error> {
-        let jiffies = self.programs.jiffies()?;
-        settings::set_pulse(&self.maps, jiffies, PULSE_LIMIT);
+        let pulse = self.programs.pulse()?;
+        settings::set_pulse(&self.maps, pulse, PULSE_LIMIT);
         Ok(())
     }
 
@@ -324,15 +327,36 @@ impl EbpfSink {
 
     /// Where conntrack was not there when the programs were loaded and is now, they are loaded anew with the guard, and
     /// put into the links in the place of the old ones: no packet finds a hook empty. True if that was done. While
-    /// conntrack is not there it costs a look at a file.
+    /// conntrack is not there it costs a look at a file; where no program could be loaded it is done again a little later.
     pub fn take_up_guard(&mut self) -> Result<bool, Error> {
-        if self.guard.is_available() || self.conntrack_was_there || !kfunc::has_conntrack_module() {
+        self.take_up(kfunc::has_conntrack_module(), kfunc::resolve, Instant::now())
+    }
+
+    pub(super) fn take_up(
+        &mut self,
+        has_module: bool,
+        resolve: load::Resolve,
+        now: Instant,
+    ) -> Result<bool, Error> {
+        if self.guard.is_available() {
             return Ok(false);
         }
-        self.conntrack_was_there = true;
-        let loaded = load::programs(&self.pins, &self.handles);
+        if !has_module {
+            self.module = ModuleAsked::NotYet;
+            return Ok(false);
+        }
+        match self.module {
+            ModuleAsked::NotYet => {}
+            ModuleAsked::Failed(at) if now.saturating_duration_since(at) >= ASKED_AGAIN => {}
+            ModuleAsked::Failed(_) | ModuleAsked::Answered => return Ok(false),
+        }
+        let loaded = load::programs(&self.pins, &self.handles, resolve);
         load::give_back_heap();
-        let (programs, guard) = loaded.inspect_err(|error| self.guard = Guard::Absent(error.to_string()))?;
+        let (programs, guard) = loaded.inspect_err(|error| {
+            self.module = ModuleAsked::Failed(now);
+            self.guard = Guard::Absent(format!("the programs do not load anew: {error}"));
+        })?;
+        self.module = ModuleAsked::Answered;
         self.guard = guard;
         if !self.guard.is_available() {
             return Ok(false);

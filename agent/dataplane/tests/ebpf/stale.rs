@@ -68,6 +68,8 @@ fn stale(a: &Addresses) -> Vec<Vector> {
     ]);
     all.iter_mut().for_each(|vector| vector.condition = Condition::Stale);
     all.extend([
+        from_pod("an agent that died weeks ago is not alive again", a.changed[0], FibDisagrees)
+            .when(Condition::StaleForWeeks),
         from_pod("while the agent lives the map alone counts", a.changed[0], RedirectedNeigh).onward(),
         from_pod("and in a blackhole too", gone, BlackholeExplicit),
         from_pod("a question that conntrack refuses is no unknown flow", a.same[0], ConntrackRefuses)

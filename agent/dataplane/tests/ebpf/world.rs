@@ -1,8 +1,6 @@
 //! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
 //! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
 
-use std::mem::offset_of;
-
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData},
@@ -66,6 +64,8 @@ pub enum Condition {
     PoolsGuarded,
     /// The agent has not been heard of for long.
     Stale,
+    /// It was heard of last when the low 32 bits of jiffies were what they are now.
+    StaleForWeeks,
     /// Guarded, by a program whose question conntrack refuses.
     Refused,
     /// The packet is several in one, of this many octets of payload each.
@@ -301,16 +301,24 @@ impl World {
         assert_eq!(self.sink.set_pools(&pools).unwrap(), []);
     }
 
-    /// In jiffies; 0 is what nobody ever wrote. How long it is enough is nothing.
-    fn set_pulse(&mut self, jiffies: u32) {
+    /// 0 is what nobody ever wrote. How long it is enough is nothing.
+    fn set_pulse(&mut self, pulse: u32) {
+        self.settings(|settings| (settings.pulse, settings.pulse_limit) = (pulse, 0));
+    }
+
+    fn beat_weeks_ago(&mut self) {
+        self.sink.pulse().unwrap();
+        let turn = manx_abi::pulse(1 << 32);
+        self.settings(|settings| settings.pulse = settings.pulse.wrapping_sub(turn));
+    }
+
+    fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
         let path = format!("/sys/fs/bpf/manx/v{}/{}", manx_abi::ABI_VERSION, map::SETTINGS);
         let settings = Map::Array(MapData::from_pin(path).unwrap());
         let mut settings: Array<_, [u8; Settings::SIZE]> = settings.try_into().unwrap();
-        let mut bytes = settings.get(&0, 0).unwrap();
-        for (at, word) in [(offset_of!(Settings, pulse), jiffies), (offset_of!(Settings, pulse_limit), 0)] {
-            bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
-        }
-        settings.set(0, bytes, 0).unwrap();
+        let mut changed = Settings::from_bytes(settings.get(&0, 0).unwrap()).unwrap();
+        change(&mut changed);
+        settings.set(0, changed.to_bytes(), 0).unwrap();
     }
 
     fn failure(&mut self, vector: &Vector) -> Option<String> {
@@ -325,6 +333,7 @@ impl World {
             Condition::PoolsOff => self.set_pools(Mode::Off),
             Condition::PoolsGuarded => self.set_pools(Mode::Guarded),
             Condition::Stale => self.set_pulse(1),
+            Condition::StaleForWeeks => self.beat_weeks_ago(),
             Condition::Refused => self.sink.set_whole_mode(Mode::Guarded),
             Condition::Usual | Condition::Gso(_) => {}
         }
