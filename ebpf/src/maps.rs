@@ -288,11 +288,13 @@ pub fn bucket(set: u32, bucket: usize) -> Option<u32> {
     Some(unsafe { read_volatile(ids.cast::<u32>().add(bucket % manx_abi::BUCKETS)) })
 }
 
-/// Word and counter id of a block. A slot that is given up meanwhile says "ask the trie".
+/// Word and counter id of a block. A slot that is given up meanwhile says "ask the trie". The reads of a slot may be
+/// carried out in any order, which [`Block6`] allows for.
 #[inline(always)]
-pub fn block6([high, low]: pool::Halves) -> Option<(Word, u32)> {
+pub fn block6(block: pool::Halves) -> Option<(Word, u32)> {
+    let [high, low] = Block6::key(block)?;
     let mask = BLOCK6_MASK.load();
-    let mut place = pool::place6([high, low]);
+    let mut place = pool::place6(block);
     let mut probe = 0;
     while probe < pool::BLOCK6_PROBES {
         let entry = BLOCKS6.get_ptr(place & mask)?;

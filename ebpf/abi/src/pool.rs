@@ -110,14 +110,15 @@ pub const fn from_halves([high, low]: Halves) -> [u8; 16] {
 }
 
 /// A slot of `BLOCKS6`. A block stands at the place of its hash or at one of the next, with none between that was
-/// never in use. Who looks for it reads `block` before the rest; who gives it a slot writes `block` last. A slot that
-/// is given up says at once that it is nobody's, then "ask the trie", and rests before it is another's.
+/// never in use. Who gives it a slot writes the word first and the high half last. Who looks for it reads the high half,
+/// the low half and the word, which a processor of weak order may do in any order: so a slot that is given up loses the
+/// high half, then the low one, then the word, and rests until nobody can have read it as it was.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block6 {
-    /// The block's first address, or one of [`Self::FREE`] and [`Self::GONE`] in the high half.
+    /// The block's [`Self::key`], or one of [`Self::FREE`] and [`Self::GONE`] in the high half and 0 in the low one.
     pub block: Halves,
-    /// A [`Word`].
+    /// A [`Word`]; 0, "ask the trie", where the slot is no block's.
     pub word: u32,
     pub counter: u32,
     pub unused: u64,
@@ -142,14 +143,20 @@ impl Block6 {
     /// No longer in use. High half of multicast addresses.
     pub const GONE: u64 = u64::MAX;
 
-    pub const fn new(block: Halves, word: Word, counter: u32) -> Block6 {
-        Block6 { block, word: word.0, counter, unused: 0 }
+    /// By which a block's first address is found: the low half is one more than the address has, since that of memory
+    /// that was never written must not be a block's. None for an address that ends in 64 ones.
+    #[inline(always)]
+    pub const fn key([high, low]: Halves) -> Option<Halves> {
+        match low.wrapping_add(1) {
+            0 => None,
+            low => Some([high, low]),
+        }
     }
 
     /// A block with such an address can stand in the table.
     #[inline(always)]
-    pub const fn has_place([high, _]: Halves) -> bool {
-        high != Block6::FREE && high != Block6::GONE
+    pub const fn has_place([high, low]: Halves) -> bool {
+        high != Block6::FREE && high != Block6::GONE && low != u64::MAX
     }
 }
 
@@ -335,6 +342,8 @@ mod tests {
     fn no_block_that_is_looked_for_reads_as_a_slot_without_one() {
         assert!(Block6::has_place([0xfd00 << 48, 0]) && Block6::has_place([1, 0]));
         assert!(!Block6::has_place([Block6::FREE, 64]) && !Block6::has_place([Block6::GONE, 64]));
-        assert_eq!(Block6::new([1, 2], Word::new(crate::Kind::Via, 3), 4).word, 0x3000_0003);
+        assert!(!Block6::has_place([1, u64::MAX]));
+        assert_eq!(Block6::key([1, u64::MAX]), None);
+        assert_eq!(Block6::key([1, 0]), Some([1, 1]), "memory that was never written has a 0 there");
     }
 }

@@ -15,7 +15,7 @@ use super::{
     EbpfSink, Error, Fault, MapFill,
     groups::Write,
     held::{Held, hop_of},
-    index::{Answer, Store},
+    index::{Answer, Changes, Store},
     maps::Maps,
     pools, settings,
 };
@@ -80,9 +80,19 @@ impl EbpfSink {
 
     fn put_right(&mut self, parts: &[MapPart]) -> Result<Vec<Fault>, Error> {
         let damage = self.damage(parts)?;
-        if damage.faults.is_empty() {
-            return Ok(Vec::new());
+        let faults = damage.faults.clone();
+        if !faults.is_empty() {
+            self.mend(damage)?;
         }
+        if parts.contains(&MapPart::Blocks6) && self.held.index.offer_lacking() {
+            // Slots that rested when the table had no room may have ended their rest.
+            self.held.flush(&self.maps, Instant::now())?;
+        }
+        Ok(faults)
+    }
+
+    fn mend(&mut self, damage: Damage) -> Result<(), Error> {
+        let now = Instant::now();
         // Slots before what names them.
         for (id, slot) in &damage.endpoints {
             let written = self.maps.write_endpoint(*id, *slot);
@@ -94,14 +104,19 @@ impl EbpfSink {
         }
         self.maps.execute(&damage.writes)?;
         self.maps.store(&damage.stores);
-        self.maps.blocks6.write(&damage.blocks6, Instant::now());
-        if damage.pools {
+        if damage.strangers6 || !damage.blocks6.is_empty() {
+            // Before what is written again, which needs the room; and what is in use is counted anew.
+            let blocks = self.held.index.blocks6();
+            self.maps.blocks6.sweep(|block| blocks.contains_key(block), now);
+        }
+        let again = Changes { blocks6: damage.blocks6, ..Changes::default() };
+        let refused = self.maps.blocks6.write(&again.blocks6, now);
+        self.held.index.note_refused(&again, &refused);
+        // Where a block was refused its pool says from now on that the trie is to be asked.
+        let changed = self.held.index.take_pools(&self.held.entries);
+        if damage.pools || changed.is_some() {
             let indexed: Vec<_> = self.held.index.indexed().collect();
             pools::write_set(&self.maps, &indexed)?;
-        }
-        if damage.strangers6 {
-            let blocks = self.held.index.blocks6();
-            self.maps.blocks6.sweep(|block| blocks.contains_key(block), Instant::now());
         }
         if damage.outside {
             pools::write_outside(&self.maps, self.held.outside);
@@ -109,7 +124,7 @@ impl EbpfSink {
         for ifindex in damage.interfaces {
             self.places.write_again(&self.maps, ifindex);
         }
-        Ok(damage.faults)
+        Ok(())
     }
 
     /// Writes the tries' entries for these prefixes again, or removes them, as they were written last. Reads nothing, so

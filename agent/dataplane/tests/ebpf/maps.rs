@@ -256,6 +256,36 @@ fn a_pool_that_does_not_fit_is_named_and_a_full_hash_of_blocks_asks_the_trie() {
 }
 
 #[test]
+fn blocks_that_somebody_took_from_a_small_table_are_written_again_or_asked_of_the_trie() {
+    Namespace::new().run(|| {
+        let options = Options { sizes: "blocks6=2".parse().unwrap(), ..Options::default() };
+        let (mut sink, _) = EbpfSink::open(&options).unwrap();
+        assert_eq!(sink.set_pools(&[pool("fd00:1::/48", 122)]).unwrap(), []);
+        sink.apply(&["fd00:1::/122", "fd00:1::40/122"].map(own), &[]).unwrap();
+        let fill = |slot: &dyn Fn(u64) -> [u64; 4]| {
+            let mut table: Array<_, [u64; 4]> = pinned(map::BLOCKS6).try_into().unwrap();
+            for place in 0..table.len() {
+                table.set(place, slot(place.into()), 0).unwrap();
+            }
+        };
+        let lacking = |sink: &EbpfSink| sink.status().unwrap().without_block6;
+        // Emptied: there is room again for what was in it.
+        fill(&|_| [0; 4]);
+        assert_eq!(sink.repair().unwrap().len(), 2);
+        assert_eq!((sink.faults().unwrap(), lacking(&sink)), (vec![], 0));
+        // Filled by others: what they leave has to rest, and until then the pool says that the trie is to be asked.
+        fill(&|place| [0xfd77 << 48, 64 * place + 1, 5 << 28, 0]);
+        assert_eq!(sink.repair().unwrap().len(), 6, "two that are missing and four strangers");
+        assert_eq!((sink.faults().unwrap(), lacking(&sink)), (vec![], 2));
+        assert_eq!(sink.repair().unwrap(), []);
+        assert_eq!(lacking(&sink), 2);
+        std::thread::sleep(std::time::Duration::from_secs(31));
+        assert_eq!(sink.repair().unwrap(), []);
+        assert_eq!((sink.faults().unwrap(), lacking(&sink)), (vec![], 0));
+    });
+}
+
+#[test]
 fn what_an_interface_counted_is_not_lost_when_it_goes() {
     let (kw01, kw02) = pair();
     let mut sink = kw01.sink(&kw02);

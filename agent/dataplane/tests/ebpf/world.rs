@@ -413,7 +413,7 @@ fn foreign_entries(options: &Options) {
     let page4 = read(&words, 127 * 4).target();
     let by_ipv4 = read(&words, 119 * 4);
     let block: std::net::Ipv6Addr = "fd00:127::".parse().unwrap();
-    let block = manx_abi::pool::halves(block.octets());
+    let block = manx_abi::Block6::key(manx_abi::pool::halves(block.octets())).unwrap();
     let slot = blocks6.iter().map(Result::unwrap).find(|slot| slot[..2] == block).unwrap();
     let page6 = Word(slot[2] as u32).target();
     let unnamed = Word::new(Kind::Via, (manx_abi::capacity::GROUPS - 1) as u32);
