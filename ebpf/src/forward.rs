@@ -80,8 +80,7 @@ fn of_frame<const POD: bool>(ctx: &TcContext, frame: Frame, port: Option<Port>) 
     }
 }
 
-/// A function of its own, as the next: what each family needs of the stack is not the other's.
-#[inline(never)]
+#[inline(always)]
 fn ipv4<const POD: bool>(skb: *mut __sk_buff, port: Port, check: Check, stack: Option<Verdict>) -> Verdict {
     let ctx = TcContext::new(skb);
     let decide = || -> Result<Verdict, Verdict> {
@@ -96,7 +95,7 @@ fn ipv4<const POD: bool>(skb: *mut __sk_buff, port: Port, check: Check, stack: O
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn ipv6<const POD: bool>(skb: *mut __sk_buff, port: Port, check: Check, stack: Option<Verdict>) -> Verdict {
     let ctx = TcContext::new(skb);
     let decide = || -> Result<Verdict, Verdict> {

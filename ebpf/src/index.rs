@@ -1,9 +1,6 @@
 //! What is known of an address: by its block's place where its pool is indexed, else by the trie.
 
-use core::{
-    mem::MaybeUninit,
-    ptr::{addr_of, read_volatile},
-};
+use core::ptr::{addr_of, read_volatile};
 
 use manx_abi::{
     Kind, Pool4, Pool6, PoolSet, Word,
@@ -74,26 +71,15 @@ impl Address for [u8; 4] {
 impl Address for Address6 {
     #[inline(always)]
     fn find(&self, switches: Switches, pools: *const PoolSet) -> Answer {
-        let mut answer = MaybeUninit::uninit();
-        find6(switches, pools, self[0], self[1], answer.as_mut_ptr());
-        // SAFETY: it has been written.
-        unsafe { answer.assume_init() }
+        let halves = header::halves(*self);
+        match pool6(pools, halves) {
+            Some(pool) => {
+                in_pool6(&pool, halves).unwrap_or_else(|| Answer::of(maps::trie6(*self), pool.pool))
+            }
+            None if switches.outside6() => Answer::of(maps::trie6(*self), 0),
+            None => Answer::of(None, 0),
+        }
     }
-}
-
-/// A function of its own: it is asked twice for each packet, and what it needs of the stack is not the caller's. The
-/// answer is written to `to`.
-#[inline(never)]
-fn find6(switches: Switches, pools: *const PoolSet, first: u64, second: u64, to: *mut Answer) {
-    let address = [first, second];
-    let halves = header::halves(address);
-    let answer = match pool6(pools, halves) {
-        Some(pool) => in_pool6(&pool, halves).unwrap_or_else(|| Answer::of(maps::trie6(address), pool.pool)),
-        None if switches.outside6() => Answer::of(maps::trie6(address), 0),
-        None => Answer::of(None, 0),
-    };
-    // SAFETY: the caller's own.
-    unsafe { to.write(answer) };
 }
 
 /// None where the trie is to be asked.

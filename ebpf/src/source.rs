@@ -93,8 +93,8 @@ pub fn pod<A: Address + Addresses>(
 ) -> Result<Answer, Verdict> {
     let answer = header.source.find(switches, pools);
     // The FIB says of every address "not forwarded" where the other one is of the link.
-    let peer = if header.routable { &header.destination } else { &header.source };
-    match owner(ctx, frame, &answer, check, &header.source, peer) {
+    let peer = if header.routable { header.destination } else { header.source };
+    match owner(ctx, frame, &answer, check, &header.source, &peer) {
         Owner::Known => Ok(answer),
         Owner::Unknown => Err(Verdict::SourceUnknown),
         Owner::Other => Err(Verdict::Spoofed),
@@ -168,14 +168,14 @@ pub fn discovery(ctx: &TcContext, check: Check, next_header: u8) -> Result<(), V
 #[inline(never)]
 fn is_forged_arp(skb: *mut __sk_buff, check: u32) -> u32 {
     let ctx = TcContext::new(skb);
-    let Some(packet) = skb::load::<[u8; neighbour::ARP]>(&ctx, ETHERNET as u32) else {
+    let Some(packet) = skb::load::<[u16; neighbour::ARP / 2]>(&ctx, ETHERNET as u32) else {
         // The kernel drops it as too short.
         return 0;
     };
-    let Some([_, _, _, _, _, _, a, b, c, d, e, f]) = skb::load::<[u8; 12]>(&ctx, 0) else {
+    let Some(source) = skb::load::<[u16; 3]>(&ctx, 6) else {
         return 0;
     };
-    speaks_for_another(&ctx, Check(check), neighbour::arp(&packet, [a, b, c, d, e, f]))
+    speaks_for_another(&ctx, Check(check), neighbour::arp(&packet, source))
 }
 
 #[inline(never)]

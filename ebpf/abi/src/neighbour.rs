@@ -18,25 +18,27 @@ pub enum Claim<A> {
     Forged,
 }
 
-/// `source` is that of the Ethernet header. What the kernel's `arp_process` ignores claims nothing.
+/// Words as they lie in memory; `source` is that of the Ethernet header. What the kernel's `arp_process` ignores claims
+/// nothing.
 #[inline(always)]
-pub fn arp(bytes: &[u8; ARP], source: [u8; 6]) -> Claim<[u8; 4]> {
-    let [h0, h1, p0, p1, hardware_length, protocol_length, _, _, m0, m1, m2, m3, m4, m5, s0, s1, s2, s3, ..] =
-        *bytes;
+pub fn arp(words: &[u16; ARP / 2], source: [u16; 3]) -> Claim<[u8; 4]> {
+    let [hardware, protocol, lengths, _, m0, m1, m2, s0, s1, ..] = *words;
     // Hardware type 1 is Ethernet; the kernel takes 6 (IEEE 802) for the same.
-    if h0 != 0
-        || (h1 != 1 && h1 != 6)
-        || [p0, p1] != [0x08, 0x00]
-        || hardware_length != 6
-        || protocol_length != 4
+    if !matches!(u16::from_be(hardware), 1 | 6)
+        || u16::from_be(protocol) != 0x0800
+        || lengths.to_ne_bytes() != [6, 4]
     {
         return Claim::Nothing;
     }
-    if [m0, m1, m2, m3, m4, m5] != source {
+    if [m0, m1, m2] != source {
         return Claim::Forged;
     }
     // A probe (RFC 5227 §1.1) has no sender address.
-    if [s0, s1, s2, s3] == [0; 4] { Claim::Nothing } else { Claim::Address([s0, s1, s2, s3]) }
+    if s0 | s1 == 0 {
+        return Claim::Nothing;
+    }
+    let ([a, b], [c, d]) = (s0.to_ne_bytes(), s1.to_ne_bytes());
+    Claim::Address([a, b, c, d])
 }
 
 pub const ROUTER_SOLICITATION: u8 = 133;
@@ -73,9 +75,17 @@ pub const fn is_link_scope6(source: Address6) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{arp as arp_of, *};
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn arp(bytes: &[u8; ARP], source: [u8; 6]) -> Claim<[u8; 4]> {
+        arp_of(&words(bytes), words(&source))
+    }
+
+    fn words<const N: usize>(bytes: &[u8]) -> [u16; N] {
+        core::array::from_fn(|word| u16::from_ne_bytes(bytes[word * 2..][..2].try_into().unwrap()))
+    }
 
     fn packet(sender: [u8; 6], address: [u8; 4]) -> [u8; ARP] {
         let mut bytes = [0; ARP];
