@@ -11,7 +11,7 @@ use super::{
     expression::{Expression, Verdict, ct, meta, object},
     found::Found,
     narrow::{Narrowing, Packets, Sole, WayBack},
-    ruleset::{Base, Rule, Ruleset, Set, TableKey, family},
+    ruleset::{Base, Key, Rule, Ruleset, Set, TableKey, family},
 };
 use crate::reach::{Family, InterfaceMatch, Interfaces, Reach};
 
@@ -19,6 +19,8 @@ use crate::reach::{Family, InterfaceMatch, Interfaces, Reach};
 const BUDGET: usize = 1_000_000;
 /// `NFT_JUMP_STACK_SIZE`.
 const DEEPEST: usize = 16;
+/// Octets of an interface's name.
+const IFNAMSIZ: usize = 16;
 /// Verdicts by more than the flow that are remembered of a base chain; beyond that all packets may have met one.
 const MOST_UNEVEN: usize = 1024;
 
@@ -45,8 +47,7 @@ const TRACKING_EXTENSIONS: [&str; 17] = [
 ];
 
 /// Expressions that count, or change, or take away packets.
-const EVERY_PACKET: [&str; 9] =
-    ["limit", "quota", "numgen", "dynset", "tproxy", "socket", "synproxy", "dup", "fwd"];
+const EVERY_PACKET: [&str; 8] = ["limit", "quota", "numgen", "tproxy", "socket", "synproxy", "dup", "fwd"];
 /// Those that do nothing to a packet that would be missed.
 const HARMLESS: [&str; 27] = [
     "bitwise",
@@ -332,7 +333,8 @@ impl<'r> Walk<'r> {
             narrowing.take(expression);
             match expression {
                 Expression::Verdict(verdict) => {
-                    if let Some(what) = narrowing.content.filter(|_| *verdict != Verdict::GoesOn) {
+                    let content = narrowing.content.as_deref();
+                    if let Some(what) = content.filter(|_| *verdict != Verdict::GoesOn) {
                         self.note(
                             Duty::EveryPacket,
                             rule,
@@ -421,20 +423,38 @@ impl<'r> Walk<'r> {
                     let what = "verdicts by what differs among packets";
                     self.note(Duty::EveryPacket, rule, what, &narrowing.packets);
                 }
+                let all_of = |octets: usize| {
+                    elements.iter().all(|(key, _)| match key {
+                        Key::Exact(value) => value.len() == octets,
+                        Key::Several => false,
+                        Key::Others => true,
+                    })
+                };
+                let by_state = by_state && all_of(4);
+                let by_interface = by_interface.filter(|_| all_of(IFNAMSIZ));
+                let established = Key::Exact(ct::ESTABLISHED.to_ne_bytes().to_vec());
+                let is_named = elements.iter().any(|(key, _)| *key == established);
                 for (key, verdict) in elements {
-                    let established = by_state && *key == ct::ESTABLISHED.to_ne_bytes();
+                    let for_established =
+                        by_state && (*key == established || *key == Key::Others && !is_named);
                     let mut of = narrowing.clone();
-                    of.packets.guard_leaves_them |= by_state && !established;
-                    of.some_established_left = !established;
-                    if let Some(out) = by_interface {
-                        of.by_interface(out, key);
+                    of.packets.guard_leaves_them |= by_state && !for_established;
+                    of.some_established_left = !for_established;
+                    match (by_interface, key) {
+                        (Some(out), Key::Exact(name)) => of.by_interface(out, name),
+                        (Some(out), Key::Others) => of.by_none_of(out, elements),
+                        _ => {}
                     }
                     let (fate, _) = self.verdict(table, rule, verdict, &of.packets);
                     effect.take(fate, &of);
                 }
             }
-            Some(Set::Unread { verdicts: true }) => {
-                self.note(Duty::EveryPacket, rule, "a map of verdicts that is too large", &narrowing.packets);
+            Some(Set::Unread { verdicts: true, why }) => {
+                let what = match why.changes(set) {
+                    Some(what) => format!("verdicts by {what}"),
+                    None => "a map of verdicts that is too large".to_owned(),
+                };
+                self.note(Duty::EveryPacket, rule, &what, &narrowing.packets);
                 // To anywhere.
                 effect.returned = true;
                 self.lets_out(&Packets { by_flow: false, ..narrowing.packets.clone() });
@@ -454,6 +474,8 @@ impl<'r> Walk<'r> {
             Expression::Object { kind: object::QUOTA } => every("quota"),
             Expression::Object { kind: object::LIMIT } => every("limit"),
             Expression::Object { kind: object::SYNPROXY } => every("synproxy"),
+            Expression::ObjectOf { map } => every(&format!("objects of the map {map}, which is not known")),
+            Expression::Fill { set } => every(&format!("the set {set} filled")),
             Expression::Match { name, .. } if EVERY_PACKET_MATCHES.contains(&name.as_str()) => every(name),
             Expression::Target { name, .. } => match name.as_str() {
                 "REJECT" | "DROP" => return self.filter(Place::of(rule), name, packets),
@@ -534,7 +556,10 @@ fn decides(expression: &Expression) -> bool {
     match expression {
         Expression::Verdict(verdict) => *verdict != Verdict::GoesOn,
         Expression::Target { name, .. } => !["LOG", "NFLOG"].contains(&name.as_str()),
-        Expression::Lookup { .. } | Expression::PayloadWrite | Expression::MetaWrite { .. } => true,
+        Expression::Lookup { .. }
+        | Expression::PayloadWrite
+        | Expression::MetaWrite { .. }
+        | Expression::Fill { .. } => true,
         Expression::Other { name, .. } => !HARMLESS.contains(&name.as_str()) && !counts_only(expression),
         _ => false,
     }

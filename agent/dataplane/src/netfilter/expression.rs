@@ -47,6 +47,12 @@ pub(super) enum Expression {
         set: String,
         register: Register,
         inverted: bool,
+        /// Where a map's answer goes, if it is no verdict.
+        to: Option<Register>,
+    },
+    /// Puts what the packet brings into a set.
+    Fill {
+        set: String,
     },
     Verdict(Verdict),
     /// A match of iptables, by name and with its parameters.
@@ -62,6 +68,10 @@ pub(super) enum Expression {
     /// A named object of this type.
     Object {
         kind: u32,
+    },
+    /// One that is looked up by what the packet brings.
+    ObjectOf {
+        map: String,
     },
     /// Anything else, which may write to this register.
     Other {
@@ -194,7 +204,10 @@ impl Expression {
                 set: inside.text(1),
                 register,
                 inverted: inside.number(5).unwrap_or(0) & 1 != 0,
+                // 0 is the verdict.
+                to: inside.number(3).filter(|to| *to != 0).map(slot),
             }),
+            "dynset" => Some(Expression::Fill { set: inside.text(1) }),
             "immediate" => {
                 let verdict = inside.nested(2).find_kind(2);
                 verdict.map(|verdict| Expression::Verdict(Verdict::read(Attributes(verdict))))
@@ -209,7 +222,10 @@ impl Expression {
                 name: inside.text(1),
                 parameters: inside.find_kind(3).unwrap_or_default().to_vec(),
             }),
-            "objref" => inside.number(1).map(|kind| Expression::Object { kind }),
+            "objref" => Some(match inside.number(1) {
+                Some(kind) => Expression::Object { kind },
+                None => Expression::ObjectOf { map: inside.text(4) },
+            }),
             _ => None,
         };
         read.unwrap_or_else(|| {

@@ -2,6 +2,7 @@
 //! the registers hold.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr},
 };
@@ -9,8 +10,8 @@ use std::{
 use manx_net::Prefix;
 
 use super::{
-    expression::{Base, Expression, Operator, Register, ct, fib, meta},
-    ruleset::{Ruleset, Set, TableKey, family},
+    expression::{Base, Expression, Operator, Register, Verdict, ct, fib, meta},
+    ruleset::{Key, Ruleset, Set, TableKey, family},
 };
 use crate::reach::{Addresses, Family, InterfaceMatch, Interfaces, Reach};
 
@@ -92,7 +93,7 @@ pub(super) struct Narrowing<'r> {
     /// Some packet of an established flow may not have come so far.
     pub some_established_left: bool,
     /// What was looked at that differs among the packets of a flow.
-    pub content: Option<&'static str>,
+    pub content: Option<Cow<'static, str>>,
     held: HashMap<Register, Held>,
     /// Matches other than by family, and the one that narrowed the reach last.
     conditions: usize,
@@ -173,7 +174,7 @@ impl<'r> Narrowing<'r> {
 
     fn hold(&mut self, register: Register, held: Held) {
         if let Held::Content(what) = held {
-            self.content = Some(what);
+            self.content = Some(Cow::Borrowed(what));
         }
         self.held.insert(register, held);
     }
@@ -240,7 +241,10 @@ impl<'r> Narrowing<'r> {
                 let held = self.held.get(register).cloned().unwrap_or(Held::Unknown);
                 self.compare(held, *operator, value);
             }
-            Expression::Lookup { set, register, inverted } => self.look_up(set, *register, *inverted),
+            Expression::Lookup { set, register, inverted, to } => {
+                self.look_up(set, *register, *inverted);
+                to.into_iter().for_each(|to| self.hold(*to, Held::Unknown));
+            }
             Expression::Match { name, revision, parameters } => self.extension(name, *revision, parameters),
             Expression::Other { name, to } => {
                 if let Some(to) = to {
@@ -256,7 +260,10 @@ impl<'r> Narrowing<'r> {
             | Expression::MetaWrite { .. }
             | Expression::Verdict(_)
             | Expression::Target { .. }
-            | Expression::Object { .. } => {}
+            | Expression::Object { .. }
+            | Expression::ObjectOf { .. } => {}
+            // A set that is full takes no more, and the rule ends there.
+            Expression::Fill { .. } => self.by_packet(),
         }
     }
 
@@ -453,6 +460,16 @@ impl<'r> Narrowing<'r> {
         self.interface(out, InterfaceMatch::Name(super::netlink::text(name)), true);
     }
 
+    /// As if the rule asked for none of the interfaces that the map names.
+    pub fn by_none_of(&mut self, out: bool, elements: &[(Key, Verdict)]) {
+        let reach = &mut self.packets.reach;
+        let interfaces: &mut Interfaces = if out { &mut reach.out } else { &mut reach.by };
+        interfaces.none_of.extend(elements.iter().filter_map(|(key, _)| match key {
+            Key::Exact(name) => Some(InterfaceMatch::Name(super::netlink::text(name))),
+            Key::Several | Key::Others => None,
+        }));
+    }
+
     /// What registers hold may be looked up together: the first only is named.
     fn holds_flow_only(&self) -> bool {
         !self.held.values().any(|held| {
@@ -465,6 +482,12 @@ impl<'r> Narrowing<'r> {
 
     fn look_up(&mut self, set: &str, register: Register, inverted: bool) {
         let found = self.ruleset.sets.get(&(self.table.clone(), set.to_owned()));
+        if let Some(Set::Unread { why, .. }) = found
+            && let Some(what) = why.changes(set)
+        {
+            self.content = Some(Cow::Owned(what));
+            return self.by_packet();
+        }
         if let (Some(Held::State(mask)), Some(Set::Prefixes(states))) = (self.held.get(&register), found) {
             let established = (ct::ESTABLISHED & mask).to_ne_bytes();
             // Four octets are read as an address.

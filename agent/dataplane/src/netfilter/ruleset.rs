@@ -80,12 +80,49 @@ pub(super) struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     Prefixes(Vec<Prefix>),
-    /// A map from octets to what becomes of the packet.
-    Verdicts(Vec<(Vec<u8>, Verdict)>),
+    /// What becomes of the packet, by what was looked up.
+    Verdicts(Vec<(Key, Verdict)>),
     /// Not looked into.
     Unread {
         verdicts: bool,
+        why: Unread,
     },
+}
+
+/// Which values an element of a map is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// This one alone.
+    Exact(Vec<u8>),
+    /// A range of them, or several that are looked up together.
+    Several,
+    /// All that no other element is for: `*`.
+    Others,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Its keys are no addresses.
+    OfOtherKeys,
+    TooLarge,
+    /// Rules add to it what packets bring, and no event tells of that.
+    Filled,
+    /// Its elements go when their time is over, without an event.
+    Expires,
+    /// Its elements count what is looked up, and are not there for packets beyond a limit.
+    Limits,
+}
+
+impl Unread {
+    /// What of the set differs among the packets of a flow, for one that is called `name`.
+    pub fn changes(self, name: &str) -> Option<String> {
+        match self {
+            Unread::OfOtherKeys | Unread::TooLarge => None,
+            Unread::Filled => Some(format!("the set {name}, which packets fill")),
+            Unread::Expires => Some(format!("the set {name}, whose elements expire")),
+            Unread::Limits => Some(format!("the set {name}, whose elements have limits")),
+        }
+    }
 }
 
 /// A reading takes several questions.
@@ -126,21 +163,42 @@ impl Ruleset {
         requests.dump(get::RULE, 0, &[], |message| ruleset.rules.push(Rule::read(message)))?;
         let mut described = Vec::new();
         requests.dump(get::SET, 0, &[], |message| described.push(Description::read(message)))?;
-        let asked: BTreeSet<(&TableKey, &str)> = ruleset
-            .rules
-            .iter()
-            .flat_map(|rule| rule.expressions.iter().map(move |expression| (rule, expression)))
-            .filter_map(|(rule, expression)| match expression {
-                Expression::Lookup { set, .. } => Some((&rule.table, set.as_str())),
-                _ => None,
-            })
-            .collect();
+        ruleset.name_objects(&described);
+        let named_by = |name: fn(&Expression) -> Option<&str>| -> BTreeSet<(&TableKey, &str)> {
+            let names =
+                |rule| Rule::expressions(rule).filter_map(move |found| Some((&rule.table, name(found)?)));
+            ruleset.rules.iter().flat_map(names).collect()
+        };
+        let asked = named_by(|expression| match expression {
+            Expression::Lookup { set, .. } => Some(set),
+            _ => None,
+        });
+        let filled = named_by(|expression| match expression {
+            Expression::Fill { set } => Some(set),
+            _ => None,
+        });
         described.retain(|set| asked.contains(&(&set.table, set.name.as_str())));
+        for set in &mut described {
+            set.is_filled |= filled.contains(&(&set.table, set.name.as_str()));
+        }
         for set in described {
             let elements = set.elements(requests)?;
             ruleset.sets.insert((set.table, set.name), elements);
         }
         Ok(ruleset)
+    }
+
+    /// An object that is looked up in a map is of the kind that the map has.
+    fn name_objects(&mut self, described: &[Description]) {
+        for rule in &mut self.rules {
+            for expression in &mut rule.expressions {
+                let Expression::ObjectOf { map } = expression else { continue };
+                let found = described.iter().find(|set| set.table == rule.table && set.name == *map);
+                if let Some(kind) = found.and_then(|set| set.objects) {
+                    *expression = Expression::Object { kind };
+                }
+            }
+        }
     }
 }
 
@@ -173,6 +231,10 @@ impl Chain {
 }
 
 impl Rule {
+    fn expressions(&self) -> std::slice::Iter<'_, Expression> {
+        self.expressions.iter()
+    }
+
     fn read(message: Message<'_>) -> Rule {
         let Message { family, attributes } = message;
         let handle = attributes.find_kind(3).and_then(|value| value.first_chunk().copied());
@@ -194,29 +256,49 @@ struct Description {
     flags: u32,
     key_length: u32,
     verdicts: bool,
+    /// `NFT_OBJECT_*`, of a map to objects.
+    objects: Option<u32>,
+    /// By packets.
+    is_filled: bool,
+    has_limits: bool,
 }
 
 impl Description {
     const INTERVAL: u32 = 0x4;
+    const TIMEOUT: u32 = 0x10;
+    const DYNAMIC: u32 = 0x20;
     const CONCATENATED: u32 = 0x80;
 
     fn read(message: Message<'_>) -> Description {
         let Message { family, attributes } = message;
         const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+        let flags = attributes.number(3).unwrap_or(0);
         Description {
             table: (family, attributes.text(1)),
             name: attributes.text(2),
-            flags: attributes.number(3).unwrap_or(0),
+            flags,
             key_length: attributes.number(5).unwrap_or(0),
             verdicts: attributes.number(6) == Some(NFT_DATA_VERDICT),
+            objects: attributes.number(15),
+            is_filled: flags & Description::DYNAMIC != 0,
+            has_limits: has_limits(attributes),
         }
     }
 
     fn elements(&self, requests: &mut Requests) -> io::Result<Set> {
-        let unread = Set::Unread { verdicts: self.verdicts };
+        let unread = |why| Set::Unread { verdicts: self.verdicts, why };
+        if self.is_filled {
+            return Ok(unread(Unread::Filled));
+        }
+        if self.flags & Description::TIMEOUT != 0 {
+            return Ok(unread(Unread::Expires));
+        }
+        if self.has_limits {
+            return Ok(unread(Unread::Limits));
+        }
         let addresses = [4, 16].contains(&self.key_length) && self.flags & Description::CONCATENATED == 0;
         if !self.verdicts && !addresses {
-            return Ok(unread);
+            return Ok(unread(Unread::OfOtherKeys));
         }
         let name = |name: &str| [name.as_bytes(), &[0]].concat();
         let of = [attribute(1, &name(&self.table.1)), attribute(2, &name(&self.name))].concat();
@@ -228,34 +310,57 @@ impl Description {
                 }
             }
         })?;
-        Ok(if elements.len() > ELEMENTS { unread } else { self.set_of(elements) })
+        Ok(if elements.len() > ELEMENTS { unread(Unread::TooLarge) } else { self.set_of(elements) })
     }
 
     fn set_of(&self, elements: Vec<Element>) -> Set {
         if self.verdicts {
-            let verdict = |element: Element| Some((element.key, element.verdict?));
+            // The end of an interval has no verdict.
+            let verdict = |mut element: Element| Some((self.key(&mut element), element.verdict?));
             return Set::Verdicts(elements.into_iter().filter_map(verdict).collect());
         }
         match prefixes(elements, self.flags & Description::INTERVAL != 0) {
             Some(prefixes) => Set::Prefixes(prefixes),
-            None => Set::Unread { verdicts: false },
+            None => Set::Unread { verdicts: false, why: Unread::OfOtherKeys },
         }
     }
+
+    fn key(&self, element: &mut Element) -> Key {
+        let key = std::mem::take(&mut element.key);
+        match () {
+            () if element.is_for_others => Key::Others,
+            () if self.flags & (Description::INTERVAL | Description::CONCATENATED) != 0 => Key::Several,
+            () if key.is_empty() || key.len() != self.key_length as usize => Key::Several,
+            () => Key::Exact(key),
+        }
+    }
+}
+
+/// Expressions of a set's elements that do more than count; each lookup evaluates them (`nft_set_elem_update_expr`).
+fn has_limits(set: Attributes<'_>) -> bool {
+    let limits = |expression: Attributes<'_>| !["counter", "last"].contains(&expression.text(1).as_str());
+    set.find_kind(17).is_some_and(|one| limits(Attributes(one)))
+        || set.nested(18).any(|(_, one)| limits(Attributes(one)))
 }
 
 pub(super) struct Element {
     pub key: Vec<u8>,
     /// Of an interval's end its key is the first that is outside.
     pub ends: bool,
+    is_for_others: bool,
     verdict: Option<Verdict>,
 }
 
 impl Element {
     fn read(attributes: Attributes<'_>) -> Element {
+        const INTERVAL_END: u32 = 1;
+        const CATCH_ALL: u32 = 2;
         let verdict = attributes.nested(2).find_kind(2);
+        let flags = attributes.number(3).unwrap_or(0);
         Element {
             key: attributes.nested(1).find_kind(1).unwrap_or_default().to_vec(),
-            ends: attributes.number(3).unwrap_or(0) & 1 != 0,
+            ends: flags & INTERVAL_END != 0,
+            is_for_others: flags & CATCH_ALL != 0,
             verdict: verdict.map(|verdict| Verdict::read(Attributes(verdict))),
         }
     }
@@ -328,7 +433,7 @@ mod tests {
     use super::*;
 
     fn element(address: [u8; 4], ends: bool) -> Element {
-        Element { key: address.to_vec(), ends, verdict: None }
+        Element { key: address.to_vec(), ends, is_for_others: false, verdict: None }
     }
 
     fn list(found: Option<Vec<Prefix>>) -> Vec<String> {

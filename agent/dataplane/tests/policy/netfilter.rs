@@ -138,7 +138,7 @@ fn what_looks_at_each_packet_of_a_flow_is_found() {
         ("numgen random mod 10 0 drop", "numgen"),
         ("ip dscp set cs1", "a write to the packet"),
         ("meta priority set 1:2", "meta priority set"),
-        ("ip saddr 10.0.0.0/8 meter m { ip saddr limit rate 10/second } accept", "dynset"),
+        ("ip saddr 10.0.0.0/8 meter m { ip saddr limit rate 10/second } accept", "the set m filled"),
         ("ct bytes > 1000 drop", "a verdict by bytes or packets of a connection"),
     ] {
         let found = forward(rule);
