@@ -298,6 +298,30 @@ impl Facts<'_> {
         )
     }
 
+    /// The same of a rule of netfilter. What is known of shut interfaces is known of the guard: without it packets to one
+    /// are carried, whether or not anything ever came from there.
+    fn concerned_by_filter(&self, reach: &Reach, shut: &BTreeSet<usize>) -> Concerned {
+        let beside_guard = self.concerned(reach, shut);
+        let without = self.concerned(reach, &BTreeSet::new());
+        let has_no_guard = |index: &usize| {
+            self.pools.get(*index).is_some_and(|pool| self.pool(pool).mode == Mode::Unguarded)
+        };
+        match (beside_guard, without) {
+            (Concerned::Interfaces(found), Concerned::Pools(mut pools)) if found.is_empty() => {
+                pools.retain(has_no_guard);
+                if pools.is_empty() { Concerned::Interfaces(found) } else { Concerned::Pools(pools) }
+            }
+            (Concerned::Interfaces(found), without) if found.is_empty() => {
+                if (0..self.pools.len()).any(|index| has_no_guard(&index)) {
+                    without
+                } else {
+                    Concerned::Interfaces(found)
+                }
+            }
+            (beside_guard, _) => beside_guard,
+        }
+    }
+
     /// Interfaces by which netfilter lets nothing in, whatever flow it belongs to.
     fn shut(&self) -> BTreeSet<usize> {
         let closed = &self.survey.rules.closed;
@@ -338,7 +362,7 @@ fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
         for finding in findings {
             let rule = Found { text: format!("{finding} {why}"), key: finding.key() };
             let refuses = !std::ptr::eq(findings, rules.every_packet.as_slice());
-            match facts.concerned(&finding.reach, if refuses { &shut } else { &none }) {
+            match facts.concerned_by_filter(&finding.reach, if refuses { &shut } else { &none }) {
                 Concerned::Interfaces(found) if facts.pools.iter().all(|pool| facts.is_auto(pool)) => {
                     let heeded = |index: &usize| {
                         facts.interfaces.get(*index).is_some_and(|interface| {

@@ -241,6 +241,26 @@ fn an_interface_that_nothing_passes_is_no_reason_to_close_the_pools() {
     assert_eq!(of(|rules, found| rules.running = found).0, [Off; 3]);
 }
 
+/// Without a guard a packet to it is carried though nothing ever came from there.
+#[test]
+fn an_interface_that_nothing_passes_closes_the_pools_where_nothing_tracks() {
+    let closed = vec![finding("drop", out("cali0")), finding("drop", by("cali0"))];
+    let survey = untracked(Rules { closed: closed.clone(), ..Rules::default() });
+    let choice = decide(&facts(&survey));
+    assert_eq!(modes(&choice), [Off; 3]);
+    // Of one family alone.
+    let survey = Survey { ipv6: Tracking::No, ..tracked(Rules { closed, ..Rules::default() }) };
+    let choice = decide(&facts(&survey));
+    assert_eq!((modes(&choice), choice.interfaces[1].mode), (vec![Guarded, Guarded, Off], Some(Off)));
+    // Between two interfaces, neither of which lets anything in.
+    let between = Reach { by: InterfaceMatch::Name("ens33".into()).into(), ..out("cali0") };
+    let closed = vec![finding("drop", between), finding("drop", by("cali0"))];
+    let survey = untracked(Rules { closed, ..Rules::default() });
+    let choice = decide(&facts(&survey));
+    let interfaces: Vec<_> = choice.interfaces.iter().map(|interface| interface.mode).collect();
+    assert_eq!((modes(&choice), interfaces), (vec![Unguarded; 3], vec![Some(Off), Some(Off)]));
+}
+
 #[test]
 fn an_interface_that_is_disabled_says_so() {
     let survey = untracked(Rules::default());
