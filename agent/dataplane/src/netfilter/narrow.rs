@@ -243,7 +243,7 @@ impl<'r> Narrowing<'r> {
             }
             Expression::Lookup { set, register, inverted, to } => {
                 self.look_up(set, *register, *inverted);
-                to.into_iter().for_each(|to| self.hold(*to, Held::Unknown));
+                to.iter().copied().for_each(|to| self.hold(to, Held::Unknown));
             }
             Expression::Match { name, revision, parameters } => self.extension(name, *revision, parameters),
             Expression::Other { name, to } => {

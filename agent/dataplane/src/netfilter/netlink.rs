@@ -97,6 +97,11 @@ impl Requests {
         self.ask_for(kind, abi::NLM_F_DUMP, content, each)
     }
 
+    /// The one object that a request of this kind is for.
+    pub fn get_for(&mut self, kind: u16, content: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.ask_for(kind, abi::NLM_F_ACK, content, each)
+    }
+
     fn ask_for(
         &mut self,
         kind: u16,

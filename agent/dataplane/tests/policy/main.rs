@@ -8,3 +8,4 @@ mod namespace;
 mod netfilter;
 mod refusals;
 mod rules;
+mod switches;

@@ -440,6 +440,12 @@ fn switch_off_for_ipsec(facts: &Facts<'_>, choice: &mut Choice) {
 
 /// Whatever the setting: who switches forwarding off means it.
 fn switch_off_where_nothing_is_forwarded(facts: &Facts<'_>, choice: &mut Choice) {
+    for what in &facts.switches.unread {
+        let text = format!("cannot tell what the kernel forwards ({what})");
+        let why = Found { key: text.clone(), text };
+        close_pools(facts, choice, 0..facts.pools.len(), Mode::Guarded, &why);
+    }
+    switch_off_where_ipv6_is_disabled(facts, choice);
     for (family, word) in [(Family::Ipv4, "IPv4"), (Family::Ipv6, "IPv6")] {
         let is_off = |interface: &InterfaceFacts<'_>| !facts.switches.forwards(interface.ifindex, family);
         let off: Vec<usize> =
@@ -466,6 +472,27 @@ fn switch_off_where_nothing_is_forwarded(facts: &Facts<'_>, choice: &mut Choice)
                 format!("{} belongs to the VRF {vrf}, which has a routing table of its own", interface.name);
             close_interfaces(choice, std::iter::once(at), &Found { key: text.clone(), text });
         }
+    }
+}
+
+/// Where there are pools of IPv6: what comes by an interface without it is dropped.
+fn switch_off_where_ipv6_is_disabled(facts: &Facts<'_>, choice: &mut Choice) {
+    let pools = (0..).zip(&facts.pools).filter(|(_, pool)| Family::of(pool.prefix) == Family::Ipv6);
+    let pools: Vec<usize> = pools.map(|(at, _)| at).collect();
+    let without = |interface: &InterfaceFacts<'_>| facts.switches.is_without_ipv6(interface.ifindex);
+    let off: Vec<usize> =
+        (0..).zip(&facts.interfaces).filter(|(_, i)| without(i)).map(|(at, _)| at).collect();
+    if pools.is_empty() || off.is_empty() {
+        return;
+    }
+    let key = "net.ipv6.conf.*.disable_ipv6".to_owned();
+    if off.len() == facts.interfaces.len() {
+        let text = "no interface has IPv6 (net.ipv6.conf.all.disable_ipv6 is 1)".to_owned();
+        close_pools(facts, choice, pools.into_iter(), Mode::Guarded, &Found { text, key });
+    } else {
+        let text =
+            "the interface has no IPv6 (net.ipv6.conf.IF.disable_ipv6 is 1, or its MTU less than 1280)";
+        close_interfaces(choice, off.into_iter(), &Found { text: text.to_owned(), key });
     }
 }
 

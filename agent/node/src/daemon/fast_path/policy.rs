@@ -15,7 +15,7 @@ use manx_dataplane::{
     kernel::{Link, Role},
     netfilter::{self, Conntrack, Survey, Tracking, Watch},
     reach::Family,
-    switches,
+    switches::{self, Switches},
 };
 use manx_net::Prefix;
 use manx_resources::{self as resources, NodePlan};
@@ -128,7 +128,7 @@ impl Policy {
     /// Looks at everything and switches what has to be switched. Cheap; at every change, and every few seconds.
     pub fn apply(&mut self, sink: &mut EbpfSink, plan: &NodePlan, dataplane: &Dataplane) {
         self.watch();
-        let switches = self.switches.as_ref().map(switches::Watch::switches).unwrap_or_default();
+        let switches = known(&self.switches);
         let survey = match &self.netfilter {
             Ok(watch) => watch.survey(),
             Err(why) => {
@@ -340,6 +340,14 @@ impl Liberal {
     }
 }
 
+/// What cannot be watched is not known.
+fn known(switches: &Result<switches::Watch, String>) -> Switches {
+    match switches {
+        Ok(watch) => watch.switches(),
+        Err(why) => Switches::unknown(why.clone()),
+    }
+}
+
 fn pool_facts(pool: &resources::PoolPlan) -> PoolFacts<'_> {
     let workloads = pool.allowed_uses.contains(&resources::spec::AllowedUse::Workload);
     PoolFacts {
@@ -414,5 +422,17 @@ fn keep_alive(conntrack: &Conntrack) -> KeepAlive {
         tcp_max_retrans: seconds(conntrack.tcp_max_retrans),
         udp_stream: seconds(conntrack.udp_stream),
         udp: seconds(conntrack.udp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_that_cannot_be_watched_are_no_permission() {
+        let switches = known(&Err("cannot watch the switches of forwarding: EMFILE".to_owned()));
+        assert_eq!(switches.unread, ["cannot watch the switches of forwarding: EMFILE"]);
+        assert_eq!(known(&Policy::new(FastPathMode::Auto).switches).unread, ["not looked at yet"]);
     }
 }

@@ -262,6 +262,21 @@ fn an_interface_that_nothing_passes_closes_the_pools_where_nothing_tracks() {
 }
 
 #[test]
+fn what_the_kernel_forwards_has_to_be_known_whatever_the_setting() {
+    let survey = untracked(Rules::default());
+    let switches = Switches::unknown("IPsec's policies: Too many open files".to_owned());
+    let mut facts = facts(&survey);
+    (facts.flag, facts.switches) = (FastPathMode::On, &switches);
+    let choice = decide(&facts);
+    assert_eq!(modes(&choice), [Off; 3]);
+    assert_eq!(
+        texts(&choice),
+        ["cannot tell what the kernel forwards (IPsec's policies: Too many open files): \
+          by the stack, pools a, b, six"]
+    );
+}
+
+#[test]
 fn an_interface_that_is_disabled_says_so() {
     let survey = untracked(Rules::default());
     let mut facts = facts(&survey);
