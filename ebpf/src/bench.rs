@@ -1,6 +1,7 @@
 //! Programs that only the benchmark loads. `inject` makes frames for a device, `arrive_tc` and `arrive_xdp` count
-//! them where they arrive and end them there; `only_peer` and `only_neigh` redirect whatever comes. No program of the
-//! agent is in this object, and none of these is in the agent's.
+//! them where they arrive and end them there; `only_peer` and `only_neigh` redirect whatever comes, `ip_to_peer` and
+//! `ip_to_neigh` IPv4 packets such that a host takes them. No program of the agent is in this object, and none of these is
+//! in the agent's.
 #![no_std]
 #![no_main]
 
@@ -15,6 +16,7 @@ use aya_ebpf::{
 };
 
 const TCX_NEXT: i32 = -1;
+const ETHERNET: usize = 14;
 /// The kernel's, of `<linux/if_packet.h>`: the frame's destination is another interface's MAC.
 const PACKET_OTHERHOST: u32 = 3;
 
@@ -54,6 +56,8 @@ pub struct Target {
     /// The gateway's, numbered as the kernel does; an IPv4 address stands in its first word.
     pub family: u32,
     pub gateway: [u32; 4],
+    /// What a frame to a pod begins with: the pod's MAC and the host side's.
+    pub macs: [u16; 6],
 }
 
 #[btf_map]
@@ -159,6 +163,11 @@ pub fn arrive_xdp(ctx: XdpContext) -> u32 {
 /// What no program can be cheaper than that sends packets into a pod: it looks at nothing and changes nothing.
 #[classifier]
 pub fn only_peer(_: TcContext) -> i32 {
+    to_peer()
+}
+
+#[inline(always)]
+fn to_peer() -> i32 {
     let Some(target) = TARGET.get_ptr(0) else {
         return TCX_NEXT;
     };
@@ -169,6 +178,11 @@ pub fn only_peer(_: TcContext) -> i32 {
 /// As [`only_peer`], by a gateway.
 #[classifier]
 pub fn only_neigh(_: TcContext) -> i32 {
+    to_neigh()
+}
+
+#[inline(always)]
+fn to_neigh() -> i32 {
     let Some(target) = TARGET.get_ptr(0) else {
         return TCX_NEXT;
     };
@@ -182,10 +196,43 @@ pub fn only_neigh(_: TcContext) -> i32 {
     }
 }
 
+/// As [`only_peer`], for a pod that looks at what it gets.
+#[classifier]
+pub fn ip_to_peer(ctx: TcContext) -> i32 {
+    let Some(target) = TARGET.get_ptr(0) else {
+        return TCX_NEXT;
+    };
+    let start = ctx.data();
+    if start + ETHERNET > ctx.data_end() || !is_ipv4(&ctx) {
+        return TCX_NEXT;
+    }
+    // SAFETY: a live map value of numbers; the header's end was just compared with the packet's.
+    unsafe {
+        let mut word = 0;
+        while word < 6 {
+            let octets = read_volatile(addr_of!((*target).macs).cast::<u16>().add(word));
+            (start as *mut u16).add(word).write(octets);
+            word += 1;
+        }
+    }
+    to_peer()
+}
+
+/// As [`only_neigh`], but for what is not IPv4, ARP above all.
+#[classifier]
+pub fn ip_to_neigh(ctx: TcContext) -> i32 {
+    if is_ipv4(&ctx) { to_neigh() } else { TCX_NEXT }
+}
+
+#[inline(always)]
+fn is_ipv4(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs; the verifier checks the field's access.
+    unsafe { (*ctx.skb.skb).protocol == u32::from(0x0800_u16.to_be()) }
+}
+
 /// Neighbour discovery and the like are not the benchmark's.
 #[inline(always)]
 fn is_marked(start: usize, end: usize) -> bool {
-    const ETHERNET: usize = 14;
     const UDP: usize = 8;
     [20, 40].into_iter().any(|ip| {
         let at = start + ETHERNET + ip + UDP;

@@ -1,14 +1,16 @@
-//! What two pods notice, on one node and on two: the kernel alone and Manx take turns, round by round. The uplinks
+//! What two pods notice, on one node and on two: the kernel alone, Manx, and a redirect that looks at nothing take
+//! turns, round by round. The uplinks
 //! are macvlan devices: native XDP on a veth takes segmentation offload from its peer, which no NIC does, and would
 //! be all that is measured.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::Path as File, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{
+    floor::{Floor, Target},
     ground::Ground,
-    node::{self, Neighbour, Node, UPLINKS, uplink_mac},
+    node::{self, Neighbour, Node, UPLINKS, uplink_mac, uplink_v4},
     traffic::Ends,
 };
 
@@ -39,6 +41,8 @@ pub enum Figure {
     ResponsesP99,
     OneStream,
     ManyStreams,
+    /// One stream whose segments the sender cuts itself, so that each is a packet on its way.
+    Segments,
     Datagrams,
     Ping,
 }
@@ -51,6 +55,7 @@ impl Figure {
             Figure::ResponsesP99 => "the same, p99, µs",
             Figure::OneStream => "TCP, one stream, Gbit/s",
             Figure::ManyStreams => "TCP, eight streams, Gbit/s",
+            Figure::Segments => "TCP, one stream without segmentation offload, Gbit/s",
             Figure::Datagrams => "UDP, 64-octet frames received, thousands/s",
             Figure::Ping => "ping, mean, µs",
         }
@@ -69,6 +74,28 @@ pub struct Case {
 pub struct Seen {
     pub kernel: Vec<f64>,
     pub manx: Vec<f64>,
+    /// With programs that redirect and do nothing else.
+    pub floor: Vec<f64>,
+}
+
+/// Who carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Kernel,
+    Manx,
+    Redirect,
+}
+
+impl Carrier {
+    const ALL: [Carrier; 3] = [Carrier::Kernel, Carrier::Manx, Carrier::Redirect];
+
+    fn name(self) -> &'static str {
+        match self {
+            Carrier::Kernel => "the kernel",
+            Carrier::Manx => "Manx",
+            Carrier::Redirect => "the redirect alone",
+        }
+    }
 }
 
 pub type Results = BTreeMap<Case, Seen>;
@@ -87,7 +114,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(ground: Ground, with_manx: bool) -> Result<Pair> {
+    fn new(ground: Ground, carrier: Carrier) -> Result<Pair> {
         let mut nodes = vec![Node::new(BLOCKS[0], NUMBERS[0])?, Node::new(BLOCKS[1], NUMBERS[1])?];
         let other = nodes.last().context("there are two")?.ns.proc_path("ns/net");
         let here = nodes.first().context("there are two")?;
@@ -103,7 +130,7 @@ impl Pair {
             node.uplink(0, neighbour)?;
             node.crowd(number)?;
             ground.prepare(&node.ns)?;
-            if with_manx {
+            if carrier == Carrier::Manx {
                 node.carry(&[neighbour], ground)?;
             }
         }
@@ -123,9 +150,43 @@ impl Pair {
         Ok(Ends { client: &client.ns, server: &server.ns, address, cpus })
     }
 
+    /// Redirects what the two ends of a path say to each other, as long as what is returned lives.
+    fn redirect(&self, path: Path, object: &File) -> Result<Vec<Floor>> {
+        let mut floors = Vec::new();
+        let mut add = |node: &Node, device: &str, target: Target| -> Result<()> {
+            floors.push(Floor::new(object)?.begin(&node.ns, device, target)?);
+            Ok(())
+        };
+        for (node, peer) in self.nodes.iter().zip([1, 0]) {
+            let into = |pod: &node::Pod| -> Result<Target> {
+                Ok(Target::IpToPod(node::index(&node.ns, &pod.host_side)?, [pod.mac, pod.host_mac]))
+            };
+            let [first, second] = node.pods.as_slice() else { bail!("two pods on a node") };
+            match path {
+                Path::SameNode => {
+                    add(node, &first.host_side, into(second)?)?;
+                    add(node, &second.host_side, into(first)?)?;
+                }
+                Path::OtherNode => {
+                    let gateway = uplink_v4(NUMBERS[peer], 0).parse()?;
+                    let out = Target::IpToGateway(node::index(&node.ns, UPLINKS[0])?, gateway);
+                    add(node, &first.host_side, out)?;
+                    add(node, UPLINKS[0], into(first)?)?;
+                }
+            }
+        }
+        Ok(floors)
+    }
+
     fn look(&mut self, path: Path, plan: Plan) -> Result<Vec<(Figure, f64)>> {
-        let figures =
-            [Figure::Responses, Figure::OneStream, Figure::ManyStreams, Figure::Datagrams, Figure::Ping];
+        let figures = [
+            Figure::Responses,
+            Figure::OneStream,
+            Figure::ManyStreams,
+            Figure::Segments,
+            Figure::Datagrams,
+            Figure::Ping,
+        ];
         let mut seen = Vec::new();
         for figure in figures {
             self.nodes.iter_mut().try_for_each(Node::pulse)?;
@@ -141,6 +202,13 @@ impl Pair {
                 }
                 Figure::OneStream => seen.push((figure, apart.streams(1, plan.during)? / 1e9)),
                 Figure::ManyStreams => seen.push((figure, apart.streams(8, plan.during)? / 1e9)),
+                Figure::Segments => {
+                    let offload =
+                        |state: &str| apart.client.sh(&format!("ethtool -K eth0 tso {state} gso {state}"));
+                    offload("off")?;
+                    seen.push((figure, apart.streams(1, plan.during)? / 1e9));
+                    offload("on")?;
+                }
                 Figure::Datagrams => seen.push((figure, apart.datagrams(plan.during)? / 1e3)),
                 Figure::Ping => seen.push((figure, near.ping(plan.pings)?)),
                 // Seen with the responses.
@@ -151,28 +219,39 @@ impl Pair {
     }
 }
 
-pub fn measure(plan: Plan) -> Result<Results> {
-    let mut pairs = Vec::new();
+/// `object` holds the benchmark's own programs.
+pub fn measure(object: &File, plan: Plan) -> Result<Results> {
+    let mut sites = Vec::new();
     for ground in Ground::ALL {
-        pairs.push((ground, Pair::new(ground, false)?, Pair::new(ground, true)?));
+        for carrier in Carrier::ALL {
+            sites.push((ground, carrier, Pair::new(ground, carrier)?));
+        }
     }
     let mut results = Results::new();
     for round in 0..plan.rounds {
-        for (ground, alone, manx) in &mut pairs {
+        // None is always the first.
+        for contenders in sites.chunks_mut(Carrier::ALL.len()) {
+            contenders.rotate_left(1);
             for path in Path::ALL {
-                // Neither is always the first.
-                for turn in 0..2 {
-                    let with_manx = (turn + round) % 2 == 1;
-                    let pair = if with_manx { &mut *manx } else { &mut *alone };
-                    let seen = pair.look(path, plan).with_context(|| {
-                        let who = if with_manx { "Manx" } else { "the kernel" };
-                        format!("{who}, {}, {}", ground.title(), path.title())
-                    })?;
-                    for (figure, value) in seen {
+                for (ground, carrier, pair) in contenders.iter_mut() {
+                    let context =
+                        || format!("{}, {}, {}, round {round}", carrier.name(), ground.title(), path.title());
+                    let floors = if *carrier == Carrier::Redirect {
+                        pair.redirect(path, object)
+                    } else {
+                        Ok(Vec::new())
+                    };
+                    let mut floors = floors.with_context(context)?;
+                    for (figure, value) in pair.look(path, plan).with_context(context)? {
                         let case = Case { ground: *ground, path, figure };
                         let seen = results.entry(case).or_default();
-                        if with_manx { seen.manx.push(value) } else { seen.kernel.push(value) }
+                        match carrier {
+                            Carrier::Kernel => seen.kernel.push(value),
+                            Carrier::Manx => seen.manx.push(value),
+                            Carrier::Redirect => seen.floor.push(value),
+                        }
                     }
+                    floors.iter_mut().try_for_each(Floor::end).with_context(context)?;
                 }
             }
         }

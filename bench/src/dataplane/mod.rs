@@ -104,7 +104,7 @@ pub fn run(args: &DataplaneArgs) -> Result<()> {
             during: Duration::from_millis(if args.quick { 50 } else { 400 }),
             pings: if args.quick { 100 } else { 1_000 },
         };
-        results.ends = Some(ends::measure(plan)?);
+        results.ends = Some(ends::measure(&args.programs, plan)?);
     }
     if wanted(Part::Sinks) {
         let (counts, rounds) = if args.quick { (&[10_000][..], 1) } else { (&[10_000, 100_000][..], 5) };
