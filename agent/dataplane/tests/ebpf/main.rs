@@ -1,5 +1,6 @@
 //! The programs and their sink on the running kernel, in namespaces of their own. Needs root.
 
+mod asymmetric;
 mod changes;
 mod flips;
 mod forwarding;

@@ -182,25 +182,32 @@ fn again(node: &Node, mut sink: EbpfSink) -> EbpfSink {
     })
 }
 
-/// The node's wire becomes `port0`, and its uplink what `kind` makes of it.
-fn uplink_above(node: &Node, peer: &Node, number: u8, kind: &str) {
-    let other = if number == 124 { 125 } else { 124 };
+/// What uplinks in the lab are beside wires.
+pub const KINDS: [&str; 2] = ["bridge", "macvlan"];
+
+/// The wire gets another name and no addresses, and `uplink` is what `kind` makes of it.
+pub fn above(node: &Namespace, uplink: &str, mtu: u32, kind: &str) {
+    let port = format!("p-{uplink}");
+    let of_kind =
+        if kind == "bridge" { "type bridge" } else { &format!("link {port} type macvlan mode bridge") };
     for command in [
-        format!("link set {UPLINK} down"),
-        format!("link set {UPLINK} name port0"),
-        "link set port0 up".to_owned(),
-        format!(
-            "link add {UPLINK} {}",
-            if kind == "bridge" { "type bridge" } else { "link port0 type macvlan mode bridge" }
-        ),
+        format!("link set {uplink} down"),
+        format!("link set {uplink} name {port}"),
+        format!("link set {port} mtu {mtu} up"),
+        format!("addr flush dev {port}"),
+        format!("link add {uplink} {of_kind}"),
     ] {
-        node.namespace.ip(&command);
+        node.ip(&command);
     }
     if kind == "bridge" {
-        node.namespace.ip(&format!("link set port0 master {UPLINK}"));
+        node.ip(&format!("link set {port} master {uplink}"));
     }
-    node.namespace.ip(&format!("link set {UPLINK} up"));
-    node.namespace.ip("addr flush dev port0");
+    node.ip(&format!("link set {uplink} mtu {mtu} up"));
+}
+
+fn uplink_above(node: &Node, peer: &Node, number: u8, kind: &str) {
+    let other = if number == 124 { 125 } else { 124 };
+    above(&node.namespace, UPLINK, 1500, kind);
     for command in [
         format!("addr add 192.168.80.{number}/24 dev {UPLINK}"),
         format!("-6 addr add fd00:80::{number}/64 dev {UPLINK} nodad"),
@@ -213,7 +220,7 @@ fn uplink_above(node: &Node, peer: &Node, number: u8, kind: &str) {
 
 #[test]
 fn a_bridge_and_a_macvlan_are_uplinks_like_any_other() {
-    for kind in ["bridge", "macvlan"] {
+    for kind in KINDS {
         let (kw01, kw02) = pair();
         uplink_above(&kw01, &kw02, 124, kind);
         kw02.namespace.ip(&format!("neigh flush dev {UPLINK}"));

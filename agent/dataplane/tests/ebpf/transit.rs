@@ -1,5 +1,5 @@
 //! A node between two wires: it routes for others, and its own pods use both. One wire takes jumbo frames, the other
-//! is narrow.
+//! is narrow. The uplinks are the wires themselves, or bridges or macvlans above them.
 
 use manx_abi::Verdict;
 use manx_dataplane::{
@@ -11,6 +11,7 @@ use crate::{
     forwarding::transfer,
     namespace::{Namespace, run},
     nodes::{pools, since},
+    paths::{KINDS, above},
 };
 
 pub const WIRES: [(&str, u8, u32); 2] = [("ens33", 80, 9000), ("ens34", 81, 1400)];
@@ -35,6 +36,11 @@ pub fn on_wire(subnet: u8, number: u8, v4: bool) -> String {
 }
 
 pub fn transit() -> Transit {
+    transit_over(None)
+}
+
+/// With uplinks of a kind above the wires, or the wires themselves.
+fn transit_over(kind: Option<&str>) -> Transit {
     let (node, pod) = (Namespace::new(), Namespace::new());
     let ends = [Namespace::new(), Namespace::new()];
     node.veth("cali1", &pod, "eth0");
@@ -44,6 +50,9 @@ pub fn transit() -> Transit {
         node.veth(wire, end, "eth0");
         node.ip(&format!("link set {wire} mtu {mtu}"));
         end.ip(&format!("link set eth0 mtu {mtu}"));
+        if let Some(kind) = kind {
+            above(&node, wire, mtu, kind);
+        }
     }
     for v4 in [true, false] {
         let (family, length, nodad) = if v4 { ("-4", 24, "") } else { ("-6", 64, " nodad") };
@@ -113,14 +122,54 @@ fn a_node_routes_tcp_for_others_between_wires_of_different_mtus() {
     let transit = transit();
     for state in ["off", "on"] {
         transit.offloads(state);
+        transit.routes_for_others(state);
+    }
+}
+
+#[test]
+fn a_node_routes_tcp_for_others_over_bridges_and_macvlans() {
+    for kind in KINDS {
+        transit_over(Some(kind)).routes_for_others(kind);
+    }
+}
+
+#[test]
+fn hosts_and_pods_reach_each_other_by_the_stack_over_any_uplink_and_with_any_mtu() {
+    for kind in [None].into_iter().chain(KINDS.map(Some)) {
+        let transit = transit_over(kind);
+        for v4 in [true, false] {
+            let pod = address(36, 193, v4);
+            for ((_, subnet, _), end) in WIRES.into_iter().zip(&transit.ends) {
+                let (own, host) = (on_wire(subnet, 124, v4), on_wire(subnet, 125, v4));
+                let family = if v4 { "-4" } else { "-6" };
+                // As a host it has no pod's address.
+                end.ip(&format!("{family} route add {pod} via {own} src {host}"));
+                let before = transit.sink.counters().unwrap();
+                transfer(&transit.pod, end, &host);
+                transfer(end, &transit.pod, &pod);
+                transfer(&transit.pod, &transit.node, &own);
+                transfer(&transit.node, &transit.pod, &pod);
+                let counted = since(&before, &transit.sink.counters().unwrap());
+                let carried =
+                    counted.total(Verdict::RedirectedPeer) + counted.total(Verdict::RedirectedNeigh);
+                let dropped = counted.total(Verdict::Spoofed) + counted.total(Verdict::Malformed);
+                assert_eq!((carried, dropped), (0, 0), "{kind:?}, {host} is in no pool: {counted:?}");
+            }
+        }
+    }
+}
+
+impl Transit {
+    /// Between the ends, both ways.
+    fn routes_for_others(&self, how: &str) {
         for v4 in [true, false] {
             for (from, to) in [(0, 1), (1, 0)] {
                 let target = address(BLOCKS[to], 66, v4);
-                let before = transit.sink.counters().unwrap();
-                transfer(&transit.ends[from], &transit.ends[to], &target);
-                let counted = since(&before, &transit.sink.counters().unwrap());
+                let before = self.sink.counters().unwrap();
+                transfer(&self.ends[from], &self.ends[to], &target);
+                let counted = since(&before, &self.sink.counters().unwrap());
                 let carried = counted.uplink_tc.redirected_neigh;
-                assert!(carried > 60, "offloads {state}, to {target}: {counted:?}");
+                assert!(carried > 60, "{how}, to {target}: {counted:?}");
             }
         }
     }
