@@ -119,6 +119,20 @@ impl Pair {
         Ok(())
     }
 
+    /// A second pod of `here`, with the addresses of number 2, when the map has it.
+    pub fn second_pod(&self) -> Result<Pod> {
+        let second = self.here.host.pod("second", &addresses(10, 2))?;
+        for address in addresses(10, 2) {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            eventually("the second pod is known", UP, || {
+                let row = self.here.route(&format!("{address}/{length}"))?;
+                ensure!(row.map.as_ref().is_some_and(|map| !map.text.contains("MAC not known")), "{row:?}");
+                ping(&self.neighbour, address)
+            })?;
+        }
+        Ok(second)
+    }
+
     /// Gives resources annotations by their names, in place of all that any had.
     pub fn annotate(&self, annotations: &[(&str, &str)]) -> Result<()> {
         write(&self.lab, &self.document, annotations)

@@ -129,6 +129,41 @@ fn packets_are_counted_by_reason_interface_prefix_and_next_hop_and_as_rates() ->
 }
 
 #[test]
+fn a_next_hop_that_does_not_answer_is_told_until_it_does() -> Result<()> {
+    let cluster = mesh()?;
+    let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));
+    let to = kw02.pods[0].address();
+    ping(&kw01.pods[0], to)?;
+    ensure!(kw01.dataplane()?.silent_next_hops.is_empty());
+    kw02.host.sh("ip link set ens33 arp off")?;
+    kw01.host.sh("ip neigh flush to 192.168.80.125")?;
+    eventually("it is told", SOON, || {
+        // Somebody has to send there, or nobody asks.
+        let _ = kw01.pods[0].output(&format!("ping -n -c 1 -W 1 {to}"))?;
+        let silent = kw01.dataplane()?.silent_next_hops;
+        let told: Vec<_> =
+            silent.iter().map(|hop| (hop.address.to_string(), hop.interface.as_str())).collect();
+        ensure!(told == [("192.168.80.125".to_owned(), "ens33")], "{silent:?}");
+        Ok(())
+    })?;
+    let hops: Tallies = ask(kw01, "counters --by nexthop")?;
+    let row = hops.rows.iter().find(|row| row.name == "192.168.80.125 dev ens33");
+    ensure!(row.is_some_and(|row| row.silent_since.is_some()), "{hops:?}");
+    let text = kw01.host.sh("manxctl dataplane status")?;
+    ensure!(text.contains("ip neigh show 192.168.80.125 dev ens33"), "{text}");
+
+    kw02.host.sh("ip link set ens33 arp on")?;
+    eventually("it answers again", SOON, || {
+        let silent = kw01.dataplane()?.silent_next_hops;
+        ensure!(silent.is_empty(), "{silent:?}");
+        Ok(())
+    })?;
+    let hops: Tallies = ask(kw01, "counters --by nexthop")?;
+    ensure!(hops.rows.iter().all(|row| row.silent_since.is_none()), "{hops:?}");
+    Ok(())
+}
+
+#[test]
 fn a_map_that_is_full_is_said_everywhere_and_its_routes_are_the_kernels() -> Result<()> {
     let mut cluster = Cluster::new(&[])?;
     cluster.node_mut("kw01").flags = vec!["--map-size", "routes4=3"];

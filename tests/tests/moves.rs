@@ -140,16 +140,7 @@ struct World {
 impl World {
     fn new() -> Result<World> {
         let pair = Pair::open(&[])?;
-        let second = pair.here.host.pod("second", &addresses(10, 2))?;
-        for address in addresses(10, 2) {
-            let known = || {
-                let row =
-                    pair.here.route(&format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }))?;
-                ensure!(row.map.as_ref().is_some_and(|map| !map.text.contains("MAC not known")), "{row:?}");
-                manx_tests::story::ping(&pair.neighbour, address)
-            };
-            eventually("the second pod is known", ARRIVES * 5, known)?;
-        }
+        let second = pair.second_pod()?;
         let mut flows = Vec::new();
         for (to, addresses) in [(&pair.far, addresses(50, 1)), (&second, addresses(10, 2))] {
             for (from, to_address) in manx_tests::pair::addresses(10, 1).into_iter().zip(addresses) {

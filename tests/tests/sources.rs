@@ -37,15 +37,7 @@ struct Outcome {
 impl Scene {
     fn new() -> Result<Scene> {
         let pair = Pair::open(&[])?;
-        let second = pair.here.host.pod("second", &addresses(10, 2))?;
-        for address in addresses(10, 2) {
-            eventually("the second pod is known", SOON, || {
-                let row =
-                    pair.here.route(&format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }))?;
-                ensure!(row.map.as_ref().is_some_and(|map| !map.text.contains("MAC not known")), "{row:?}");
-                ping(&pair.neighbour, address)
-            })?;
-        }
+        let second = pair.second_pod()?;
         for address in Scene::forged() {
             let how = if address.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
             pair.neighbour.sh(&format!("ip address add {address}/{how}"))?;
