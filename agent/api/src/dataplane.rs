@@ -1,5 +1,7 @@
 //! `GET /v1/dataplane` and `/v1/dataplane/counters`: the programs, where they are attached, and what they did.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Audit, InterfaceCounters, Modes, Repair, RepairCount};
@@ -26,6 +28,9 @@ pub struct DataplaneStatus {
     pub maps: Vec<MapStatus>,
     /// Routes that a sink could not take, each with its cause.
     pub failures: Vec<String>,
+    /// Next hops in use that do not answer.
+    #[serde(default)]
+    pub silent_next_hops: Vec<SilentNextHop>,
     /// What others did to what is ours and was put right, since the start.
     pub repairs: u64,
     /// The same by kind; kinds that never happened are left out.
@@ -37,6 +42,15 @@ pub struct DataplaneStatus {
     /// The last audit, if there was one.
     #[serde(default)]
     pub audit: Option<Audit>,
+}
+
+/// A next hop whose neighbour entry is FAILED: the stack has its packets, and tells the senders, until it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SilentNextHop {
+    pub address: IpAddr,
+    pub interface: String,
+    pub since: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

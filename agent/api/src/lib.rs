@@ -20,6 +20,7 @@ pub use blackholes::{
 };
 pub use dataplane::{
     Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
+    SilentNextHop,
 };
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use modes::{InterfaceMode, Modes, PoolMode};

@@ -105,7 +105,7 @@ pub struct InterfaceCounters {
 #[serde(rename_all = "camelCase")]
 pub struct Tallies {
     pub node: String,
-    /// The most packets first; those that nothing was counted for are left out.
+    /// The most packets first; those that nothing was counted for are left out, but for next hops that do not answer.
     pub rows: Vec<NamedTally>,
 }
 
@@ -116,6 +116,9 @@ pub struct NamedTally {
     pub name: String,
     #[serde(flatten)]
     pub counts: Tally,
+    /// Since when a next hop does not answer: the stack has its packets, of which none is counted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<String>,
 }
 
 /// Rates between two looks at the counters.

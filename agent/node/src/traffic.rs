@@ -36,6 +36,8 @@ pub struct Maps {
     pub node: String,
     pub reader: Reader,
     pub interfaces: BTreeMap<u32, String>,
+    /// Next hops that do not answer, and since when.
+    pub silent: BTreeMap<NextHop, SystemTime>,
     /// By prefix.
     pub pools: Vec<(Prefix, String)>,
 }
@@ -102,12 +104,24 @@ pub async fn by_prefix(questions: &mpsc::Sender<Question>) -> Result<api::Tallie
 pub async fn by_next_hop(questions: &mpsc::Sender<Question>) -> Result<api::Tallies, Failure> {
     let maps = maps(questions).await?;
     let (tallies, maps) = read(maps, next_hop_tallies).await?;
-    Ok(sorted(maps.node, tallies))
+    let silent = maps.silent.iter().map(|(hop, since)| (maps.next_hop(hop), stamp(*since)));
+    let mut silent: BTreeMap<String, String> = silent.collect();
+    let mut found = sorted(maps.node.clone(), tallies);
+    for row in &mut found.rows {
+        row.silent_since = silent.remove(&row.name);
+    }
+    found.rows.extend(silent.into_iter().map(|(name, since)| api::NamedTally {
+        name,
+        counts: told(Tally::default()),
+        silent_since: Some(since),
+    }));
+    Ok(found)
 }
 
 fn sorted(node: String, tallies: HashMap<String, Tally>) -> api::Tallies {
     let busy = tallies.into_iter().filter(|(_, tally)| tally.packets > 0);
-    let mut rows: Vec<_> = busy.map(|(name, tally)| api::NamedTally { name, counts: told(tally) }).collect();
+    let row = |(name, tally)| api::NamedTally { name, counts: told(tally), silent_since: None };
+    let mut rows: Vec<_> = busy.map(row).collect();
     rows.sort_by(|a, b| b.counts.packets.cmp(&a.counts.packets).then_with(|| a.name.cmp(&b.name)));
     api::Tallies { node, rows }
 }
@@ -233,10 +247,7 @@ fn prefix_tallies(maps: &Maps) -> Result<HashMap<String, Tally>, String> {
 
 fn next_hop_tallies(maps: &Maps) -> Result<HashMap<String, Tally>, String> {
     let counts = maps.reader.next_hop_counts().map_err(|error| error.to_string())?;
-    Ok(summed(counts.into_iter().map(|(hop, tally)| {
-        let interface = maps.interface(hop.ifindex);
-        (format!("{} dev {interface}", hop.gateway), tally)
-    })))
+    Ok(summed(counts.into_iter().map(|(hop, tally)| (maps.next_hop(&hop), tally))))
 }
 
 fn summed<K: Eq + Hash>(tallies: impl Iterator<Item = (K, Tally)>) -> HashMap<K, Tally> {
@@ -252,6 +263,10 @@ fn summed<K: Eq + Hash>(tallies: impl Iterator<Item = (K, Tally)>) -> HashMap<K,
 impl Maps {
     fn interface(&self, ifindex: u32) -> String {
         self.interfaces.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
+    }
+
+    fn next_hop(&self, hop: &NextHop) -> String {
+        format!("{} dev {}", hop.gateway, self.interface(hop.ifindex))
     }
 
     fn entry(&self, route: &Route, tally: Option<Tally>) -> api::MapEntry {

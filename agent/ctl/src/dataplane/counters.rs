@@ -130,14 +130,24 @@ fn render_tallies(rows: &[NamedTally], heading: &str) -> String {
     let row = |row: &NamedTally| {
         vec![row.name.clone(), row.counts.packets.to_string(), units::bytes(row.counts.bytes)]
     };
-    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    let silent: Vec<Option<&str>> = rows.iter().map(|row| row.silent_since.as_deref()).collect();
+    let mut rows: Vec<Vec<String>> = rows.iter().map(row).collect();
     if rows.is_empty() {
         let what = heading.to_lowercase();
         return format!(
             "No packet has been counted for a {what} yet; `manxctl dataplane counters` has all by reason.\n"
         );
     }
-    table::columns(&[heading, "PACKETS", "BYTES"], &rows)
+    // Prefixes have no state.
+    if silent.iter().all(Option::is_none) {
+        return table::columns(&[heading, "PACKETS", "BYTES"], &rows);
+    }
+    for (row, since) in rows.iter_mut().zip(silent) {
+        row.push(since.map_or_else(|| "-".into(), |since| format!("does not answer since {since}")));
+    }
+    table::columns(&[heading, "PACKETS", "BYTES", "STATE"], &rows)
+        + "Packets to what does not answer are the stack's and not counted here; `manxctl dataplane status` says \
+           what to look at.\n"
 }
 
 #[cfg(test)]
@@ -171,10 +181,28 @@ mod tests {
     }
 
     #[test]
+    fn a_next_hop_that_does_not_answer_is_told_with_the_time() {
+        let row = |name: &str, silent: Option<&str>| NamedTally {
+            name: name.into(),
+            counts: Tally::default(),
+            silent_since: silent.map(Into::into),
+        };
+        let rows = [row("10.0.0.1 dev ens33", None), row("10.0.0.2 dev ens33", Some("yesterday"))];
+        let text = render_tallies(&rows, "NEXT HOP");
+        assert!(
+            text.contains("10.0.0.2 dev ens33   0         0 B     does not answer since yesterday"),
+            "{text}"
+        );
+        assert!(text.contains("10.0.0.1 dev ens33   0         0 B     - "), "{text}");
+    }
+
+    #[test]
     fn prefixes_are_told_with_packets_and_bytes() {
-        let row = NamedTally { name: "10.0.0.0/26".into(), counts: Tally { packets: 3, bytes: 4500 } };
+        let counts = Tally { packets: 3, bytes: 4500 };
+        let row = NamedTally { name: "10.0.0.0/26".into(), counts, silent_since: None };
         let text = render_tallies(&[row], "PREFIX");
         assert!(text.contains("10.0.0.0/26") && text.contains("4.5 kB"), "{text}");
+        assert!(!text.contains("STATE"), "{text}");
         // Packets that no prefix has answered may have met programs all the same.
         assert!(render_tallies(&[], "NEXT HOP").starts_with("No packet has been counted for a next hop yet"));
     }

@@ -1,8 +1,8 @@
 //! `manxctl dataplane status`.
 
-use std::{fmt::Write, path::Path, process::ExitCode};
+use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
-use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, path};
+use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, SilentNextHop, path};
 
 use super::{audit, modes, units};
 use crate::{client, output, table};
@@ -41,6 +41,7 @@ fn render(status: &DataplaneStatus) -> String {
     out.push('\n');
     let rows: Vec<Vec<String>> = status.maps.iter().map(map).collect();
     out.push_str(&table::columns(&["MAP", "ENTRIES", "ROOM FOR", "MEMORY", "PINNED AT"], &rows));
+    silent(status, &mut out);
     repairs(status, &mut out);
     match &status.audit {
         Some(last) => {
@@ -81,6 +82,31 @@ fn interface(interface: &InterfaceStatus) -> Vec<String> {
 fn map(map: &MapStatus) -> Vec<String> {
     let memory = if map.bytes == 0 { "-".into() } else { units::bytes(map.bytes) };
     vec![map.name.clone(), map.entries.to_string(), map.max_entries.to_string(), memory, map.pin.clone()]
+}
+
+fn silent(status: &DataplaneStatus, out: &mut String) {
+    if status.silent_next_hops.is_empty() {
+        return;
+    }
+    out.push_str("\nThese next hops do not answer. The stack has their packets, and tells the senders:\n");
+    let row = |hop: &SilentNextHop| {
+        vec![
+            hop.address.to_string(),
+            hop.interface.clone(),
+            hop.since.clone(),
+            see(hop.address, &hop.interface),
+        ]
+    };
+    let rows: Vec<Vec<String>> = status.silent_next_hops.iter().map(row).collect();
+    out.push_str(&table::columns(&["NEXT HOP", "INTERFACE", "SINCE", "WHAT TO LOOK AT"], &rows));
+    out.push_str("Each is asked again every 10 s, and is the fast path's as soon as it answers.\n");
+}
+
+fn see(address: IpAddr, interface: &str) -> String {
+    let question = if address.is_ipv4() { "ARP" } else { "neighbour discovery" };
+    format!(
+        "is that node up and on this wire, and does {question} pass? ip neigh show {address} dev {interface}"
+    )
 }
 
 fn repairs(status: &DataplaneStatus, out: &mut String) {
@@ -138,6 +164,11 @@ mod tests {
                 bytes: 4096,
                 pin: "/sys/fs/bpf/manx/v1/ROUTES4".into(),
             }],
+            silent_next_hops: vec![SilentNextHop {
+                address: "192.168.80.125".parse().unwrap(),
+                interface: "ens33".into(),
+                since: "2026-01-01T00:00:03.000Z".into(),
+            }],
             failures: vec!["10.0.0.0/26 is not in the eBPF map: full".into()],
             repairs: 2,
             repairs_by_kind: vec![RepairCount {
@@ -163,6 +194,7 @@ mod tests {
             "uplink_tc (TCX ingress) id 17",
             "2026-01-01T00:00:00.000Z",
             "uplink_tc is detached; it is put back within 5 s; no XDP",
+            "192.168.80.125   ens33       2026-01-01T00:00:03.000Z   is that node up",
             "2 × route deleted",
             "ip: ip route del 172.16.118.64/26 (pid 77)",
             "Last audit at 2026-01-01T00:00:00.000Z: 10 prefixes",
@@ -174,7 +206,8 @@ mod tests {
 
     #[test]
     fn where_nothing_was_repaired_nothing_is_said_of_repairs() {
-        let text = render(&DataplaneStatus { repairs: 0, audit: None, ..status() });
+        let text = render(&DataplaneStatus { repairs: 0, audit: None, silent_next_hops: vec![], ..status() });
+        assert!(!text.contains("do not answer"), "{text}");
         assert!(!text.contains("put right") && text.contains("No audit yet"), "{text}");
     }
 }

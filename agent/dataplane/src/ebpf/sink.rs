@@ -241,6 +241,12 @@ impl EbpfSink {
         Ok(changed)
     }
 
+    /// Next hops in use that were said not to answer.
+    pub fn silent_next_hops(&self) -> BTreeSet<NextHop> {
+        let groups = &self.held.groups;
+        groups.next_hops().map(|(_, hop)| hop).filter(|hop| groups.silent().contains(hop)).collect()
+    }
+
     /// Whether this neighbour was said not to answer.
     pub fn is_silent(&self, hop: &NextHop) -> bool {
         self.held.groups.silent().contains(hop)

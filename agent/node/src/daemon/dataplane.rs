@@ -1,12 +1,13 @@
 //! What the local API tells of programs, maps and repairs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use manx_abi::{Counts, Program};
 use manx_api as api;
 use manx_dataplane::{
     ebpf::{EbpfSink, MapFill},
     kernel::Role,
+    route::NextHop,
 };
 
 use super::Daemon;
@@ -62,12 +63,19 @@ impl Daemon {
             pin: dir.join(fill.name).display().to_string(),
         };
         let maps = maps.into_iter().map(map).collect();
+        let names = self.interface_names();
+        let silent = |(hop, since): (NextHop, SystemTime)| api::SilentNextHop {
+            address: hop.gateway,
+            interface: names.get(&hop.ifindex).cloned().unwrap_or_else(|| format!("if{}", hop.ifindex)),
+            since: crate::clock::stamp(since),
+        };
         api::DataplaneStatus {
             fast_path: self.fast_path.state(),
             modes: self.fast_path.modes(),
             interfaces,
             maps,
             failures: self.failures(),
+            silent_next_hops: self.fast_path.silent_next_hops().into_iter().map(silent).collect(),
             repairs: self.repairs.total(),
             repairs_by_kind: self.repairs.by_kind(),
             last_repairs: self.repairs.last(),
@@ -147,6 +155,7 @@ impl Daemon {
             node: self.node.clone(),
             reader,
             interfaces: self.interface_names(),
+            silent: self.fast_path.silent_next_hops(),
             pools: pools.map(|pool| (pool.cidr, pool.name.clone())).collect(),
         })
     }

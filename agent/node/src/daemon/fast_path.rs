@@ -48,6 +48,8 @@ pub struct FastPath {
     owed: BTreeSet<u32>,
     /// Interfaces have changed since an audit began.
     noted: Option<bool>,
+    /// Neighbours that do not answer, next hops or not, and since when.
+    silent: BTreeMap<NextHop, SystemTime>,
     /// Prefixes that the maps could not take, with the reason.
     refused: BTreeMap<manx_net::Prefix, String>,
 }
@@ -81,6 +83,7 @@ impl FastPath {
             links: BTreeMap::new(),
             owed: BTreeSet::new(),
             noted: None,
+            silent: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -224,6 +227,11 @@ impl FastPath {
 
     /// Next hops among the neighbours that do not answer are the stack's, which tells the senders.
     pub fn set_silent(&mut self, silent: &BTreeSet<NextHop>) {
+        let now = SystemTime::now();
+        self.silent.retain(|hop, _| silent.contains(hop));
+        for hop in silent {
+            self.silent.entry(*hop).or_insert(now);
+        }
         let Ok(sink) = &mut self.sink else { return };
         match sink.set_silent(silent) {
             Ok(changed) => {
@@ -242,6 +250,12 @@ impl FastPath {
             }
             Err(error) => tracing::error!("{error}"),
         }
+    }
+
+    /// Next hops that the stack has, since they do not answer, and since when.
+    pub fn silent_next_hops(&self) -> BTreeMap<NextHop, SystemTime> {
+        let used = self.sink.as_ref().map(EbpfSink::silent_next_hops).unwrap_or_default();
+        used.into_iter().filter_map(|hop| Some((hop, *self.silent.get(&hop)?))).collect()
     }
 
     /// All is learned: the maps are to hold these routes and no others, and the programs may run.
