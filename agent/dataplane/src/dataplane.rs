@@ -338,7 +338,7 @@ impl Dataplane {
         self.fib.observe(changes.own);
         let answered = self.fib.take_answers(now, &mut self.requests);
         self.doubt_after(answered, now);
-        self.changes.own_in_doubt |= changes.own_in_doubt | self.fib.take_doubt();
+        self.changes.own_in_doubt |= changes.own_in_doubt | self.fib.take_doubt(now);
         // What is on its way may be in a dump and may not.
         if self.changes.own_in_doubt && !self.fib.is_writing() {
             self.changes.own_in_doubt = false;
@@ -353,7 +353,7 @@ impl Dataplane {
             let written = self.fib.step(now, &self.view, &mut self.requests);
             self.doubt_after(written, now);
         }
-        self.changes.own_in_doubt |= self.fib.take_doubt();
+        self.changes.own_in_doubt |= self.fib.take_doubt(now);
         self.pods.probe(&mut self.requests, now);
         self.silent.probe(&self.resolver, &mut self.requests, now);
 
@@ -498,7 +498,7 @@ impl Dataplane {
     pub fn next_wakeup(&self) -> Option<Instant> {
         // While answers are awaited, they are what wakes.
         let reading = self.retry_reading.filter(|_| !self.awaits_answers());
-        [reading, self.fib.next_retry(), self.pods.next_probe(), self.silent.next_probe()]
+        [reading, self.fib.next_wakeup(), self.pods.next_probe(), self.silent.next_probe()]
             .into_iter()
             .flatten()
             .min()

@@ -64,6 +64,7 @@ impl FibSink {
         let mut report = AuditReport { checked: routes.len(), ..AuditReport::default() };
         let mut seen: BTreeSet<Prefix> = BTreeSet::new();
         self.strays.clear();
+        self.settle_due = None;
         for route in routes {
             let prefix = route.key.prefix;
             if route.key != self.place.key(prefix) {
@@ -118,8 +119,8 @@ impl FibSink {
     /// `found`: all routes of our protocol to this prefix, wherever they stand.
     pub fn compare(&self, prefix: Prefix, found: &[FibRoute]) -> Option<Difference> {
         let place = self.place.key(prefix);
-        let stray = |route: &&FibRoute| route.key() != place && !self.strays.contains(&route.key());
-        if self.learned && found.iter().any(|route| stray(&route)) {
+        let is_known = |key: &RouteKey| self.strays.contains(key) || self.leaving.contains(key);
+        if self.learned && found.iter().map(FibRoute::key).any(|key| key != place && !is_known(&key)) {
             return Some(Difference::Unwanted);
         }
         let entry = self.routes.get(&prefix);
@@ -142,7 +143,9 @@ impl FibSink {
     /// Believes what was found, and queues what is not as wanted for repair.
     pub fn take_over(&mut self, prefix: Prefix, found: &[FibRoute]) {
         let place = self.place.key(prefix);
-        self.strays.extend(found.iter().map(FibRoute::key).filter(|key| *key != place));
+        let strays =
+            found.iter().map(FibRoute::key).filter(|key| *key != place && !self.leaving.contains(key));
+        self.strays.extend(strays);
         let ours = found.iter().find(|route| route.key() == place);
         let held = match ours {
             Some(route) => self.held(&route.kernel_route(self.place.protocol)),

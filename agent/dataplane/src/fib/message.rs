@@ -58,7 +58,8 @@ impl Head {
     }
 }
 
-/// RTM_NEWROUTE. `onlink`: the gateways are neighbours even though the kernel's own check says otherwise.
+/// RTM_NEWROUTE. `onlink`: the gateways are neighbours even though the kernel's own check says otherwise. An IPv4
+/// link-local one is never behind a router (RFC 3927 §2.7), and mostly the kernel knows no network of it.
 pub(super) fn write(
     out: &mut Vec<u8>,
     head: Head,
@@ -72,10 +73,12 @@ pub(super) fn write(
         Spec::Blackhole => (RTN_BLACKHOLE, RT_SCOPE_UNIVERSE),
         Spec::Unreachable => (RTN_UNREACHABLE, RT_SCOPE_UNIVERSE),
     };
-    let flags = if onlink { RTNH_F_ONLINK } else { 0 };
+    let flags = |hop: &NextHop| if onlink || is_link_local(hop.gateway) { RTNH_F_ONLINK } else { 0 };
     let start = out.len();
-    let one = matches!(spec, Spec::Via(hops) if hops.len() == 1);
-    let on_route = if one { u32::from(flags) } else { 0 };
+    let on_route = match spec {
+        Spec::Via(hops) if let [only] = hops.as_slice() => u32::from(flags(only)),
+        _ => 0,
+    };
     begin(out, RTM_NEWROUTE, head.flags() | mode.flags(), head.sequence);
     skeleton(out, (key, protocol), scope, kind, on_route);
     if let Spec::Via(next_hops) = spec {
@@ -87,7 +90,7 @@ pub(super) fn write(
             several => {
                 let nest = out.len();
                 attribute(out, RTA_MULTIPATH, &[]);
-                several.iter().for_each(|hop| leg(out, key, hop, flags));
+                several.iter().for_each(|hop| leg(out, key, hop, flags(hop)));
                 close16(out, nest);
             }
         }
@@ -136,6 +139,10 @@ fn leg(out: &mut Vec<u8>, key: &RouteKey, hop: &NextHop, flags: u8) {
     out.extend_from_slice(&hop.ifindex.to_ne_bytes());
     gateway(out, key, hop.gateway);
     close16(out, start);
+}
+
+fn is_link_local(gateway: IpAddr) -> bool {
+    matches!(gateway, IpAddr::V4(gateway) if gateway.is_link_local())
 }
 
 /// A gateway of the other family goes into RTA_VIA (RFC 8950).
@@ -268,6 +275,21 @@ mod tests {
             written(&key("10.0.0.0/26"), &Spec::Via(vec![hop("fe80::1", 7)]), Mode::Create, false);
         assert!(route.attributes.contains(&RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()))));
         assert!(!route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_))));
+    }
+
+    #[test]
+    fn a_link_local_ipv4_gateway_is_onlink_from_the_first_and_no_other_leg_is() {
+        let link_local = hop("169.254.1.1", 3);
+        let key = key("10.0.0.0/26");
+        let (_, route) = written(&key, &Spec::Via(vec![link_local]), Mode::Create, false);
+        assert!(route.header.flags.contains(RouteFlags::Onlink));
+        let (_, route) =
+            written(&key, &Spec::Via(vec![link_local, hop("192.0.2.1", 4)]), Mode::Create, false);
+        let [.., RouteAttribute::MultiPath(legs)] = route.attributes.as_slice() else {
+            panic!("{:?}", route.attributes)
+        };
+        let flags: Vec<_> = legs.iter().map(|leg| leg.flags).collect();
+        assert_eq!(flags, [RouteNextHopFlags::Onlink, RouteNextHopFlags::empty()]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod audit;
 mod error;
+mod failing;
 mod message;
 mod report;
 mod spec;
@@ -31,6 +32,7 @@ use crate::{
     table::Delta,
 };
 pub use error::FibError;
+use failing::Failing;
 pub use report::{AuditReport, Difference, FibRoute, FibState, FibStatus, Tampering};
 use spec::Spec;
 use writer::{Answer, Writer};
@@ -43,6 +45,14 @@ const BUDGET: usize = 1024;
 const BATCH: usize = 512;
 /// Changes that are on their way: enough for the kernel while the loop is busy with something else for some 80 ms.
 const DEPTH: usize = 16 * 1024;
+/// Replacements of them: NLM_F_REPLACE does not look at the protocol, so a foreign route that comes before the kernel has
+/// taken one is lost. Enough for the thread not to wait for the loop.
+const REPLACES: usize = 2 * BATCH;
+/// Removals that are looked at in one step while there is something to write: each is compared with all of that.
+const REMOVALS_COMPARED: usize = 1024;
+/// After a reading for the sake of what others changed while ours was on its way, the next is so much later. Who
+/// keeps at it must not cost a dump each time.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// A failed write is repeated after this long, doubled each time up to [`RETRY_LONGEST`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
@@ -86,7 +96,6 @@ pub(crate) enum Event {
 #[derive(Debug)]
 struct Failure {
     error: FibError,
-    due: Instant,
     pause: Duration,
 }
 
@@ -134,14 +143,22 @@ pub(crate) struct FibSink {
     /// Routes of our protocol in other places (another table or metric, by an earlier configuration). They go at the
     /// end of learning.
     strays: BTreeSet<RouteKey>,
+    /// Those of them that are being removed.
+    leaving: BTreeSet<RouteKey>,
     /// Longest first: a more specific route is there before the blackhole that surrounds it.
     to_write: BTreeSet<(Reverse<u8>, Prefix)>,
-    /// Shortest first, and only when nothing is to be written: it leaves after it.
+    /// Shortest first, and nothing that is to be written inside or around it: it leaves after it.
     to_remove: BTreeSet<(u8, Prefix)>,
-    failing: BTreeSet<Prefix>,
+    /// Removals up to here were looked at in the last step.
+    compared: Option<(u8, Prefix)>,
+    failing: Failing,
     learned: bool,
     /// A refused write may have changed something: compare with the kernel.
     in_doubt: bool,
+    /// Somebody changed what was on its way, and who was first is open: compare with the kernel then.
+    settle_due: Option<Instant>,
+    /// The last such comparison.
+    settled_at: Option<Instant>,
     specs: HashSet<Arc<Spec>>,
     events: Vec<Event>,
     /// Prefixes of which anything changed since an audit began; see [`Self::note_changes`].
@@ -158,6 +175,8 @@ pub(crate) struct FibSink {
     answers: Vec<Answer>,
     /// Changes that are not answered yet.
     flying: usize,
+    /// Those of them that are replacements.
+    replacing: usize,
     /// What is queued has to wait for answers.
     waits: bool,
 }
@@ -169,11 +188,15 @@ impl FibSink {
             place,
             routes: BTreeMap::new(),
             strays: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             to_write: BTreeSet::new(),
             to_remove: BTreeSet::new(),
-            failing: BTreeSet::new(),
+            compared: None,
+            failing: Failing::default(),
             learned: false,
             in_doubt: false,
+            settle_due: None,
+            settled_at: None,
             specs: HashSet::new(),
             events: Vec::new(),
             noted: None,
@@ -184,6 +207,7 @@ impl FibSink {
             lost_writer: false,
             answers: Vec::new(),
             flying: 0,
+            replacing: 0,
             waits: false,
         };
         for route in audit::dump_own(requests, place.protocol)? {
@@ -288,13 +312,13 @@ impl FibSink {
         } else if entry.held.is(&entry.wanted) {
             let failed = entry.failure.take().is_some();
             let gone = entry.wanted.is_none();
-            self.failing.remove(&prefix);
+            self.failing.remove(prefix);
             if gone {
                 self.routes.remove(&prefix);
             } else if failed {
                 self.events.push(Event::Recovered(prefix));
             }
-        } else if self.failing.contains(&prefix) {
+        } else if self.failing.contains(prefix) {
             // Waits for its time.
         } else if entry.wanted.is_some() {
             entry.queued = true;
@@ -316,11 +340,11 @@ impl FibSink {
 
     /// The circumstances changed: a failed write need not wait. Its error is kept until it succeeds.
     fn forgive(&mut self, prefix: Prefix) {
-        self.failing.remove(&prefix);
+        self.failing.remove(prefix);
     }
 
     fn retry(&mut self, prefix: Prefix) {
-        if self.failing.remove(&prefix) {
+        if self.failing.remove(prefix) {
             self.schedule(prefix);
         }
     }
@@ -334,7 +358,7 @@ impl FibSink {
 
     /// Links or routes changed: a gateway that was refused may be good.
     pub fn topology_changed(&mut self) {
-        for prefix in self.failing.clone() {
+        for prefix in self.failing.prefixes().collect::<Vec<_>>() {
             let entry = self.routes.get(&prefix);
             let error = entry.and_then(|entry| entry.failure.as_ref()).map(|failure| &failure.error);
             if matches!(error, Some(FibError::Gateway { .. } | FibError::Interface)) {
@@ -396,9 +420,18 @@ impl FibSink {
         differs
     }
 
-    /// True once after a write whose outcome only an audit can tell.
-    pub fn take_doubt(&mut self) -> bool {
-        std::mem::take(&mut self.in_doubt)
+    /// True once after something whose outcome only an audit can tell.
+    pub fn take_doubt(&mut self, now: Instant) -> bool {
+        let settles = self.settle_due.take_if(|due| *due <= now).is_some();
+        if settles {
+            self.settled_at = Some(now);
+        }
+        std::mem::take(&mut self.in_doubt) | settles
+    }
+
+    /// When something is due even if nothing happens.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        [self.failing.next(), self.settle_due].into_iter().flatten().min()
     }
 
     pub fn take_events(&mut self) -> Vec<Event> {
@@ -419,13 +452,6 @@ impl FibSink {
         !self.to_write.is_empty() || !self.to_remove.is_empty() || (self.learned && !self.strays.is_empty())
     }
 
-    pub fn next_retry(&self) -> Option<Instant> {
-        self.failing
-            .iter()
-            .filter_map(|prefix| self.routes.get(prefix)?.failure.as_ref().map(|failure| failure.due))
-            .min()
-    }
-
     pub fn state(&self, prefix: Prefix) -> Option<FibState> {
         let entry = self.routes.get(&prefix)?;
         Some(match (&entry.failure, entry.held.is(&entry.wanted)) {
@@ -438,13 +464,13 @@ impl FibSink {
 
     /// Routes that the kernel did not take, and why; each is tried again.
     pub fn failures(&self) -> impl Iterator<Item = (Prefix, &FibError)> {
-        let failure = |prefix: &Prefix| Some((*prefix, &self.routes.get(prefix)?.failure.as_ref()?.error));
-        self.failing.iter().filter_map(failure)
+        let failure = |prefix: Prefix| Some((prefix, &self.routes.get(&prefix)?.failure.as_ref()?.error));
+        self.failing.prefixes().filter_map(failure)
     }
 
     pub fn status(&self) -> FibStatus {
         let mut status = FibStatus {
-            elsewhere: self.strays.len(),
+            elsewhere: self.strays.len() + self.leaving.len(),
             repaired: self.repaired,
             writes: self.writes,
             ..FibStatus::default()

@@ -14,6 +14,8 @@ use crate::{
     route::{Action, NextHop, Route},
 };
 
+mod under_way;
+
 const PLACE: Place = Place { protocol: 77, table: TABLE_MAIN, metric: None };
 
 fn ip(arguments: &str) {
@@ -91,7 +93,7 @@ fn the_pause_between_attempts_grows_and_ends_with_the_cause() {
         let mut pauses = Vec::new();
         for _ in 0..8 {
             sink.step(now, stale, requests).unwrap();
-            let due = sink.next_retry().unwrap();
+            let due = sink.next_wakeup().unwrap();
             pauses.push((due - now).as_secs());
             now = due;
         }
@@ -101,7 +103,7 @@ fn the_pause_between_attempts_grows_and_ends_with_the_cause() {
         sink.step(now, stale, requests).unwrap();
         assert_eq!(sink.state(prefix()), Some(FibState::Installed));
         assert_eq!(sink.take_events().last(), Some(&Event::Recovered(prefix())));
-        assert_eq!(sink.next_retry(), None);
+        assert_eq!(sink.next_wakeup(), None);
     });
 }
 
@@ -134,11 +136,11 @@ fn a_refused_ipv6_multipath_route_is_looked_after() {
         };
         sink.want(route(vec![hop("fd80::2", ifindex), hop("fd80::3", ifindex)]));
         step(&mut sink, requests, stale);
-        assert!(!sink.take_doubt());
+        assert!(!sink.take_doubt(Instant::now()));
         sink.want(route(vec![hop("fd80::2", ifindex), hop("fd80::3", 4711)]));
         step(&mut sink, requests, stale);
         assert_eq!(sink.state(prefix), Some(FibState::Failed(FibError::Interface)));
-        assert!(sink.take_doubt());
+        assert!(sink.take_doubt(Instant::now()));
         sink.audit(requests).unwrap();
         sink.want(route(vec![hop("fd80::4", ifindex)]));
         step(&mut sink, requests, stale);
@@ -179,7 +181,7 @@ fn a_thread_that_dies_is_told_of_and_the_caller_writes_all_that_it_owed() {
             matches!(&sink.take_events()[..], [Event::WriterEnded(why)] if why == "something that cannot be")
         );
         assert!(!sink.is_writing());
-        assert!(sink.take_doubt(), "what it was given last is open");
+        assert!(sink.take_doubt(Instant::now()), "what it was given last is open");
         sink.audit(requests).unwrap();
         while sink.has_work() {
             now += Duration::from_secs(1);

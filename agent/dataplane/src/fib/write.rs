@@ -6,6 +6,8 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     io,
+    net::Ipv6Addr,
+    ops::Bound,
     sync::Arc,
     time::Instant,
 };
@@ -13,7 +15,8 @@ use std::{
 use manx_net::Prefix;
 
 use super::{
-    BATCH, BUDGET, DEPTH, Event, Failure, FibError, FibSink, Held, RETRY_FIRST, RETRY_LONGEST,
+    BATCH, BUDGET, DEPTH, Event, Failure, FibError, FibSink, Held, REMOVALS_COMPARED, REPLACES, RETRY_FIRST,
+    RETRY_LONGEST, SETTLE_PAUSE,
     audit::dump_places,
     message::Mode,
     spec::Spec,
@@ -29,15 +32,14 @@ impl FibSink {
     /// netlink socket it is open what the kernel did: what was being written is queued again, and an audit has to
     /// settle it.
     pub fn step(&mut self, now: Instant, view: &KernelView, requests: &mut Requests) -> io::Result<()> {
-        for prefix in self.failing.clone() {
-            let failure = self.routes.get(&prefix).and_then(|entry| entry.failure.as_ref());
-            if failure.is_none_or(|failure| failure.due <= now) {
-                self.retry(prefix);
-            }
+        while let Some(prefix) = self.failing.pop_due(now) {
+            self.schedule(prefix);
         }
         let budget = if self.writer.is_some() { DEPTH } else { BUDGET };
         let idle = self.flying == 0;
-        let mut due = self.next_writes(budget.saturating_sub(self.flying), now, view);
+        // Many writes leave room for removals.
+        let kept = if self.to_remove.is_empty() { 0 } else { BATCH };
+        let mut due = self.next_writes(budget.saturating_sub(self.flying + kept), now, view);
         // The thread carries them out in this order. Here what was refused and is tried again comes first, too.
         if self.writer.is_none() || (idle && due.len() <= self.at_once) {
             self.write_here(due, now, requests)?;
@@ -103,10 +105,12 @@ impl FibSink {
             self.in_doubt = true;
             let flying = self.routes.iter().filter(|(_, entry)| entry.flying).map(|(prefix, _)| *prefix);
             for prefix in flying.collect::<Vec<_>>() {
-                self.landed(prefix);
+                self.landed(prefix, now);
                 self.schedule(prefix);
             }
             self.flying = 0;
+            self.replacing = 0;
+            self.strays.append(&mut self.leaving);
         }
         result
     }
@@ -137,13 +141,22 @@ impl FibSink {
     fn next_writes(&mut self, room: usize, now: Instant, view: &KernelView) -> Vec<Change> {
         let mut chosen = Vec::new();
         let mut waiting: Option<u8> = None;
+        let mut replacing = self.replacing;
         for (_, prefix) in &self.to_write {
             if chosen.len() >= room || waiting.is_some_and(|length| prefix.len() < length) {
                 break;
             }
             match self.routes.get(prefix) {
                 Some(entry) if entry.flying => waiting = Some(prefix.len()),
-                _ => chosen.push(*prefix),
+                Some(entry) if entry.held != Held::Nothing && replacing >= REPLACES => {
+                    waiting = Some(prefix.len());
+                    break;
+                }
+                Some(entry) => {
+                    replacing += usize::from(entry.held != Held::Nothing);
+                    chosen.push(*prefix);
+                }
+                None => chosen.push(*prefix),
             }
         }
         self.waits = waiting.is_some() || chosen.len() >= room;
@@ -160,6 +173,7 @@ impl FibSink {
             let mode = if entry.held == Held::Nothing { Mode::Create } else { Mode::Replace };
             let Some(holder) = view.routes().holder(&self.place.key(prefix)) else {
                 entry.flying = true;
+                self.replacing += usize::from(mode == Mode::Replace);
                 due.push(Change::Write { prefix, spec: wanted, mode });
                 continue;
             };
@@ -176,10 +190,11 @@ impl FibSink {
         displaced
     }
 
-    /// Shortest first, and only when all is written or on its way.
+    /// Shortest first, when all that has to do with it is written or on its way.
     fn next_removals(&mut self, room: usize) -> Vec<Change> {
         if !self.to_write.is_empty() {
-            return Vec::new();
+            let chosen = self.removals_apart(room);
+            return self.remove(chosen.into_iter().map(|(_, prefix)| prefix));
         }
         let mut chosen = Vec::new();
         let mut waiting: Option<u8> = None;
@@ -192,7 +207,52 @@ impl FibSink {
                 _ => chosen.push(*prefix),
             }
         }
-        let mut due = Vec::with_capacity(chosen.len());
+        let mut due = self.remove(chosen);
+        let before = due.len();
+        if self.learned && waiting.is_none() {
+            while due.len() < room
+                && let Some(key) = self.strays.pop_first()
+            {
+                self.leaving.insert(key);
+                due.push(Change::RemoveStray(key));
+            }
+        }
+        self.waits |= waiting.is_some() || due.len() >= room;
+        self.flying += due.len() - before;
+        due
+    }
+
+    /// Removals that nothing queued has to do with: nothing is to be written inside them or around them, and nothing
+    /// around them is to be removed before. Under churn there is always something to be written somewhere.
+    fn removals_apart(&mut self, room: usize) -> BTreeSet<(u8, Prefix)> {
+        let (writes, removals) = (lengths(&self.to_write), lengths(&self.to_remove));
+        let mut chosen = BTreeSet::new();
+        let after = self.compared.take().map_or(Bound::Unbounded, Bound::Excluded);
+        for (looked_at, (length, prefix)) in self.to_remove.range((after, Bound::Unbounded)).enumerate() {
+            if looked_at == REMOVALS_COMPARED || chosen.len() >= room {
+                break;
+            }
+            // The first of this length that may lie inside it, or what of it lies around.
+            let at = |length| Prefix::new(prefix.addr(), length);
+            let is_written = |other: &Reverse<u8>| {
+                let next = |first| self.to_write.range((*other, first)..).next();
+                at(other.0)
+                    .and_then(next)
+                    .is_some_and(|(length, found)| length == other && found.overlaps(*prefix))
+            };
+            let stays = |around| self.to_remove.contains(&around) && !chosen.contains(&around);
+            let is_removed = |other: &u8| other < length && at(*other).is_some_and(|p| stays((*other, p)));
+            let is_flying = self.routes.get(prefix).is_some_and(|entry| entry.flying);
+            if !is_flying && !writes.iter().any(is_written) && !removals.iter().any(is_removed) {
+                chosen.insert((*length, *prefix));
+            }
+            self.compared = Some((*length, *prefix));
+        }
+        chosen
+    }
+
+    fn remove(&mut self, chosen: impl IntoIterator<Item = Prefix>) -> Vec<Change> {
+        let mut due = Vec::new();
         for prefix in chosen {
             self.to_remove.remove(&(prefix.len(), prefix));
             if let Some(entry) = self.routes.get_mut(&prefix) {
@@ -201,24 +261,19 @@ impl FibSink {
                 due.push(Change::Remove(prefix));
             }
         }
-        if self.learned && waiting.is_none() {
-            while due.len() < room
-                && let Some(key) = self.strays.pop_first()
-            {
-                due.push(Change::RemoveStray(key));
-            }
-        }
-        self.waits |= waiting.is_some() || due.len() >= room;
         self.flying += due.len();
         due
     }
 
     /// It is not being written any more.
-    fn landed(&mut self, prefix: Prefix) {
+    fn landed(&mut self, prefix: Prefix, now: Instant) {
         if let Some(entry) = self.routes.get_mut(&prefix) {
             entry.flying = false;
             // Somebody else changed it meanwhile: who was first, only the kernel knows.
-            self.in_doubt |= std::mem::take(&mut entry.disturbed);
+            if std::mem::take(&mut entry.disturbed) {
+                let earliest = self.settled_at.map_or(now, |at| now.max(at + SETTLE_PAUSE));
+                self.settle_due.get_or_insert(earliest);
+            }
         }
         self.note(prefix);
     }
@@ -227,6 +282,8 @@ impl FibSink {
     fn answered(&mut self, answer: Answer, now: Instant) -> io::Result<Vec<Prefix>> {
         let Answer { batch, outcome } = answer;
         self.flying = self.flying.saturating_sub(batch.len());
+        let replaced = batch.iter().filter(|change| change.replaces()).count();
+        self.replacing = self.replacing.saturating_sub(replaced);
         self.writes += batch.len() as u64;
         let Outcome { refused, doubt } = match outcome {
             Ok(outcome) => outcome,
@@ -234,10 +291,13 @@ impl FibSink {
                 for change in batch {
                     match change {
                         Change::Write { prefix, .. } | Change::Remove(prefix) => {
-                            self.landed(prefix);
+                            self.landed(prefix, now);
                             self.schedule(prefix);
                         }
-                        Change::RemoveStray(key) => drop(self.strays.insert(key)),
+                        Change::RemoveStray(key) => {
+                            self.leaving.remove(&key);
+                            self.strays.insert(key);
+                        }
                     }
                 }
                 self.in_doubt = true;
@@ -251,7 +311,7 @@ impl FibSink {
             let refusal = refused.next_if(|(place, _)| *place == position).map(|(_, refusal)| refusal);
             match change {
                 Change::Write { prefix, spec, .. } => {
-                    self.landed(prefix);
+                    self.landed(prefix, now);
                     match refusal {
                         None => self.written(prefix, spec),
                         Some(refusal) if refusal.errno == libc::EEXIST => occupied.push(prefix),
@@ -259,7 +319,7 @@ impl FibSink {
                     }
                 }
                 Change::Remove(prefix) => {
-                    self.landed(prefix);
+                    self.landed(prefix, now);
                     match refusal {
                         Some(refusal) if !is_absence(&refusal) => {
                             self.failed(prefix, FibError::from_refusal(&refusal, None), now);
@@ -269,6 +329,7 @@ impl FibSink {
                     }
                 }
                 Change::RemoveStray(key) => {
+                    self.leaving.remove(&key);
                     self.note(key.prefix);
                     if let Some(refusal) = refusal.filter(|refusal| !is_absence(refusal)) {
                         tracing::warn!(prefix = %key.prefix, table = key.table, error = refusal.text,
@@ -285,7 +346,7 @@ impl FibSink {
             entry.held = Held::Route(spec);
             self.repaired += u64::from(std::mem::take(&mut entry.damaged));
         }
-        self.failing.remove(&prefix);
+        self.failing.remove(prefix);
         self.schedule(prefix);
     }
 
@@ -304,7 +365,7 @@ impl FibSink {
             entry.held = Held::Nothing;
             self.repaired += u64::from(entry.wanted.is_none() && std::mem::take(&mut entry.damaged));
             if entry.wanted.is_none() {
-                self.failing.remove(&prefix);
+                self.failing.remove(prefix);
             }
         }
         self.schedule(prefix);
@@ -352,10 +413,22 @@ impl FibSink {
         if before.is_none_or(|failure| failure.error != error) {
             self.events.push(Event::Failed(prefix, error.clone()));
         }
-        entry.failure = Some(Box::new(Failure { error, due: now + pause, pause }));
+        entry.failure = Some(Box::new(Failure { error, pause }));
         self.unqueue(prefix);
-        self.failing.insert(prefix);
+        self.failing.insert(prefix, now + pause);
     }
+}
+
+/// The lengths of which there are any in a queue.
+fn lengths<L: Copy + Ord>(queue: &BTreeSet<(L, Prefix)>) -> Vec<L> {
+    let last = Prefix::host(Ipv6Addr::from(u128::MAX).into());
+    let mut found = Vec::new();
+    let mut next = queue.first();
+    while let Some((length, _)) = next {
+        found.push(*length);
+        next = queue.range((Bound::Excluded((*length, last)), Bound::Unbounded)).next();
+    }
+    found
 }
 
 /// What need not be tried.

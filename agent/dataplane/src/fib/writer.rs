@@ -49,29 +49,57 @@ pub(super) struct Answer {
     pub outcome: io::Result<Outcome>,
 }
 
-/// Carries out a batch, and returns what the kernel refused. What it does not take for a neighbour by its own routes (an
-/// IPv6 link-local address always is one, a gateway behind an onlink route is not) is written once more as onlink:
-/// the resolver knows better.
+impl Change {
+    pub fn replaces(&self) -> bool {
+        matches!(self, Change::Write { mode: Mode::Replace, .. })
+    }
+}
+
+/// Carries out a batch, and returns what the kernel refused.
 pub(super) fn carry_out(place: Place, batch: &[Change], requests: &mut Requests) -> io::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut again = Vec::new();
-    for (position, refusal) in submit(place, batch, false, requests)? {
-        if batch.get(position).is_some_and(|change| gateway_refused(change, &refusal)) {
-            again.push(position);
-        } else {
-            outcome.refused.push((position, refusal));
+    let mut position = 0;
+    for part in batch.chunk_by(in_any_order) {
+        for (within, refusal) in attempt(place, part, requests)? {
+            outcome.refused.push((position + within, refusal));
         }
-    }
-    if !again.is_empty() {
-        let onlink: Vec<Change> = again.iter().filter_map(|position| batch.get(*position)).cloned().collect();
-        for (position, refusal) in submit(place, &onlink, true, requests)? {
-            outcome.refused.extend(again.get(position).map(|position| (*position, refusal)));
-        }
-        outcome.refused.sort_by_key(|(position, _)| *position);
+        position += part.len();
     }
     let mut refused = outcome.refused.iter().filter_map(|(position, _)| batch.get(*position));
     outcome.doubt = refused.any(goes_by_legs);
     Ok(outcome)
+}
+
+/// What is written once more is written after all of its part. A less specific route, of which a blackhole is one, and
+/// a removal have to wait for that; what is removed is not tried again.
+fn in_any_order(one: &Change, next: &Change) -> bool {
+    match (one, next) {
+        (Change::Write { prefix: one, .. }, Change::Write { prefix: next, .. }) => one.len() == next.len(),
+        (Change::Write { .. }, _) => false,
+        _ => true,
+    }
+}
+
+/// What the kernel does not take for a neighbour by its own routes (an IPv6 link-local address always is one, a gateway
+/// behind an onlink route is not) is written once more as onlink: the resolver knows better.
+fn attempt(place: Place, part: &[Change], requests: &mut Requests) -> io::Result<Vec<(usize, Refusal)>> {
+    let mut refused = Vec::new();
+    let mut again = Vec::new();
+    for (position, refusal) in submit(place, part, false, requests)? {
+        if part.get(position).is_some_and(|change| gateway_refused(change, &refusal)) {
+            again.push(position);
+        } else {
+            refused.push((position, refusal));
+        }
+    }
+    if !again.is_empty() {
+        let onlink: Vec<Change> = again.iter().filter_map(|position| part.get(*position)).cloned().collect();
+        for (position, refusal) in submit(place, &onlink, true, requests)? {
+            refused.extend(again.get(position).map(|position| (*position, refusal)));
+        }
+        refused.sort_by_key(|(position, _)| *position);
+    }
+    Ok(refused)
 }
 
 fn submit(

@@ -56,8 +56,13 @@ impl Routes {
         })
     }
 
+    /// A walk of the IPv6 tree that begins anew because somebody writes tells some routes twice; two of the same legs it
+    /// has only if they differ in a tunnel (`rt6_duplicate_nexthop`). IPv4 may have two that differ in what is not read.
     pub(super) fn insert_dumped(&mut self, route: KernelRoute) {
         let routes = self.by_prefix.entry(route.key.prefix).or_default();
+        if !route.key.prefix.is_v4() && !route.special && routes.contains(&route) {
+            return;
+        }
         if routes.is_empty() {
             self.lengths.add(route.key.prefix);
         }
@@ -179,6 +184,18 @@ mod tests {
         assert_eq!(found(&routes, "10.2.0.1"), Some(3), "other tables are not looked at");
         assert_eq!(found(&routes, "8.8.8.8"), Some(1));
         assert_eq!(found(&routes, "fd00::1"), None);
+    }
+
+    #[test]
+    fn an_ipv6_route_that_a_dump_tells_twice_is_gone_when_it_is_deleted_and_of_two_ipv4_routes_one_stays() {
+        for (prefix, left) in [("fd10::/64", 0), ("10.0.0.0/8", 1)] {
+            let mut routes = Routes::default();
+            let route = route(prefix, TABLE_MAIN, 0, 1);
+            routes.insert_dumped(route.clone());
+            routes.insert_dumped(route.clone());
+            assert_eq!(routes.deleted(&route), Outcome::Changed);
+            assert_eq!(routes.exact(route.key.prefix).len(), left, "{prefix}");
+        }
     }
 
     #[test]
