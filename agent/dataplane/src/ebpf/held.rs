@@ -35,7 +35,7 @@ pub(super) struct Held {
     pub unwritten: BTreeMap<Prefix, Unwritten>,
     /// Entries of nobody's that were found and mean nothing.
     pub strangers: Vec<Prefix>,
-    /// Entries outside the indexed pools that say something else than pass: of IPv4, and of IPv6.
+    /// Entries for whose sake the tries are asked outside the indexed pools: of IPv4, and of IPv6.
     pub outside: [usize; 2],
 }
 
@@ -213,8 +213,11 @@ impl Held {
         Some(Route { prefix, action })
     }
 
+    /// Of an address in no pool nothing is carried, so there a way says no more than no entry at all.
     pub fn is_outside(&self, prefix: Prefix, entry: abi::Route) -> bool {
-        entry.action != abi::Action::Pass && !self.index.covers(prefix)
+        let is_said = entry.action != abi::Action::Pass;
+        let is_heeded = entry.pool != 0 || entry.action != abi::Action::Via;
+        is_said && is_heeded && !self.index.covers(prefix)
     }
 
     pub fn count_outside(&mut self) {

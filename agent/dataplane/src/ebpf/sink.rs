@@ -229,7 +229,10 @@ impl EbpfSink {
         // What is not shown yet has its mode before it is; what goes keeps it until it has gone. A number may pass from
         // one pool to another, whose packets find it at any moment of this: meanwhile it has the lower mode of both.
         pools::write_modes(&self.maps, pools::meanwhile(&pools::modes(&self.maps), &modes));
-        held.mark_pools(&self.maps)?;
+        let marked = held.mark_pools(&self.maps);
+        held.count_outside();
+        pools::write_outside(&self.maps, held.outside);
+        marked?;
         let stay = held.index.staying(&cuts);
         held.index.set_pools(&stay, &held.entries, now);
         held.count_outside();
