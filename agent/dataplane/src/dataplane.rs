@@ -9,6 +9,8 @@
 //! }
 //! ```
 
+mod reading;
+
 use std::{
     collections::{BTreeSet, HashSet},
     io, mem,
@@ -180,6 +182,10 @@ pub struct Dataplane {
     noted: Option<HashSet<Prefix>>,
     /// The addresses under which our own changes appear in events.
     ports: Vec<u32>,
+    /// The writing thread's, until it ends.
+    writer_port: Option<u32>,
+    /// Calls of [`Self::step`] in a row that left events unread: answers wait, for what was before them comes first.
+    behind: u32,
 }
 
 impl Dataplane {
@@ -205,10 +211,14 @@ impl Dataplane {
         let place = Place { protocol: config.protocol, table: config.table, metric: config.metric };
         let mut fib = FibSink::open(place, &mut requests)?;
         let mut ports = vec![requests.port()];
-        match fib.start_writer(config.written_at_once) {
-            Ok(port) => ports.push(port),
-            Err(error) => tracing::warn!("no thread to write routes, so the loop does: {error}"),
-        }
+        let writer_port = match fib.start_writer(config.written_at_once) {
+            Ok(port) => Some(port),
+            Err(error) => {
+                tracing::warn!("no thread to write routes, so the loop does: {error}");
+                None
+            }
+        };
+        ports.extend(writer_port);
         monitor.leave_out(&ports);
         // The sink has just read them.
         changes.own_in_doubt = false;
@@ -228,6 +238,8 @@ impl Dataplane {
             retry_reading: None,
             noted: None,
             ports,
+            writer_port,
+            behind: 0,
         })
     }
 
@@ -283,7 +295,7 @@ impl Dataplane {
             readable = self.monitor.readable() => readable?,
             () = self.fib.may_be_answered() => return Ok(()),
         }
-        self.absorb()
+        self.absorb().map(drop)
     }
 
     /// Routes are being written that the kernel has not answered yet.
@@ -291,22 +303,16 @@ impl Dataplane {
         self.fib.is_writing()
     }
 
-    /// Takes in what the kernel has said so far.
-    fn absorb(&mut self) -> io::Result<()> {
-        let (view, changes, ports) = (&mut self.view, &mut self.changes, &self.ports);
-        let lost = self.monitor.drain(|header, message| view.apply(header, message, ports, changes))?;
-        self.changes.overrun |= lost;
-        Ok(())
-    }
-
     /// Carries out what is due: recomputes, writes a bounded number of routes, and says what changed.
     pub fn step(&mut self, now: Instant) -> Step {
         let mut step = Step::default();
         // Before the events: those of before what is answered are there then.
-        self.fib.collect_answers();
+        if self.behind == 0 {
+            self.fib.collect_answers();
+        }
         // The less is unread, the less can have changed under what is written next.
         let mut put_off = false;
-        if let Err(error) = self.absorb().and_then(|()| {
+        if let Err(error) = self.absorb_before_answers().and_then(|()| {
             put_off = self.awaits_answers();
             self.read_what_is_in_doubt(now)
         }) {
@@ -336,11 +342,14 @@ impl Dataplane {
             self.fib.topology_changed();
         }
         self.fib.observe(changes.own);
-        let answered = self.fib.take_answers(now, &mut self.requests);
-        self.doubt_after(answered, now);
+        let is_behind = self.behind > 0;
+        if !is_behind {
+            let answered = self.fib.take_answers(now, &mut self.requests);
+            self.doubt_after(answered, now);
+        }
         self.changes.own_in_doubt |= changes.own_in_doubt | self.fib.take_doubt(now);
         // What is on its way may be in a dump and may not.
-        if self.changes.own_in_doubt && !self.fib.is_writing() {
+        if self.changes.own_in_doubt && !self.fib.is_writing() && !is_behind {
             self.changes.own_in_doubt = false;
             if let Err(error) = self.fib.audit(&mut self.requests) {
                 tracing::warn!(%error, "our routes cannot be read from the kernel; trying again");
@@ -349,7 +358,7 @@ impl Dataplane {
             }
         }
         // Nor is anything given to it before a reading that was put off: there would always be something under way.
-        if !put_off && !self.awaits_answers() {
+        if !put_off && !is_behind && !self.awaits_answers() {
             let written = self.fib.step(now, &self.view, &mut self.requests);
             self.doubt_after(written, now);
         }
@@ -359,51 +368,9 @@ impl Dataplane {
 
         self.reports.extend(self.fib.take_events().into_iter().map(Report::from));
         step.reports = mem::take(&mut self.reports);
-        step.more = self.retry_reading.is_none()
-            && !self.awaits_answers()
-            && (self.fib.can_go_on() || self.is_in_doubt());
+        let could_go_on = !self.awaits_answers() && (self.fib.can_go_on() || self.is_in_doubt());
+        step.more = is_behind || (self.retry_reading.is_none() && could_go_on);
         step
-    }
-
-    /// A dump is due that shows what is there only when nothing is being written: until then nothing new is given.
-    fn awaits_answers(&self) -> bool {
-        self.is_in_doubt() && self.fib.is_writing()
-    }
-
-    fn is_in_doubt(&self) -> bool {
-        self.changes.own_in_doubt || self.changes.overrun || self.changes.reread_routes
-    }
-
-    fn doubt_after(&mut self, written: io::Result<()>, now: Instant) {
-        if let Err(error) = written {
-            tracing::warn!(%error, "writing routes; comparing with the kernel before the next attempt");
-            self.changes.own_in_doubt = true;
-            self.retry_reading = Some(now + RESYNC_RETRY);
-        }
-    }
-
-    /// Dumps what events could not tell.
-    fn read_what_is_in_doubt(&mut self, now: Instant) -> io::Result<()> {
-        if self.retry_reading.is_some_and(|due| now < due) {
-            return Ok(());
-        }
-        // The kernel walks IPv6 routes from the start again when one is written meanwhile, and tells some twice or never.
-        if self.awaits_answers() {
-            return Ok(());
-        }
-        self.retry_reading = None;
-        if self.changes.overrun {
-            self.view.resynchronise(&mut self.requests, &mut self.changes)?;
-            self.reports.push(Report::Resynchronised);
-            return Ok(());
-        }
-        if self.changes.reread_routes {
-            self.view.reread_routes(&mut self.requests, &mut self.changes)?;
-        }
-        if self.changes.reread_rules {
-            self.view.reread_rules(&mut self.requests, &mut self.changes)?;
-        }
-        Ok(())
     }
 
     /// From the kernel's changes to the table's facts.
@@ -630,3 +597,6 @@ pub fn cleanup(protocol: u8) -> io::Result<usize> {
     }
     fib::cleanup(&mut Requests::open()?, protocol)
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,8 +59,16 @@ impl std::fmt::Debug for Requests {
 impl Requests {
     /// In this thread's network namespace, for good.
     pub fn open() -> io::Result<Requests> {
+        Requests::open_at(0)
+    }
+
+    /// At a port that must be free; 0 for any.
+    pub fn open_at(port: u32) -> io::Result<Requests> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        let port = socket.bind_auto()?.port_number();
+        socket.bind(&SocketAddr::new(port, 0))?;
+        let mut address = SocketAddr::new(0, 0);
+        socket.get_address(&mut address)?;
+        let port = address.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         // Refusals name the header only, and say in words what was wrong.
         socket.set_cap_ack(true)?;

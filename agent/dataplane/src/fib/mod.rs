@@ -443,6 +443,10 @@ impl FibSink {
         self.flying > 0
     }
 
+    pub fn has_writer(&self) -> bool {
+        self.writer.is_some()
+    }
+
     /// The next call of [`Self::step`] could do something without an answer to what is being written.
     pub fn can_go_on(&self) -> bool {
         self.has_work() && !(self.waits && self.flying > 0)

@@ -56,6 +56,19 @@ fn step(sink: &mut FibSink, requests: &mut Requests, view: &KernelView) {
     }
 }
 
+impl FibSink {
+    /// In place of the thread one that ends with the first batch.
+    pub(crate) fn fail_writer(&mut self) {
+        let writer = Writer::start_with(|_| panic!("something that cannot be"));
+        self.writer = Some(writer.unwrap());
+    }
+
+    /// In place of the thread one that waits before each batch until nobody holds the gate.
+    pub(crate) fn gate_writer(&mut self) -> std::sync::mpsc::Sender<()> {
+        under_way::gated(self).0
+    }
+}
+
 #[test]
 fn a_foreign_route_that_no_event_told_of_is_not_overwritten() {
     isolated(|requests, stale| {

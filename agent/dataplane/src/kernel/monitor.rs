@@ -27,6 +27,15 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Rule,
 ];
 
+/// How far [`Monitor::drain`] came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Drained {
+    /// Events were lost (ENOBUFS).
+    pub lost: bool,
+    /// The socket may have more.
+    pub more: bool,
+}
+
 pub(crate) struct Monitor {
     socket: AsyncFd<Socket>,
     buffer: Vec<u8>,
@@ -66,8 +75,11 @@ impl Monitor {
         self.socket.readable().await.map(drop)
     }
 
-    /// Passes on the events that are there, up to a bound. True if some were lost (ENOBUFS).
-    pub fn drain(&mut self, mut each: impl FnMut(&NetlinkHeader, RouteNetlinkMessage)) -> io::Result<bool> {
+    /// Passes on the events that are there, up to a bound.
+    pub fn drain(
+        &mut self,
+        mut each: impl FnMut(&NetlinkHeader, RouteNetlinkMessage),
+    ) -> io::Result<Drained> {
         let mut lost = false;
         for _ in 0..DATAGRAMS {
             self.buffer.clear();
@@ -81,7 +93,7 @@ impl Monitor {
                     // Clears the readiness; what arrives from here on sets it again.
                     let empty = |_: &Socket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
                     let _ = self.socket.try_io(Interest::READABLE, empty);
-                    break;
+                    return Ok(Drained { lost, more: false });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     lost = true;
@@ -104,7 +116,7 @@ impl Monitor {
                 }
             }
         }
-        Ok(lost)
+        Ok(Drained { lost, more: true })
     }
 }
 

@@ -5,6 +5,7 @@ mod chaos;
 mod fib;
 mod lab;
 mod multipath;
+mod overrun;
 mod pods;
 mod resolve;
 mod scale;

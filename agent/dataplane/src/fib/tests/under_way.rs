@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Each batch that the kernel is given waits for a word, until nobody can say it any more.
-fn gated(sink: &mut FibSink) -> (Sender<()>, Receiver<Vec<Change>>) {
+pub(super) fn gated(sink: &mut FibSink) -> (Sender<()>, Receiver<Vec<Change>>) {
     let (release, gate) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     let mut own = Requests::open().unwrap();
