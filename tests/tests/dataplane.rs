@@ -164,6 +164,27 @@ fn a_next_hop_that_does_not_answer_is_told_until_it_does() -> Result<()> {
 }
 
 #[test]
+fn a_pod_that_others_shape_is_named_and_the_stacks_until_they_do_no_longer() -> Result<()> {
+    let cluster = mesh()?;
+    let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));
+    let (pod, shaped) = (&kw01.pods[0], kw01.pods[0].interface());
+    for (change, is_shaped) in [("add", true), ("del", false)] {
+        let options = if is_shaped { "pfifo limit 1000" } else { "" };
+        kw01.host.sh(&format!("tc qdisc {change} dev {shaped} root {options}"))?;
+        eventually("it is noticed", SOON, || {
+            let interfaces = kw01.dataplane()?.interfaces;
+            let row = interfaces.iter().find(|row| row.name == shaped).context("no such interface")?;
+            ensure!(row.notes.iter().any(|note| note.contains("a qdisc (pfifo)")) == is_shaped, "{row:?}");
+            Ok(())
+        })?;
+        let row: MapRoutes = ask(kw01, &format!("routes {}/32", pod.address()))?;
+        ensure!(row.routes.iter().all(|row| row.mac.is_none() == is_shaped), "{row:?}");
+        ping(&kw02.pods[0], pod.address())?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_map_that_is_full_is_said_everywhere_and_its_routes_are_the_kernels() -> Result<()> {
     let mut cluster = Cluster::new(&[])?;
     cluster.node_mut("kw01").flags = vec!["--map-size", "routes4=3"];

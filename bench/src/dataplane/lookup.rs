@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, PerCpuArray},
@@ -18,7 +18,7 @@ use aya::{
 use manx_abi::{ABI_VERSION, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, Mode, Options, PoolSpec, Sizes},
-    route::{Action, NextHop, Route},
+    route::{Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
 use manx_tests::netns::Netns;
@@ -40,16 +40,21 @@ pub enum Table {
     Blocks,
     /// Of eight blocks one with a single address of another node inside, and one that is two halves.
     Mixed,
-    /// The same, but in no pool: all is the trie's.
+    /// The same, but in no pool: all is the trie's, since there is a blackhole.
     Outside,
+    /// The same without it: nothing there is carried, so nobody asks.
+    Unheeded,
 }
 
 impl Table {
+    pub const ALL: [Table; 4] = [Table::Blocks, Table::Mixed, Table::Outside, Table::Unheeded];
+
     pub fn title(self) -> &'static str {
         match self {
             Table::Blocks => "blocks of a pool",
             Table::Mixed => "mixed lengths in a pool",
-            Table::Outside => "mixed lengths outside of pools",
+            Table::Outside => "mixed lengths outside of pools, one of them a blackhole",
+            Table::Unheeded => "mixed lengths outside of pools, all of them ways",
         }
     }
 }
@@ -77,7 +82,7 @@ pub type Results = BTreeMap<Case, Costs>;
 pub fn measure(object: &Path, cpu: usize, counts: &[u32], rounds: usize) -> Result<Results> {
     let mut results = Results::new();
     for v6 in [false, true] {
-        for table in [Table::Blocks, Table::Mixed, Table::Outside] {
+        for table in Table::ALL {
             for blocks in counts.iter().copied() {
                 // What is irregular is measured where it is few and where it is many.
                 if table != Table::Blocks && !matches!(blocks, 1_000 | 100_000) {
@@ -99,6 +104,7 @@ pub fn measure(object: &Path, cpu: usize, counts: &[u32], rounds: usize) -> Resu
 struct Subject {
     ns: Netns,
     v6: bool,
+    table: Table,
     blocks: u32,
     routes: usize,
     ifindex: u32,
@@ -123,11 +129,11 @@ fn prefixes(v6: bool, table: Table, blocks: u32) -> Vec<(IpAddr, u8)> {
     for block in 0..u64::from(blocks) {
         let start = block << BLOCK_BITS;
         match (table, block % 8) {
-            (Table::Mixed | Table::Outside, 0) => {
+            (Table::Mixed | Table::Outside | Table::Unheeded, 0) => {
                 prefixes.push((at(start), length));
                 prefixes.push((at(start + 7), length + BLOCK_BITS));
             }
-            (Table::Mixed | Table::Outside, 1) => {
+            (Table::Mixed | Table::Outside | Table::Unheeded, 1) => {
                 prefixes.push((at(start), length + 1));
                 prefixes.push((at(start + 32), length + 1));
             }
@@ -154,7 +160,7 @@ impl Subject {
         )?;
         let ifindex = node::index(&ns, "up0")?;
         let prefixes = prefixes(v6, table, blocks);
-        let routes: Vec<Route> = prefixes
+        let mut routes: Vec<Route> = prefixes
             .iter()
             .filter_map(|(address, length)| {
                 let prefix = Prefix::new(*address, *length)?;
@@ -162,6 +168,12 @@ impl Subject {
             })
             .collect();
         let count = routes.len();
+        if table == Table::Outside {
+            // Without it nobody would ask for what lies outside the pools.
+            let prefix = if v6 { "100::/64" } else { "192.0.2.0/24" };
+            let prefix = prefix.parse().map_err(|error| anyhow!("{prefix}: {error:?}"))?;
+            routes.push(Route { prefix, action: Action::Blackhole(BlackholeKind::Explicit) });
+        }
         // At least a kilobyte of words, and pages for the blocks that have one.
         let entries = (count as u32 + 1).max(1 << 16);
         let words = (blocks.next_power_of_two() * 10).clamp(1 << 20, 1 << 25);
@@ -178,7 +190,7 @@ impl Subject {
         let sink = ns.run(move || {
             netlink::write(&prefixes, gateway, ifindex)?;
             let (mut sink, _) = EbpfSink::open(&Options { sizes, ..Options::default() })?;
-            if table != Table::Outside {
+            if matches!(table, Table::Blocks | Table::Mixed) {
                 let not_indexed = sink.set_pools(&[pool])?;
                 ensure!(not_indexed.is_empty(), "the pool is not indexed: {not_indexed:?}");
             }
@@ -186,7 +198,7 @@ impl Subject {
             ensure!(applied.refused.is_empty(), "the maps refused {:?}", applied.refused.first());
             Ok(sink)
         })?;
-        Ok(Subject { ns, v6, blocks, routes: count, ifindex, _sink: sink, object: fs::read(object)? })
+        Ok(Subject { ns, v6, table, blocks, routes: count, ifindex, _sink: sink, object: fs::read(object)? })
     }
 
     fn costs(&self, hot: bool, cpu: usize, rounds: usize) -> Result<Costs> {
@@ -206,15 +218,16 @@ impl Subject {
             question[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
         let (object, v6, ifindex, routes) = (self.object.clone(), self.v6, self.ifindex, self.routes);
+        let is_asked = self.table != Table::Unheeded;
         self.ns.run(move || {
             steady(cpu)?;
             let mut programs = Programs::load(&object, v6, question)?;
             let mut costs = Costs { routes, ..Costs::default() };
             for round in 0..=rounds {
-                let nothing = programs.lookup("nothing", ifindex, 8000)?;
-                let index = programs.lookup("index", ifindex, 3200)? - nothing;
-                let trie = programs.lookup("trie", ifindex, 1600)? - nothing;
-                let fib = programs.lookup("fib", ifindex, 1600)? - nothing;
+                let nothing = programs.lookup("nothing", ifindex, 8000, true)?;
+                let index = programs.lookup("index", ifindex, 3200, is_asked)? - nothing;
+                let trie = programs.lookup("trie", ifindex, 1600, true)? - nothing;
+                let fib = programs.lookup("fib", ifindex, 1600, true)? - nothing;
                 // The first warms caches up.
                 if round > 0 {
                     costs.index.push(index);
@@ -253,8 +266,8 @@ impl Programs {
         Ok(Programs { ebpf, family })
     }
 
-    /// Nanoseconds of one lookup. All of them must have found a way.
-    fn lookup(&mut self, name: &str, ifindex: u32, runs: u32) -> Result<f64> {
+    /// Nanoseconds of one lookup. All of them must have found a way, or none.
+    fn lookup(&mut self, name: &str, ifindex: u32, runs: u32, finds: bool) -> Result<f64> {
         let before = self.found()?;
         let program: &Xdp =
             self.ebpf.program(&format!("{name}{}", self.family)).context("no such program")?.try_into()?;
@@ -269,7 +282,8 @@ impl Programs {
             ..TestRunOptions::new()
         })?;
         let (found, asked) = (self.found()? - before, u64::from(runs) * u64::from(LOOKUPS));
-        ensure!(found == asked, "{name}: of {asked} lookups {found} found a way");
+        let wanted = if finds { asked } else { 0 };
+        ensure!(found == wanted, "{name}: of {asked} lookups {found} found a way, not {wanted}");
         ensure!(done.duration > Duration::ZERO, "{name}: no time was measured");
         Ok(done.duration.as_nanos() as f64 / f64::from(LOOKUPS))
     }
@@ -289,16 +303,18 @@ mod tests {
     fn every_lookup_finds_its_way_by_the_index_the_trie_and_the_fib() {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/manx-ebpf-lookup.o");
         for v6 in [false, true] {
-            let subject = Subject::new(&object, v6, Table::Mixed, 64).unwrap();
-            let costs = subject.costs(false, 0, 1).unwrap();
-            assert_eq!((costs.index.len(), costs.trie.len(), costs.fib.len()), (1, 1, 1));
+            for table in [Table::Mixed, Table::Outside, Table::Unheeded] {
+                let subject = Subject::new(&object, v6, table, 64).unwrap();
+                let costs = subject.costs(false, 0, 1).unwrap();
+                assert_eq!((costs.index.len(), costs.trie.len(), costs.fib.len()), (1, 1, 1));
+            }
         }
     }
 
     #[test]
     fn every_address_of_every_block_has_a_route() {
         for v6 in [false, true] {
-            for table in [Table::Blocks, Table::Mixed, Table::Outside] {
+            for table in Table::ALL {
                 let prefixes: Vec<Prefix> = prefixes(v6, table, 16)
                     .into_iter()
                     .map(|(address, length)| Prefix::new(address, length).unwrap())

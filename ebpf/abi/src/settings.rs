@@ -63,7 +63,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Which value of `POOLS` holds.
     pub pool_set: u32,
-    /// 0: for addresses outside the indexed pools `ROUTES4` has no answer but [`crate::Action::Pass`] or none, so it is not asked.
+    /// 0: of addresses outside the indexed pools `ROUTES4` says nothing but [`crate::Action::Pass`], or a way to what is in no
+    /// pool and never carried, so it is not asked.
     pub outside4: u32,
     pub outside6: u32,
     /// Of TCP connections: by the timeouts of established ones, of those with data not acknowledged, and of those with

@@ -127,7 +127,7 @@ verdicts! {
     InterfaceUnknown interface_unknown Passed,
     /// Link-local, loopback or unspecified: neighbour discovery, DHCP, and what no router forwards.
     Scope scope Passed,
-    /// No route in the map.
+    /// No route in the map, or outside the pools none that would change anything.
     NoRoute no_route Passed,
     /// XDP drops nothing else than blackholes: on to TC and the stack.
     NotBlackholed not_blackholed Passed,

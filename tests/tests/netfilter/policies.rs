@@ -19,6 +19,7 @@ both_ways! {
     a_policy_decides_every_new_connection,
     a_running_connection_is_decided_anew_when_its_entry_is_flushed,
     an_answer_that_a_policy_refuses_is_refused_each_time,
+    one_direction_of_tcp_that_a_policy_refuses_is_refused_after_the_flush_whoever_sends_first,
 }
 
 /// A question every so often.
@@ -190,6 +191,53 @@ fn an_answer_that_a_policy_refuses_is_refused_each_time(mode: Mode) -> Result<()
     world.has_the_fast_path_again()?;
     for (to, server) in FAMILIES.into_iter().flat_map(direct_ends) {
         crowd(&world.a.pods[1], Transport::Udp, to, 10).unbroken()?.answered_by(&[server])?;
+    }
+    Ok(())
+}
+
+/// It stands before "established, accept", and judges every packet that comes to it.
+const QUESTIONS: &str = "table inet questions {
+    chain forward {
+        type filter hook forward priority -10;
+        tcp dport 7000 drop
+    }
+}";
+
+/// To conntrack that forgot the connection the next packet is the first, in the middle or not
+/// (`nf_conntrack_tcp_loose`). The server has much to send again, which the policy lets pass, and what the client
+/// answers conntrack notes in PREROUTING, before the policy refuses it: an entry that was seen in both directions.
+fn one_direction_of_tcp_that_a_policy_refuses_is_refused_after_the_flush_whoever_sends_first(
+    mode: Mode,
+) -> Result<()> {
+    let world = World::new(mode)?;
+    for (to, _) in FAMILIES.into_iter().flat_map(direct_ends) {
+        let talk = Talk::open(&world.a.pods[1], Transport::Tcp, to)?;
+        talk.set_patience(Duration::from_secs(4))?;
+        // More than passes in the time of this test; both ends always have something to send.
+        let streaming = std::thread::spawn(move || talk.stream(1 << 40));
+        let before = world.carried()?;
+        eventually("it streams", SOON, || {
+            let carried = world.carried()?.since(before);
+            ensure!((carried.a > 100) == world.carries, "{carried:?}");
+            Ok(())
+        })?;
+        let host = world.a.host();
+        host.write_file("/etc/questions.nft", QUESTIONS)?;
+        host.sh("nft -f /etc/questions.nft")?;
+        for _ in 0..3 {
+            host.sh("conntrack -F")?;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        // Both ends have sent again several times, each after twice as long as before.
+        std::thread::sleep(Duration::from_secs(1));
+        let before = world.carried()?;
+        std::thread::sleep(Duration::from_secs(1));
+        let carried = world.carried()?.since(before);
+        ensure!(carried.a == 0, "{to}: {carried:?} past the policy");
+        let ended = streaming.join().map_err(|_| anyhow::anyhow!("the stream panicked"))?;
+        ensure!(ended.is_err(), "{to}: it goes on");
+        host.sh("nft delete table inet questions")?;
+        world.has_the_fast_path_again()?;
     }
     Ok(())
 }

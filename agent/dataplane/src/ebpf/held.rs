@@ -35,7 +35,7 @@ pub(super) struct Held {
     pub unwritten: BTreeMap<Prefix, Unwritten>,
     /// Entries of nobody's that were found and mean nothing.
     pub strangers: Vec<Prefix>,
-    /// Entries outside the indexed pools that say something else than pass: of IPv4, and of IPv6.
+    /// Entries for whose sake the tries are asked outside the indexed pools: of IPv4, and of IPv6.
     pub outside: [usize; 2],
 }
 
@@ -213,8 +213,11 @@ impl Held {
         Some(Route { prefix, action })
     }
 
+    /// Of an address in no pool nothing is carried, so there a way says no more than no entry at all.
     pub fn is_outside(&self, prefix: Prefix, entry: abi::Route) -> bool {
-        entry.action != abi::Action::Pass && !self.index.covers(prefix)
+        let is_said = entry.action != abi::Action::Pass;
+        let is_heeded = entry.pool != 0 || entry.action != abi::Action::Via;
+        is_said && is_heeded && !self.index.covers(prefix)
     }
 
     pub fn count_outside(&mut self) {
@@ -252,9 +255,11 @@ pub(super) fn hop_of(slot: NextHopSlot) -> Option<NextHop> {
 }
 
 /// Without a MAC the programs take the source as the pod's and leave what goes there to the stack: so it is where
-/// the pod's MAC is not known, where the interface is gone, and where a redirect would drop.
+/// the pod's MAC is not known, where the interface is gone, where a redirect would drop, and where it would pass by a
+/// qdisc.
 fn endpoint(ifindex: u32, mac: Option<Mac>, interface: Option<&Interface>) -> EndpointSlot {
-    let macs = interface.filter(|found| found.leads_elsewhere).and_then(|found| Some((mac?, found.mac?)));
+    let is_of_use = |found: &&Interface| found.leads_elsewhere && found.qdisc.is_none();
+    let macs = interface.filter(is_of_use).and_then(|found| Some((mac?, found.mac?)));
     let (Mac(pod_mac), Mac(host_mac)) = macs.unwrap_or((Mac([0; 6]), Mac([0; 6])));
     abi::Endpoint { ifindex, pod_mac, host_mac }.to_bytes()
 }

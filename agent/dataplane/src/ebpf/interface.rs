@@ -18,6 +18,8 @@ pub(super) struct Interface {
     /// A veth whose other end is in another namespace: `bpf_redirect_peer` drops what it cannot hand over, so it
     /// is used for nothing else.
     pub leads_elsewhere: bool,
+    /// The kind of qdisc that packets to its other end have to pass, such as "tbf"; a veth comes without.
+    pub qdisc: Option<String>,
 }
 
 /// In the network namespace of this thread. `None` if there is no such interface.
@@ -32,6 +34,15 @@ pub(super) fn find(ifindex: u32) -> io::Result<Option<Interface>> {
     })
 }
 
+/// Of all interfaces in the network namespace of this thread: how each is now.
+pub(super) fn all() -> io::Result<Vec<Interface>> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    Requests::open()?.dump(request, |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(read(&link)),
+        _ => None,
+    })
+}
+
 fn read(link: &LinkMessage) -> Interface {
     let mut interface = Interface {
         ifindex: link.header.index,
@@ -39,12 +50,17 @@ fn read(link: &LinkMessage) -> Interface {
         mac: None,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         leads_elsewhere: false,
+        qdisc: None,
     };
     let (mut is_veth, mut is_elsewhere) = (false, false);
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(address) => interface.mac = address.as_slice().try_into().ok().map(Mac),
+            // "noop" is what an interface has that is down.
+            LinkAttribute::Qdisc(kind) if kind != "noqueue" && kind != "noop" => {
+                interface.qdisc = Some(kind.clone());
+            }
             // Only set where the peer is in another namespace.
             LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
             LinkAttribute::LinkInfo(parts) => {

@@ -73,6 +73,22 @@ impl EbpfSink {
         Ok(())
     }
 
+    /// Pods' interfaces that got or lost a qdisc since they were attached to: attach to them again. No event of links tells
+    /// it; it costs a dump of the links.
+    pub fn requeued(&self) -> Result<Vec<u32>, Error> {
+        let found = interface::all().map_err(|source| Error::Interfaces { source })?;
+        let differs = |found: &Interface| {
+            let known = self.interfaces.get(&found.ifindex).filter(|known| known.leads_elsewhere);
+            known.is_some_and(|known| known.qdisc != found.qdisc)
+        };
+        Ok(found.iter().filter(|found| differs(found)).map(|found| found.ifindex).collect())
+    }
+
+    /// The kind of qdisc of a pod's interface. What is for that pod is the stack's: a redirect would pass it by.
+    pub fn qdisc(&self, ifindex: u32) -> Option<&str> {
+        self.interfaces.get(&ifindex).filter(|known| known.leads_elsewhere)?.qdisc.as_deref()
+    }
+
     /// An uplink: `uplink_tc`, and `uplink_xdp` where the driver has native XDP; the attachment says why not.
     /// Idempotent, as [`Self::attach_pod`].
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<Attachment, Error> {
@@ -213,7 +229,10 @@ impl EbpfSink {
         // What is not shown yet has its mode before it is; what goes keeps it until it has gone. A number may pass from
         // one pool to another, whose packets find it at any moment of this: meanwhile it has the lower mode of both.
         pools::write_modes(&self.maps, pools::meanwhile(&pools::modes(&self.maps), &modes));
-        held.mark_pools(&self.maps)?;
+        let marked = held.mark_pools(&self.maps);
+        held.count_outside();
+        pools::write_outside(&self.maps, held.outside);
+        marked?;
         let stay = held.index.staying(&cuts);
         held.index.set_pools(&stay, &held.entries, now);
         held.count_outside();

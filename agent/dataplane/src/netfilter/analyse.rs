@@ -202,7 +202,6 @@ fn packets_of(table: &TableKey, base: &Base) -> Option<Packets> {
     const LOCAL_OUT: u32 = 3;
     const INET_INGRESS: u32 = 5;
     const NETDEV_INGRESS: u32 = 0;
-    const PREROUTING: u32 = 0;
     if base.kind == "nat" {
         return None;
     }
@@ -231,13 +230,8 @@ fn packets_of(table: &TableKey, base: &Base) -> Option<Packets> {
     } else if table.0 == family::NETDEV {
         reach.out = devices();
     }
-    let before_tracking =
-        ingress || table.0 != family::NETDEV && base.hook == PREROUTING && base.priority < PRIORITY_CONNTRACK;
-    Some(Packets { reach, before_tracking, ..Packets::default() })
+    Some(Packets { reach, ..Packets::default() })
 }
-
-/// `NF_IP_PRI_CONNTRACK`, and `NF_IP6_PRI_CONNTRACK`.
-const PRIORITY_CONNTRACK: i32 = -200;
 
 /// A mark that is set here counts when the route is chosen.
 fn is_before_routing(of: u8, base: &Base) -> bool {
@@ -498,8 +492,9 @@ impl<'r> Walk<'r> {
         }
     }
 
-    /// Where these packets are refused. That the first packets of a flow passed says something of the others only where
-    /// all of one direction meet the same fate.
+    /// Where these packets are refused. That the first packets of a flow were refused says nothing of the others: the rule may
+    /// be younger than the flow. And who sends on, though conntrack forgot the flow, has an entry again of which both
+    /// directions were seen, since conntrack notes in PREROUTING what is refused later.
     fn filter(&mut self, place: Place, what: &str, packets: &Packets) {
         match packets.no_way_back {
             // The programs carry from sources only to which there is a way.
@@ -510,11 +505,8 @@ impl<'r> Walk<'r> {
             None => {}
         }
         let even = packets.by_flow && self.uneven.iter().all(|reach| reach.is_apart_from(&packets.reach));
-        // A TCP connection that misses one of its first three packets is none, but of UDP an answer that is refused has
-        // been seen by conntrack before.
-        let from_the_first = even && (packets.tcp_only || packets.before_tracking);
         let duty = match () {
-            () if packets.guard_leaves_them || from_the_first => Duty::Filter,
+            () if packets.guard_leaves_them => Duty::Filter,
             () if even && packets.exact => Duty::Closed,
             () => Duty::Running,
         };

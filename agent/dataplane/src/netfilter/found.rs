@@ -2,11 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Duty, Finding, Place, Rules, narrow::Packets};
-use crate::reach::Reach;
+use manx_net::Prefix;
 
-/// Findings of one kind; beyond that one stands for the others.
+use super::{Duty, Finding, Place, Rules, narrow::Packets};
+use crate::reach::{Addresses, Reach};
+
+/// Findings of one kind; beyond that one stands for all whose addresses are near to each other, and beyond twice as
+/// many one for all others.
 const MOST: usize = 256;
+/// Addresses with so many leading bits in common are near to each other.
+const NEAR_IPV4: u8 = 16;
+const NEAR_IPV6: u8 = 32;
 
 /// What was found, once for each kind of packets.
 #[derive(Default)]
@@ -24,8 +30,10 @@ impl Found {
             return;
         }
         let count = self.counts.entry((duty, guard_leaves_them)).or_default();
-        if *count >= MOST {
+        if *count >= 2 * MOST {
             reach = Reach::default();
+        } else if *count >= MOST {
+            (reach.from, reach.to) = (near(&reach.from), near(&reach.to));
         }
         let finding = Finding { place, what, reach: reach.clone(), more: 0 };
         let place = &finding.place;
@@ -55,4 +63,20 @@ impl Found {
         }
         rules
     }
+}
+
+/// All that are near to these.
+fn near(addresses: &Addresses) -> Addresses {
+    let wider = |prefix: &Prefix| {
+        let most = if prefix.is_v4() { NEAR_IPV4 } else { NEAR_IPV6 };
+        // A shorter prefix there always is.
+        Prefix::new(prefix.addr(), prefix.len().min(most)).unwrap_or(*prefix)
+    };
+    let any_of = addresses.any_of.as_ref().map(|any| {
+        let mut wide: Vec<Prefix> = any.iter().map(wider).collect();
+        wide.sort();
+        wide.dedup();
+        wide
+    });
+    Addresses { any_of, none_of: Vec::new() }
 }

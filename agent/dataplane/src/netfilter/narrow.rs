@@ -34,9 +34,6 @@ pub(super) struct Packets {
     pub by_flow: bool,
     /// `reach` says all of what was asked of them.
     pub exact: bool,
-    pub tcp_only: bool,
-    /// Conntrack has not seen them yet.
-    pub before_tracking: bool,
     /// The kernel has no way back to their source.
     pub no_way_back: Option<WayBack>,
 }
@@ -48,8 +45,6 @@ impl Default for Packets {
             guard_leaves_them: false,
             by_flow: true,
             exact: true,
-            tcp_only: false,
-            before_tracking: false,
             no_way_back: None,
         }
     }
@@ -341,8 +336,7 @@ impl<'r> Narrowing<'r> {
             (Held::Protocol, Operator::Equal) => {
                 // What is neither TCP nor UDP is the stack's.
                 match value.first() {
-                    Some(&TCP) => self.packets.tcp_only = true,
-                    Some(&UDP) | None => {}
+                    Some(&TCP | &UDP) | None => {}
                     Some(_) => self.packets.guard_leaves_them = true,
                 }
                 self.beyond_reach();
@@ -541,7 +535,6 @@ impl<'r> Narrowing<'r> {
                 }
             }
             ("tcp", _) => {
-                self.packets.tcp_only = true;
                 // struct xt_tcp: two ranges of ports come first; then an option, the flags and what is inverted.
                 match parameters.get(8..12) {
                     Some([0, 0, ..]) => self.beyond_reach(),

@@ -1,10 +1,10 @@
 //! What stands in the maps beside the routes: words, groups, places, counters; what others do to them; and maps of
 //! other agents.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, mem::offset_of, path::Path};
 
 use aya::maps::{Array, Map, MapData};
-use manx_abi::{Counts, Group, Kind, PACKED, VERDICTS, Word, map};
+use manx_abi::{Counts, Group, Kind, PACKED, Settings, VERDICTS, Word, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, InterfaceSettings, MapPart, Mode, Options, PoolSpec, SourceCheck},
     route::{Action, BlackholeKind, NextHop, Route},
@@ -223,6 +223,39 @@ fn the_index_is_found_again_by_the_next_agent_and_nothing_in_it_moves() {
         assert_eq!(sink.apply(&[], &gone).unwrap().removed, routes.len());
         assert_eq!(sink.faults().unwrap(), []);
         assert!((0..1024).map(block).all(|word| word.is(Kind::NoRoute)));
+    });
+}
+
+#[test]
+fn outside_the_pools_the_tries_are_asked_only_where_something_there_is_more_than_a_way() {
+    Namespace::new().run(|| {
+        let asked = || {
+            let map: Array<_, [u8; size_of::<Settings>()]> = pinned(map::SETTINGS).try_into().unwrap();
+            let settings = map.get(&0, 0).unwrap();
+            let word = |at: usize| u32::from_ne_bytes(settings[at..at + 4].try_into().unwrap());
+            [word(offset_of!(Settings, outside4)), word(offset_of!(Settings, outside6))].map(|word| word != 0)
+        };
+        let mut sink = open();
+        sink.set_pools(&[pool("10.0.0.0/16", 26), pool("fd00:1::/48", 122)]).unwrap();
+        let ways = [via("10.0.1.0/26", &[1]), via("192.0.2.0/24", &[1]), via("2001:db8::/32", &[1])];
+        sink.apply(&ways, &[]).unwrap();
+        assert_eq!(asked(), [false, false]);
+        let refused = [own("198.51.100.0/24"), own("2001:db8:1::/48")];
+        sink.apply(&refused[..1], &[]).unwrap();
+        assert_eq!(asked(), [true, false]);
+        sink.apply(&refused[1..], &[refused[0].prefix]).unwrap();
+        assert_eq!(asked(), [false, true]);
+        // A way becomes a blackhole and a way again.
+        sink.apply(&[own("192.0.2.0/24")], &[refused[1].prefix]).unwrap();
+        assert_eq!(asked(), [true, false]);
+        sink.apply(&[via("192.0.2.0/24", &[1])], &[]).unwrap();
+        assert_eq!(asked(), [false, false]);
+        // What lies in a pool that is not indexed is carried, so it is asked for.
+        assert_eq!(sink.set_pools(&[pool("192.0.0.0/8", 32)]).unwrap().len(), 1);
+        assert_eq!(asked(), [true, false]);
+        assert_eq!(sink.set_pools(&[]).unwrap(), []);
+        assert_eq!(asked(), [false, false]);
+        assert_eq!(sink.faults().unwrap(), []);
     });
 }
 

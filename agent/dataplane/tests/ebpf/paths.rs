@@ -247,6 +247,49 @@ fn a_bridge_and_a_macvlan_are_uplinks_like_any_other() {
 }
 
 #[test]
+fn what_is_for_a_pod_whose_interface_has_a_qdisc_passes_it() {
+    let (kw01, kw02) = pair();
+    let (mut here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, neighbour, remote) = (&kw01.pods[0], &kw01.pods[1], &kw02.pods[0]);
+    let index = kw01.namespace.ifindex(pod.host_side);
+    let (name, routes) = (pod.host_side, kw01.routes(&kw02));
+    for (change, qdisc) in [("add", Some("tbf")), ("del", None), ("add", Some("tbf"))] {
+        let options = if change == "add" { "tbf rate 1gbit burst 1m latency 50ms" } else { "" };
+        let routes = routes.clone();
+        here = kw01.namespace.run(move || {
+            assert_eq!(here.requeued().unwrap(), []);
+            run("tc", &format!("qdisc {change} dev {name} root {options}"));
+            assert_eq!(here.requeued().unwrap(), [index]);
+            here.attach_pod(index).unwrap();
+            assert_eq!((here.requeued().unwrap(), here.qdisc(index)), (vec![], qdisc));
+            let expected: Vec<_> = routes.iter().map(|route| here.expected(route)).collect();
+            assert!(here.dump().unwrap().iter().all(|route| expected.contains(route)));
+            here
+        });
+        for (from, address) in
+            [(remote, &pod.v4), (remote, &pod.v6), (neighbour, &pod.v4), (neighbour, &pod.v6)]
+        {
+            let before = here.counters().unwrap();
+            assert_eq!(from.answers(address, 10, 0.01), 10, "{change}, {address}");
+            let counted = since(&before, &here.counters().unwrap());
+            // The pod's own answers to its neighbour are carried.
+            let into = if std::ptr::eq(from, remote) {
+                (counted.uplink_tc.redirected_peer, counted.uplink_tc.no_mac)
+            } else {
+                (counted.pod_tc.redirected_peer - 10, counted.pod_tc.no_mac)
+            };
+            let expected = if qdisc.is_some() { (0, 10) } else { (10, 0) };
+            assert_eq!(into, expected, "{change}, {address}: {counted:?}");
+        }
+        if qdisc.is_some() {
+            let passed = kw01.namespace.run(move || run("tc", &format!("-s qdisc show dev {name}")));
+            let packets = passed.split(" pkt").next().and_then(|text| text.rsplit(' ').next());
+            assert!(packets.and_then(|packets| packets.parse::<u32>().ok()) >= Some(40), "{passed}");
+        }
+    }
+}
+
+#[test]
 fn a_pods_interface_that_goes_and_comes_back_carries_again() {
     let (kw01, kw02) = pair();
     let (mut here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));

@@ -38,6 +38,8 @@ struct Addresses {
     back_to_pod1: &'static str,
     /// In the map, in no pool.
     outside: &'static str,
+    /// A blackhole in no pool.
+    refused: &'static str,
     /// Nowhere in the map.
     unknown: &'static str,
     multicast: &'static str,
@@ -66,6 +68,7 @@ const V4: Addresses = Addresses {
     lost_uplink: "172.16.125.1",
     back_to_pod1: "172.16.126.1",
     outside: "10.9.1.1",
+    refused: "10.66.0.1",
     unknown: "8.8.8.8",
     multicast: "224.0.0.251",
     link_local: "169.254.1.1",
@@ -93,6 +96,7 @@ const V6: Addresses = Addresses {
     lost_uplink: "fd00:125::1",
     back_to_pod1: "fd00:126::1",
     outside: "fd00:9::1",
+    refused: "fd00:66::1",
     unknown: "2001:db8::8",
     multicast: "ff02::fb",
     link_local: "fe80::1",
@@ -167,6 +171,7 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_wire("what comes from outside is the stack's", a.unknown, a.pod1, OutsidePools),
         from_pod("a prefix outside the pools is the stack's", a.pod1, a.outside, OutsidePools),
         from_wire("so is a source outside the pools", a.outside, a.pod1, OutsidePools),
+        from_pod("a blackhole outside the pools drops too", a.pod1, a.refused, BlackholeExplicit),
         from_pod("what the kernel knows better is the stack's", a.pod1, a.passed, RouteSaysPass),
         from_wire("its packets too", a.passed, a.pod1, RouteSaysPass),
         from_pod("the stack says that there is no way", a.pod1, a.unreachable, Unreachable),
@@ -265,6 +270,7 @@ fn in_xdp(a: &Addresses) -> Vec<Vector> {
         xdp("a new pod is not hidden: the kernel knows it", a.remote, a.unheard_of, FibDisagrees),
         xdp("a blackhole drops with the fast path off", a.remote, a.blackhole, BlackholeExplicit).when(Condition::FastPathOff),
         xdp("a pod's packet goes on to TC", a.remote, a.pod1, NotBlackholed),
+        xdp("a blackhole outside the pools drops on the wire", a.remote, a.refused, BlackholeExplicit),
         xdp("what is in no map goes on", a.remote, a.unknown, NoRoute),
         xdp("multicast goes on", a.remote, a.multicast, Scope),
         xdp("a frame for another MAC goes on", a.remote, a.blackhole, NotForUs).for_mac(STRANGER),

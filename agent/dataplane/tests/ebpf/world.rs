@@ -247,6 +247,10 @@ impl World {
             let action = via("fd00:80::125", index(UPLINK));
             all.push(Route { prefix: prefix(outside), action });
         }
+        for refused in ["10.66.0.0/24", "fd00:66::/64"] {
+            let action = Action::Blackhole(BlackholeKind::Explicit);
+            all.push(Route { prefix: prefix(refused), action });
+        }
         assert_eq!(sink.set_pools(&pools()).unwrap(), []);
         // In their place stands what no agent writes.
         for foreign in ["172.16.127.1", "172.16.127.2", "fd00:127::1", "fd00:127::2", "fd00:127::3"] {

@@ -91,7 +91,7 @@ fn what_hangs_on_a_set_that_changes_without_a_word_has_to_see_every_packet() {
         assert_eq!(words(&after.first_packets), [what], "{set}: only first packets come there");
     }
     let found = with("counter; elements = { 10.0.0.1 }", drop);
-    assert!(found.every_packet.is_empty() && !meets(&found.filters[0], "172.16.0.0/16", "10.0.0.0/8"));
+    assert!(found.every_packet.is_empty() && !meets(&found.running[0], "172.16.0.0/16", "10.0.0.0/8"));
 }
 
 #[test]

@@ -359,6 +359,18 @@ impl FastPath {
         }
     }
 
+    /// Pods whose interfaces others shape, or no longer.
+    pub fn follow_qdiscs(&mut self, links: &[Link]) {
+        let Ok(sink) = &self.sink else { return };
+        let requeued = sink.requeued().unwrap_or_else(|error| {
+            tracing::warn!("cannot look for qdiscs: {error}");
+            Vec::new()
+        });
+        for link in links.iter().filter(|link| requeued.contains(&link.ifindex)) {
+            self.attach(link);
+        }
+    }
+
     fn attach(&mut self, link: &Link) {
         if link.role == Role::Other {
             // It may have been renamed.
@@ -381,7 +393,15 @@ impl FastPath {
         };
         match link.role {
             Role::Pod => match sink.attach_pod(link.ifindex) {
-                Ok(()) => attached.programs.push("pod_tc (TCX ingress)".into()),
+                Ok(()) => {
+                    attached.programs.push("pod_tc (TCX ingress)".into());
+                    attached.notes.extend(sink.qdisc(link.ifindex).map(|qdisc| {
+                        format!(
+                            "has a qdisc ({qdisc}), as where a CNI limits bandwidth: the stack brings what is for the pod, \
+                             since the fast path would pass it by"
+                        )
+                    }));
+                }
                 // It went while its news was on the way.
                 Err(Error::NoInterface { .. }) => return,
                 Err(error) => attached.notes.push(error.to_string()),

@@ -408,6 +408,7 @@ impl Daemon {
     fn restore_programs(&mut self) {
         let links: Vec<_> = self.dataplane.links().cloned().collect();
         let removed_by = std::mem::take(&mut self.removed_by);
+        self.fast_path.follow_qdiscs(&links);
         for (kind, what) in self.fast_path.restore(&links) {
             let name = what.rsplit('/').next().unwrap_or_default();
             self.repairs.note(kind, &what, removed_by.get(name).cloned());
