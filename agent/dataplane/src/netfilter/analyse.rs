@@ -116,6 +116,27 @@ const EVERY_PACKET_TARGETS: [&str; 15] = [
     "TTL",
 ];
 
+/// Those that look at packets, or change what the guard leaves to the stack.
+const HARMLESS_TARGETS: [&str; 17] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CONNSECMARK",
+    "CT",
+    "DNAT",
+    "IDLETIMER",
+    "LED",
+    "LOG",
+    "MASQUERADE",
+    "NETMAP",
+    "NFLOG",
+    "NOTRACK",
+    "REDIRECT",
+    "SECMARK",
+    "SNAT",
+    "TCPMSS",
+    "TRACE",
+];
+
 /// By family what makes conntrack follow connections.
 pub(super) fn tracking(ruleset: &Ruleset) -> BTreeMap<Family, String> {
     let mut found = BTreeMap::new();
@@ -476,7 +497,8 @@ impl<'r> Walk<'r> {
                 // Restoring the mark of a connection is like setting it.
                 "MARK" | "HMARK" | "CONNMARK" => mark(name),
                 name if EVERY_PACKET_TARGETS.contains(&name) => every(name),
-                _ => None,
+                name if HARMLESS_TARGETS.contains(&name) => None,
+                name => every(&format!("{name}, which is not known")),
             },
             Expression::Other { name, .. } if name == "reject" => {
                 return self.filter(Place::of(rule), name, packets);

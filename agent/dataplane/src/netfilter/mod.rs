@@ -8,6 +8,7 @@ mod analyse;
 mod conntrack;
 mod expression;
 mod found;
+mod ipvs;
 mod narrow;
 pub(crate) mod netlink;
 mod ruleset;
@@ -48,7 +49,7 @@ pub enum Tracking {
     No,
     /// By what.
     Yes(String),
-    /// It could not be found out, and why: nothing is known of the rules, either.
+    /// It could not be found out, or says nothing of what is translated, and why.
     Unknown(String),
 }
 
@@ -230,7 +231,7 @@ impl Reading {
             Err(error) => (None, Some(format!("cannot read the settings of conntrack: {error}"))),
         };
         let tracking = |family, legacy: &str| {
-            let unread = unread.clone().or_else(|| legacy_tables(legacy));
+            let unread = unread.clone().or_else(|| legacy_tables(legacy)).or_else(|| ipvs::obstacle(family));
             let by_rule = match (&self.tracking, unread) {
                 (Err(why), _) => return Tracking::Unknown(why.clone()),
                 (Ok(_), Some(why)) => return Tracking::Unknown(why),

@@ -106,6 +106,9 @@ fn what_is_not_known_is_taken_to_need_every_packet() {
     let unknown = Expression::Other { name: "newthing".into(), to: None };
     let rules = analyse::rules(&forward(vec![vec![unknown]]));
     assert_eq!(rules.every_packet[0].what, "newthing, which is not known");
+    // As of xtables-addons.
+    let rules = analyse::rules(&forward(vec![vec![target("TARPIT")]]));
+    assert_eq!(rules.every_packet[0].what, "TARPIT, which is not known");
 }
 
 #[test]
