@@ -2,18 +2,12 @@
 //! one that others updated runs another program. No event tells of either, so they are looked at.
 
 use std::{
-    ffi::CString,
     io,
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-/// `enum bpf_cmd` of `<linux/bpf.h>`.
-const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+use super::syscall;
 
 /// A program of ours that is, or should be, on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,49 +65,16 @@ struct Info {
     attach_type: u32,
 }
 
-/// The members of `union bpf_attr` for `BPF_OBJ_GET`; unused ones are zero.
-#[repr(C)]
-#[derive(Default)]
-struct ObjectGet {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
-
-/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
-#[repr(C)]
-struct InfoByFd {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
-}
-
 /// `None` if nothing is pinned there.
 pub(super) fn look(pin: &Path) -> io::Result<Option<Seen>> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let get = ObjectGet { pathname: path.as_ptr() as u64, ..ObjectGet::default() };
-    // SAFETY: the kernel reads the attributes' octets, all of which `get` has, and the path that they name, which
-    // outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ObjectGet>()) };
-    if fd < 0 {
-        let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) };
-    }
-    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let link = match syscall::open(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let mut info = Info::default();
-    let attributes = InfoByFd {
-        bpf_fd: link.as_raw_fd() as u32,
-        info_len: size_of::<Info>() as u32,
-        info: &raw mut info as u64,
-    };
-    // SAFETY: the kernel writes at most `info_len` octets to `info`, which has so many and outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attributes, size_of::<InfoByFd>())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: it is the head of the kernel's structure, of numbers, and has no pointers.
+    unsafe { syscall::describe(link.as_fd(), &mut info) }?;
     Ok(Some(Seen { link_id: info.id, program_id: info.prog_id, ifindex: info.ifindex }))
 }
 

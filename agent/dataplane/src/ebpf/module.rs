@@ -3,13 +3,12 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use super::syscall::bpf;
+use super::syscall::{bpf, describe};
 
 /// `enum bpf_cmd` of `<linux/bpf.h>`.
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_BTF_GET_FD_BY_ID: libc::c_int = 19;
 const BPF_BTF_GET_NEXT_ID: libc::c_int = 23;
 
@@ -25,15 +24,6 @@ struct ById {
     id: u32,
     next_id: u32,
     open_flags: u32,
-}
-
-/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
-#[repr(C)]
-#[derive(Default)]
-struct InfoByFd {
-    bpf_fd: u32,
-    info_len: u32,
-    info: u64,
 }
 
 /// `struct bpf_btf_info`.
@@ -108,13 +98,9 @@ fn look(fd: &OwnedFd, types: &mut [u8], name: &mut [u8; NAME]) -> io::Result<Inf
         name_len: NAME as u32,
         ..Info::default()
     };
-    let mut attributes = InfoByFd {
-        bpf_fd: fd.as_raw_fd() as u32,
-        info_len: size_of::<Info>() as u32,
-        info: &raw mut info as u64,
-    };
-    // SAFETY: `info`, and the two buffers that it names with their lengths, are ours and outlive the call.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    // SAFETY: it is the kernel's structure, and the two buffers that it names with their lengths are ours and outlive the
+    // call.
+    unsafe { describe(fd.as_fd(), &mut info) }?;
     Ok(info)
 }
 

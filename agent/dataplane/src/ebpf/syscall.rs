@@ -19,6 +19,7 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
@@ -34,6 +35,15 @@ struct ObjectGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+#[derive(Default)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
 }
 
 /// The same for `BPF_LINK_DETACH`.
@@ -67,14 +77,35 @@ struct Batch {
     flags: u64,
 }
 
-/// Detaches the link that is pinned at `path`; the pin stays. What is no link (a map) is an error.
-pub(super) fn detach(path: &Path) -> io::Result<()> {
+/// Opens what is pinned at `path`.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = ObjectGet { pathname: path.as_ptr() as u64, ..ObjectGet::default() };
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// What the kernel tells of an object of its own, as far as there is room.
+///
+/// # Safety
+/// `I` is the head of the kernel's structure for such objects, in which any bits are a value, and what it points to has
+/// the lengths that it says.
+pub(super) unsafe fn describe<I>(object: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
+    let mut attributes = InfoByFd {
+        bpf_fd: object.as_raw_fd() as u32,
+        info_len: size_of::<I>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` octets to `info`, which has so many and outlives the call; for what
+    // it points to the caller answers.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }.map(drop)
+}
+
+/// Detaches the link that is pinned at `path`; the pin stays. What is no link (a map) is an error.
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    let link = open(path)?;
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut LinkDetach { link_fd: link.as_raw_fd() as u32 }) }.map(drop)
 }
