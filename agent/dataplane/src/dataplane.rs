@@ -397,7 +397,7 @@ impl Dataplane {
                 self.table.set_pod(prefix, self.pods.get(prefix));
             }
         }
-        step.silent = self.silent.refresh(changes, &self.view, now);
+        step.silent = self.silent.refresh(changes, &self.view, &self.resolver, now);
         for prefix in &changes.routes {
             self.table.set_foreign(*prefix, self.foreign(*prefix));
         }

@@ -32,21 +32,24 @@ pub(crate) struct Silent {
 }
 
 impl Silent {
-    /// All of them, if they are others than before. One whose entry is gone may be asked anew, so it is none.
+    /// All of them, if they are others than before. That the kernel forgets a next hop's entry is no answer: where it has
+    /// more than 128 it drops failed ones first, again and again.
     pub fn refresh(
         &mut self,
         changes: &Changes,
         view: &KernelView,
+        resolver: &Resolver,
         now: Instant,
     ) -> Option<BTreeSet<NextHop>> {
         let mut changed = !self.told;
         for (ifindex, gateway) in &changes.neighbours {
             let hop = NextHop { gateway: *gateway, ifindex: *ifindex };
-            changed |= if view.neighbour(*ifindex, *gateway).is_some_and(|neighbour| neighbour.failed) {
-                self.neighbours.insert(hop)
-            } else {
-                self.neighbours.remove(&hop)
+            let was_silent = self.neighbours.contains(&hop);
+            let is_silent = match view.neighbour(*ifindex, *gateway) {
+                Some(neighbour) => neighbour.failed || (was_silent && !neighbour.valid),
+                None => was_silent && !resolver.used(&BTreeSet::from([hop])).is_empty(),
             };
+            changed |= if is_silent { self.neighbours.insert(hop) } else { self.neighbours.remove(&hop) };
         }
         self.told = true;
         if self.neighbours.is_empty() {
