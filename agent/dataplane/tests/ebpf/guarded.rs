@@ -6,7 +6,7 @@ use manx_abi::Verdict::{self, *};
 use crate::{
     frame::{Frame, udp},
     namespace::run,
-    world::{Condition, HOST1, NARROW_MTU, POD1, POD1_MAC, UPLINK, Vector, check, vector},
+    world::{Condition, HOST1, NARROW_MTU, POD1, POD1_MAC, UDP, UDP_STREAM, UPLINK, Vector, check, vector},
 };
 
 /// A pod, a pod of another node by the uplink and one by a narrow one, an address in no pool, an explicit blackhole.
@@ -54,13 +54,13 @@ fn track(a: Addresses) {
         if v4 { ["172.16.118.99", "192.168.80.124"] } else { ["fd00:118::99", "fd00:80::124"] };
     let (service, masquerade) = (format!("{seen} -g {service}"), format!("{seen} -n {outside}"));
     for (protocol, to, port, seconds, rest) in [
-        ("udp", a[1], BOTH_WAYS, 30, seen),
-        ("udp", a[1], ONE_WAY, 30, ""),
-        ("udp", a[1], TO_SERVICE, 30, &service),
-        ("udp", a[1], MASQUERADED, 30, &masquerade),
-        ("udp", a[1], STREAM, 120, "-u SEEN_REPLY,ASSURED"),
+        ("udp", a[1], BOTH_WAYS, UDP, seen),
+        ("udp", a[1], ONE_WAY, UDP, ""),
+        ("udp", a[1], TO_SERVICE, UDP, &service),
+        ("udp", a[1], MASQUERADED, UDP, &masquerade),
+        ("udp", a[1], STREAM, UDP_STREAM, "-u SEEN_REPLY,ASSURED"),
         ("udp", a[1], RUNS_OUT, 100, "-u SEEN_REPLY,ASSURED"),
-        ("udp", a[2], NARROW, 120, "-u SEEN_REPLY,ASSURED"),
+        ("udp", a[2], NARROW, UDP_STREAM, "-u SEEN_REPLY,ASSURED"),
         ("tcp", a[1], BOTH_WAYS, 432_000, open),
         ("tcp", a[1], ONE_WAY, 432_000, "--state ESTABLISHED -u SEEN_REPLY"),
         ("tcp", a[1], TO_SERVICE, 432_000, &format!("--state ESTABLISHED {service}")),

@@ -5,7 +5,7 @@ use manx_abi::Verdict::*;
 use crate::{
     frame::{Frame, udp},
     namespace::run,
-    world::{Condition, HOST1, POD1, POD1_MAC, UPLINK, Vector, check, vector},
+    world::{Condition, HOST1, POD1, POD1_MAC, UDP, UPLINK, Vector, check, vector},
 };
 
 struct Addresses {
@@ -43,7 +43,7 @@ fn answer(from: &str, to: &str) -> Frame {
 fn stale(a: &Addresses) -> Vec<Vector> {
     for to in a.same.iter().chain(&a.changed) {
         let flow = format!("-s {} -d {to} --sport 40001 --dport 80", a.pod);
-        run("conntrack", &format!("-I -p udp {flow} -t 30 -u SEEN_REPLY"));
+        run("conntrack", &format!("-I -p udp {flow} -t {UDP} -u SEEN_REPLY"));
     }
     let from_pod = |says, to, verdict| vector(says, POD1, datagram(a.pod, to), verdict);
     let to_blackhole = |says, to, verdict| vector(says, UPLINK, answer(a.same[0], to), verdict);

@@ -1,6 +1,8 @@
 //! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
 //! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
 
+use std::time::Duration;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData},
@@ -44,6 +46,11 @@ pub const POD2_MAC: Mac = [0x0a, 0, 0, 0, 0, 0x22];
 pub const UPLINK_MAC: Mac = [0x02, 0, 0, 0, 0, 0x33];
 pub const STRANGER: Mac = [0x02, 0, 0, 0, 0, 0x99];
 pub const BROADCAST: Mac = [0xff; 6];
+
+/// Conntrack's timeouts of UDP, in seconds, as the programs are told them. By the kernel's own a flow of a table has two
+/// seconds until it is to be renewed, which an emulated machine takes to get there.
+pub const UDP: u64 = 480;
+pub const UDP_STREAM: u64 = 600;
 
 /// What is done to the world for one vector, and undone after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +274,8 @@ impl World {
             sink.attach_pod(index(pod)).unwrap();
         }
         sink.set_whole_mode(Mode::Unguarded);
-        sink.set_keep_alive(KeepAlive::default());
+        let of = Duration::from_secs;
+        sink.set_keep_alive(KeepAlive { udp: of(UDP), udp_stream: of(UDP_STREAM), ..KeepAlive::default() });
         World { _around: around, sink, programs: Attached::find(&options), options }
     }
 
