@@ -434,9 +434,9 @@ impl<'r> Narrowing<'r> {
         self.conditions += 1;
     }
 
-    /// Whether the register holds the state of the connection, for a map of verdicts by it.
+    /// Whether the register holds the whole state of the connection, for a map of verdicts by it.
     pub fn is_state(&self, register: Register) -> bool {
-        matches!(self.held.get(&register), Some(Held::State(_)))
+        matches!(self.held.get(&register), Some(Held::State(u32::MAX)))
     }
 
     /// The interface of this name, if the register holds one of the packet's: `true` for that by which it leaves.

@@ -2,8 +2,8 @@
 
 use super::{
     Reading, Rules, analyse,
-    expression::{Expression, Verdict},
-    ruleset::{Base, Chain, Rule, Ruleset, TableKey, family},
+    expression::{Expression, Verdict, ct},
+    ruleset::{Base, Chain, Key, Rule, Ruleset, Set, TableKey, family},
 };
 use crate::reach::Family;
 
@@ -109,6 +109,23 @@ fn what_is_not_known_is_taken_to_need_every_packet() {
     // As of xtables-addons.
     let rules = analyse::rules(&forward(vec![vec![target("TARPIT")]]));
     assert_eq!(rules.every_packet[0].what, "TARPIT, which is not known");
+}
+
+#[test]
+fn a_map_by_a_part_of_the_state_says_nothing_of_the_established() {
+    let refused = |mask: Option<u32>, key: u32| {
+        let mut rule = vec![Expression::Ct { key: ct::STATE, to: 4 }];
+        rule.extend(mask.map(|mask| Expression::Mask { from: 4, to: 4, mask: mask.to_ne_bytes().to_vec() }));
+        rule.push(Expression::Lookup { set: "m".into(), register: 4, inverted: false, to: None });
+        let mut ruleset = forward(vec![rule]);
+        let elements = vec![(Key::Exact(key.to_ne_bytes().to_vec()), Verdict::Drop)];
+        ruleset.sets.insert(((family::IPV4, "filter".into()), "m".into()), Set::Verdicts(elements));
+        let rules = analyse::rules(&ruleset);
+        rules.running.len() + rules.closed.len()
+    };
+    assert_eq!((refused(None, ct::ESTABLISHED), refused(None, 8)), (1, 0));
+    // Whatever is not new.
+    assert_eq!(refused(Some(8), 0), 1);
 }
 
 #[test]
