@@ -141,3 +141,34 @@ fn what_ipsec_is_to_transform_does_not_leave_plain() -> Result<()> {
     running.ask(100)?;
     Ok(())
 }
+
+#[test]
+fn what_comes_by_an_interface_without_ipv6_is_the_kernels_to_drop() -> Result<()> {
+    let world = World::new(Mode::Auto)?;
+    let [v4, v6] = FAMILIES.map(|family| pod_end(A, family, 0));
+    let mut running = Talk::open(&world.b.pods[1], Transport::Udp, v6)?;
+    running.set_patience(REFUSED)?;
+    (0..10).try_for_each(|_| running.ask(100).map(drop))?;
+    let before = world.carried()?;
+    (0..10).try_for_each(|_| running.ask(100).map(drop))?;
+    ensure!((world.carried()?.since(before).a > 0) == world.carries, "node a does not carry");
+    // What the pod answers comes by its host-side interface.
+    let pods: Vec<String> = modes(&world.a)?.interfaces.into_iter().map(|interface| interface.name).collect();
+    let pods: Vec<&String> = pods.iter().filter(|name| *name != manx_tests::lab::UPLINK).collect();
+    ensure!(pods.len() == 2, "{pods:?}");
+    for name in &pods {
+        world.a.host().sysctl(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1")?;
+    }
+    eventually("the interfaces are off", SOON, || {
+        let modes = modes(&world.a)?;
+        let off = modes.interfaces.iter().filter(|interface| interface.mode.as_deref() == Some("off"));
+        ensure!(off.count() == pods.len(), "{modes:?}");
+        ensure!(modes.found.iter().any(|text| text.contains("has no IPv6")), "{:?}", modes.found);
+        Ok(())
+    })?;
+    ensure!(running.ask(100).is_err(), "an answer came by an interface without IPv6");
+    for transport in BOTH {
+        crowd(&world.b.pods[1], transport, v4, 10).unbroken()?.answered_by(&["a1"])?;
+    }
+    Ok(())
+}
