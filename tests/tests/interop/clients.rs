@@ -20,23 +20,23 @@ const CLIENTS: u32 = 1000;
 /// Behaviour 4.
 const ALL_UP: Duration = Duration::from_secs(3);
 const OPEN: u8 = 1;
-const KEEPALIVE: u8 = 4;
+pub const KEEPALIVE: u8 = 4;
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     // No body here is longer than an OPEN.
     let len = 19 + body.len() as u16;
     [&[0xff; 16][..], &len.to_be_bytes(), &[kind], body].concat()
 }
 
-/// Of AS [`AS`], for the family of the session, with an identifier of its own.
-fn open(identifier: u32, ipv4: bool) -> Vec<u8> {
+/// Of AS [`AS`], for the family of the session, with an identifier of its own. `hold`: seconds.
+pub fn open(identifier: u32, ipv4: bool, hold: u16) -> Vec<u8> {
     let multiprotocol = [1, 4, 0, if ipv4 { 1 } else { 2 }, 0, 1];
     let four_octets = [&[65, 4][..], &AS.to_be_bytes()].concat();
     let capabilities = [&multiprotocol[..], &four_octets].concat();
-    // AS_TRANS and a hold time of 90 s.
+    // AS_TRANS.
     let mut body = vec![4];
     body.extend(23456_u16.to_be_bytes());
-    body.extend(90_u16.to_be_bytes());
+    body.extend(hold.to_be_bytes());
     body.extend(identifier.to_be_bytes());
     body.extend([capabilities.len() as u8 + 2, 2, capabilities.len() as u8]);
     body.extend(capabilities);
@@ -60,7 +60,7 @@ impl Client {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => return Err(error.into()),
             _ => {}
         }
-        let open = Some(open(identifier, to.is_ipv4()));
+        let open = Some(open(identifier, to.is_ipv4(), 90));
         Ok(Client { stream: socket.into(), open, heard: Vec::new(), up: false })
     }
 
@@ -101,7 +101,7 @@ impl Client {
 }
 
 /// Addresses that nobody has been given one by one, here and on the way back.
-fn thousand_addresses(client: &Host, server: &Host, ranges: [&str; 2]) -> Result<()> {
+pub fn thousand_addresses(client: &Host, server: &Host, ranges: [&str; 2]) -> Result<()> {
     let [v4, v6] = ranges;
     client.sh(&format!("ip route add local {v4} dev lo"))?;
     client.sh(&format!("ip -6 route add local {v6} dev lo"))?;
@@ -118,7 +118,7 @@ fn numbered(base: IpAddr, n: u32) -> IpAddr {
     }
 }
 
-fn range_resources() -> String {
+pub fn range_resources() -> String {
     ["10.99.0.0/16", "fd99::/64"]
         .iter()
         .enumerate()

@@ -20,3 +20,4 @@ mod restart;
 mod roles;
 mod sessions;
 mod settings;
+mod slow_writer;
