@@ -131,6 +131,26 @@ fn annotations_switch_the_fast_path_at_run_time_and_lose_no_packet() -> Result<(
     Ok(())
 }
 
+/// Else an operator who wrote `disabled` reads that the fast path is on, and not why.
+#[test]
+fn an_annotation_that_counts_as_not_set_is_named_where_the_modes_are_asked_for() -> Result<()> {
+    let cluster = mesh()?;
+    let node = cluster.node("kw01");
+    annotate(&cluster, "manx.dev/fastpath: Disabled, manx.dev/multipath: many")?;
+    eventually("the mistake is named", SOON, || {
+        let notes = node.dataplane()?.modes.notes;
+        let [note] = notes.as_slice() else { anyhow::bail!("{notes:?}") };
+        ensure!(note.contains("modes.yaml") && note.contains("did you mean manx.dev/fastPath?"), "{note}");
+        Ok(())
+    })?;
+    let shown = node.host.sh("manxctl dataplane status")?;
+    ensure!(shown.contains("did you mean manx.dev/fastPath?"), "{shown}");
+    annotate(&cluster, "manx.dev/fastPath: Disabled")?;
+    mode_is(node, "off")?;
+    ensure!(node.dataplane()?.modes.notes.is_empty(), "{:?}", node.dataplane()?.modes.notes);
+    Ok(())
+}
+
 /// As kube-proxy has them, for a service with one endpoint.
 const KUBE_PROXY: &str = "table ip nat {
     chain KUBE-MARK-MASQ { meta mark set meta mark or 0x4000; }

@@ -290,6 +290,7 @@ fn a_link_that_somebody_detaches_is_attached_again() -> Result<()> {
     .context("no audit was asked for, and it came by the look that manxd takes every 5 s")?;
     let after = uplink(kw01)?;
     ensure!(after.links.iter().zip(&before.links).all(|(a, b)| a.link_id != b.link_id), "{after:?}");
+    ensure!(after.since > before.since, "the programs are younger than {:?} says", after.since);
     let log = log(kw01)?;
     ensure!(log.contains("somebody detached uplink_tc; put back"), "{log}");
 

@@ -146,7 +146,7 @@ fn prefixes(texts: &[String]) -> anyhow::Result<Vec<Prefix>> {
         match (text.parse::<IpAddr>(), text.parse::<Prefix>()) {
             (Ok(address), _) => prefixes.push(Prefix::host(address)),
             (_, Ok(prefix)) => prefixes.push(prefix),
-            (Err(_), Err(error)) => wrong.push(error.to_string()),
+            (Err(_), Err(error)) => wrong.push(output::no_prefix_or_address(&error)),
         }
     }
     if !wrong.is_empty() {
@@ -298,7 +298,8 @@ mod tests {
         );
         let error = prefixes(&texts(&["172.16.36.193/26", "10.0.0.0/8", "x"])).unwrap_err().to_string();
         assert!(
-            error.contains("the network is 172.16.36.192/26") && error.contains("\"x\" is not a prefix"),
+            error.contains("the network is 172.16.36.192/26")
+                && error.contains("\"x\" is neither an address nor a prefix"),
             "{error}"
         );
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use manx_net::ParsePrefixError;
 use manx_resources::Problem;
 
 /// Writes to stdout. Ends the program, without a word, when nobody reads any more.
@@ -24,6 +25,16 @@ pub fn error(error: &anyhow::Error) {
         }
     }
     complain("error", &message);
+}
+
+/// For arguments that an address may stand for, too.
+pub fn no_prefix_or_address(error: &ParsePrefixError) -> String {
+    match error {
+        ParsePrefixError::Syntax(text) => {
+            format!("\"{text}\" is neither an address nor a prefix; write 172.16.36.193 or 172.16.0.0/16")
+        }
+        error => error.to_string(),
+    }
 }
 
 /// Problems as `error:` or `warning:` lines.

@@ -294,7 +294,7 @@ fn a_configuration_says_it_for_the_whole_and_by_interface() {
 #[test]
 fn what_is_wrong_with_a_list_of_interfaces_is_said() {
     for (text, said) in [
-        ("ens34", "\"ens34\" names no interface; write ens34=Disabled, cali*=Auto"),
+        ("ens34", "\"ens34\" is without a setting; write INTERFACE=SETTING, such as ens34=Disabled"),
         ("ens34=off", "\"off\" is not one of Auto, Enabled, Disabled; write one of them"),
         ("ens34=Auto, ens34=Disabled", "\"ens34\" stands there twice; write one of them"),
         ("averylonginterface=Auto", "\"averylonginterface\" is no name of an interface"),

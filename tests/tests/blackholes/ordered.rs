@@ -96,8 +96,13 @@ fn an_order_stands_over_a_pod_of_the_node_and_of_a_block_only_where_no_pod_is() 
     let (victim, neighbour) = (kw01.pods[0].address(), kw01.pods[1].address());
     let far = &kw02.pods[0];
     // Its reply cannot be the kernel's, which has a route to the pod.
-    kw01.host.sh(&format!("manxctl blackhole add {victim} --reply unreachable"))?;
+    let order = format!("manxctl blackhole add {victim} --reply unreachable");
+    let warned = format!("Note: {victim}/32 is a pod of this node");
+    let said = kw01.host.sh(&order)?;
+    ensure!(said.contains(&warned), "{said}");
     let row = eventually("the map drops", SOON, || in_force(kw01, &format!("{victim}/32")))?;
+    let said = kw01.host.sh(&order)?;
+    ensure!(said.contains(&warned), "an order that is renewed: {said}");
     ensure!(!row.in_kernel && row.reason.as_deref().is_some_and(|reason| reason.contains("pod")), "{row:?}");
     let by_wire = || Ok::<_, anyhow::Error>(counted(&kw01.counters()?, "uplink_xdp", "blackhole_explicit"));
     let before = by_wire()?;

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::Path, process::ExitCode};
 
+use anyhow::bail;
 use manx_api::{MapAction, MapEntry, MapRoutes, path};
 use manx_net::Prefix;
 
@@ -42,8 +43,10 @@ pub struct Args {
 
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
     // What is wrong with it is wrong whoever answers.
-    if let Some(prefix) = args.prefix.as_ref().filter(|text| text.parse::<IpAddr>().is_err()) {
-        prefix.parse::<Prefix>()?;
+    if let Some(text) = args.prefix.as_ref().filter(|text| text.parse::<IpAddr>().is_err())
+        && let Err(error) = text.parse::<Prefix>()
+    {
+        bail!("{}", output::no_prefix_or_address(&error));
     }
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut found = ask(args, socket, args.after, limit.min(PAGE))?;

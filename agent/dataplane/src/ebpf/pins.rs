@@ -318,6 +318,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_names_the_pins_where_they_are() {
+        let readme = include_str!("../../../../README.md");
+        let versions: Vec<&str> = readme
+            .split("/sys/fs/bpf/manx/v")
+            .skip(1)
+            .map(|rest| rest.split('/').next().unwrap_or_default())
+            .collect();
+        assert!(!versions.is_empty());
+        assert!(versions.iter().all(|version| *version == ABI_VERSION.to_string()), "{versions:?}");
+    }
+
+    #[test]
     fn a_links_name_is_read_back() {
         let pins = Pins { root: "/x".into() };
         for program in Program::ALL {

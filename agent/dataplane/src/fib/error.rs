@@ -8,7 +8,11 @@ use serde::Serialize;
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum FibError {
     /// Written again as soon as that route goes.
-    #[error("a route of protocol {} holds this prefix in table {table} with the same metric", name(*protocol))]
+    #[error(
+        "a route of protocol {} holds this prefix in table {table} with the same metric; delete that route, or choose \
+         another metric for ours (--metric)",
+        name(*protocol)
+    )]
     Foreign { protocol: u8, table: u32 },
     #[error("the kernel does not take {gateway} for a neighbour: {text}")]
     Gateway { gateway: IpAddr, text: String },
@@ -52,7 +56,8 @@ mod tests {
         let error = FibError::Foreign { protocol: 12, table: 254 };
         assert_eq!(
             error.to_string(),
-            "a route of protocol 12 (bird) holds this prefix in table 254 with the same metric"
+            "a route of protocol 12 (bird) holds this prefix in table 254 with the same metric; delete that route, or \
+             choose another metric for ours (--metric)"
         );
     }
 }

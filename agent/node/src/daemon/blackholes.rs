@@ -11,6 +11,7 @@ use std::{
 use jiff::Timestamp;
 use manx_api::{self as api, AskedBy, BlackholeCause, BlackholeReply};
 use manx_dataplane::{
+    NotWritten,
     ebpf::Tally,
     kernel::{RouteKind, TABLE_LOCAL},
     route::{Action, BlackholeKind, Route},
@@ -153,6 +154,7 @@ impl Daemon {
         let prefixes: BTreeSet<Prefix> = order.prefixes.iter().copied().collect();
         let mut replaced = Vec::new();
         let comment = order.comment.clone().filter(|comment| !comment.is_empty());
+        let mut notes: Vec<String> = prefixes.iter().filter_map(|prefix| self.over_pod(*prefix)).collect();
         for &prefix in &prefixes {
             let (who, comment, reply) = (who.clone(), comment.clone(), order.reply);
             tracing::info!(
@@ -170,8 +172,7 @@ impl Daemon {
             self.dataplane.set_ordered_blackhole(prefix, Some(reply_of(reply)));
         }
         self.save_blackholes();
-        let mut notes: Vec<String> =
-            prefixes.iter().filter_map(|prefix| self.longer_routes(*prefix)).collect();
+        notes.extend(prefixes.iter().filter_map(|prefix| self.longer_routes(*prefix)));
         notes.extend(self.blackholes.warnings().cloned());
         answers::json(&api::BlackholesOrdered {
             node: self.node.clone(),
@@ -326,6 +327,19 @@ impl Daemon {
             }
         }
         needed
+    }
+
+    /// That a living pod is cut off. It may be meant, or an address mistyped.
+    fn over_pod(&self, prefix: Prefix) -> Option<String> {
+        let local = self.dataplane.map_route(prefix).map(|route| route.action);
+        // Under an order that is renewed the map has no pod there.
+        let renewed = self.dataplane.withheld(prefix) == Some(NotWritten::PodInPlace);
+        (renewed || matches!(local, Some(Action::Local { .. }))).then(|| {
+            format!(
+                "{prefix} is a pod of this node: the programs drop what is sent to it, and only this host itself still \
+                 reaches it, by the kernel's own route"
+            )
+        })
     }
 
     /// That what is inside has routes of its own, which win.

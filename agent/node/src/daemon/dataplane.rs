@@ -69,9 +69,11 @@ impl Daemon {
             interface: names.get(&hop.ifindex).cloned().unwrap_or_else(|| format!("if{}", hop.ifindex)),
             since: crate::clock::stamp(since),
         };
+        let mut modes = self.fast_path.modes();
+        modes.notes.extend(self.remarks.iter().filter(|remark| is_about_modes(remark)).cloned());
         api::DataplaneStatus {
             fast_path: self.fast_path.state(),
-            modes: self.fast_path.modes(),
+            modes,
             interfaces,
             maps,
             failures: self.failures(),
@@ -199,4 +201,10 @@ impl Daemon {
             interfaces,
         })
     }
+}
+
+/// Whether a remark about resources is about an annotation that the modes come from: what it asks for is not in force.
+fn is_about_modes(remark: &str) -> bool {
+    let remark = remark.to_ascii_lowercase();
+    ["manx.dev/fastpath", "manx.dev/sourcecheck"].iter().any(|annotation| remark.contains(annotation))
 }

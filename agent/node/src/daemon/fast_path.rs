@@ -173,6 +173,7 @@ impl FastPath {
             }
         };
         let mut repaired = Vec::new();
+        let mut anew = BTreeSet::new();
         for link in sink.links() {
             let kind = match link.condition {
                 // Unpinned ones are among the missing.
@@ -191,6 +192,7 @@ impl FastPath {
                 link.program
             );
             repaired.push((kind, format!("{} on {name}", link.program)));
+            anew.insert(link.ifindex);
         }
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|path| path.display().to_string()).collect();
@@ -207,6 +209,11 @@ impl FastPath {
         if !repaired.is_empty() || failed {
             for link in links {
                 self.attach(link);
+            }
+            // Between the detaching and this the interface's packets went by the stack.
+            let now = SystemTime::now();
+            for (_, attached) in self.links.iter_mut().filter(|(ifindex, _)| anew.contains(*ifindex)) {
+                attached.since = now;
             }
             let without =
                 |ifindex: &u32| self.links.get(ifindex).is_some_and(|found| found.programs.len() < 2);
@@ -502,7 +509,8 @@ impl FastPath {
         let packets = counters.total(Verdict::ConntrackRefuses);
         (packets > 0).then(|| {
             format!(
-                "conntrack refuses the question: {packets} packets of guarded pools went by the stack, for this kernel's                  bpf_skb_ct_lookup takes other arguments than this manxd gives; report it with `uname -r`"
+                "conntrack refuses the question: {packets} packets of guarded pools went by the stack, for this kernel's \
+                 bpf_skb_ct_lookup takes other arguments than this manxd gives; report it with `uname -r`"
             )
         })
     }

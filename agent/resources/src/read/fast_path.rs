@@ -38,10 +38,10 @@ pub(super) fn of_pool(annotations: &mut Annotations<'_, '_>) -> Option<FastPathS
 pub(super) fn of_configuration(annotations: &mut Annotations<'_, '_>) -> FastPathExtensions {
     FastPathExtensions {
         whole: annotations.parse(FAST_PATH, setting),
-        interfaces: annotations.parse(FAST_PATH_INTERFACES, |text| by_interface(text, setting)),
+        interfaces: annotations.parse(FAST_PATH_INTERFACES, |text| by_interface(text, "Disabled", setting)),
         source_check: annotations.parse(SOURCE_CHECK, source_check),
         source_check_interfaces: annotations
-            .parse(SOURCE_CHECK_INTERFACES, |text| by_interface(text, source_check)),
+            .parse(SOURCE_CHECK_INTERFACES, |text| by_interface(text, "Loose", source_check)),
     }
 }
 
@@ -64,16 +64,17 @@ fn one_of<T: Copy>(text: &str, all: &[T], name: fn(T) -> &'static str) -> Result
     })
 }
 
-/// `ens34=Disabled, cali*=Auto`.
+/// `ens34=Disabled, cali*=Auto`. `example` is one of the settings.
 fn by_interface<T>(
     text: &str,
+    example: &str,
     value: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<ForInterfaces<T>>, String> {
     let mut read: Vec<ForInterfaces<T>> = Vec::new();
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         let Some((pattern, setting)) = entry.split_once('=') else {
             return Err(format!(
-                "\"{}\" names no interface; write ens34=Disabled, cali*=Auto",
+                "\"{}\" is without a setting; write INTERFACE=SETTING, such as ens34={example}",
                 excerpt(entry)
             ));
         };
