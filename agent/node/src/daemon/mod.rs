@@ -273,6 +273,10 @@ impl Daemon {
             // it is spent, which is many turns.
             if more || full {
                 tokio::task::yield_now().await;
+                // Below it would be drawn by lot, and with much to do lose several turns.
+                if let Ok(question) = questions.try_recv() {
+                    self.answer(question);
+                }
             }
             // Not in a fixed order: a peer's flood must not keep the kernel's news or a question waiting.
             tokio::select! {
