@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use manx_tests::{
     lab::UPLINK,
     pair::{FIRST, Pair, SECOND, addresses},
@@ -117,4 +117,32 @@ fn an_operators_pattern_stands_in_the_place_of_calicos() -> Result<()> {
     pair.second_uplink("lan77")?;
     uplinks_are(&pair, &[UPLINK, "lan0", "lan77"])?;
     pods_are_reached_by(&pair, SECOND)
+}
+
+#[test]
+fn an_uplink_that_nothing_leaves_by_is_said_with_its_time_until_it_is_up() -> Result<()> {
+    let pair = Pair::open(&[])?;
+    let host = &pair.here.host;
+    uplinks_are(&pair, &[UPLINK])?;
+    let notes = || -> Result<Vec<String>> {
+        let interfaces = pair.here.dataplane()?.interfaces;
+        let uplink = interfaces.into_iter().find(|interface| interface.name == UPLINK);
+        Ok(uplink.map(|uplink| uplink.notes).unwrap_or_default())
+    };
+    let is_down = |note: &String| note.starts_with("down or without carrier since ");
+    ensure!(!notes()?.iter().any(is_down), "{:?}", notes()?);
+    host.sh(&format!("ip link set {UPLINK} down"))?;
+    let said = || notes()?.into_iter().find(is_down).context("nothing is said");
+    eventually("it is said", SOON, || said().map(drop))?;
+    let first = said()?;
+    throughout("by the time at which it went", QUIET, || {
+        ensure!(said()? == first, "{} after {first}", said()?);
+        Ok(())
+    })?;
+    ensure!(first.contains(&format!("see `ip link show {UPLINK}`")), "{first}");
+    host.sh(&format!("ip link set {UPLINK} up"))?;
+    eventually("nothing is said any more", SOON, || {
+        ensure!(!notes()?.iter().any(is_down), "{:?}", notes()?);
+        Ok(())
+    })
 }

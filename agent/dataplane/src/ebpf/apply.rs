@@ -3,6 +3,7 @@
 //! lead elsewhere after what comes and before what goes; and what goes last, shortest first.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     time::Instant,
 };
@@ -49,7 +50,7 @@ impl Held {
     ) -> Result<Applied, Error> {
         let now = Instant::now();
         let mut upserts: Vec<&Route> = upserts.iter().collect();
-        upserts.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+        upserts.sort_by_key(|route| Reverse(route.prefix.len()));
         let mut removals: Vec<Prefix> = removals
             .iter()
             .copied()
@@ -140,7 +141,9 @@ impl Held {
             } else {
                 self.pods.remove(&prefix);
             }
-            self.unwritten.remove(&prefix);
+            if self.unwritten.remove(&prefix).is_some_and(|before| before.refusal.is_some()) {
+                self.tried.insert(prefix);
+            }
             let before = self.entries.get(prefix);
             if let Some(before) = before.filter(|entry| entry.action == abi::Action::Via)
                 && moves.contains_key(&before.target)
@@ -252,6 +255,9 @@ impl Held {
     ) -> Result<usize, Error> {
         let prefix = route.prefix;
         self.unwritten.insert(prefix, Unwritten { desired: route.clone(), refusal: Some(refusal) });
+        if !self.tried.contains(&prefix) {
+            self.news.insert(prefix);
+        }
         let Some((holder, entry)) = self.entries.cover(prefix) else { return Ok(0) };
         if entry.action == abi::Action::Pass {
             return Ok(0);
@@ -309,22 +315,23 @@ impl Held {
     ) -> Result<usize, Error> {
         let mut written = 0;
         let mut full = HashSet::new();
-        let mut again: Vec<Route> = self.unwritten.values().map(|found| found.desired.clone()).collect();
-        again.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-        for route in &again {
-            let Some(unwritten) = self.unwritten.get(&route.prefix) else { continue };
-            let is_refused = unwritten.refusal.is_some();
+        // There may be very many, of which few find room: no more is copied than what tells whether to try.
+        let mut again: Vec<(Reverse<u8>, Prefix)> =
+            self.unwritten.keys().map(|prefix| (Reverse(prefix.len()), *prefix)).collect();
+        again.sort_unstable();
+        for (_, prefix) in again {
             // One that is not there needs room of its own; where there is none there is none for the next either.
-            let needs_room = self.entries.get(route.prefix).is_none();
-            if (needs_room && full.contains(&route.prefix.is_v4()))
-                || (!is_refused && self.hides_refused(route.prefix))
-            {
+            if full.contains(&prefix.is_v4()) && self.entries.get(prefix).is_none() {
                 continue;
             }
-            written += self.upsert(maps, &[route], &Moves::new(), now, interface)?;
-            let refusal = self.unwritten.get(&route.prefix).and_then(|unwritten| unwritten.refusal.as_ref());
-            if refusal == Some(&Refusal::MapFull) {
-                full.insert(route.prefix.is_v4());
+            let Some(Unwritten { desired, refusal }) = self.unwritten.get(&prefix) else { continue };
+            if refusal.is_none() && self.hides_refused(prefix) {
+                continue;
+            }
+            let route = desired.clone();
+            written += self.upsert(maps, &[&route], &Moves::new(), now, interface)?;
+            if self.refusal(prefix) == Some(&Refusal::MapFull) {
+                full.insert(prefix.is_v4());
             }
         }
         Ok(written)

@@ -2,7 +2,7 @@
 //! which routes could not be written. Turns routes into entries and back; [`super::apply`] brings them into the maps.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -33,6 +33,10 @@ pub(super) struct Held {
     /// Routes to pods as they are desired: what is known of an interface may not allow the map to hold the MAC.
     pub pods: BTreeMap<Prefix, Route>,
     pub unwritten: BTreeMap<Prefix, Unwritten>,
+    /// Refused by the present call, and before it not.
+    pub news: BTreeSet<Prefix>,
+    /// Refused before, and tried again by the present call.
+    pub tried: BTreeSet<Prefix>,
     /// Entries of nobody's that were found and mean nothing.
     pub strangers: Vec<Prefix>,
     /// Entries for whose sake the tries are asked outside the indexed pools: of IPv4, and of IPv6.
@@ -107,6 +111,8 @@ impl Held {
             counters: CounterIds::adopt(maps.capacity(abi::map::PREFIX_COUNTS)?, counters, clean, now),
             pods: BTreeMap::new(),
             unwritten: BTreeMap::new(),
+            news: BTreeSet::new(),
+            tried: BTreeSet::new(),
             strangers,
             outside: [0; 2],
             entries,
@@ -142,12 +148,21 @@ impl Held {
         expected
     }
 
-    /// Routes that the maps could not take so far.
-    pub fn refused(&self) -> Vec<Refused> {
-        let refused = |(prefix, unwritten): (&Prefix, &Unwritten)| {
-            Some(Refused { prefix: *prefix, reason: unwritten.refusal.clone()? })
-        };
-        self.unwritten.iter().filter_map(refused).collect()
+    /// Routes that the maps could not take so far, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (Prefix, &Refusal)> {
+        self.unwritten.iter().filter_map(|(prefix, unwritten)| Some((*prefix, unwritten.refusal.as_ref()?)))
+    }
+
+    pub fn refusal(&self, prefix: Prefix) -> Option<&Refusal> {
+        self.unwritten.get(&prefix)?.refusal.as_ref()
+    }
+
+    /// What a call says at its end of the routes that it left without an entry: of very many each call would else tell
+    /// all.
+    fn take_news(&mut self) -> Vec<Refused> {
+        self.tried.clear();
+        let news = std::mem::take(&mut self.news).into_iter();
+        news.filter_map(|prefix| Some(Refused { prefix, reason: self.refusal(prefix)?.clone() })).collect()
     }
 
     /// The action of an entry; of a next hop or a pod its slot is written if need be, and named once more. `from` is
@@ -226,8 +241,8 @@ impl Held {
         self.outside = [v4.len(), v6.len()];
     }
 
-    pub fn applied(&self, written: usize, removed: usize) -> Applied {
-        Applied { written, removed, refused: self.refused(), repaired: Vec::new() }
+    pub fn applied(&mut self, written: usize, removed: usize) -> Applied {
+        Applied { written, removed, refused: self.take_news(), repaired: Vec::new() }
     }
 }
 

@@ -11,7 +11,7 @@ use manx_net::Prefix;
 
 use super::{
     Applied, Attachment, Counters, Error, Guard, InterfaceSettings, KeepAlive, Mode, Opened, Options,
-    PoolNotIndexed, PoolSpec, Status, XdpState,
+    PoolNotIndexed, PoolSpec, Refusal, Status, XdpState,
     held::Held,
     interface::{self, Interface},
     kfunc::{self, ModuleAsked},
@@ -217,6 +217,16 @@ impl EbpfSink {
         let find = |ifindex| interface::find(ifindex).ok().flatten();
         let mut interface = |ifindex| known(interfaces, &mut missing, ifindex, find);
         self.held.apply(&self.maps, upserts, removals, &mut interface)
+    }
+
+    /// Routes that the maps could not take so far, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (Prefix, &Refusal)> {
+        self.held.refused()
+    }
+
+    /// Why the maps could not take this route.
+    pub fn refusal(&self, prefix: Prefix) -> Option<&Refusal> {
+        self.held.refusal(prefix)
     }
 
     /// These pools and no others, with their modes. Addresses of a pool that cannot be indexed are looked up in the

@@ -27,8 +27,8 @@ pub struct Opened {
 pub struct Applied {
     pub written: usize,
     pub removed: usize,
-    /// Every route that the maps do not hold after this call because they could not take it, be it of this call or
-    /// of an earlier one. Their packets are the stack's, which has the routes.
+    /// Routes that the maps could not take, and of which that was not so before this call. Their packets are the stack's,
+    /// which has the routes. [`super::EbpfSink::refused`] has all.
     pub refused: Vec<Refused>,
     /// What [`super::EbpfSink::reconcile`] found changed beside the routes, and put right.
     pub repaired: Vec<Fault>,

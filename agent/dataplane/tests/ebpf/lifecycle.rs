@@ -341,12 +341,22 @@ fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()), "{:?}", held(&sink));
         assert_eq!(sink.expected(&wide).action, Action::Pass);
         // The same where the shorter one comes again meanwhile.
-        sink.apply(std::slice::from_ref(&wide), &[]).unwrap();
+        assert_eq!(sink.apply(std::slice::from_ref(&wide), &[]).unwrap().refused, [], "that was told");
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()));
+        assert_eq!(sink.apply(std::slice::from_ref(&late), &[]).unwrap().refused, [], "that too");
+        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &Refusal::MapFull)]);
 
         let applied = sink.apply(&[], &[a.prefix]).unwrap();
-        assert_eq!(applied.refused, []);
-        assert_eq!(sink.dump().unwrap(), sorted(&[wide, b, late]));
+        assert_eq!((applied.refused, sink.refused().count(), sink.refusal(late.prefix)), (vec![], 0, None));
+        assert_eq!(sink.dump().unwrap(), sorted(&[wide.clone(), b, late.clone()]));
+        // It is news again when it is lost again.
+        let (c, d) = (via("172.16.4.0/26", "192.168.80.5"), via("172.16.5.0/26", "192.168.80.6"));
+        sink.apply(&[c], &[late.prefix]).unwrap();
+        let refused = sink.apply(&[late.clone(), d.clone()], &[]).unwrap().refused;
+        assert_eq!(refused.iter().map(|refused| refused.prefix).collect::<Vec<_>>(), [late.prefix, d.prefix]);
+        // Of two that lack room one finds it, the other is as before.
+        let applied = sink.apply(&[], &[wide.prefix]).unwrap();
+        assert_eq!((applied.refused, sink.refused().count()), (vec![], 1));
     });
 }
 

@@ -130,7 +130,7 @@ impl Daemon {
         };
         let changes = self.dataplane.has_noted(seen.prefix) || self.fast_path.has_noted();
         // What a full map had to give up is told where it is missing, and is not anybody's doing.
-        let refused = self.fast_path.refused().contains_key(&seen.prefix);
+        let refused = self.fast_path.refusal(seen.prefix).is_some();
         (!changes && !refused).then_some(fault)
     }
 

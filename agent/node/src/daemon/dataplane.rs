@@ -1,11 +1,11 @@
 //! What the local API tells of programs, maps and repairs.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::time::SystemTime;
 
 use manx_abi::{Counts, Program};
 use manx_api as api;
 use manx_dataplane::{
-    ebpf::{EbpfSink, MapFill},
+    ebpf::{EbpfSink, MapFill, Refusal},
     kernel::Role,
     route::NextHop,
 };
@@ -50,7 +50,7 @@ impl Daemon {
                 since: Some(crate::clock::stamp(link.since)),
                 programs: link.programs.clone(),
                 links: links(*ifindex),
-                notes: link.notes.clone(),
+                notes: link.said(),
             })
             .collect();
         let maps = self.fast_path.sink().map(|sink| sink.fill().unwrap_or_default()).unwrap_or_default();
@@ -88,8 +88,10 @@ impl Daemon {
     /// What the sinks could not take, some of it by name.
     fn failures(&self) -> Vec<String> {
         let mut failures = self.sink_alarms();
-        let refused = self.fast_path.refused().iter();
-        let refused = refused.map(|(prefix, reason)| format!("{prefix} is not in the eBPF maps: {reason}"));
+        let refused = self
+            .fast_path
+            .refused()
+            .map(|(prefix, reason)| format!("{prefix} is not in the eBPF maps: {reason}"));
         failures.extend(refused.take(NAMED));
         let missing = self.dataplane.fib_failures();
         let missing =
@@ -101,9 +103,13 @@ impl Daemon {
     /// The same as a sentence for each kind, for the node's status too.
     pub(super) fn sink_alarms(&self) -> Vec<String> {
         let mut alarms = Vec::new();
-        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-        for reason in self.fast_path.refused().values() {
-            *reasons.entry(reason).or_default() += 1;
+        // There may be very many routes, of few reasons.
+        let mut reasons: Vec<(&Refusal, usize)> = Vec::new();
+        for (_, reason) in self.fast_path.refused() {
+            match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count += 1,
+                None => reasons.push((reason, 1)),
+            }
         }
         alarms.extend(reasons.into_iter().map(|(reason, count)| {
             format!(

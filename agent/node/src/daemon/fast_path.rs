@@ -18,7 +18,8 @@ use manx_api::RepairKind;
 use manx_dataplane::{
     Dataplane, LinkChange,
     ebpf::{
-        Applied, Condition, EbpfSink, Error, Fault, LinkState, MapPart, Mode, Options, PinWatch, XdpState,
+        Applied, Condition, EbpfSink, Error, Fault, LinkState, MapPart, Mode, Options, PinWatch, Refusal,
+        Refused, XdpState,
     },
     kernel::{Link, Role},
     route::{NextHop, Route},
@@ -29,7 +30,7 @@ use manx_net::Prefix;
 use manx_resources::NodePlan;
 
 use self::policy::Policy;
-use crate::cli::FastPathMode;
+use crate::{cli::FastPathMode, clock::stamp};
 
 /// Log lines about routes that the maps refused, for one change.
 const REFUSALS_AT_ONCE: usize = 10;
@@ -50,8 +51,8 @@ pub struct FastPath {
     noted: Option<bool>,
     /// Neighbours that do not answer, next hops or not, and since when.
     silent: BTreeMap<NextHop, SystemTime>,
-    /// Prefixes that the maps could not take, with the reason.
-    refused: BTreeMap<manx_net::Prefix, String>,
+    /// There are routes that the maps could not take.
+    has_refused: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +63,25 @@ pub struct Attached {
     pub since: SystemTime,
     pub programs: Vec<String>,
     pub notes: Vec<String>,
+    /// Since when nothing is sent there: switched off, or without carrier.
+    pub down: Option<SystemTime>,
+}
+
+impl Attached {
+    /// What there is to know of it, and to do.
+    pub fn said(&self) -> Vec<String> {
+        let Attached { name, role, notes, down, .. } = self;
+        let down = down.map(|since| {
+            let harm = match role {
+                Role::Uplink => {
+                    "nothing leaves by it, and what its next hops led to goes another way or nowhere"
+                }
+                Role::Pod | Role::Other => "its pod gets nothing",
+            };
+            format!("down or without carrier since {}: {harm}; see `ip link show {name}`", stamp(since))
+        });
+        notes.iter().cloned().chain(down).collect()
+    }
 }
 
 impl FastPath {
@@ -84,7 +104,7 @@ impl FastPath {
             owed: BTreeSet::new(),
             noted: None,
             silent: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            has_refused: false,
         }
     }
 
@@ -335,23 +355,19 @@ impl FastPath {
     fn take(&mut self, outcome: Result<Applied, Error>) {
         match outcome {
             Ok(applied) => {
-                let refused: BTreeMap<_, _> = applied
-                    .refused
-                    .into_iter()
-                    .map(|route| (route.prefix, route.reason.to_string()))
-                    .collect();
-                let mut news = refused.iter().filter(|(prefix, _)| !self.refused.contains_key(prefix));
-                for (prefix, reason) in news.by_ref().take(REFUSALS_AT_ONCE) {
+                let mut news = applied.refused.iter();
+                for Refused { prefix, reason } in news.by_ref().take(REFUSALS_AT_ONCE) {
                     tracing::warn!(%prefix, "not in the eBPF map, the kernel forwards it: {reason}");
                 }
                 let rest = news.count();
                 if rest > 0 {
                     tracing::warn!("{rest} more routes are not in the eBPF map; `manxctl routes` names them");
                 }
-                if refused.is_empty() && !self.refused.is_empty() {
+                let has_refused = self.refused().next().is_some();
+                if self.has_refused && !has_refused {
                     tracing::info!("all routes are in the eBPF map again");
                 }
-                self.refused = refused;
+                self.has_refused = has_refused;
             }
             Err(error) => tracing::error!("writing the eBPF maps failed: {error}"),
         }
@@ -397,6 +413,7 @@ impl FastPath {
             since: SystemTime::now(),
             programs: Vec::new(),
             notes: Vec::new(),
+            down: (!link.up).then(|| before.and_then(|before| before.down).unwrap_or_else(SystemTime::now)),
         };
         match link.role {
             Role::Pod => match sink.attach_pod(link.ifindex) {
@@ -479,8 +496,13 @@ impl FastPath {
         &self.links
     }
 
-    pub fn refused(&self) -> &BTreeMap<manx_net::Prefix, String> {
-        &self.refused
+    /// Routes that the maps could not take, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (Prefix, &Refusal)> {
+        self.sink.iter().flat_map(EbpfSink::refused)
+    }
+
+    pub fn refusal(&self, prefix: Prefix) -> Option<&Refusal> {
+        self.sink().and_then(|sink| sink.refusal(prefix))
     }
 
     pub fn state(&self) -> manx_api::FastPath {

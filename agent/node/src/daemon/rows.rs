@@ -77,7 +77,7 @@ impl Daemon {
     pub(super) fn row(&self, found: Found, names: &BTreeMap<u32, String>) -> api::RouteRow {
         let Found { prefix, fib, map } = found;
         let wanted = self.dataplane.map_route(prefix);
-        let refused = self.fast_path.refused().contains_key(&prefix);
+        let refused = self.fast_path.refusal(prefix).is_some();
         let expected = |sink: &EbpfSink| wanted.as_ref().map(|route| sink.expected(route));
         let map_agrees = self.fast_path.sink().is_none_or(|sink| !refused && expected(sink) == map);
         let fib_agrees = match self.dataplane.fib_state(prefix) {
@@ -109,8 +109,8 @@ impl Daemon {
         if let Some(FibState::Failed(error)) = self.dataplane.fib_state(prefix) {
             return Some(error.to_string());
         }
-        if let Some(reason) = self.fast_path.refused().get(&prefix) {
-            return Some(reason.clone());
+        if let Some(reason) = self.fast_path.refusal(prefix) {
+            return Some(reason.to_string());
         }
         if let Some(why) = self.dataplane.withheld(prefix) {
             return Some(why.to_string());
