@@ -5,17 +5,17 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
     programs::{TestRun, TestRunOptions, Xdp},
 };
-use manx_abi::{ABI_VERSION, map};
+use manx_abi::{ABI_VERSION, global, map};
 use manx_dataplane::{
     ebpf::{EbpfSink, Mode, Options, PoolSpec, Sizes},
     route::{Action, BlackholeKind, NextHop, Route},
@@ -91,7 +91,9 @@ pub fn measure(object: &Path, cpu: usize, counts: &[u32], rounds: usize) -> Resu
                 let subject = Subject::new(object, v6, table, blocks)
                     .with_context(|| format!("{}, {blocks} blocks", table.title()))?;
                 for hot in [false, true] {
-                    let costs = subject.costs(hot, cpu, rounds)?;
+                    let costs = subject
+                        .costs(hot, cpu, rounds)
+                        .with_context(|| format!("{}, {blocks} blocks, IPv6: {v6}", table.title()))?;
                     results.insert(Case { v6, table, blocks, hot }, costs);
                 }
             }
@@ -240,6 +242,10 @@ impl Subject {
     }
 }
 
+fn pin(name: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/manx").join(format!("v{ABI_VERSION}")).join(name)
+}
+
 struct Programs {
     ebpf: Ebpf,
     family: char,
@@ -248,11 +254,13 @@ struct Programs {
 impl Programs {
     /// On the maps that are pinned here.
     fn load(object: &[u8], v6: bool, question: [u8; 32]) -> Result<Programs> {
+        // Slots are found by the table's own size.
+        let blocks6 = MapData::from_pin(pin(map::BLOCKS6)).context("the blocks of IPv6 pools")?;
+        let mask = blocks6.info()?.max_entries() - 1;
         let mut loader = EbpfLoader::new();
-        loader.btf(None);
+        loader.btf(None).override_global(global::BLOCK6_MASK, &mask, true);
         for name in map::ALL {
-            loader
-                .map_pin_path(name, Path::new("/sys/fs/bpf/manx").join(format!("v{ABI_VERSION}")).join(name));
+            loader.map_pin_path(name, pin(name));
         }
         let mut ebpf = loader.load(object).context("the lookups")?;
         let map = ebpf.map_mut("QUESTION").context("no map QUESTION")?;
