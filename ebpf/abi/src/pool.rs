@@ -130,10 +130,12 @@ pub const BLOCK6_PROBES: u32 = 32;
 /// An odd factor with well spread bits: 2^64 over the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The place of a block's first slot, once it is cut to the table's size.
+/// The place of a block's first slot, once it is cut to the table's size. By one factor alone blocks side by side come to
+/// lie in rows that grow with their number.
 #[inline(always)]
 pub const fn place6([high, low]: Halves) -> u32 {
-    ((high.wrapping_mul(FACTOR) ^ low).wrapping_mul(FACTOR) >> 32) as u32
+    let mixed = (high.wrapping_mul(FACTOR) ^ low).wrapping_mul(FACTOR);
+    ((mixed ^ mixed >> 29).wrapping_mul(FACTOR) >> 32) as u32
 }
 
 impl Block6 {
@@ -241,6 +243,7 @@ impl PoolSet {
 #[cfg(test)]
 mod tests {
     use core::mem::{align_of, offset_of, size_of};
+    use std::vec;
 
     use super::*;
 
@@ -320,20 +323,27 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_spread_over_their_table() {
-        let mask = 4095;
-        // As many as half the slots: side by side, and one in each of as many /64s.
+    fn blocks_are_spread_over_a_table_of_any_size() {
+        // As many as half the slots: side by side, one in each of as many /64s, and 256 in each.
         let beside: &dyn Fn(u64) -> Halves = &|n| [0xfd00 << 48, n << 6];
         let apart: &dyn Fn(u64) -> Halves = &|n| [0xfd00 << 48 | n, 0x40];
-        for block in [beside, apart] {
-            let mut taken = [false; 4096];
-            for n in 0..2048 {
-                let first = place6(block(n));
-                let found = (0..BLOCK6_PROBES).find(|probe| {
-                    let place = (first.wrapping_add(*probe) & mask) as usize;
-                    !core::mem::replace(&mut taken[place], true)
-                });
-                assert!(found.is_some_and(|probe| probe < 16), "{n}: {found:?}");
+        let gathered: &dyn Fn(u64) -> Halves = &|n| [0xfd00 << 48 | n >> 8, (n & 255) << 6];
+        for slots in [1 << 12, 1 << 17, 1 << 21] {
+            for block in [beside, apart, gathered] {
+                let mut taken = vec![false; slots];
+                let (mut looks, mut without) = (0, 0);
+                for n in 0..slots as u64 / 2 {
+                    let first = place6(block(n));
+                    let found = (0..BLOCK6_PROBES).find(|probe| {
+                        let place = first.wrapping_add(*probe) as usize & (slots - 1);
+                        !core::mem::replace(&mut taken[place], true)
+                    });
+                    looks += found.map_or(0, |probe| u64::from(probe) + 1);
+                    without += u64::from(found.is_none());
+                }
+                // What numbers that are drawn by lot would need: one and a half.
+                assert!(looks * 10 <= slots as u64 / 2 * 16, "{slots}: {looks} looks");
+                assert!(without <= 10, "{slots}: {without} without a place");
             }
         }
     }
