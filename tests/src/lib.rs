@@ -19,6 +19,7 @@ pub mod programs;
 pub mod story;
 pub mod stream;
 pub mod talk;
+pub mod tcx;
 pub mod traffic;
 pub mod wait;
 pub mod watch;

@@ -26,6 +26,7 @@ macro_rules! both_ways {
 
 mod churn;
 mod errors;
+mod hooks;
 mod lab;
 mod lifetimes;
 mod policies;

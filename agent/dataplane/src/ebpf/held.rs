@@ -271,9 +271,9 @@ pub(super) fn hop_of(slot: NextHopSlot) -> Option<NextHop> {
 
 /// Without a MAC the programs take the source as the pod's and leave what goes there to the stack: so it is where
 /// the pod's MAC is not known, where the interface is gone, where a redirect would drop, and where it would pass by a
-/// qdisc.
+/// qdisc or others' programs.
 fn endpoint(ifindex: u32, mac: Option<Mac>, interface: Option<&Interface>) -> EndpointSlot {
-    let is_of_use = |found: &&Interface| found.leads_elsewhere && found.qdisc.is_none();
+    let is_of_use = |found: &&Interface| found.leads_elsewhere && found.passes.is_none();
     let macs = interface.filter(is_of_use).and_then(|found| Some((mac?, found.mac?)));
     let (Mac(pod_mac), Mac(host_mac)) = macs.unwrap_or((Mac([0; 6]), Mac([0; 6])));
     abi::Endpoint { ifindex, pod_mac, host_mac }.to_bytes()

@@ -16,6 +16,7 @@ mod budget;
 mod counter_ids;
 mod entries;
 mod error;
+mod foreign;
 mod groups;
 mod held;
 mod ids;

@@ -2,7 +2,7 @@
 //! or at one of the next; a place that was given up rests before another interface gets it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem::offset_of,
     time::Instant,
 };
@@ -19,6 +19,8 @@ pub(super) struct Places {
     given_up: HashMap<u32, (u32, Instant)>,
     /// What was asked for, whether the interface has a place or not.
     settings: BTreeMap<u32, InterfaceSettings>,
+    /// What comes by these is the stack's, whatever was asked for.
+    left: BTreeSet<u32>,
     /// Own addresses of those that were entered in this run.
     macs: BTreeMap<u32, [u8; 6]>,
 }
@@ -43,6 +45,7 @@ impl Places {
             by_interface: found.collect(),
             given_up: HashMap::new(),
             settings: BTreeMap::new(),
+            left: BTreeSet::new(),
             macs: BTreeMap::new(),
         }
     }
@@ -71,7 +74,7 @@ impl Places {
     /// What the entry should say, once its interface was entered in this run.
     fn expected(&self, ifindex: u32) -> Option<[u8; abi::Interface::SIZE]> {
         let mac = *self.macs.get(&ifindex)?;
-        Some(abi::Interface { ifindex, mac, ..entry(self.settings(ifindex)) }.to_bytes())
+        Some(abi::Interface { ifindex, mac, ..self.entry(ifindex) }.to_bytes())
     }
 
     pub fn write_again(&self, maps: &Maps, ifindex: u32) {
@@ -119,8 +122,20 @@ impl Places {
     /// From the next packet on. Also before the interface has a place.
     pub fn set(&mut self, maps: &Maps, ifindex: u32, settings: InterfaceSettings) {
         self.settings.insert(ifindex, settings);
+        self.store(maps, ifindex);
+    }
+
+    /// From the next packet on, also before the interface has a place: what comes by it is the stack's, or no longer.
+    pub fn leave_to_stack(&mut self, maps: &Maps, ifindex: u32, is_left: bool) {
+        let changed = if is_left { self.left.insert(ifindex) } else { self.left.remove(&ifindex) };
+        if changed {
+            self.store(maps, ifindex);
+        }
+    }
+
+    fn store(&self, maps: &Maps, ifindex: u32) {
         if let Some(place) = self.by_interface.get(&ifindex) {
-            let (at, entry) = (*place as usize * WORDS, entry(settings));
+            let (at, entry) = (*place as usize * WORDS, self.entry(ifindex));
             maps.interfaces.store(at + field!(mode), entry.mode as u32);
             maps.interfaces.store(at + field!(source_check), entry.source_check as u32);
             // In one word with the end of the interface's address, which is written when it is entered.
@@ -135,9 +150,21 @@ impl Places {
         self.settings.get(&ifindex).copied().unwrap_or_default()
     }
 
+    fn entry(&self, ifindex: u32) -> abi::Interface {
+        let settings = self.settings(ifindex);
+        let own = settings.mode.map_or(abi::Mode::NoSay, |mode| mode.to_abi());
+        abi::Interface {
+            mode: if self.left.contains(&ifindex) { abi::Mode::Off } else { own },
+            source_check: settings.source_check.to_abi(),
+            way_back: settings.way_back.to_abi(),
+            ..abi::Interface::UNUSED
+        }
+    }
+
     /// The programs are off it. What it counted goes to those that are gone.
     pub fn leave(&mut self, maps: &Maps, ifindex: u32, was_pod: bool, now: Instant) -> Result<(), Error> {
         self.settings.remove(&ifindex);
+        self.left.remove(&ifindex);
         self.macs.remove(&ifindex);
         let Some(place) = self.by_interface.remove(&ifindex) else { return Ok(()) };
         maps.interfaces.store(place as usize * WORDS + field!(ifindex), 0);
@@ -172,15 +199,6 @@ fn hooks(maps: &Maps, place: u32) -> Result<HookCounts, Error> {
         tc: maps.counts(2 * place + Program::UplinkTc.hook())?,
         xdp: maps.counts(2 * place + Program::UplinkXdp.hook())?,
     })
-}
-
-fn entry(settings: InterfaceSettings) -> abi::Interface {
-    abi::Interface {
-        mode: settings.mode.map_or(abi::Mode::NoSay, |mode| mode.to_abi()),
-        source_check: settings.source_check.to_abi(),
-        way_back: settings.way_back.to_abi(),
-        ..abi::Interface::UNUSED
-    }
 }
 
 #[expect(clippy::indexing_slicing, reason = "`word` is below SIZE / 4")]

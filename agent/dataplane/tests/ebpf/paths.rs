@@ -253,15 +253,15 @@ fn what_is_for_a_pod_whose_interface_has_a_qdisc_passes_it() {
     let (pod, neighbour, remote) = (&kw01.pods[0], &kw01.pods[1], &kw02.pods[0]);
     let index = kw01.namespace.ifindex(pod.host_side);
     let (name, routes) = (pod.host_side, kw01.routes(&kw02));
-    for (change, qdisc) in [("add", Some("tbf")), ("del", None), ("add", Some("tbf"))] {
+    for (change, qdisc) in [("add", Some("a qdisc (tbf)")), ("del", None), ("add", Some("a qdisc (tbf)"))] {
         let options = if change == "add" { "tbf rate 1gbit burst 1m latency 50ms" } else { "" };
         let routes = routes.clone();
         here = kw01.namespace.run(move || {
-            assert_eq!(here.requeued().unwrap(), []);
+            assert_eq!(here.look_around().unwrap(), []);
             run("tc", &format!("qdisc {change} dev {name} root {options}"));
-            assert_eq!(here.requeued().unwrap(), [index]);
+            assert_eq!(here.look_around().unwrap(), [index]);
             here.attach_pod(index).unwrap();
-            assert_eq!((here.requeued().unwrap(), here.qdisc(index)), (vec![], qdisc));
+            assert_eq!((here.look_around().unwrap(), here.passes(index)), (vec![], qdisc));
             let expected: Vec<_> = routes.iter().map(|route| here.expected(route)).collect();
             assert!(here.dump().unwrap().iter().all(|route| expected.contains(route)));
             here

@@ -382,14 +382,14 @@ impl FastPath {
         }
     }
 
-    /// Pods whose interfaces others shape, or no longer.
-    pub fn follow_qdiscs(&mut self, links: &[Link]) {
-        let Ok(sink) = &self.sink else { return };
-        let requeued = sink.requeued().unwrap_or_else(|error| {
-            tracing::warn!("cannot look for qdiscs: {error}");
+    /// What others put on the interfaces beside our programs, or took away.
+    pub fn look_around(&mut self, links: &[Link]) {
+        let Ok(sink) = &mut self.sink else { return };
+        let changed = sink.look_around().unwrap_or_else(|error| {
+            tracing::warn!("cannot look for others' programs, filters and qdiscs: {error}");
             Vec::new()
         });
-        for link in links.iter().filter(|link| requeued.contains(&link.ifindex)) {
+        for link in links.iter().filter(|link| changed.contains(&link.ifindex)) {
             self.attach(link);
         }
     }
@@ -419,10 +419,10 @@ impl FastPath {
             Role::Pod => match sink.attach_pod(link.ifindex) {
                 Ok(()) => {
                     attached.programs.push("pod_tc (TCX ingress)".into());
-                    attached.notes.extend(sink.qdisc(link.ifindex).map(|qdisc| {
+                    attached.notes.extend(sink.passes(link.ifindex).map(|passed| {
                         format!(
-                            "has a qdisc ({qdisc}), as where a CNI limits bandwidth: the stack brings what is for the pod, \
-                             since the fast path would pass it by"
+                            "has {passed}, as where a CNI limits bandwidth: the stack brings what is for the pod, since the \
+                             fast path would pass it by"
                         )
                     }));
                 }

@@ -393,6 +393,10 @@ impl Daemon {
 
     /// What no event tells: netfilter's rules, a port that was taken, what others removed.
     fn check(&mut self) {
+        if self.writes() {
+            let links: Vec<_> = self.dataplane.links().cloned().collect();
+            self.fast_path.look_around(&links);
+        }
         self.decide();
         self.follow_secrets();
         self.listen();
@@ -412,7 +416,6 @@ impl Daemon {
     fn restore_programs(&mut self) {
         let links: Vec<_> = self.dataplane.links().cloned().collect();
         let removed_by = std::mem::take(&mut self.removed_by);
-        self.fast_path.follow_qdiscs(&links);
         for (kind, what) in self.fast_path.restore(&links) {
             let name = what.rsplit('/').next().unwrap_or_default();
             self.repairs.note(kind, &what, removed_by.get(name).cloned());

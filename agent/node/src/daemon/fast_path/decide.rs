@@ -66,6 +66,10 @@ pub struct InterfaceFacts<'a> {
     pub is_loose: bool,
     /// The VRF that it belongs to.
     pub vrf: Option<&'a str>,
+    /// Programs and filters of others behind ours where packets come in.
+    pub behind: &'a [String],
+    /// The same before ours.
+    pub before: &'a [String],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +156,7 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
         switch_off_for_policy_rules(facts, &mut choice);
         switch_off_for_ipsec(facts, &mut choice);
         switch_off_where_nothing_is_forwarded(facts, &mut choice);
+        switch_off_for_what_stands_behind(facts, &mut choice);
     }
     let guarded = |family: &Family| {
         let mut of = choice.pools.iter().filter(|pool| Family::of(pool.prefix) == *family);
@@ -412,9 +417,16 @@ fn switch_off_for_policy_rules(facts: &Facts<'_>, choice: &mut Choice) {
                         (Some(of), Some((own, _))) => of == own,
                         _ => true,
                     };
-                    match facts.survey.rules.marks.iter().find(fits) {
-                        Some(mark) => format!(" for a mark, which {} sets", mark.place),
-                        None => continue,
+                    let by_rule = facts.survey.rules.marks.iter().find(fits).map(|mark| &mark.place);
+                    let mut before = facts.interfaces.iter().flat_map(|interface| {
+                        interface.before.iter().map(|program| (program, interface.name))
+                    });
+                    match (by_rule, before.next()) {
+                        (Some(place), _) => format!(" for a mark, which {place} sets"),
+                        (None, Some((program, name))) => {
+                            format!(" for a mark, which {program} on {name} may set")
+                        }
+                        (None, None) => continue,
                     }
                 }
             };
@@ -472,6 +484,18 @@ fn switch_off_where_nothing_is_forwarded(facts: &Facts<'_>, choice: &mut Choice)
                 format!("{} belongs to the VRF {vrf}, which has a routing table of its own", interface.name);
             close_interfaces(choice, std::iter::once(at), &Found { key: text.clone(), text });
         }
+    }
+}
+
+/// Whatever the setting: what others attached to an interface sees what it saw without Manx.
+fn switch_off_for_what_stands_behind(facts: &Facts<'_>, choice: &mut Choice) {
+    for (at, interface) in facts.interfaces.iter().enumerate().filter(|(_, found)| !found.behind.is_empty()) {
+        let text = format!(
+            "on {} others stand behind ours on TC ingress, and would not see what is carried: {}",
+            interface.name,
+            interface.behind.join(", ")
+        );
+        close_interfaces(choice, std::iter::once(at), &Found { key: text.clone(), text });
     }
 }
 

@@ -158,6 +158,8 @@ impl Policy {
                         is_loose: link.role == Role::Pod
                             && plan.fast_path.source_check(&link.name) == resources::SourceCheck::Loose,
                         vrf: vrf(dataplane, link),
+                        behind: sink.behind(link.ifindex),
+                        before: sink.before(link.ifindex),
                     })
                     .collect(),
                 exits: dataplane

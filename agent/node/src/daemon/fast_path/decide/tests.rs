@@ -36,8 +36,24 @@ fn facts(survey: &Survey) -> Facts<'_> {
         whole: None,
         pools: vec![pool("a", "172.16.0.0/16"), pool("b", "172.17.0.0/16"), pool("six", "fd00:10::/64")],
         interfaces: vec![
-            InterfaceFacts { ifindex: 2, name: "ens33", setting: None, is_loose: false, vrf: None },
-            InterfaceFacts { ifindex: 7, name: "cali0", setting: None, is_loose: false, vrf: None },
+            InterfaceFacts {
+                ifindex: 2,
+                name: "ens33",
+                setting: None,
+                is_loose: false,
+                vrf: None,
+                behind: &[],
+                before: &[],
+            },
+            InterfaceFacts {
+                ifindex: 7,
+                name: "cali0",
+                setting: None,
+                is_loose: false,
+                vrf: None,
+                behind: &[],
+                before: &[],
+            },
         ],
         exits: Vec::new(),
         survey,
@@ -364,4 +380,36 @@ fn a_pod_that_is_checked_loosely_is_the_stacks_where_the_kernel_is_strict() {
         facts.interfaces[1].is_loose = true;
         assert_eq!(decide(&facts).interfaces[1].mode, expected);
     }
+}
+
+#[test]
+fn what_others_have_behind_ours_takes_the_interface_though_it_is_enabled() {
+    let survey = untracked(Rules::default());
+    let behind = ["program count (TCX, id 17)".to_owned(), "tc filter (bpf, pref 1)".to_owned()];
+    let mut facts = facts(&survey);
+    facts.flag = FastPathMode::On;
+    facts.interfaces[1].behind = &behind;
+    let choice = decide(&facts);
+    assert_eq!((choice.interfaces[0].mode, choice.interfaces[1].mode), (None, Some(Off)));
+    assert_eq!(
+        texts(&choice),
+        [
+            "on cali0 others stand behind ours on TC ingress, and would not see what is carried: program count \
+          (TCX, id 17), tc filter (bpf, pref 1): by the stack, what comes by cali0"
+        ]
+    );
+}
+
+#[test]
+fn a_program_before_ours_may_set_the_mark_that_a_policy_rule_wants() {
+    let survey = untracked(Rules::default());
+    let (reach, before) = (Reach::default(), ["program mark (TCX, id 17)".to_owned()]);
+    let mut facts = facts(&survey);
+    facts.diverting =
+        vec![Diversion { text: "100: from all fwmark 0x1 lookup 52", reach: &reach, needs_mark: true }];
+    assert_eq!(modes(&decide(&facts)), [Unguarded; 3]);
+    facts.interfaces[0].before = &before;
+    let choice = decide(&facts);
+    assert_eq!(modes(&choice), [Off; 3]);
+    assert!(texts(&choice)[0].contains("which program mark (TCX, id 17) on ens33 may set"), "{choice:?}");
 }
