@@ -210,10 +210,14 @@ impl Groups {
         routes > 0 && (routes >= TWIN || !others)
     }
 
-    /// Makes ready that a group leads elsewhere, with all its routes. Nothing changes before [`Self::carry_out`].
+    /// Makes ready that a group leads elsewhere, with all its routes. For packets nothing changes before
+    /// [`Self::carry_out`]; but no other route gets the group any more, neither for where it leads now nor for where it will.
     pub fn prepare(&mut self, id: u32, hops: &Hops, now: Instant) -> Result<Move, Refusal> {
         let before = self.assignment(id);
         let (target, buckets) = self.target(hops, before.as_ref(), now)?;
+        if let Some(led) = self.groups.get(&id).map(|group| group.hops.clone()) {
+            self.forget(id, &led);
+        }
         Ok(Move { id, hops: hops.clone(), target, buckets })
     }
 
@@ -228,7 +232,6 @@ impl Groups {
             idle: None,
         };
         self.writes.push(Write::Group { id, word: target.0 });
-        self.forget(id, &old.hops);
         self.by_hops.entry(hops).or_default().push(id);
         self.let_go(&old, now);
     }

@@ -1,7 +1,7 @@
 //! What stands in the maps beside the routes: words, groups, places, counters; what others do to them; and maps of
 //! other agents.
 
-use std::{collections::BTreeMap, mem::offset_of, path::Path};
+use std::{cell::RefCell, collections::BTreeMap, mem::offset_of, path::Path};
 
 use aya::maps::{Array, Map, MapData};
 use manx_abi::{Counts, Group, Kind, PACKED, Settings, VERDICTS, Word, map};
@@ -10,6 +10,11 @@ use manx_dataplane::{
     route::{Action, BlackholeKind, NextHop, Route},
 };
 use manx_net::Prefix;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 
 use crate::{
     namespace::{Namespace, ip, run},
@@ -85,6 +90,46 @@ fn a_next_hop_that_changes_under_all_its_routes_is_one_store_and_no_route_is_wri
         assert_ne!(block(1), word);
         assert_eq!(block(5), word);
         assert_eq!(sink.faults().unwrap(), []);
+    });
+}
+
+/// Changes of one call: a prefix's number, and a bit for each of its next hops from then on; none: it goes.
+type Change = Vec<(u8, u8)>;
+
+fn table(desired: &BTreeMap<u8, u8>) -> Vec<Route> {
+    let route = |(number, hops): (&u8, &u8)| {
+        let hops: Vec<u8> = (0..8).filter(|bit| hops >> bit & 1 == 1).collect();
+        via(&format!("10.0.{number}.64/26"), &hops)
+    };
+    desired.iter().map(route).collect::<Vec<_>>().sorted()
+}
+
+#[test]
+fn after_each_change_every_route_leads_where_it_is_to_whichever_lead_there_with_it() {
+    Namespace::new().run(|| {
+        let sink = RefCell::new(open());
+        let change = vec((0u8..8, prop_oneof![0u8..8, 1u8..4]), 1..8);
+        let mut runner =
+            TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
+        let tried = runner.run(&vec(change, 1..8), |history: Vec<Change>| {
+            let mut sink = sink.borrow_mut();
+            sink.reconcile(&[]).unwrap();
+            let mut desired = BTreeMap::new();
+            for change in history {
+                let change: BTreeMap<u8, u8> = change.into_iter().collect();
+                let (gone, come): (BTreeMap<u8, u8>, BTreeMap<u8, u8>) =
+                    change.into_iter().partition(|(_, hops)| *hops == 0);
+                let gone: Vec<Prefix> =
+                    gone.keys().map(|number| format!("10.0.{number}.64/26").parse().unwrap()).collect();
+                desired.extend(come.clone());
+                desired.retain(|number, _| !gone.contains(&format!("10.0.{number}.64/26").parse().unwrap()));
+                sink.apply(&table(&come), &gone).unwrap();
+                prop_assert_eq!(sink.dump().unwrap(), table(&desired));
+            }
+            prop_assert_eq!(sink.faults().unwrap(), []);
+            Ok(())
+        });
+        tried.unwrap_or_else(|failed| panic!("{failed}"));
     });
 }
 
