@@ -12,21 +12,45 @@ use aya_ebpf::{
     },
     helpers::bpf_fib_lookup,
 };
-use manx_abi::{Family, Kind, Verdict, Word, header::Address6};
+use manx_abi::{
+    Family, Kind, Vacancy, Verdict, Word,
+    header::{self, Address6},
+    kernel,
+};
 
-use crate::maps::{Hop, Switches};
+use crate::{
+    generation::Context,
+    maps::{Hop, Switches},
+    vacancy::Memory,
+};
 
 /// An address as the helper wants it.
 pub trait Addresses: Copy {
     const FAMILY: Family;
+    /// Where the namespace has the number of changes to the family's routes.
+    const GENERATION: i16;
+    /// As a [`Vacancy`] has it.
+    fn number(&self) -> [u64; 2];
 }
 
 impl Addresses for [u8; 4] {
     const FAMILY: Family = Family::Inet;
+    const GENERATION: i16 = kernel::RT_GENID;
+
+    #[inline(always)]
+    fn number(&self) -> [u64; 2] {
+        Vacancy::of4(u32::from_be_bytes(*self))
+    }
 }
 
 impl Addresses for Address6 {
     const FAMILY: Family = Family::Inet6;
+    const GENERATION: i16 = kernel::FIB6_SERNUM;
+
+    #[inline(always)]
+    fn number(&self) -> [u64; 2] {
+        header::halves(*self)
+    }
 }
 
 /// What the FIB would do with a packet that came in by `ifindex`: its answer, and the interface that the packet would
@@ -94,8 +118,8 @@ unsafe fn look_up(
 /// to agree always, since a pod may have come into it. For an explicit one it has to while nobody keeps the maps: then
 /// nobody takes it out of the map when somebody has deleted the route.
 #[inline(always)]
-pub fn blackhole<A: Addresses>(
-    ctx: *mut c_void,
+pub fn blackhole<C: Context, A: Addresses>(
+    ctx: &C,
     ifindex: u32,
     source: &A,
     destination: &A,
@@ -103,6 +127,13 @@ pub fn blackhole<A: Addresses>(
     switches: Switches,
 ) -> Option<Verdict> {
     let verdict = if word.is(Kind::BlackholeOwn) {
+        if let Some(memory) = Memory::of(ctx, ifindex, destination, switches) {
+            return Some(if memory.is_vacant(|| is_blackhole(ctx, ifindex, source, destination)) {
+                Verdict::BlackholeOwn
+            } else {
+                Verdict::FibDisagrees
+            });
+        }
         Verdict::BlackholeOwn
     } else if word.is(Kind::BlackholeExplicit) {
         if switches.is_kept() {
@@ -112,8 +143,12 @@ pub fn blackhole<A: Addresses>(
     } else {
         return None;
     };
-    let (answer, _) = ask(ctx, ifindex, source, destination);
-    Some(if answer == BPF_FIB_LKUP_RET_BLACKHOLE { verdict } else { Verdict::FibDisagrees })
+    Some(if is_blackhole(ctx, ifindex, source, destination) { verdict } else { Verdict::FibDisagrees })
+}
+
+#[inline(always)]
+fn is_blackhole<C: Context, A: Addresses>(ctx: &C, ifindex: u32, source: &A, destination: &A) -> bool {
+    ask(ctx.raw(), ifindex, source, destination).0 == BPF_FIB_LKUP_RET_BLACKHOLE
 }
 
 /// How the FIB would send packets to `address`, asked by the interface `ifindex`.

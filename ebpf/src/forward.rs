@@ -268,26 +268,22 @@ impl Hook {
             return Ok(());
         }
         let (from, to) = (&header.source, &header.destination);
-        Err(
-            if let Some(verdict) =
-                fib::blackhole(ctx.as_ptr(), self.frame.ifindex, from, to, word, self.switches)
-            {
-                if verdict != Verdict::FibDisagrees {
-                    self.count_prefix(route);
-                }
-                verdict
-            } else if word.is(Kind::NoRoute) {
-                Verdict::NoRoute
-            } else if word.is(Kind::Pass) {
-                Verdict::RouteSaysPass
-            } else if word.is(Kind::Unreachable) {
-                // The kernel's to answer, and counted as what it is: a packet that goes no further.
+        Err(if let Some(verdict) = fib::blackhole(ctx, self.frame.ifindex, from, to, word, self.switches) {
+            if verdict != Verdict::FibDisagrees {
                 self.count_prefix(route);
-                Verdict::Unreachable
-            } else {
-                Verdict::BadEntry
-            },
-        )
+            }
+            verdict
+        } else if word.is(Kind::NoRoute) {
+            Verdict::NoRoute
+        } else if word.is(Kind::Pass) {
+            Verdict::RouteSaysPass
+        } else if word.is(Kind::Unreachable) {
+            // The kernel's to answer, and counted as what it is: a packet that goes no further.
+            self.count_prefix(route);
+            Verdict::Unreachable
+        } else {
+            Verdict::BadEntry
+        })
     }
 
     /// The number of a [`Mode`] that lets the packet be carried, and how.

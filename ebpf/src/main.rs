@@ -7,11 +7,13 @@
 
 mod fib;
 mod forward;
+mod generation;
 mod guard;
 mod index;
 mod maps;
 mod skb;
 mod source;
+mod vacancy;
 mod wire;
 
 use aya_ebpf::{

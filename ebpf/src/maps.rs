@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use manx_abi::{
     Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
-    PoolSet, Program, Route, Settings, Tally, VERDICTS, Verdict, Window, Word, capacity, flow,
+    PoolSet, Program, Route, Settings, Tally, VERDICTS, Vacancy, Verdict, Window, Word, capacity, flow,
     header::Address6, pool,
 };
 
@@ -66,6 +66,9 @@ static PREFIX_COUNTS: PerCpuArray<Tally, { capacity::PREFIX_COUNTS }> = PerCpuAr
 
 #[btf_map]
 static HOP_COUNTS: PerCpuArray<Tally, { capacity::NEXTHOPS }> = PerCpuArray::new();
+
+#[btf_map]
+static VACANCIES: PerCpuArray<Vacancy, { capacity::VACANCIES }> = PerCpuArray::new();
 
 #[unsafe(no_mangle)]
 static INTERFACE_MASK: Global<u32> = Global::new(capacity::INTERFACES as u32 - 1);
@@ -141,6 +144,12 @@ impl Switches {
                 (0..2).any(|state| read_volatile(windows.add(state)).holds(remaining))
             }
         }
+    }
+
+    /// For how many jiffies a [`Vacancy`] holds.
+    #[inline(always)]
+    pub fn vacancy(self) -> u32 {
+        number!(self.0, vacancy)
     }
 
     /// Whether an agent keeps the maps now: it was known to live not longer ago than it says itself.
@@ -405,4 +414,10 @@ fn tally(found: Option<*mut Tally>, packets: u64, bytes: u64) {
             (*tally).bytes += bytes;
         }
     }
+}
+
+/// This CPU's, which nobody else reads or writes while the program runs.
+#[inline(always)]
+pub fn vacancy(address: [u64; 2]) -> Option<*mut Vacancy> {
+    VACANCIES.get_ptr_mut(Vacancy::slot(address))
 }

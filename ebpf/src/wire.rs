@@ -1,7 +1,7 @@
 //! What XDP does with a frame: blackholes die here, before an skb exists. Everything else goes on to TC, which
 //! counts what it does with it.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{helpers::bpf_xdp_get_buff_len, programs::XdpContext};
 use manx_abi::{
     Kind, Verdict,
     header::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
@@ -60,7 +60,7 @@ fn blackhole<A: Address + Addresses>(ctx: &XdpContext, ifindex: u32, source: A, 
         return Verdict::BadEntry;
     };
     let route = destination.find(switches, pools);
-    let verdict = fib::blackhole(ctx.as_ptr(), ifindex, &source, &destination, route.word, switches);
+    let verdict = fib::blackhole(ctx, ifindex, &source, &destination, route.word, switches);
     match verdict {
         None if route.word.is(Kind::NoRoute) => Verdict::NoRoute,
         None => Verdict::NotBlackholed,

@@ -30,6 +30,7 @@ pub fn start(routes: &[Route], pods: &[String], uplinks: &[&str], ground: Ground
     ensure!(applied.refused.is_empty(), "refused by the maps: {:?}", applied.refused);
     sink.set_keep_alive(KeepAlive::default());
     sink.set_whole_mode(mode);
+    sink.set_vacancy(true);
     sink.pulse()?;
     for uplink in uplinks {
         let ifindex = nix::net::if_::if_nametoindex(*uplink)?;

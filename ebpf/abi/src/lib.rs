@@ -18,6 +18,7 @@ pub mod pool;
 mod route;
 mod settings;
 mod tally;
+mod vacancy;
 mod verdict;
 pub mod word;
 
@@ -27,11 +28,12 @@ pub use settings::{
     INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window, is_fresh, pulse, way_back,
 };
 pub use tally::Tally;
+pub use vacancy::Vacancy;
 pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
 pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};
 
 /// Part of the pin path, `<bpf-dir>/v<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The names under which maps are defined in the object and pinned.
 pub mod map {
@@ -68,8 +70,10 @@ pub mod map {
     pub const PREFIX_COUNTS: &str = "PREFIX_COUNTS";
     /// Per-CPU array by next-hop id → [`super::Tally`].
     pub const HOP_COUNTS: &str = "HOP_COUNTS";
+    /// Per-CPU array by [`super::Vacancy::slot`] → [`super::Vacancy`].
+    pub const VACANCIES: &str = "VACANCIES";
 
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         ROUTES4,
         ROUTES6,
         WORDS,
@@ -85,6 +89,7 @@ pub mod map {
         COUNTERS,
         PREFIX_COUNTS,
         HOP_COUNTS,
+        VACANCIES,
     ];
 }
 
@@ -96,6 +101,8 @@ pub mod global {
     pub const BLOCK6_MASK: &str = "BLOCK6_MASK";
     /// u32: 1 if the kernel can be asked for a tracked flow. At 0 the verifier takes the question out.
     pub const GUARD: &str = "GUARD";
+    /// u32: 1 if the kernel can be asked how often its routes have changed. At 0 the verifier takes the question out.
+    pub const GENERATIONS: &str = "GENERATIONS";
 }
 
 /// Entries of the maps as built; the loader may take others.
@@ -119,6 +126,8 @@ pub mod capacity {
     pub const INTERFACES: usize = 1 << 10;
     pub const COUNTERS: usize = counters(INTERFACES);
     pub const PREFIX_COUNTS: usize = 1 << 16;
+    /// A power of two: sixteen blocks of 64 addresses.
+    pub const VACANCIES: usize = 1 << 10;
 
     /// Elements of the packed array that holds `words`.
     pub const fn packed(words: usize) -> usize {

@@ -79,12 +79,15 @@ pub struct Settings {
     /// A pulse older than this is a dead agent's, or a stopped one's. Then the kernel's FIB is asked before
     /// each redirect, since a pod may have come, gone or moved meanwhile.
     pub pulse_limit: u32,
+    /// How many jiffies the FIB's word on an address of an own block holds while its routes stay as they are ([`crate::Vacancy`]);
+    /// 0: it is asked each time.
+    pub vacancy: u32,
     /// Of the pools, by number.
     pub pool_modes: [Mode; POOL_NUMBERS],
 }
 
 /// Fields before the pools'.
-const HEAD: usize = 17;
+const HEAD: usize = 18;
 
 impl Settings {
     pub const SIZE: usize = 4 * (HEAD + POOL_NUMBERS);
@@ -99,6 +102,7 @@ impl Settings {
         hash_seed: 0,
         pulse: 0,
         pulse_limit: 0,
+        vacancy: 0,
         pool_modes: [Mode::Off; POOL_NUMBERS],
     };
 
@@ -121,6 +125,7 @@ impl Settings {
             self.hash_seed,
             self.pulse,
             self.pulse_limit,
+            self.vacancy,
         ];
         let mut out = [0; Settings::SIZE];
         let words = head.into_iter().chain(self.pool_modes.into_iter().map(|mode| mode as u32));
@@ -151,6 +156,7 @@ impl Settings {
             hash_seed: word(14),
             pulse: word(15),
             pulse_limit: word(16),
+            vacancy: word(17),
             pool_modes,
         })
     }
@@ -286,7 +292,8 @@ mod tests {
 
     #[test]
     fn switches_are_read_back_as_they_were_written() {
-        let mut settings = Settings { mode: Mode::NoSay, pool_set: 3, hash_seed: 9, ..Settings::ZERO };
+        let mut settings =
+            Settings { mode: Mode::NoSay, pool_set: 3, hash_seed: 9, vacancy: 25, ..Settings::ZERO };
         settings.tcp[1] = Window { low: 5, high: 6 };
         settings.udp[1] = Window { low: 7, high: 8 };
         settings.pool_modes[31] = Mode::Guarded;

@@ -22,6 +22,8 @@ const UNION: u32 = 5;
 const FUNC: u32 = 12;
 const HEAD: usize = 12;
 const MEMBER: usize = 12;
+/// How deep structures without names lie in others, at most.
+const DEPTH: u32 = 4;
 
 /// A type as it lies in the section.
 struct Type<'a> {
@@ -88,6 +90,59 @@ impl<'a> Btf<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The offsets in octets of members of structures, each as [`Btf::member`] says it, in one pass. A member of a structure or
+    /// union without a name within another is one of the outer.
+    pub fn members<const N: usize>(&self, wanted: [(&str, &str); N]) -> Result<[Option<u32>; N], NotBtf> {
+        let mut found = [None; N];
+        for outer in self.iter() {
+            let outer = outer?;
+            if outer.kind() != STRUCT {
+                continue;
+            }
+            let name = self.name(outer.name)?;
+            for ((structure, member), found) in wanted.iter().zip(&mut found) {
+                if found.is_none() && structure.as_bytes() == name {
+                    *found = self.within(&outer, member, DEPTH)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn within(&self, outer: &Type<'_>, member: &str, depth: u32) -> Result<Option<u32>, NotBtf> {
+        let offset = |field: &[u8]| -> Result<Option<u32>, NotBtf> {
+            let place = word(field, 8)?;
+            // With the flag the high octet is a bit field's width.
+            let bits = if outer.info >> 31 == 1 { place & 0x00ff_ffff } else { place };
+            Ok((bits % 8 == 0).then_some(bits / 8))
+        };
+        let mut unnamed = Vec::new();
+        for field in outer.rest.chunks_exact(MEMBER) {
+            match self.name(word(field, 0)?)? {
+                name if name == member.as_bytes() => return offset(field),
+                [] => unnamed.push(field),
+                _ => {}
+            }
+        }
+        let Some(depth) = depth.checked_sub(1) else { return Ok(None) };
+        for field in unnamed {
+            let (Some(inner), Some(start)) = (self.aggregate(word(field, 4)?)?, offset(field)?) else {
+                continue;
+            };
+            if let Some(offset) = self.within(&inner, member, depth)? {
+                return Ok(start.checked_add(offset));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The structure or union of this id.
+    fn aggregate(&self, id: u32) -> Result<Option<Type<'a>>, NotBtf> {
+        let Some(place) = id.checked_sub(self.first) else { return Ok(None) };
+        let found = self.iter().nth(place as usize).transpose()?;
+        Ok(found.filter(|found| matches!(found.kind(), STRUCT | UNION)))
     }
 
     fn name(&self, offset: u32) -> Result<&'a [u8], NotBtf> {
@@ -199,6 +254,23 @@ mod tests {
         assert_eq!(btf.member("packet", "status"), Ok(None));
     }
 
+    #[test]
+    fn a_member_of_a_structure_without_a_name_is_its_outers() {
+        let strings = b"\0int\0flow\0status\0dev\0";
+        let bytes = section(
+            strings,
+            &[
+                &[1, info(1, 0), 4, 32],
+                &[0, info(UNION, 1), 8, 17, 1, 0],
+                &[0, info(STRUCT, 2), 16, 10, 1, 0, 0, 2, 64],
+                &[5, info(STRUCT, 2), 24, 10, 1, 0, 0, 3, 64],
+            ],
+        );
+        let btf = Btf::parse(&bytes).unwrap();
+        let found = btf.members([("flow", "dev"), ("flow", "status"), ("flow", "none"), ("int", "dev")]);
+        assert_eq!(found, Ok([Some(16), Some(0), None, None]));
+    }
+
     /// Of a module beside [`kernel`]: a function with a name of its own, one with the kernel's name `ask`, a structure
     /// with the kernel's name `int` and a member with its own.
     fn module(kernel: &Btf<'_>) -> Vec<u8> {
@@ -257,7 +329,7 @@ mod tests {
 
     fn ask(bytes: &[u8]) {
         if let Ok(btf) = Btf::parse(bytes) {
-            let _ = (btf.function("b"), btf.member("a", "b"));
+            let _ = (btf.function("b"), btf.member("a", "b"), btf.members([("a", "b"), ("", "b")]));
         }
     }
 

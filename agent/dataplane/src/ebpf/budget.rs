@@ -45,16 +45,19 @@ fn data(map: &Map) -> &MapData {
 #[test]
 fn the_programs_load_within_their_budget_with_and_without_a_log_and_with_and_without_the_guard() {
     let resolved = kfunc::resolve(OBJECT).unwrap();
-    let mut ways = vec![(OBJECT, 0u32)];
+    let mut ways = vec![(OBJECT, 0u32, 0u32)];
+    if resolved.generations {
+        ways.push((&resolved.object, 0, 1));
+    }
     if resolved.guard.is_available() {
-        ways.push((&resolved.object, 1));
+        ways.push((&resolved.object, 1, resolved.generations.into()));
     }
     let ebpf = EbpfLoader::new().btf(None).load(OBJECT).unwrap();
     let maps: Vec<_> =
         map::ALL.iter().map(|name| (*name, data(ebpf.map(name).unwrap()).fd().as_fd())).collect();
     let mut log = vec![0u8; LOG];
-    for (object, guard) in ways {
-        let globals = [(global::GUARD, guard)];
+    for (object, guard, generations) in ways {
+        let globals = [(global::GUARD, guard), (global::GENERATIONS, generations)];
         let code = Code { object, globals: &globals, maps: &maps, module: resolved.module() };
         let code = code.prepare().unwrap();
         for (name, allowed) in budget() {
@@ -62,7 +65,7 @@ fn the_programs_load_within_their_budget_with_and_without_a_log_and_with_and_wit
             for level in [STATS, PATH | STATS] {
                 code.verify(name, level, &mut log).unwrap();
                 let verified = processed(&log);
-                println!("{name} with guard {guard}: {verified} of {allowed}");
+                println!("{name} with guard {guard}, generations {generations}: {verified} of {allowed}");
                 assert!(verified <= allowed, "{name}: {verified} instructions processed, {allowed} allowed");
             }
         }

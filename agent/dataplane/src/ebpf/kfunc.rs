@@ -13,6 +13,7 @@ use manx_abi::kernel;
 use super::{
     Error,
     btf::{Btf, NotBtf},
+    generation,
     module::Module,
     program,
 };
@@ -41,7 +42,7 @@ pub(super) enum ModuleAsked {
     Answered,
 }
 
-const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 const CONNTRACK: &str = "nf_conntrack";
 /// There as long as the module is, also if it came without types.
 const LOADED: &str = "/sys/module/nf_conntrack";
@@ -66,6 +67,8 @@ struct Numbers {
 pub struct Resolved {
     pub object: Vec<u8>,
     pub guard: Guard,
+    /// Whether the programs can read how often the kernel's routes have changed.
+    pub generations: bool,
     module: Option<OwnedFd>,
 }
 
@@ -92,7 +95,8 @@ pub fn resolve(object: &[u8]) -> Result<Resolved, Error> {
         }
         Err(reason) => (Guard::Absent(reason), None),
     };
-    Ok(Resolved { object, guard, module })
+    let generations = generation::resolve(&mut object)?;
+    Ok(Resolved { object, guard, generations, module })
 }
 
 /// Whether conntrack is a module that can be called now. Where it could not, it pays to [`resolve`] again.
@@ -172,7 +176,7 @@ mod elf {
 }
 
 /// Instructions, of `<linux/bpf.h>`: an opcode, two registers of four bits, an offset of 16, a number of 32.
-mod instruction {
+pub(super) mod instruction {
     pub const SIZE: usize = 8;
     pub const CALL: u8 = 0x85;
     /// Source register of a call to a function of the kernel's.
@@ -231,12 +235,12 @@ fn replace(object: &mut [u8], numbers: Numbers) -> Result<(), Error> {
     Ok(())
 }
 
-fn refused(reason: &str) -> Error {
+pub(super) fn refused(reason: &str) -> Error {
     Error::Load { reason: reason.into() }
 }
 
 /// Start and end of the sections that hold code.
-fn code(object: &[u8]) -> Option<Vec<(usize, usize)>> {
+pub(super) fn code(object: &[u8]) -> Option<Vec<(usize, usize)>> {
     if object.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
@@ -268,7 +272,7 @@ pub(super) fn calling_nobody(object: &[u8]) -> Result<Resolved, Error> {
     let mut object = object.to_vec();
     let nobody = Numbers { lookup: 0x7fff_fff0, release: 0x7fff_fff1, place: 0, status: 0x70, timeout: 0x7c };
     replace(&mut object, nobody)?;
-    Ok(Resolved { object, guard: Guard::Available, module: None })
+    Ok(Resolved { object, guard: Guard::Available, generations: false, module: None })
 }
 
 #[cfg(test)]

@@ -83,27 +83,43 @@ fn open_with(options: &Options, resolve: Resolve) -> Result<(EbpfSink, Opened), 
 pub(super) type Resolve = fn(&[u8]) -> Result<Resolved, Error>;
 
 /// The programs on these maps, with what the running kernel has for the guard. A kernel may have it and still refuse
-/// programs that call it (without JIT it refuses every such call); what needs no guard is then done without it.
+/// programs that call it (without JIT it refuses every such call); what needs no guard is then done without it. So it is
+/// with what is read of the kernel's own structures.
 pub(super) fn programs(pins: &Pins, handles: &Handles, resolve: Resolve) -> Result<(Programs, Guard), Error> {
     let resolved = resolve(OBJECT)?;
-    if !resolved.guard.is_available() {
-        return Ok((without_guard(pins, handles)?, resolved.guard));
+    let has_guard = resolved.guard.is_available();
+    let load = |generations| {
+        let wants = Wants { guard: has_guard, generations };
+        verified(pins, handles, &resolved.object, wants, resolved.module())
+    };
+    if resolved.generations
+        && let Ok(programs) = load(true)
+    {
+        return Ok((programs, resolved.guard));
     }
-    match verified(pins, handles, &resolved.object, 1, resolved.module()) {
-        Ok(programs) => Ok((programs, Guard::Available)),
-        Err(refused) => Ok((without_guard(pins, handles)?, Guard::Absent(why_refused(&refused)))),
+    match load(false) {
+        Ok(programs) => Ok((programs, resolved.guard)),
+        Err(refused) if has_guard => {
+            // The object as it is built: the kernel refuses calls of what it does not have also where nothing leads to them.
+            let bare = verified(pins, handles, OBJECT, Wants { guard: false, generations: false }, None)?;
+            Ok((bare, Guard::Absent(why_refused(&refused))))
+        }
+        Err(refused) => Err(refused),
     }
 }
 
-fn without_guard(pins: &Pins, handles: &Handles) -> Result<Programs, Error> {
-    verified(pins, handles, OBJECT, 0, None)
+/// What the programs are to ask the kernel for. What they are not the verifier takes out.
+#[derive(Clone, Copy)]
+struct Wants {
+    guard: bool,
+    generations: bool,
 }
 
 fn verified(
     pins: &Pins,
     handles: &Handles,
     object: &[u8],
-    guard: u32,
+    wants: Wants,
     module: Option<BorrowedFd<'_>>,
 ) -> Result<Programs, Error> {
     let mask = |name: &'static str| -> Result<u32, Error> {
@@ -119,7 +135,8 @@ fn verified(
         globals: &[
             (global::INTERFACE_MASK, mask(map::INTERFACES)?),
             (global::BLOCK6_MASK, mask(map::BLOCKS6)?),
-            (global::GUARD, guard),
+            (global::GUARD, u32::from(wants.guard)),
+            (global::GENERATIONS, u32::from(wants.generations)),
         ],
         maps: &maps,
         module,

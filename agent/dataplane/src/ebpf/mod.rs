@@ -17,6 +17,7 @@ mod counter_ids;
 mod entries;
 mod error;
 mod foreign;
+mod generation;
 mod groups;
 mod held;
 mod ids;

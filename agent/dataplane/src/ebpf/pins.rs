@@ -11,7 +11,7 @@ use aya::{
 };
 use manx_abi::{
     ABI_VERSION, BUCKETS, Block6, Counts, Endpoint, Interface, NextHop, PACKED, PoolSet, Program, Route,
-    Settings, Tally, capacity, map, pool::POOL_SETS,
+    Settings, Tally, Vacancy, capacity, map, pool::POOL_SETS,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -213,6 +213,7 @@ pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
         layout(map::COUNTERS, MapType::PerCpuArray, 4, size_of::<Counts>(), capacity::counters(interfaces)),
         layout(map::PREFIX_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, options.sizes.counters as usize),
         layout(map::HOP_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, capacity::NEXTHOPS),
+        layout(map::VACANCIES, MapType::PerCpuArray, 4, Vacancy::SIZE, capacity::VACANCIES),
     ]
 }
 

@@ -153,6 +153,18 @@ pub(super) fn set_keep_alive(maps: &Maps, keep_alive: KeepAlive) {
     }
 }
 
+/// For how long the FIB's word on an address of an own block holds while its routes stay as they are. What changes the
+/// answer without a route (`ip nexthop replace`, forwarding that is switched off) is noticed so late; IPv6 does not count
+/// a route that goes.
+const VACANCY: Duration = Duration::from_millis(100);
+
+/// Whether the programs may remember what the FIB said of an own block's address. They do so by address and
+/// interface; where rules choose the table by more they may not.
+pub(super) fn set_vacancy(maps: &Maps, may: bool) {
+    let jiffies = VACANCY.as_millis() as u32 * jiffies_a_second() / 1000;
+    maps.settings.store(place!(vacancy), if may { jiffies.max(1) } else { 0 });
+}
+
 /// Says to the programs that an agent lives, for `limit` from now on. `pulse` is the time by the kernel's clock.
 pub(super) fn set_pulse(maps: &Maps, pulse: u32, limit: Duration) {
     let limit = limit.as_millis().saturating_mul(jiffies_a_second().into()) / 1000;

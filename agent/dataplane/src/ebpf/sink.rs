@@ -389,6 +389,12 @@ impl EbpfSink {
         settings::set_keep_alive(&self.maps, keep_alive);
     }
 
+    /// Whether the programs may remember for a while that nobody has an address of an own block, as long as no route
+    /// changes. They may where no rule chooses the table by a packet's source.
+    pub fn set_vacancy(&mut self, may: bool) {
+        settings::set_vacancy(&self.maps, may);
+    }
+
     /// Tells the programs that an agent lives, so that they need not ask the kernel's FIB before each redirect whether
     /// a pod has come, gone or moved. Call it more often than every [`PULSE_LIMIT`]; where nobody ever did, they take
     /// the maps' word.

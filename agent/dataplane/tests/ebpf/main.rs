@@ -15,5 +15,6 @@ mod senders;
 mod silent;
 mod stale;
 mod transit;
+mod vacancies;
 mod vectors;
 mod world;

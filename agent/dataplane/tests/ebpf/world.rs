@@ -1,7 +1,7 @@
 //! The node that the vectors are about: kw01 of the article with two pods, two uplinks, and a map that has a route
 //! of each kind. Programs run on frames by BPF_PROG_TEST_RUN and share the sink's maps through their pins.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -514,10 +514,16 @@ fn with_short_options(mut object: Vec<u8>) -> Vec<u8> {
     // r5 = 12, then some instructions on, the call of a function of the kernel's.
     const SIZE: [u8; 8] = [0xb7, 5, 0, 0, 12, 0, 0, 0];
     const CALL: [u8; 4] = [0x85, 0x20, 0, 0];
-    let call = object.windows(4).position(|bytes| bytes == CALL).expect("a call");
-    let size = object[..call].windows(8).rposition(|bytes| bytes == SIZE).expect("a size");
-    assert!(call - size < 256);
-    object[size + 4] = 8;
+    let calls = (0..object.len()).filter(|at| object[*at..].starts_with(&CALL));
+    let sizes: BTreeSet<usize> = calls
+        .filter_map(|call| {
+            let before = call.saturating_sub(256);
+            Some(before + object[before..call].windows(8).rposition(|bytes| bytes == SIZE)?)
+        })
+        .collect();
+    // The lookup and the release behind it find the same one.
+    assert_eq!(sizes.len(), 1, "{sizes:?}");
+    sizes.into_iter().for_each(|size| object[size + 4] = 8);
     object
 }
 

@@ -282,6 +282,7 @@ impl Lab {
                 }
             }
             sink.set_whole_mode(Mode::Unguarded);
+            sink.set_vacancy(true);
             sink
         });
         for node in [&with, &without] {

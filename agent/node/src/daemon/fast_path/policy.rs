@@ -187,6 +187,7 @@ impl Policy {
             }
         }
         self.tracked.extend(choice.tracked.iter().copied());
+        sink.set_vacancy(diversions(dataplane).is_empty());
         if let Err(error) = self.switch(sink, &choice, plan, survey.conntrack.as_ref()) {
             return tracing::error!("cannot switch the fast path: {error}");
         }
