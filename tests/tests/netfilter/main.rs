@@ -32,8 +32,10 @@ mod lifetimes;
 mod policies;
 mod rules;
 mod services;
+mod sets;
 mod shapes;
 mod switches;
+mod tracking;
 mod unguarded;
 
 /// This many, or ten times as many where time does not matter.

@@ -59,6 +59,11 @@ const PACKAGES: &[Package] = &[
         program: "conntrack",
         why: "looks into and flushes tables of connections in the tests of Services and policies",
     },
+    Package {
+        name: "ipset",
+        program: "ipset",
+        why: "makes sets that expire, for the tests of rules with them",
+    },
 ];
 
 /// What packages start when they are installed.

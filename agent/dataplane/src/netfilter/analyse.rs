@@ -10,6 +10,7 @@ use super::{
     Duty, Place, Rules,
     expression::{Expression, Verdict, ct, meta, object},
     found::Found,
+    iptables,
     narrow::{Narrowing, Packets, Sole, WayBack},
     ruleset::{Base, Key, Rule, Ruleset, Set, TableKey, family},
 };
@@ -161,7 +162,7 @@ pub(super) fn tracking(ruleset: &Ruleset) -> BTreeMap<Family, String> {
 
 fn tracks(expression: &Expression) -> Option<String> {
     match expression {
-        Expression::Ct { .. } => Some("ct".to_owned()),
+        Expression::Ct { .. } | Expression::CtWrite { .. } => Some("ct".to_owned()),
         Expression::Other { name, .. } => TRACKING.contains(&name.as_str()).then(|| name.clone()),
         Expression::Match { name, .. } | Expression::Target { name, .. } => {
             TRACKING_EXTENSIONS.contains(&name.as_str()).then(|| name.clone())
@@ -482,8 +483,12 @@ impl<'r> Walk<'r> {
     fn effect(&mut self, rule: &Rule, expression: &Expression, packets: &Packets) {
         let every = |what: &str| Some((Duty::EveryPacket, what.to_owned()));
         let mark = |what: &str| self.marks.then(|| (Duty::Mark, what.to_owned()));
+        let timeout = |what: &str| Some((Duty::Timeout, what.to_owned()));
         let found = match expression {
             Expression::PayloadWrite => every("a write to the packet"),
+            // The guard asks the default zone, where such a flow has no entry, or one of before.
+            Expression::CtWrite { key: ct::ZONE } => every("ct zone set"),
+            Expression::Object { kind: object::TIMEOUT } => timeout("ct timeout set"),
             Expression::MetaWrite { key: meta::PRIORITY } => every("meta priority set"),
             Expression::MetaWrite { key: meta::MARK } => mark("meta mark set"),
             Expression::Object { kind: object::QUOTA } => every("quota"),
@@ -492,7 +497,9 @@ impl<'r> Walk<'r> {
             Expression::ObjectOf { map } => every(&format!("objects of the map {map}, which is not known")),
             Expression::Fill { set } => every(&format!("the set {set} filled")),
             Expression::Match { name, .. } if EVERY_PACKET_MATCHES.contains(&name.as_str()) => every(name),
-            Expression::Target { name, .. } => match name.as_str() {
+            Expression::Target { name, parameters } => match name.as_str() {
+                "CT" if iptables::has_zone(parameters) => every("CT --zone"),
+                "CT" if iptables::has_timeout(parameters) => timeout("CT --timeout"),
                 "REJECT" | "DROP" => return self.filter(Place::of(rule), name, packets),
                 // Restoring the mark of a connection is like setting it.
                 "MARK" | "HMARK" | "CONNMARK" => mark(name),
@@ -573,6 +580,7 @@ fn decides(expression: &Expression) -> bool {
         Expression::Lookup { .. }
         | Expression::PayloadWrite
         | Expression::MetaWrite { .. }
+        | Expression::CtWrite { key: ct::ZONE }
         | Expression::Fill { .. } => true,
         Expression::Other { name, .. } => !HARMLESS.contains(&name.as_str()) && !counts_only(expression),
         _ => false,

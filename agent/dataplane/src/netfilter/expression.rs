@@ -27,6 +27,9 @@ pub(super) enum Expression {
         key: u32,
         to: Register,
     },
+    CtWrite {
+        key: u32,
+    },
     /// A question to the kernel's FIB.
     Fib {
         result: u32,
@@ -130,6 +133,7 @@ pub(super) mod ct {
     pub const PACKETS: u32 = 14;
     pub const BYTES: u32 = 15;
     pub const AVERAGE: u32 = 16;
+    pub const ZONE: u32 = 17;
     /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`.
     pub const ESTABLISHED: u32 = 1 << 1;
 }
@@ -147,7 +151,8 @@ pub(super) mod object {
     pub const QUOTA: u32 = 2;
     pub const LIMIT: u32 = 4;
     pub const SYNPROXY: u32 = 10;
-    pub const TRACKING: [u32; 4] = [3, 5, 7, 9];
+    pub const TIMEOUT: u32 = 7;
+    pub const TRACKING: [u32; 4] = [3, 5, TIMEOUT, 9];
 }
 
 impl Expression {
@@ -175,8 +180,9 @@ impl Expression {
                 (Some(key), Some(to), None) => Some(Expression::Meta { key, to }),
                 _ => None,
             },
-            "ct" => match (inside.number(2), register(1)) {
-                (Some(key), Some(to)) => Some(Expression::Ct { key, to }),
+            "ct" => match (inside.number(2), register(1), inside.find_kind(4)) {
+                (Some(key), _, Some(_)) => Some(Expression::CtWrite { key }),
+                (Some(key), Some(to), None) => Some(Expression::Ct { key, to }),
                 _ => None,
             },
             "fib" => register(1).map(|to| Expression::Fib {

@@ -59,6 +59,7 @@ impl Found {
                 (Duty::Closed, _) => rules.closed.push(finding),
                 (Duty::WayBack, _) => rules.ways_back.push(finding),
                 (Duty::Mark, _) => rules.marks.push(finding),
+                (Duty::Timeout, _) => rules.timeouts.push(finding),
             }
         }
         rules

@@ -8,6 +8,7 @@ mod analyse;
 mod conntrack;
 mod expression;
 mod found;
+mod iptables;
 mod ipvs;
 mod narrow;
 pub(crate) mod netlink;
@@ -72,6 +73,8 @@ pub struct Rules {
     pub ways_back: Vec<Finding>,
     /// They set the mark by which policy rules choose a table.
     pub marks: Vec<Finding>,
+    /// They give flows timeouts of their own, by which the guard cannot tell that an entry is fresh.
+    pub timeouts: Vec<Finding>,
 }
 
 impl Rules {
@@ -85,6 +88,7 @@ impl Rules {
             (&mut self.closed, &others.closed),
             (&mut self.ways_back, &others.ways_back),
             (&mut self.marks, &others.marks),
+            (&mut self.timeouts, &others.timeouts),
         ];
         for (own, others) in lists {
             own.retain(|finding| !others.iter().any(|other| other.reach == finding.reach));
@@ -102,6 +106,7 @@ enum Duty {
     Closed,
     WayBack,
     Mark,
+    Timeout,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,9 +20,10 @@ const OPENING_OR_CLOSING: u8 = 0x07;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Matches of iptables by what is the same for all packets that a flow has in one direction.
-const BY_FLOW: [&str; 10] =
-    ["addrtype", "comment", "iprange", "mac", "multiport", "physdev", "pkttype", "sctp", "set", "udp"];
+/// Matches of iptables by what is the same for all packets that a flow has in one direction. Not so `set`: an ipset changes
+/// without an event, and its elements may expire.
+const BY_FLOW: [&str; 9] =
+    ["addrtype", "comment", "iprange", "mac", "multiport", "physdev", "pkttype", "sctp", "udp"];
 
 /// The packets that a place in the rules is met by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,6 +254,7 @@ impl<'r> Narrowing<'r> {
             }
             Expression::PayloadWrite
             | Expression::MetaWrite { .. }
+            | Expression::CtWrite { .. }
             | Expression::Verdict(_)
             | Expression::Target { .. }
             | Expression::Object { .. }

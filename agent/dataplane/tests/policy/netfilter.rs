@@ -372,3 +372,48 @@ fn the_rules_of_two_thousand_services_are_read_in_a_moment() {
         assert!(took < Duration::from_secs(5), "{took:?}");
     });
 }
+
+#[test]
+fn zones_need_every_packet_and_timeouts_are_named() {
+    let found = found_with(
+        "table ip t {
+            ct timeout short {\n protocol tcp; l3proto ip; policy = { established : 4 };\n}
+            chain raw {
+                type filter hook prerouting priority raw
+                iifname \"eth0\" ct zone set 5
+                ip saddr 172.16.0.0/16 ct original zone set 6
+            }
+            chain after {
+                type filter hook prerouting priority -150
+                ip protocol tcp ip saddr 172.17.0.0/16 ct timeout set \"short\"
+                ct mark set 1
+            }
+         }\n",
+    );
+    assert_eq!(words(&found.rules.every_packet), ["ct zone set"; 2]);
+    assert!(found.rules.every_packet.iter().any(|zone| !meets(zone, "172.17.0.0/16", "172.16.0.0/16")));
+    let [timeout] = found.rules.timeouts.as_slice() else { panic!("{:?}", found.rules) };
+    assert_eq!(timeout.what, "ct timeout set");
+    assert!(
+        meets(timeout, "172.17.0.0/16", "172.16.0.0/16") && !meets(timeout, "172.16.0.0/16", "172.16.0.0/16")
+    );
+    assert!(matches!(found.ipv4, Tracking::Yes(_)));
+}
+
+#[test]
+fn an_ipset_says_nothing_of_the_packets_that_come_later() {
+    let found = Namespace::new().run(|| {
+        for command in [
+            "ipset create allowed hash:ip timeout 5",
+            "iptables-nft -A FORWARD -m set --match-set allowed src -j ACCEPT",
+            "iptables-nft -A FORWARD -s 172.16.0.0/16 -j DROP",
+            "iptables-nft -t raw -A PREROUTING -s 172.17.0.0/16 -j CT --zone 5",
+        ] {
+            assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+        }
+        survey()
+    });
+    // Who is allowed now may be refused in the middle of his flow.
+    assert_eq!((found.rules.running.len(), found.rules.closed.len()), (1, 0), "{:?}", found.rules);
+    assert_eq!(words(&found.rules.every_packet), ["CT --zone"]);
+}

@@ -153,6 +153,7 @@ pub fn decide(facts: &Facts<'_>) -> Choice {
     };
     if whole.is_none() {
         switch_off_for_netfilter(facts, &mut choice);
+        name_timeouts(facts, &mut choice);
         switch_off_for_policy_rules(facts, &mut choice);
         switch_off_for_ipsec(facts, &mut choice);
         switch_off_where_nothing_is_forwarded(facts, &mut choice);
@@ -394,6 +395,28 @@ fn switch_off_for_netfilter(facts: &Facts<'_>, choice: &mut Choice) {
                     );
                 }
             }
+        }
+    }
+}
+
+/// They switch nothing off: the guard sees by itself which entries have another timeout than those that it knows.
+fn name_timeouts(facts: &Facts<'_>, choice: &mut Choice) {
+    for finding in &facts.survey.rules.timeouts {
+        let guarded = |index: &usize| {
+            choice.pools.get(*index).is_some_and(|pool| pool.mode == Mode::Guarded) && auto_at(facts, *index)
+        };
+        let concerned = match facts.concerned(&finding.reach, &BTreeSet::new()) {
+            Concerned::Interfaces(found) => {
+                !found.is_empty() && (0..facts.pools.len()).any(|at| guarded(&at))
+            }
+            Concerned::Pools(found) => found.iter().any(guarded),
+        };
+        if concerned {
+            let text = format!(
+                "{finding} gives flows a timeout of their own: they go by the stack, but for those whose timeout is \
+                 conntrack's usual one"
+            );
+            choice.found.push(Found { text, key: finding.key() });
         }
     }
 }
