@@ -8,9 +8,14 @@ use std::{
     os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use manx_abi::Program;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
-use super::syscall;
+use super::{
+    EbpfSink, Error,
+    interface::{self, Interface},
+    link_state, syscall,
+};
 use crate::netfilter::netlink::{Attributes, Requests};
 
 /// `enum bpf_cmd` of `<linux/bpf.h>`.
@@ -219,6 +224,70 @@ pub(super) fn around(ours: Option<u32>, programs: &[u32], filters: &[String]) ->
     Neighbours {
         before: before.iter().map(|id| described(*id)).collect(),
         behind: behind.map(|id| described(*id)).chain(filters.iter().cloned()).collect(),
+    }
+}
+
+pub(super) fn all_filters() -> Result<BTreeMap<u32, Filters>, Error> {
+    filters().map_err(|source| Error::Interfaces { source })
+}
+
+impl EbpfSink {
+    /// Looks for qdiscs, filters and programs of others on the interfaces that have ours, of which no event of links tells.
+    /// What comes by an interface where some stand behind ours is the stack's from here on. The pods' interfaces to which
+    /// the way is not what it was: attach to them again. It costs three dumps, and a few system calls for each interface.
+    pub fn look_around(&mut self) -> Result<Vec<u32>, Error> {
+        let filters = all_filters()?;
+        self.see_all_neighbours(&filters)?;
+        let found = interface::all(&filters).map_err(|source| Error::Interfaces { source })?;
+        let differs = |found: &Interface| {
+            let known = self.interfaces.get(&found.ifindex).filter(|known| known.leads_elsewhere);
+            known.is_some_and(|known| known.passes != found.passes)
+        };
+        Ok(found.iter().filter(|found| differs(found)).map(|found| found.ifindex).collect())
+    }
+
+    pub(super) fn see_all_neighbours(&mut self, filters: &BTreeMap<u32, Filters>) -> Result<(), Error> {
+        let attached: Vec<(u32, String)> =
+            self.attachments.keys().map(|(ifindex, name)| (*ifindex, (*name).to_owned())).collect();
+        for (ifindex, name) in attached {
+            let is_pod = name == Program::PodTc.name();
+            self.see_neighbours(ifindex, if is_pod { Program::PodTc } else { Program::UplinkTc }, filters)?;
+        }
+        Ok(())
+    }
+
+    /// What stands around the program on the interface, also before it is there itself.
+    pub(super) fn see_neighbours(
+        &mut self,
+        ifindex: u32,
+        program: Program,
+        filters: &BTreeMap<u32, Filters>,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Interfaces { source };
+        let ours = link_state::look(&self.pins.link(program, ifindex)).map_err(failed)?;
+        let others = programs(ifindex, Hook::Ingress).map_err(failed)?;
+        let filters = filters.get(&ifindex).map_or(&[][..], |found| &found.ingress);
+        let found = around(ours.map(|seen| seen.program_id), &others, filters);
+        self.places.leave_to_stack(&self.maps, ifindex, !found.behind.is_empty());
+        self.neighbours.insert(ifindex, found);
+        Ok(())
+    }
+
+    /// What packets to a pod have to pass at its interface: "a qdisc (tbf)", or others' programs. They are the stack's: a
+    /// redirect would pass it by.
+    pub fn passes(&self, ifindex: u32) -> Option<&str> {
+        self.interfaces.get(&ifindex).filter(|known| known.leads_elsewhere)?.passes.as_deref()
+    }
+
+    /// Programs and filters of others that stand behind ours where packets come in. What comes by the interface is the
+    /// stack's for their sake.
+    pub fn behind(&self, ifindex: u32) -> &[String] {
+        self.neighbours.get(&ifindex).map_or(&[], |found| &found.behind)
+    }
+
+    /// Those that stand before ours. They see everything, and may set marks.
+    pub fn before(&self, ifindex: u32) -> &[String] {
+        self.neighbours.get(&ifindex).map_or(&[], |found| &found.before)
     }
 }
 

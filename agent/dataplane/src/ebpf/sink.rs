@@ -12,7 +12,7 @@ use manx_net::Prefix;
 use super::{
     Applied, Attachment, Counters, Error, Guard, InterfaceSettings, KeepAlive, Mode, Opened, Options,
     PoolNotIndexed, PoolSpec, Refusal, Status, XdpState,
-    foreign::{self, Filters, Hook, Neighbours},
+    foreign::{self, Neighbours},
     held::Held,
     interface::{self, Interface},
     kfunc::{self, ModuleAsked},
@@ -70,64 +70,11 @@ impl EbpfSink {
     /// moved), or to make sure that the program is still there.
     pub fn attach_pod(&mut self, ifindex: u32) -> Result<(), Error> {
         let interface = self.look_at(ifindex)?;
-        self.see_neighbours(ifindex, Program::PodTc, &foreign_filters()?)?;
+        self.see_neighbours(ifindex, Program::PodTc, &foreign::all_filters()?)?;
         self.enter(&interface)?;
         self.programs.attach_tc(&self.pins, Program::PodTc, &interface)?;
         self.note(ifindex, Program::PodTc, None);
         Ok(())
-    }
-
-    /// Looks for qdiscs, filters and programs of others on the interfaces that have ours, of which no event of links tells.
-    /// What comes by an interface where some stand behind ours is the stack's from here on. The pods' interfaces to which
-    /// the way is not what it was: attach to them again. It costs three dumps, and a few system calls for each interface.
-    pub fn look_around(&mut self) -> Result<Vec<u32>, Error> {
-        let filters = foreign_filters()?;
-        let claimed = self.attachments.iter().filter(|(_, attachment)| attachment.claimed);
-        let attached: Vec<(u32, Program)> =
-            claimed.map(|((ifindex, name), _)| (*ifindex, tc(name))).collect();
-        for (ifindex, program) in attached {
-            self.see_neighbours(ifindex, program, &filters)?;
-        }
-        let found = interface::all(&filters).map_err(|source| Error::Interfaces { source })?;
-        let differs = |found: &Interface| {
-            let known = self.interfaces.get(&found.ifindex).filter(|known| known.leads_elsewhere);
-            known.is_some_and(|known| known.passes != found.passes)
-        };
-        Ok(found.iter().filter(|found| differs(found)).map(|found| found.ifindex).collect())
-    }
-
-    /// What stands around the program on the interface, also before it is there itself.
-    fn see_neighbours(
-        &mut self,
-        ifindex: u32,
-        program: Program,
-        filters: &BTreeMap<u32, Filters>,
-    ) -> Result<(), Error> {
-        let failed = |source| Error::Interfaces { source };
-        let ours = link_state::look(&self.pins.link(program, ifindex)).map_err(failed)?;
-        let programs = foreign::programs(ifindex, Hook::Ingress).map_err(failed)?;
-        let filters = filters.get(&ifindex).map_or(&[][..], |found| &found.ingress);
-        let found = foreign::around(ours.map(|seen| seen.program_id), &programs, filters);
-        self.places.leave_to_stack(&self.maps, ifindex, !found.behind.is_empty());
-        self.neighbours.insert(ifindex, found);
-        Ok(())
-    }
-
-    /// What packets to a pod have to pass at its interface: "a qdisc (tbf)", or others' programs. They are the stack's: a
-    /// redirect would pass it by.
-    pub fn passes(&self, ifindex: u32) -> Option<&str> {
-        self.interfaces.get(&ifindex).filter(|known| known.leads_elsewhere)?.passes.as_deref()
-    }
-
-    /// Programs and filters of others that stand behind ours where packets come in. What comes by the interface is the
-    /// stack's for their sake.
-    pub fn behind(&self, ifindex: u32) -> &[String] {
-        self.neighbours.get(&ifindex).map_or(&[], |found| &found.behind)
-    }
-
-    /// Those that stand before ours. They see everything, and may set marks.
-    pub fn before(&self, ifindex: u32) -> &[String] {
-        self.neighbours.get(&ifindex).map_or(&[], |found| &found.before)
     }
 
     /// An uplink: `uplink_tc`, and `uplink_xdp` where the driver has native XDP; the attachment says why not.
@@ -137,7 +84,7 @@ impl EbpfSink {
         if interface.mac.is_none() {
             return Err(Error::NotEthernet { ifindex });
         }
-        self.see_neighbours(ifindex, Program::UplinkTc, &foreign_filters()?)?;
+        self.see_neighbours(ifindex, Program::UplinkTc, &foreign::all_filters()?)?;
         // Without its own MAC in the map the program takes every frame for another's.
         self.enter(&interface)?;
         // TC drops what XDP does not; its failure must not cost both.
@@ -565,17 +512,9 @@ impl EbpfSink {
             let attachment = Attachment { ifindex, program: program.name(), xdp, claimed: false };
             self.attachments.insert((ifindex, program.name()), attachment);
         }
-        Ok(())
+        // Before anybody says how far they go.
+        self.see_all_neighbours(&foreign::all_filters()?)
     }
-}
-
-fn foreign_filters() -> Result<BTreeMap<u32, Filters>, Error> {
-    foreign::filters().map_err(|source| Error::Interfaces { source })
-}
-
-/// The program on the TC hook, of an attachment's.
-fn tc(name: &str) -> Program {
-    if name == Program::PodTc.name() { Program::PodTc } else { Program::UplinkTc }
 }
 
 /// What is known of a pod's interface; asked of the kernel the first time. What cannot be read is as good as gone, and

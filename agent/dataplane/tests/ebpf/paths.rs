@@ -2,7 +2,7 @@
 //! kinds than a wire, and neighbours and interfaces that change under the traffic.
 
 use manx_abi::Verdict;
-use manx_dataplane::ebpf::EbpfSink;
+use manx_dataplane::ebpf::{EbpfSink, InterfaceSettings, Options};
 
 use crate::{
     forwarding::transfer,
@@ -308,4 +308,41 @@ fn a_pods_interface_that_goes_and_comes_back_carries_again() {
             here
         });
     }
+}
+
+#[test]
+fn what_others_have_behind_ours_is_seen_by_the_next_agent_before_it_says_how_far_an_interface_goes() {
+    let (kw01, kw02) = pair();
+    let (mut here, _there) = (kw01.sink(&kw02), kw02.sink(&kw01));
+    let (pod, remote) = (&kw01.pods[0], &kw02.pods[0]);
+    let (name, index) = (pod.host_side, kw01.namespace.ifindex(pod.host_side));
+    here = kw01.namespace.run(move || {
+        run("tc", &format!("qdisc add dev {name} clsact"));
+        run("tc", &format!("filter add dev {name} ingress protocol all u32 match u32 0 0 classid 1:1"));
+        assert_eq!(here.look_around().unwrap(), []);
+        assert!(matches!(here.behind(index), [filter] if filter.contains("u32")), "{:?}", here.behind(index));
+        here
+    });
+    let carried = |here: &EbpfSink| {
+        let before = here.counters().unwrap();
+        assert_eq!(pod.answers(&remote.v4, 5, 0.01), 5);
+        let counted = since(&before, &here.counters().unwrap()).pod_tc;
+        (counted.redirected_neigh, counted.interface_off)
+    };
+    assert_eq!(carried(&here), (0, 5));
+    drop(here);
+    let mut here = kw01.namespace.run(move || {
+        let (mut here, _) = EbpfSink::open(&Options::default()).unwrap();
+        // As the agent decides before it attaches.
+        here.set_interface(index, InterfaceSettings::default());
+        here
+    });
+    assert_eq!(carried(&here), (0, 5));
+    here = kw01.namespace.run(move || {
+        run("tc", &format!("qdisc del dev {name} clsact"));
+        here.attach_pod(index).unwrap();
+        assert!(here.behind(index).is_empty());
+        here
+    });
+    assert_eq!(carried(&here), (5, 0));
 }
