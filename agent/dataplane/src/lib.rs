@@ -6,6 +6,8 @@
 mod dataplane;
 pub mod ebpf;
 pub mod fib;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod kernel;
 pub mod netfilter;
 mod netlink;

@@ -20,6 +20,8 @@ mod foreign;
 mod generation;
 mod groups;
 mod held;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod ids;
 mod index;
 mod interface;

@@ -64,7 +64,7 @@ impl Pools {
             return Ok(InMaps::default());
         }
         let set = PoolSet::from_bytes(&maps.pool_set(number)?);
-        let indexed: Vec<Indexed> = read4(&set).chain(read6(&set)).collect();
+        let indexed = indexed(&set);
         let mut pools = Pools::default();
         for Indexed { cut, .. } in &indexed {
             pools.by_prefix.insert(cut.prefix, Numbered { number: cut.number, name: String::new() });
@@ -224,6 +224,11 @@ fn mask(length: u8, width: u32) -> u128 {
 }
 
 /// Pools stand at their number's place; what says else is nothing that this agent wrote.
+/// The pools of a set that make sense.
+pub(super) fn indexed(set: &PoolSet) -> Vec<Indexed> {
+    read4(set).chain(read6(set)).collect()
+}
+
 fn read4(set: &PoolSet) -> impl Iterator<Item = Indexed> + '_ {
     set.v4.iter().zip(0..).filter_map(|(pool, place)| {
         let number = pool.pool.checked_sub(1).filter(|number| *number == place)?;

@@ -20,6 +20,8 @@ mod watch;
 use std::{collections::BTreeMap, fmt, fs, io};
 
 use self::ruleset::Read;
+#[cfg(fuzzing)]
+pub(crate) use self::ruleset::hostile::judge;
 use crate::reach::{Family, Reach};
 pub use conntrack::{Conntrack, make_liberal};
 pub use watch::Watch;

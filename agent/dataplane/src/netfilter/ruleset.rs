@@ -425,8 +425,8 @@ fn prefix(at: u128, free: u32, width: u32) -> Option<Prefix> {
     }
 }
 
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 
 #[cfg(test)]
 mod tests {
