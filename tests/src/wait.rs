@@ -1,16 +1,23 @@
 //! Waiting for what has to come true, with a deadline and a message of what was awaited.
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
 const PAUSE: Duration = Duration::from_millis(5);
+/// By how much everything takes longer here, as on an emulated processor: a number.
+const SLOWER: &str = "MANX_SLOWER";
+
+fn slower() -> u32 {
+    env::var(SLOWER).ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
 
 /// Looks again and again until `look` gives a value. After `limit` the last thing that was in the way is the error.
 pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let limit = limit * slower();
     let deadline = Instant::now() + limit;
     loop {
         let too_late = Instant::now() >= deadline;

@@ -33,7 +33,7 @@ deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian
 /// Boot kernels of a distribution and try what this machine's cannot show
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// Only trials whose name contains this: module, untyped, old
+    /// Only trials whose name contains this: module, netfilter, untyped, old
     #[arg(value_name = "NAME")]
     only: Option<String>,
 }
@@ -53,6 +53,13 @@ const TRIALS: &[Trial] = &[
     Trial {
         name: "module",
         shows: "with nf_conntrack as a module, there already or coming later, tracked flows are carried",
+        kernel: "linux-image-6.12-amd64",
+        series: "6.12.",
+        strips: false,
+    },
+    Trial {
+        name: "netfilter",
+        shows: "beside Services, policies, zones, sets and others' programs what netfilter does is not undone",
         kernel: "linux-image-6.12-amd64",
         series: "6.12.",
         strips: false,
@@ -153,8 +160,9 @@ fn build() -> Result<()> {
         ensure!(status.success(), "cannot list tests into {name}: {status}");
         Ok(())
     };
-    let list = ["nextest", "list", "-p", "manx-dataplane", "--list-type", "binaries-only"];
-    into("binaries.json", cargo().args(list).args(["--message-format", "json"]))?;
+    let list = ["nextest", "list", "--list-type", "binaries-only", "--message-format", "json", "-p"];
+    into("dataplane.json", cargo().args(list).arg("manx-dataplane"))?;
+    into("netfilter.json", cargo().args(list).args(["manx-tests", "--test", "netfilter"]))?;
     into("cargo.json", cargo().args(["metadata", "--format-version", "1"]))
 }
 
