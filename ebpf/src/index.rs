@@ -62,7 +62,7 @@ impl Address for [u8; 4] {
                 Some((word, position)) => Answer::at(word, pool.pool, position),
                 None => Answer::of(maps::trie4(u32::from_ne_bytes(*self)), pool.pool),
             },
-            None if switches.outside4() => Answer::of(maps::trie4(u32::from_ne_bytes(*self)), 0),
+            None if switches.outside4(address) => Answer::of(maps::trie4(u32::from_ne_bytes(*self)), 0),
             None => Answer::of(None, 0),
         }
     }
@@ -76,7 +76,7 @@ impl Address for Address6 {
             Some(pool) => {
                 in_pool6(&pool, halves).unwrap_or_else(|| Answer::of(maps::trie6(*self), pool.pool))
             }
-            None if switches.outside6() => Answer::of(maps::trie6(*self), 0),
+            None if switches.outside6(halves[0]) => Answer::of(maps::trie6(*self), 0),
             None => Answer::of(None, 0),
         }
     }

@@ -17,7 +17,7 @@ use aya_ebpf::{
 use manx_abi::{
     Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
     PoolSet, Program, Route, Settings, Tally, VERDICTS, Vacancy, Verdict, Window, Word, capacity, flow,
-    header::Address6, pool,
+    header::Address6, outside, pool,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -70,6 +70,9 @@ static HOP_COUNTS: PerCpuArray<Tally, { capacity::NEXTHOPS }> = PerCpuArray::new
 #[btf_map]
 static VACANCIES: PerCpuArray<Vacancy, { capacity::VACANCIES }> = PerCpuArray::new();
 
+#[btf_map]
+static OUTSIDE: Array<Packed, { capacity::packed(outside::WORDS) }, MMAPABLE> = Array::new();
+
 #[unsafe(no_mangle)]
 static INTERFACE_MASK: Global<u32> = Global::new(capacity::INTERFACES as u32 - 1);
 
@@ -117,13 +120,13 @@ impl Switches {
     }
 
     #[inline(always)]
-    pub fn outside4(self) -> bool {
-        number!(self.0, outside4) != 0
+    pub fn outside4(self, address: u32) -> bool {
+        number!(self.0, outside4) != 0 && is_outside(outside::position(true, outside::part4(address)))
     }
 
     #[inline(always)]
-    pub fn outside6(self) -> bool {
-        number!(self.0, outside6) != 0
+    pub fn outside6(self, high: u64) -> bool {
+        number!(self.0, outside6) != 0 && is_outside(outside::position(false, outside::part6(high)))
     }
 
     #[inline(always)]
@@ -272,6 +275,12 @@ macro_rules! packed {
             unsafe { read_volatile(words.cast::<u32>().add(position as usize % PACKED)) }
         })
     }};
+}
+
+/// Where there is no such word the trie is asked.
+#[inline(always)]
+fn is_outside((position, bit): (u32, u32)) -> bool {
+    packed!(OUTSIDE, position).is_none_or(|word| word >> bit & 1 != 0)
 }
 
 #[inline(always)]

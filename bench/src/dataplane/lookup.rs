@@ -2,14 +2,14 @@
 //! their own code; by the trie alone; and by the kernel's FIB. What the generator of addresses costs is taken off each.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray},
@@ -33,6 +33,9 @@ const BLOCK_BITS: u8 = 6;
 const HOT: u32 = 64;
 const BASE4: Ipv4Addr = Ipv4Addr::new(16, 0, 0, 0);
 const BASE6: Ipv6Addr = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 0);
+/// Blackholes far from the addresses that are looked up.
+const ELSEWHERE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+const ELSEWHERE6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -40,20 +43,24 @@ pub enum Table {
     Blocks,
     /// Of eight blocks one with a single address of another node inside, and one that is two halves.
     Mixed,
-    /// The same, but in no pool: all is the trie's, since there is a blackhole.
+    /// The same, but in no pool, and every part of the addresses (`manx_abi::outside`) has a blackhole: all is the trie's.
     Outside,
+    /// The same with one blackhole, elsewhere.
+    Elsewhere,
     /// The same without it: nothing there is carried, so nobody asks.
     Unheeded,
 }
 
 impl Table {
-    pub const ALL: [Table; 4] = [Table::Blocks, Table::Mixed, Table::Outside, Table::Unheeded];
+    pub const ALL: [Table; 5] =
+        [Table::Blocks, Table::Mixed, Table::Outside, Table::Elsewhere, Table::Unheeded];
 
     pub fn title(self) -> &'static str {
         match self {
             Table::Blocks => "blocks of a pool",
             Table::Mixed => "mixed lengths in a pool",
-            Table::Outside => "mixed lengths outside of pools, one of them a blackhole",
+            Table::Outside => "mixed lengths outside of pools, a blackhole in every /16 (IPv6: /32)",
+            Table::Elsewhere => "mixed lengths outside of pools, and a blackhole elsewhere",
             Table::Unheeded => "mixed lengths outside of pools, all of them ways",
         }
     }
@@ -131,11 +138,11 @@ fn prefixes(v6: bool, table: Table, blocks: u32) -> Vec<(IpAddr, u8)> {
     for block in 0..u64::from(blocks) {
         let start = block << BLOCK_BITS;
         match (table, block % 8) {
-            (Table::Mixed | Table::Outside | Table::Unheeded, 0) => {
+            (Table::Mixed | Table::Outside | Table::Elsewhere | Table::Unheeded, 0) => {
                 prefixes.push((at(start), length));
                 prefixes.push((at(start + 7), length + BLOCK_BITS));
             }
-            (Table::Mixed | Table::Outside | Table::Unheeded, 1) => {
+            (Table::Mixed | Table::Outside | Table::Elsewhere | Table::Unheeded, 1) => {
                 prefixes.push((at(start), length + 1));
                 prefixes.push((at(start + 32), length + 1));
             }
@@ -143,6 +150,15 @@ fn prefixes(v6: bool, table: Table, blocks: u32) -> Vec<(IpAddr, u8)> {
         }
     }
     prefixes
+}
+
+/// The parts in which the addresses lie, whole: a blackhole that every other route is more specific than.
+fn parts(prefixes: &[(IpAddr, u8)]) -> impl Iterator<Item = Prefix> {
+    let part = |(address, _): &(IpAddr, u8)| match address {
+        IpAddr::V4(address) => Prefix::new(Ipv4Addr::from_bits(address.to_bits() & !0 << 16).into(), 16),
+        IpAddr::V6(address) => Prefix::new(Ipv6Addr::from_bits(address.to_bits() & !0 << 96).into(), 32),
+    };
+    prefixes.iter().filter_map(part).collect::<BTreeSet<_>>().into_iter()
 }
 
 impl Subject {
@@ -170,14 +186,17 @@ impl Subject {
             })
             .collect();
         let count = routes.len();
-        if table == Table::Outside {
-            // Without it nobody would ask for what lies outside the pools.
-            let prefix = if v6 { "100::/64" } else { "192.0.2.0/24" };
-            let prefix = prefix.parse().map_err(|error| anyhow!("{prefix}: {error:?}"))?;
-            routes.push(Route { prefix, action: Action::Blackhole(BlackholeKind::Explicit) });
-        }
+        let refused: Vec<Prefix> = match table {
+            Table::Outside => parts(&prefixes).collect(),
+            Table::Elsewhere => {
+                Prefix::new(if v6 { ELSEWHERE6.into() } else { ELSEWHERE4.into() }, 32).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        let blackhole = |prefix| Route { prefix, action: Action::Blackhole(BlackholeKind::Explicit) };
+        routes.extend(refused.into_iter().map(blackhole));
         // At least a kilobyte of words, and pages for the blocks that have one.
-        let entries = (count as u32 + 1).max(1 << 16);
+        let entries = (routes.len() as u32).max(1 << 16);
         let words = (blocks.next_power_of_two() * 10).clamp(1 << 20, 1 << 25);
         let sizes = Sizes { routes4: entries, routes6: entries, words, blocks6: entries, ..Sizes::default() };
         let pool_length = if v6 { 128 - BLOCK_BITS } else { 32 - BLOCK_BITS }
@@ -220,7 +239,7 @@ impl Subject {
             question[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
         let (object, v6, ifindex, routes) = (self.object.clone(), self.v6, self.ifindex, self.routes);
-        let is_asked = self.table != Table::Unheeded;
+        let is_asked = !matches!(self.table, Table::Elsewhere | Table::Unheeded);
         self.ns.run(move || {
             steady(cpu)?;
             let mut programs = Programs::load(&object, v6, question)?;
@@ -311,7 +330,7 @@ mod tests {
     fn every_lookup_finds_its_way_by_the_index_the_trie_and_the_fib() {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/manx-ebpf-lookup.o");
         for v6 in [false, true] {
-            for table in [Table::Mixed, Table::Outside, Table::Unheeded] {
+            for table in [Table::Mixed, Table::Outside, Table::Elsewhere, Table::Unheeded] {
                 let subject = Subject::new(&object, v6, table, 64).unwrap();
                 let costs = subject.costs(false, 0, 1).unwrap();
                 assert_eq!((costs.index.len(), costs.trie.len(), costs.fib.len()), (1, 1, 1));

@@ -179,7 +179,9 @@ fn lookup_goal(case: &lookup::Case, costs: &lookup::Costs) -> String {
         (Table::Blocks, true) if !case.hot && case.blocks >= 1_000 => {
             said("≤ 0.4 of the trie".to_owned(), index <= 0.4 * trie)
         }
-        (Table::Mixed | Table::Outside | Table::Unheeded, _) => said("≤ FIB".to_owned(), index <= fib),
+        (Table::Mixed | Table::Outside | Table::Elsewhere | Table::Unheeded, _) => {
+            said("≤ FIB".to_owned(), index <= fib)
+        }
         _ => String::new(),
     }
 }

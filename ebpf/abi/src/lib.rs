@@ -14,6 +14,7 @@ pub mod flow;
 pub mod header;
 pub mod kernel;
 pub mod neighbour;
+pub mod outside;
 pub mod pool;
 mod route;
 mod settings;
@@ -73,7 +74,11 @@ pub mod map {
     /// Per-CPU array by [`super::Vacancy::slot`] → [`super::Vacancy`].
     pub const VACANCIES: &str = "VACANCIES";
 
-    pub const ALL: [&str; 16] = [
+    /// Packed array of bits by [`super::outside::position`]: where outside the indexed pools the tries say more than ways. In
+    /// shared memory.
+    pub const OUTSIDE: &str = "OUTSIDE";
+
+    pub const ALL: [&str; 17] = [
         ROUTES4,
         ROUTES6,
         WORDS,
@@ -90,6 +95,7 @@ pub mod map {
         PREFIX_COUNTS,
         HOP_COUNTS,
         VACANCIES,
+        OUTSIDE,
     ];
 }
 

@@ -64,7 +64,7 @@ pub struct Settings {
     /// Which value of `POOLS` holds.
     pub pool_set: u32,
     /// 0: of addresses outside the indexed pools `ROUTES4` says nothing but [`crate::Action::Pass`], or a way to what is in no
-    /// pool and never carried, so it is not asked.
+    /// pool and never carried, so it is not asked. Else it is where the map `OUTSIDE` says so.
     pub outside4: u32,
     pub outside6: u32,
     /// Of TCP connections: by the timeouts of established ones, of those with data not acknowledged, and of those with

@@ -74,7 +74,7 @@ impl Held {
             written += self.try_again(maps, now, interface)?;
         }
         self.flush(maps, now)?;
-        pools::write_outside(maps, self.outside);
+        self.outside.write(maps);
         Ok(self.applied(written, removed.entries))
     }
 
@@ -181,7 +181,9 @@ impl Held {
         }
         maps.execute(&self.groups.take_writes())?;
         maps.clear_tallies(abi::map::PREFIX_COUNTS, &self.counters.take_to_zero())?;
-        self.raise_outside(maps, &pending);
+        let outside = pending.iter().filter(|pending| self.is_outside(pending.route.prefix, pending.entry));
+        let outside: Vec<Prefix> = outside.map(|pending| pending.route.prefix).collect();
+        self.outside.raise(maps, outside.into_iter());
         let (v4, v6): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|pending| pending.route.prefix.is_v4());
         Ok(written + self.write(maps, v4, moves, now)? + self.write(maps, v6, moves, now)?)
@@ -226,13 +228,15 @@ impl Held {
     }
 
     /// The map has taken it.
-    #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
     fn commit(&mut self, prefix: Prefix, entry: abi::Route, now: Instant) {
         let before = self.entries.insert(prefix, entry);
-        let family = usize::from(!prefix.is_v4());
-        self.outside[family] += usize::from(self.is_outside(prefix, entry));
+        if self.is_outside(prefix, entry) {
+            self.outside.add(prefix);
+        }
         if let Some(before) = before {
-            self.outside[family] -= usize::from(self.is_outside(prefix, before));
+            if self.is_outside(prefix, before) {
+                self.outside.remove(prefix);
+            }
             self.release(before, now);
         }
         self.index.upsert(&self.entries, prefix, index::answer(entry), before.is_none(), now);
@@ -293,10 +297,9 @@ impl Held {
         maps.remove_routes(&there)?;
         for prefix in &there {
             let Some(entry) = self.entries.remove(*prefix) else { continue };
-            let was_outside = usize::from(self.is_outside(*prefix, entry));
-            #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
-            let outside = &mut self.outside[usize::from(!prefix.is_v4())];
-            *outside -= was_outside;
+            if self.is_outside(*prefix, entry) {
+                self.outside.remove(*prefix);
+            }
             self.release(entry, now);
             self.counters.release(entry.counter, now);
             self.index.remove(&self.entries, *prefix, now);
@@ -354,15 +357,6 @@ impl Held {
                 return Ok(());
             }
         }
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "two families, by a bool")]
-    fn raise_outside(&self, maps: &Maps, pending: &[Pending<'_>]) {
-        let mut outside = self.outside;
-        for Pending { route, entry } in pending {
-            outside[usize::from(!route.prefix.is_v4())] += usize::from(self.is_outside(route.prefix, *entry));
-        }
-        pools::write_outside(maps, outside);
     }
 
     /// Each entry's mark of its pool, where it is another's now.

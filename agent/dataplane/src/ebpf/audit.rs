@@ -119,7 +119,7 @@ impl EbpfSink {
             pools::write_set(&self.maps, &indexed)?;
         }
         if damage.outside {
-            pools::write_outside(&self.maps, self.held.outside);
+            self.held.outside.write_all(&self.maps);
         }
         for ifindex in damage.interfaces {
             self.places.write_again(&self.maps, ifindex);
@@ -160,7 +160,7 @@ impl EbpfSink {
 
     fn damaged_switches(&self, damage: &mut Damage) -> Result<(), Error> {
         self.damaged_pools(damage)?;
-        let [outside4, outside6] = self.held.outside.map(|entries| u32::from(entries > 0));
+        let [outside4, outside6] = self.held.outside.flags();
         for (field, at, expected) in [
             ("outside4", settings::place!(outside4), outside4),
             ("outside6", settings::place!(outside6), outside6),
@@ -170,6 +170,12 @@ impl EbpfSink {
                 damage.outside = true;
                 damage.say(map::SETTINGS, || [field.into(), found.to_string(), expected.to_string()]);
             }
+        }
+        for (at, found, expected) in self.held.outside.faults(&self.maps) {
+            damage.outside = true;
+            damage.say(map::OUTSIDE, || {
+                [format!("word {at}"), format!("{found:#x}"), format!("{expected:#x}")]
+            });
         }
         for (ifindex, found, expected) in self.places.faults(&self.maps) {
             damage.interfaces.push(ifindex);

@@ -18,6 +18,7 @@ use super::{
     index::{Index, Known},
     interface::Interface,
     maps::{EndpointSlot, Maps, NextHopSlot},
+    outside::Outside,
     pools::{Pools, known_pages},
 };
 use crate::route::{Action, BlackholeKind, Mac, NextHop, Route};
@@ -39,8 +40,8 @@ pub(super) struct Held {
     pub tried: BTreeSet<Prefix>,
     /// Entries of nobody's that were found and mean nothing.
     pub strangers: Vec<Prefix>,
-    /// Entries for whose sake the tries are asked outside the indexed pools: of IPv4, and of IPv6.
-    pub outside: [usize; 2],
+    /// Entries for whose sake the tries are asked outside the indexed pools.
+    pub outside: Outside,
 }
 
 /// A route that the map does not hold as it is desired.
@@ -114,7 +115,7 @@ impl Held {
             news: BTreeSet::new(),
             tried: BTreeSet::new(),
             strangers,
-            outside: [0; 2],
+            outside: Outside::default(),
             entries,
         };
         let to_pods = held.entries.iter().filter(|(_, entry)| entry.action == abi::Action::Local);
@@ -237,8 +238,7 @@ impl Held {
 
     pub fn count_outside(&mut self) {
         let outside = self.entries.iter().filter(|(prefix, entry)| self.is_outside(*prefix, *entry));
-        let (v4, v6): (Vec<_>, Vec<_>) = outside.map(|(prefix, _)| prefix).partition(|prefix| prefix.is_v4());
-        self.outside = [v4.len(), v6.len()];
+        self.outside = Outside::of(outside.map(|(prefix, _)| prefix));
     }
 
     pub fn applied(&mut self, written: usize, removed: usize) -> Applied {

@@ -42,6 +42,7 @@ pub(super) struct Maps {
     pub blocks6: Blocks6<Words>,
     pub interfaces: Words,
     pub settings: Words,
+    pub outside: Words,
     /// Values of a per-CPU map: one for each possible CPU.
     cpus: usize,
 }
@@ -88,6 +89,7 @@ impl Maps {
             blocks6: Blocks6::open(memory(map::BLOCKS6)?, Instant::now()),
             interfaces: memory(map::INTERFACES)?,
             settings: memory(map::SETTINGS)?,
+            outside: memory(map::OUTSIDE)?,
             handles: own,
             cpus,
         })

@@ -33,6 +33,7 @@ mod maps;
 mod module;
 mod object;
 mod options;
+mod outside;
 mod pin_watch;
 mod pins;
 mod places;

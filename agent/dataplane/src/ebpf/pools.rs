@@ -158,12 +158,6 @@ pub(super) fn write_modes(maps: &Maps, modes: impl IntoIterator<Item = (u32, Mod
     }
 }
 
-/// Whether the tries are asked for addresses outside of the indexed pools: how many entries would say something.
-pub(super) fn write_outside(maps: &Maps, [v4, v6]: [usize; 2]) {
-    maps.settings.store(place!(outside4), u32::from(v4 > 0));
-    maps.settings.store(place!(outside6), u32::from(v6 > 0));
-}
-
 /// The next set in turn, and then its name.
 pub(super) fn write_set(maps: &Maps, indexed: &[Indexed]) -> Result<(), Error> {
     let used = maps.settings.load(place!(pool_set)).unwrap_or(0);

@@ -231,18 +231,18 @@ impl EbpfSink {
         pools::write_modes(&self.maps, pools::meanwhile(&pools::modes(&self.maps), &modes));
         let marked = held.mark_pools(&self.maps);
         held.count_outside();
-        pools::write_outside(&self.maps, held.outside);
+        held.outside.write(&self.maps);
         marked?;
         let stay = held.index.staying(&cuts);
         held.index.set_pools(&stay, &held.entries, now);
         held.count_outside();
         // Addresses of a pool that goes, or is cut in another way, are the tries' from the moment of the change.
-        pools::write_outside(&self.maps, held.outside);
+        held.outside.write(&self.maps);
         held.flush(&self.maps, now)?;
         let refused = held.index.set_pools(&cuts, &held.entries, now);
         held.flush(&self.maps, now)?;
         held.count_outside();
-        pools::write_outside(&self.maps, held.outside);
+        held.outside.write(&self.maps);
         pools::write_modes(&self.maps, pools::all(&modes));
         for (cut, reason) in refused {
             let spec = specs.iter().find(|spec| spec.prefix == cut.prefix);

@@ -12,8 +12,8 @@ use crate::{
 /// A pod, a pod of another node by the uplink and one by a narrow one, an address in no pool, an explicit blackhole.
 type Addresses = [&'static str; 5];
 
-const V4: Addresses = ["172.16.36.193", "172.16.118.66", "172.16.120.1", "10.9.1.1", "172.16.123.1"];
-const V6: Addresses = ["fd00:36::193", "fd00:118::66", "fd00:120::1", "fd00:9::1", "fd00:123::1"];
+const V4: Addresses = ["172.16.36.193", "172.16.118.66", "172.16.120.1", "10.66.9.1", "172.16.123.1"];
+const V6: Addresses = ["fd00:36::193", "fd00:118::66", "fd00:120::1", "fd00:66:9::1", "fd00:123::1"];
 
 /// Source ports of the flows, by what conntrack knows of them.
 const BOTH_WAYS: u16 = 40_001;

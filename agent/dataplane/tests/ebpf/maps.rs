@@ -295,6 +295,29 @@ fn outside_the_pools_the_tries_are_asked_only_where_something_there_is_more_than
         assert_eq!(asked(), [true, false]);
         sink.apply(&[via("192.0.2.0/24", &[1])], &[]).unwrap();
         assert_eq!(asked(), [false, false]);
+        // Only around what is there, and the family's other parts cost nothing.
+        let bit = |v4: bool, part: u32| {
+            let (at, bit) = manx_abi::outside::position(v4, part);
+            packed(map::OUTSIDE, at) >> bit & 1 == 1
+        };
+        sink.apply(&[own("198.50.0.0/15"), own("2001:db8:1::/48")], &[]).unwrap();
+        let parts = [0xc631, 0xc632, 0xc633, 0xc634, 0xc000].map(|part| bit(true, part));
+        assert_eq!(parts, [false, true, true, false, false]);
+        let part6 = |first: u64| bit(false, manx_abi::outside::part6(first << 32));
+        assert_eq!([0x2001_0db8, 0x2001_0db9].map(part6), [true, false]);
+        // Somebody clears a bit: such a blackhole would not drop any more.
+        let (at, _) = manx_abi::outside::position(true, 0xc632);
+        poke(map::OUTSIDE, at, 0);
+        let faults = sink.faults().unwrap();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let all = sink.dump().unwrap();
+        sink.reconcile(&all).unwrap();
+        assert!(bit(true, 0xc632) && bit(true, 0xc633) && sink.faults().unwrap().is_empty());
+        sink.apply(&[own("0.0.0.0/0")], &[]).unwrap();
+        assert!((0..0x1_0000).step_by(977).all(|part| bit(true, part)) && !part6(0x2001_0db9));
+        let gone = ["198.50.0.0/15", "2001:db8:1::/48", "0.0.0.0/0"].map(|prefix| prefix.parse().unwrap());
+        sink.apply(&[], &gone).unwrap();
+        assert!((0..0x1_0000).all(|part| !bit(true, part) && !bit(false, part)));
         // What lies in a pool that is not indexed is carried, so it is asked for.
         assert_eq!(sink.set_pools(&[pool("192.0.0.0/8", 32)]).unwrap().len(), 1);
         assert_eq!(asked(), [true, false]);

@@ -38,6 +38,8 @@ struct Addresses {
     back_to_pod1: &'static str,
     /// In the map, in no pool.
     outside: &'static str,
+    /// As that, and no blackhole is near.
+    far: &'static str,
     /// A blackhole in no pool.
     refused: &'static str,
     /// Nowhere in the map.
@@ -67,7 +69,8 @@ const V4: Addresses = Addresses {
     passed: "172.16.118.70",
     lost_uplink: "172.16.125.1",
     back_to_pod1: "172.16.126.1",
-    outside: "10.9.1.1",
+    outside: "10.66.9.1",
+    far: "10.9.1.1",
     refused: "10.66.0.1",
     unknown: "8.8.8.8",
     multicast: "224.0.0.251",
@@ -95,7 +98,8 @@ const V6: Addresses = Addresses {
     passed: "fd00:118::70",
     lost_uplink: "fd00:125::1",
     back_to_pod1: "fd00:126::1",
-    outside: "fd00:9::1",
+    outside: "fd00:66:9::1",
+    far: "fd09::1",
     refused: "fd00:66::1",
     unknown: "2001:db8::8",
     multicast: "ff02::fb",
@@ -170,6 +174,7 @@ fn passed(a: &Addresses) -> Vec<Vector> {
         from_pod("what leaves the cluster is the stack's", a.pod1, a.unknown, NoRoute),
         from_wire("what comes from outside is the stack's", a.unknown, a.pod1, OutsidePools),
         from_pod("a prefix outside the pools is the stack's", a.pod1, a.outside, OutsidePools),
+        from_pod("where no blackhole is near none is asked for", a.pod1, a.far, NoRoute),
         from_wire("so is a source outside the pools", a.outside, a.pod1, OutsidePools),
         from_pod("a blackhole outside the pools drops too", a.pod1, a.refused, BlackholeExplicit),
         from_pod("what the kernel knows better is the stack's", a.pod1, a.passed, RouteSaysPass),

@@ -254,7 +254,7 @@ impl World {
         }
         // The article's own next hop: IPv4 by IPv4.
         all.push(Route { prefix: prefix("172.16.119.0/26"), action: via("192.168.80.125", index(UPLINK)) });
-        for outside in ["10.9.0.0/16", "fd00:9::/48"] {
+        for outside in ["10.9.0.0/16", "fd09::/48", "10.66.8.0/21", "fd00:66:9::/48"] {
             let action = via("fd00:80::125", index(UPLINK));
             all.push(Route { prefix: prefix(outside), action });
         }
