@@ -107,7 +107,7 @@ impl Session {
                 None => return Ok(Served::Well),
             }
             self.phase = Phase::OpenSent;
-            self.send(wire::open(self.asn, self.address).into());
+            self.send(wire::open(self.asn, self.address, wire::HOLD_TIME).into());
         }
         match self.read(scratch)? {
             Served::Well => Ok(self.write()),

@@ -11,7 +11,7 @@ pub const HEADER: usize = 19;
 pub const LARGEST: usize = 4096;
 pub const MARKER: [u8; 16] = [0xff; 16];
 /// Long enough for any scenario; a keepalive every 20 s satisfies the least that a daemon here asks for (90 s).
-const HOLD_TIME: u16 = 240;
+pub const HOLD_TIME: u16 = 240;
 /// RFC 1997.
 const NO_ADVERTISE: u32 = 0xffff_ff02;
 
@@ -51,14 +51,14 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 
 /// With IPv4 unicast, 4-octet AS, route refresh, and graceful restart without families: that asks for End-of-RIB
 /// and for nothing else (RFC 4724 §3).
-pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
+pub fn open(asn: u32, identifier: Ipv4Addr, hold_time: u16) -> Vec<u8> {
     let mut capabilities = vec![1, 4, 0, 1, 0, 1, 2, 0, 64, 2, 0, 0, 65, 4];
     capabilities.extend(asn.to_be_bytes());
     let length = u8::try_from(capabilities.len()).expect("it is 18");
     let mut body = vec![4];
     // AS_TRANS where the number does not fit (RFC 6793 §4.1).
     body.extend(u16::try_from(asn).unwrap_or(23456).to_be_bytes());
-    body.extend(HOLD_TIME.to_be_bytes());
+    body.extend(hold_time.to_be_bytes());
     body.extend(identifier.octets());
     body.extend([length + 2, 2, length]);
     body.extend(capabilities);
@@ -67,6 +67,11 @@ pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
 
 pub fn keepalive() -> Vec<u8> {
     message(4, &[])
+}
+
+/// Of IPv4 unicast (RFC 4724 §2).
+pub fn end_of_rib() -> Vec<u8> {
+    message(2, &[0; 4])
 }
 
 /// What distinguishes the attribute sets of a scenario.

@@ -29,7 +29,7 @@ enum Subject {
     /// The speaker as a reflector, beside BIRD, FRR and GoBGP. All scenarios write docs/benchmarks/bgp.md; some of
     /// them, or --quick, only print
     Bgp(BgpArgs),
-    /// Lookups, packets, connections and sinks, beside the kernel's own. All parts write
+    /// Lookups, packets, connections, sinks and changes, beside the kernel's own. All parts write
     /// docs/benchmarks/dataplane.md; some of them, or --quick, only print
     Dataplane(DataplaneArgs),
 }
@@ -58,7 +58,7 @@ struct BgpArgs {
 
 #[derive(Debug, clap::Args)]
 struct DataplaneArgs {
-    /// Only these parts: lookups, packets, ends, sinks
+    /// Only these parts: lookups, packets, ends, sinks, changes
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     part: Vec<String>,
     /// Only packets whose way contains this, such as "out of a pod"; may be repeated

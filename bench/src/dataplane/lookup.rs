@@ -209,7 +209,7 @@ impl Subject {
             mode: Mode::Unguarded,
         };
         let sink = ns.run(move || {
-            netlink::write(&prefixes, gateway, ifindex)?;
+            netlink::write(&prefixes, gateway, ifindex, netlink::CREATE)?;
             let (mut sink, _) = EbpfSink::open(&Options { sizes, ..Options::default() })?;
             if matches!(table, Table::Blocks | Table::Mixed) {
                 let not_indexed = sink.set_pools(&[pool])?;

@@ -2,7 +2,7 @@
 //! as the kernel takes them, and routes counted as they come.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, OwnedFd},
     thread,
     time::{Duration, Instant},
@@ -26,8 +26,12 @@ const BATCH: usize = 64;
 const EVENTS: usize = 512 << 20;
 const RTM_NEWROUTE: u16 = 24;
 const NLMSG_ERROR: u16 = 2;
-/// NLM_F_REQUEST, NLM_F_CREATE and NLM_F_EXCL; and NLM_F_ACK.
-const CREATE: u16 = 0x1 | 0x400 | 0x200;
+const RTM_DELROUTE: u16 = 25;
+/// NLM_F_REQUEST, NLM_F_CREATE and NLM_F_EXCL: routes that are not there yet.
+pub const CREATE: u16 = 0x1 | 0x400 | 0x200;
+/// NLM_F_REQUEST and NLM_F_REPLACE: routes that are there.
+pub const REPLACE: u16 = 0x1 | 0x100;
+/// NLM_F_ACK.
 const ACK: u16 = 0x4;
 /// RTNLGRP_IPV4_ROUTE as a bit.
 const ROUTES: u32 = 0x40;
@@ -67,7 +71,7 @@ fn route(out: &mut Vec<u8>, prefix: (IpAddr, u8), gateway: IpAddr, ifindex: u32,
 }
 
 /// Writes routes in this thread's network namespace, packed, with an answer for each packet's last one; how long it took.
-pub fn write(prefixes: &[(IpAddr, u8)], gateway: IpAddr, ifindex: u32) -> Result<Duration> {
+pub fn write(prefixes: &[(IpAddr, u8)], gateway: IpAddr, ifindex: u32, how: u16) -> Result<Duration> {
     let fd = open(0)?;
     let start = Instant::now();
     let mut packet = Vec::new();
@@ -75,7 +79,7 @@ pub fn write(prefixes: &[(IpAddr, u8)], gateway: IpAddr, ifindex: u32) -> Result
     for batch in prefixes.chunks(BATCH) {
         packet.clear();
         for (place, prefix) in batch.iter().enumerate() {
-            let flags = if place + 1 == batch.len() { CREATE | ACK } else { CREATE };
+            let flags = if place + 1 == batch.len() { how | ACK } else { how };
             route(&mut packet, *prefix, gateway, ifindex, flags);
         }
         send(fd.as_raw_fd(), &packet, MsgFlags::empty())?;
@@ -111,38 +115,91 @@ impl Watch {
     pub fn until(&self, count: u32, limit: Duration) -> Result<Instant> {
         const STEP: Duration = Duration::from_millis(4);
         let end = Instant::now() + limit;
-        let mut buffer = vec![0; 16 << 10];
         let mut seen = 0;
         loop {
-            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => {
-                    seen += self.routes(buffer.get(..length).unwrap_or_default());
-                    if seen >= count {
-                        return Ok(Instant::now());
-                    }
+            if let Some(changes) = self.next(MsgFlags::MSG_DONTWAIT)? {
+                seen += u32::try_from(changes.iter().filter(|change| change.appeared).count())?;
+                if seen >= count {
+                    return Ok(Instant::now());
                 }
-                Err(Errno::EAGAIN) => {
-                    if Instant::now() > end {
-                        bail!("{seen} of {count} routes after {limit:?}");
-                    }
-                    thread::sleep(STEP);
-                }
-                Err(error) => return Err(error).context("reading the kernel's events"),
+            } else if Instant::now() > end {
+                bail!("{seen} of {count} routes after {limit:?}");
+            } else {
+                thread::sleep(STEP);
             }
         }
     }
 
-    fn routes(&self, mut messages: &[u8]) -> u32 {
+    /// Sleeps until the route to `address` has appeared, or gone, and says how many others changed before it.
+    pub fn until_one(&self, address: Ipv4Addr, appeared: bool, limit: Duration) -> Result<(Instant, usize)> {
+        let end = Instant::now() + limit;
+        let mut others = 0;
+        loop {
+            let changes = self.next(MsgFlags::empty())?.unwrap_or_default();
+            let at = Instant::now();
+            if let Some(place) = changes.iter().position(|change| *change == Change { appeared, address }) {
+                return Ok((at, others + place));
+            }
+            others += changes.len();
+            let what = if appeared { "appeared" } else { "gone" };
+            ensure!(at < end, "the route to {address} has not {what} after {limit:?}");
+        }
+    }
+
+    /// How many routes have changed since the last look.
+    pub fn count(&self) -> Result<usize> {
         let mut count = 0;
+        while let Some(changes) = self.next(MsgFlags::MSG_DONTWAIT)? {
+            count += changes.len();
+        }
+        Ok(count)
+    }
+
+    /// What the next of the kernel's messages says; `None` if there is none, at once or within the socket's time.
+    fn next(&self, how: MsgFlags) -> Result<Option<Vec<Change>>> {
+        let mut buffer = [0; 16 << 10];
+        match recv(self.fd.as_raw_fd(), &mut buffer, how) {
+            Ok(length) => Ok(Some(self.changes(buffer.get(..length).unwrap_or_default()))),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(error).context("reading the kernel's events"),
+        }
+    }
+
+    fn changes(&self, mut messages: &[u8]) -> Vec<Change> {
+        let mut changes = Vec::new();
         while let Some(length) = messages.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as usize) {
             let (Some(this), true) = (messages.get(..length), length >= HEADER) else { break };
             // The protocol is the sixth octet of a route's message.
-            let ours = kind(this) == Some(RTM_NEWROUTE) && this.get(HEADER + 5) == Some(&self.protocol);
-            count += u32::from(ours);
+            let appeared = kind(this) == Some(RTM_NEWROUTE);
+            let is_route = appeared || kind(this) == Some(RTM_DELROUTE);
+            if is_route && this.get(HEADER + 5) == Some(&self.protocol) {
+                changes.push(Change { appeared, address: destination(this) });
+            }
             messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        count
+        changes
     }
+}
+
+/// What became of an IPv4 route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Change {
+    appeared: bool,
+    address: Ipv4Addr,
+}
+
+/// RTA_DST of a route's message; a default route has none.
+fn destination(message: &[u8]) -> Ipv4Addr {
+    // The route's own header is 12 octets.
+    let mut attributes = message.get(HEADER + 12..).unwrap_or_default();
+    while let Some([low, high, kind, _]) = attributes.first_chunk() {
+        if let (1, Some(octets)) = (kind, attributes.get(4..8).and_then(<[u8]>::first_chunk::<4>)) {
+            return Ipv4Addr::from(*octets);
+        }
+        let length = usize::from(u16::from_ne_bytes([*low, *high])).max(4);
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ipv4Addr::UNSPECIFIED
 }
 
 #[cfg(test)]
@@ -157,7 +214,9 @@ mod tests {
             route(&mut messages, ([10, 0, n, 0].into(), 24), [127, 0, 0, 1].into(), 1, CREATE);
         }
         let watch = |protocol| Watch { fd: fd.as_ref().unwrap().try_clone().unwrap(), protocol };
-        assert_eq!(watch(77).routes(&messages), 3);
-        assert_eq!(watch(12).routes(&messages), 0);
+        let address = |n| Ipv4Addr::new(10, 0, n, 0);
+        let expected = [0, 1, 2].map(|n| Change { appeared: true, address: address(n) });
+        assert_eq!(watch(77).changes(&messages), expected);
+        assert_eq!(watch(12).changes(&messages), []);
     }
 }

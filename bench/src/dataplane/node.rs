@@ -212,7 +212,8 @@ fn others() -> impl Iterator<Item = (String, String)> {
     (0..OTHERS).map(|n| (format!("172.17.{}.{}/26", n / 4, n % 4 * 64), format!("fd00:1::{:x}/122", n * 64)))
 }
 
-fn wire_pod(node: &Netns, pod: &Pod) -> Result<()> {
+/// The veth of a pod, with its addresses, and its routes on the node.
+pub fn wire_pod(node: &Netns, pod: &Pod) -> Result<()> {
     let name = &pod.host_side;
     let (mac, host_mac) = (text(pod.mac), text(pod.host_mac));
     node.sh(&format!(

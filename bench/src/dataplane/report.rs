@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::{
-    Results, ends,
+    Results, changes, ends,
     ground::Ground,
     lookup, packets,
     sinks::{self, Who},
@@ -46,6 +46,9 @@ pub fn markdown(head: &Head, results: &Results) -> String {
     }
     if let Some(sinks) = &results.sinks {
         sink_rates(&mut out, sinks);
+    }
+    if let Some(changes) = &results.changes {
+        route_changes(&mut out, changes);
     }
     out
 }
@@ -215,8 +218,8 @@ const SINKS: &str = "
 IPv4 /26 routes, side by side in one pool, by one next hop; each run in a namespace of its own, from an empty table, taking
 turns. Packed netlink is 64 messages in a send with an answer for the last, written by the benchmark itself. The daemons
 get the routes from one iBGP peer, encoded before the clock starts; it runs from the first byte that the peer sends to
-the last route's event from the kernel's FIB (looked at every 4 ms), and for Manx until its map has them all too. Memory
-is what the kernel accounts for all maps of Manx (`bytes_memlock`).
+the last route's event from the kernel's FIB (looked at every 4 ms), and for Manx until its map has them all too. For a
+million routes the maps are made larger (`--map-size`). Memory is what the kernel accounts for all maps of Manx (`bytes_memlock`).
 ";
 
 fn sink_rates(out: &mut String, results: &sinks::Results) {
@@ -247,6 +250,84 @@ fn sink_rates(out: &mut String, results: &sinks::Results) {
             *without as f64 / 1e6,
         );
     }
+}
+
+const CHANGES: &str = "
+## When routes change
+
+IPv4 /26 routes from one iBGP peer, as above, all in FIB and map. *One route*: the peer withdraws a route and announces it
+again, one after the other, spread over the table; the time is from the peer's write to the event from the FIB, and for
+Manx until the pinned map of routes says the same. *All next hops*: the peer announces all routes anew by another next hop;
+the time ends when FIB and map have it, beside packed netlink that replaces the same routes. Meanwhile another peer with a
+hold time of 3 s notes how long Manx was silent (a keepalive is due every second), and the status that `manxctl node status`
+asks for is asked again and again. *A new start*: manxd is killed and started again 1 s later, while a pod sends a datagram
+every millisecond to an address behind a route; the peer announces all routes again but one. The time ends when this one has
+gone from FIB and map; every other event of the FIB about a route of Manx's would be one too many.
+";
+
+fn route_changes(out: &mut String, results: &changes::Results) {
+    out.push_str(CHANGES);
+    let routes = results.routes;
+    let _ = writeln!(
+        out,
+        "\n| {routes} routes stand | who | sinks | median ms | p99 ms |\n|---|---|---|--:|--:|"
+    );
+    for (place, what) in ["one route goes", "one route comes"].into_iter().enumerate() {
+        for (who, flaps) in &results.flaps {
+            let sinks = match who {
+                Who::Manx => &[("FIB", &flaps.fib), ("FIB and map", &flaps.both)][..],
+                _ => &[("FIB", &flaps.fib)],
+            };
+            for (sink, times) in sinks {
+                let times = times.get(place).map(Vec::as_slice).unwrap_or_default();
+                let (name, _) = who.title().split_once(',').unwrap_or((who.title(), ""));
+                let _ = writeln!(
+                    out,
+                    "| {what} | {name} | {sink} | {:.3} | {:.3} |",
+                    middle(times),
+                    percentile(times, 0.99),
+                );
+            }
+        }
+    }
+    let _ = writeln!(out, "\n| all next hops | seconds | by packed netlink | goal |\n|---|--:|--:|--:|");
+    let alone = results.moves.get(&Who::Netlink).map_or(0.0, |times| middle(times));
+    for (who, times) in &results.moves {
+        let share = middle(times) / alone;
+        let wanted = (*who == Who::Manx && routes >= 100_000).then_some(1.4);
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} |",
+            who.title(),
+            spread(times, seconds),
+            ratio(share),
+            goal(wanted, share, |found, wanted| found <= wanted),
+        );
+    }
+    let _ = writeln!(
+        out,
+        "\nMeanwhile Manx was silent towards a peer for {} s at the most, and a status took {} s at the most.",
+        spread(&results.silences, seconds),
+        spread(&results.answers, seconds),
+    );
+    let _ = writeln!(
+        out,
+        "\n| a new start of manxd with {routes} routes | seconds | events of other routes | datagrams sent | lost |\n\
+         |---|--:|--:|--:|--:|"
+    );
+    for (round, restart) in results.restarts.iter().enumerate() {
+        let changes::Restart { seconds: took, events, sent, lost } = restart;
+        let _ = writeln!(out, "| round {} | {} | {events} | {sent} | {lost} |", round + 1, seconds(*took));
+    }
+}
+
+/// The value that such a share of all does not exceed.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    // As many as there are at the most; a share of 0 is the least.
+    let rank = (sorted.len() as f64 * share).ceil().max(1.0) as usize;
+    sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
 fn seconds(value: f64) -> String {
@@ -293,6 +374,13 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
     use crate::dataplane::packets::{Case, Costs, Way};
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_seen_and_that_few_exceed() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!(percentile(&values, 0.99), 198.0);
+        assert_eq!(percentile(&[7.0], 0.99), 7.0);
+    }
 
     #[test]
     fn a_ratio_takes_the_injector_off_both_sides_and_a_missed_goal_is_said() {

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr},
@@ -17,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use manx_dataplane::{
-    ebpf::{EbpfSink, Mode, Options, PoolSpec},
+    ebpf::{EbpfSink, Mode, Options, PoolSpec, Sizes},
     route::{Action, NextHop, Route},
 };
 use manx_net::Prefix;
@@ -37,12 +38,20 @@ use crate::{
 };
 
 /// As pod blocks are: side by side in one pool.
-const POOL: &str = "16.0.0.0/8";
-const BLOCKS: Range = Range { base: Ipv4Addr::new(16, 0, 0, 0), length: 26, count: 0 };
+pub(super) const BLOCKS: Range = Range { base: Ipv4Addr::new(16, 0, 0, 0), length: 26, count: 0 };
 /// Of the routes of Manx, and of those that the benchmark writes.
 const PROTOCOL: u8 = 77;
-const START: Duration = Duration::from_secs(20);
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// From so many routes on the maps are to be made larger than they are by default.
+const MANY: u32 = 200_000;
+/// Room for a million blocks.
+const LARGE: &str = "routes4=1100000,words=1100000";
+
+/// The pool that so many blocks lie in.
+fn pool(count: u32) -> &'static str {
+    if count > MANY { "16.0.0.0/6" } else { "16.0.0.0/8" }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
@@ -70,6 +79,16 @@ impl Who {
             Who::Frr => "FRR's bgpd and zebra, from a peer's socket to the FIB",
         }
     }
+
+    /// What its routes' protocol field says.
+    pub(super) fn protocol(self) -> u8 {
+        match self {
+            Who::Bird => 12,
+            // RTPROT_BGP.
+            Who::Frr => 186,
+            _ => PROTOCOL,
+        }
+    }
 }
 
 /// Seconds, one of each round.
@@ -82,12 +101,12 @@ pub struct Results {
     pub memory: BTreeMap<u32, (u64, u64)>,
 }
 
-/// Of those whose title contains one of `ways`, where there are any.
-pub fn measure(counts: &[u32], rounds: usize, ways: &[String]) -> Result<Results> {
+/// Each number of routes so many times; of the ways those whose title contains one of `ways`, where there are any.
+pub fn measure(counts: &[(u32, usize)], ways: &[String]) -> Result<Results> {
     let mut results = Results::default();
     let wanted = |who: Who| ways.is_empty() || ways.iter().any(|way| who.title().contains(way.as_str()));
-    for round in 0..rounds {
-        for count in counts.iter().copied() {
+    for (count, rounds) in counts.iter().copied() {
+        for round in 0..rounds {
             for turn in 0..Who::ALL.len() {
                 let who = Who::ALL.get((turn + round) % Who::ALL.len()).copied();
                 let Some(who) = who.filter(|who| wanted(*who)) else { continue };
@@ -110,7 +129,7 @@ pub fn measure(counts: &[u32], rounds: usize, ways: &[String]) -> Result<Results
 }
 
 /// The daemon's side of a wire to `generator`.
-fn lab() -> Result<(Netns, Netns)> {
+pub(super) fn lab() -> Result<(Netns, Netns)> {
     let daemon = node::host("daemon")?;
     let generator = Netns::with_own_system("generator", || Ok(()))?;
     daemon.sh(&format!(
@@ -119,14 +138,16 @@ fn lab() -> Result<(Netns, Netns)> {
     ))?;
     generator.sh("ip link set lo up")?;
     node::batch(&daemon, &format!("addr add {DAEMON}/16 dev bench0\nlink set bench0 up"))?;
-    let address = client(0);
-    node::batch(&generator, &format!("addr add {address}/16 dev bench1\nlink set bench1 up"))?;
-    // Address resolution is not what is measured.
-    daemon.sh(&format!("ping -q -n -c 1 -W 2 {address}"))?;
+    node::batch(&generator, "link set bench1 up")?;
+    for address in [client(0), client(1)] {
+        node::batch(&generator, &format!("addr add {address}/16 dev bench1"))?;
+        // Address resolution is not what is measured.
+        daemon.sh(&format!("ping -q -n -c 1 -W 2 {address}"))?;
+    }
     Ok((daemon, generator))
 }
 
-fn prefixes(range: Range) -> Vec<(IpAddr, u8)> {
+pub(super) fn prefixes(range: Range) -> Vec<(IpAddr, u8)> {
     (0..range.count)
         .map(|number| range.prefix(number))
         .map(|(address, length)| (address.into(), length))
@@ -137,7 +158,7 @@ fn packed(range: Range) -> Result<Duration> {
     let (daemon, _generator) = lab()?;
     let ifindex = index(&daemon, "bench0")?;
     let prefixes = prefixes(range);
-    daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex))
+    daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex, netlink::CREATE))
 }
 
 /// As it would be measured of a daemon.
@@ -148,8 +169,9 @@ fn heard(range: Range) -> Result<Duration> {
     let watch = daemon.run(|| Watch::open(PROTOCOL))?;
     let start = Instant::now();
     thread::scope(|scope| {
-        let writing =
-            scope.spawn(|| daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex)));
+        let writing = scope.spawn(|| {
+            daemon.run(move || netlink::write(&prefixes, client(0).into(), ifindex, netlink::CREATE))
+        });
         let heard = watch.until(range.count, LIMIT);
         writing.join().map_err(|_| anyhow!("the writer panicked"))??;
         Ok(heard? - start)
@@ -168,12 +190,13 @@ fn maps(range: Range) -> Result<(Duration, (u64, u64))> {
         .collect();
     let pool = PoolSpec {
         name: "blocks".to_owned(),
-        prefix: POOL.parse().map_err(|error| anyhow!("{POOL}: {error:?}"))?,
+        prefix: pool(range.count).parse().map_err(|error| anyhow!("the pool: {error:?}"))?,
         block_len: BLOCKS.length,
         mode: Mode::Unguarded,
     };
     let mut sink = daemon.run(move || -> Result<EbpfSink> {
-        let (mut sink, _) = EbpfSink::open(&Options::default())?;
+        let sizes = if range.count > MANY { LARGE.parse()? } else { Sizes::default() };
+        let (mut sink, _) = EbpfSink::open(&Options { sizes, ..Options::default() })?;
         let not_indexed = sink.set_pools(&[pool])?;
         ensure!(not_indexed.is_empty(), "the pool is not indexed: {not_indexed:?}");
         Ok(sink)
@@ -209,20 +232,9 @@ fn memory(ns: &Netns) -> Result<u64> {
 fn from_a_peer(range: Range, who: Who) -> Result<Duration> {
     let (ns, generator) = lab()?;
     let scratch = tempfile::tempdir()?;
-    let mut running = Vec::new();
-    for (name, command) in commands(who, scratch.path())? {
-        let log = scratch.path().join(format!("{name}.log"));
-        running.push(Daemon::start(&ns, name, command, &log)?);
-        // bgpd looks for zebra's socket when it starts.
-        thread::sleep(Duration::from_millis(if running.len() == 1 { 300 } else { 0 }));
-    }
+    let mut running = start(&ns, who, range.count, 1, scratch.path())?;
     let socket = scratch.path().join("manxd.sock");
-    let protocol = match who {
-        Who::Bird => 12,
-        // RTPROT_BGP.
-        Who::Frr => 186,
-        _ => PROTOCOL,
-    };
+    let protocol = who.protocol();
     let mut feed = Vec::new();
     let attributes = Attributes { next_hop: client(0), as_path: Vec::new(), no_advertise: false };
     wire::announce(&mut feed, &attributes, (0..range.count).map(|number| range.prefix(number)));
@@ -271,18 +283,24 @@ fn from_a_peer(range: Range, who: Who) -> Result<Duration> {
     outcome
 }
 
+/// The daemons of `who`, for so many routes, and for Manx of so many peers, in `ns`; what they write lies in `dir`.
+pub(super) fn start(ns: &Netns, who: Who, count: u32, peers: usize, dir: &Path) -> Result<Vec<Daemon>> {
+    let mut running = Vec::new();
+    for (name, command) in commands(who, count, peers, dir)? {
+        let log = dir.join(format!("{name}.log"));
+        running.push(Daemon::start(ns, name, command, &log)?);
+        // bgpd looks for zebra's socket when it starts.
+        thread::sleep(Duration::from_millis(if running.len() == 1 { 300 } else { 0 }));
+    }
+    Ok(running)
+}
+
 /// When the daemon says that its map of IPv4 routes holds `count`; now if it does so at once.
-fn until_in_the_maps(socket: &Path, count: u32) -> Result<Instant> {
+pub(super) fn until_in_the_maps(socket: &Path, count: u32) -> Result<Instant> {
     let limit = Instant::now() + LIMIT;
     let first = Instant::now();
     loop {
-        let mut stream = UnixStream::connect(socket).context("the daemon's API")?;
-        stream.write_all(b"GET /v1/dataplane HTTP/1.0\r\nHost: manx\r\nConnection: close\r\n\r\n")?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        let body = said.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let status: serde_json::Value =
-            serde_json::from_str(body).with_context(|| format!("the API said {said}"))?;
+        let status: serde_json::Value = serde_json::from_str(&ask(socket, "/v1/dataplane")?)?;
         let maps = status.get("maps").and_then(serde_json::Value::as_array).context("no maps")?;
         let named = |map: &&serde_json::Value| map.get("name").is_some_and(|name| name == "ROUTES4");
         let map = maps.iter().find(named).context("no ROUTES4")?;
@@ -295,11 +313,22 @@ fn until_in_the_maps(socket: &Path, count: u32) -> Result<Instant> {
     }
 }
 
+/// What the daemon's local API answers.
+pub(super) fn ask(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).context("the daemon's API")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: manx\r\nConnection: close\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    let (head, body) = said.split_once("\r\n\r\n").with_context(|| format!("the API said {said}"))?;
+    ensure!(head.contains(" 200 "), "the API said {said}");
+    Ok(body.to_owned())
+}
+
 /// What runs the daemon in its namespace, in order.
-fn commands(who: Who, dir: &Path) -> Result<Vec<(&'static str, Command)>> {
+fn commands(who: Who, count: u32, peers: usize, dir: &Path) -> Result<Vec<(&'static str, Command)>> {
     let peer = client(0);
     Ok(match who {
-        Who::Manx => vec![("manxd", manx(dir)?)],
+        Who::Manx => vec![("manxd", manx(dir, count, peers)?)],
         Who::Bird => {
             let text = format!(
                 "log stderr {{ warning, error, fatal, bug }};\n\
@@ -310,7 +339,7 @@ fn commands(who: Who, dir: &Path) -> Result<Vec<(&'static str, Command)>> {
                  protocol bgp c0 {{ local {DAEMON} as {ASN}; neighbor {peer} as {ASN}; passive; rr client;\n\
                  ipv4 {{ import all; export none; }}; }}\n"
             );
-            let config = write(dir, "bird.conf", &text)?;
+            let config = put(dir, "bird.conf", &text)?;
             let mut command = Command::new("bird");
             command.arg("-f").arg("-c").arg(config).arg("-s").arg(dir.join("bird.ctl"));
             vec![("bird", command)]
@@ -336,7 +365,7 @@ fn commands(who: Who, dir: &Path) -> Result<Vec<(&'static str, Command)>> {
 }
 
 fn frr(dir: &Path, name: &str, text: &str) -> Result<Command> {
-    let config = write(dir, &format!("{name}.conf"), text)?;
+    let config = put(dir, &format!("{name}.conf"), text)?;
     let mut command = Command::new(format!("/usr/lib/frr/{name}"));
     command.args(["--vty_port", "0", "--log", "stdout", "--log-level", "warn"]);
     command.arg("--config_file").arg(config).arg("--pid_file").arg(dir.join(format!("{name}.pid")));
@@ -344,10 +373,10 @@ fn frr(dir: &Path, name: &str, text: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn manx(dir: &Path) -> Result<Command> {
+fn manx(dir: &Path, count: u32, peers: usize) -> Result<Command> {
     let store = dir.join("resources");
     fs::create_dir_all(&store)?;
-    let text = format!(
+    let mut text = format!(
         "apiVersion: projectcalico.org/v3\n\
          kind: BGPConfiguration\n\
          metadata: {{name: default}}\n\
@@ -356,28 +385,38 @@ fn manx(dir: &Path) -> Result<Command> {
          apiVersion: projectcalico.org/v3\n\
          kind: IPPool\n\
          metadata: {{name: blocks}}\n\
-         spec: {{cidr: {POOL}, blockSize: 26}}\n\
+         spec: {{cidr: {}, blockSize: 26}}\n\
          ---\n\
          apiVersion: projectcalico.org/v3\n\
          kind: Node\n\
          metadata: {{name: here}}\n\
-         spec: {{bgp: {{ipv4Address: {DAEMON}/16}}}}\n\
-         ---\n\
-         apiVersion: projectcalico.org/v3\n\
-         kind: Node\n\
-         metadata: {{name: there}}\n\
-         spec: {{bgp: {{ipv4Address: {}/16}}}}\n",
-        client(0)
+         spec: {{bgp: {{ipv4Address: {DAEMON}/16}}}}\n",
+        pool(count),
     );
-    write(&store, "cluster.yaml", &text)?;
+    for number in 0..peers {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "---\n\
+             apiVersion: projectcalico.org/v3\n\
+             kind: Node\n\
+             metadata: {{name: there{number}}}\n\
+             spec: {{bgp: {{ipv4Address: {}/16}}}}\n",
+            client(number)
+        );
+    }
+    put(&store, "cluster.yaml", &text)?;
     let mut command = Command::new(daemons::manx::program());
     command.args(["--node-name", "here", "--uplink", "bench0", "--log-level", "warn"]);
     command.arg("--datastore").arg(format!("dir:{}", store.display()));
     command.arg("--api-socket").arg(dir.join("manxd.sock"));
+    if count > MANY {
+        command.args(["--map-size", LARGE]);
+    }
     Ok(command)
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> Result<std::path::PathBuf> {
+fn put(dir: &Path, name: &str, text: &str) -> Result<std::path::PathBuf> {
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("{}", path.display()))?;
     Ok(path)
