@@ -110,10 +110,10 @@ impl Outside {
 
     /// Says so of these before they are in the tries; [`Self::write`] says the rest.
     pub fn raise(&mut self, maps: &Maps, prefixes: impl Iterator<Item = Prefix>) {
-        let mut families = [false; 2];
+        let (mut v4, mut v6) = (false, false);
         for prefix in prefixes {
             self.touch(prefix);
-            families[usize::from(!prefix.is_v4())] = true;
+            *if prefix.is_v4() { &mut v4 } else { &mut v6 } = true;
             let range = match parts(prefix) {
                 In::All => 0..PARTS,
                 In::These(parts) => parts,
@@ -126,7 +126,7 @@ impl Outside {
                 }
             }
         }
-        for (is_there, at) in families.into_iter().zip([place!(outside4), place!(outside6)]) {
+        for (is_there, at) in [(v4, place!(outside4)), (v6, place!(outside6))] {
             if is_there {
                 maps.settings.store(at, 1);
             }
