@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use manx_bgp::{Config, Dial, Event as SpeakerEvent, Originated, Output, PeerConfig};
 use manx_net::{Asn, Prefix, Prefix4};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -39,25 +40,51 @@ impl Node {
 
     async fn run(mut self) {
         while let Some(event) = self.events.recv().await {
-            let now = self.clock.now();
-            match event {
-                Event::Accepted { stream, local, remote } => {
-                    let conn = self.speaker.accept(local, remote, now).unwrap();
-                    self.sockets.serve(conn, stream);
-                }
-                Event::Received { connection, bytes } => {
-                    self.speaker.handle(SpeakerEvent::Received { conn: ConnId(connection), bytes }, now);
-                }
-                Event::Sent { connection } => self.sockets.sent(ConnId(connection)),
-                Event::Closed { .. } | Event::Dialled { .. } => return,
+            if !self.take(event) {
+                return;
             }
-            while let Some(output) = self.speaker.poll_output() {
-                if let Output::Transmit { conn } = output {
-                    self.sockets.transmit(conn);
-                }
-            }
-            self.sockets.flush(&mut self.speaker, now);
         }
+    }
+
+    /// False: the connection has ended.
+    fn take(&mut self, event: Event) -> bool {
+        let now = self.clock.now();
+        match event {
+            Event::Accepted { stream, local, remote } => {
+                // Else the kernel may make room for the whole table.
+                SockRef::from(&stream).set_send_buffer_size(64 << 10).unwrap();
+                let conn = self.speaker.accept(local, remote, now).unwrap();
+                self.sockets.serve(conn, stream);
+            }
+            Event::Received { connection, bytes } => {
+                self.speaker.handle(SpeakerEvent::Received { conn: ConnId(connection), bytes }, now);
+            }
+            Event::Sent { connection } => self.sockets.sent(ConnId(connection)),
+            Event::Closed { .. } | Event::Dialled { .. } => return false,
+        }
+        self.carry();
+        true
+    }
+
+    fn carry(&mut self) {
+        let now = self.clock.now();
+        while let Some(output) = self.speaker.poll_output() {
+            if let Output::Transmit { conn } = output {
+                self.sockets.transmit(conn);
+            }
+        }
+        self.sockets.flush(&mut self.speaker, now);
+    }
+
+    /// Until nothing has happened for a while.
+    async fn rest(&mut self) {
+        while let Ok(Some(event)) = timeout(Duration::from_millis(200), self.events.recv()).await {
+            assert!(self.take(event), "the connection stands");
+        }
+    }
+
+    fn updates_sent(&self) -> u64 {
+        self.speaker.peers().iter().map(|peer| peer.counters.updates_sent).sum()
     }
 }
 
@@ -96,4 +123,36 @@ async fn a_peer_that_reads_late_gets_the_whole_table_in_order() {
     }
     drop(peer);
     node.await.unwrap();
+}
+
+/// Behaviour 53, down to the socket: what is handed out cannot be replaced by newer state, so that it is little.
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_handed_no_more_however_often_its_table_changes() {
+    let mut node = Node::new();
+    let address = node.sockets.listeners[0].0.socket.local_addr().unwrap();
+    let peer = tokio::net::TcpSocket::new_v4().unwrap();
+    peer.set_recv_buffer_size(4096).unwrap();
+    let mut peer = peer.connect(address).await.unwrap();
+    let open = [4, 0xfc, 0, 0, 0, 10, 0, 0, 2, 8, 2, 6, 65, 4, 0, 0, 0xfc, 0];
+    peer.write_all(&[message(1, &open), message(4, &[])].concat()).await.unwrap();
+    node.rest().await;
+    // What both sockets' buffers hold, and a turn.
+    let handed = node.updates_sent();
+    let whole = u64::from(ROUTES / 1000);
+    assert!((1..whole).contains(&handed), "{handed} messages of some {whole} are with the kernel");
+    for community in 1..=3 {
+        let mut config = node.speaker.config().clone();
+        for route in &mut config.originated {
+            route.communities = vec![community];
+        }
+        let now = node.clock.now();
+        node.speaker.configure(config, now);
+        while node.speaker.advance(node.clock.now()) {
+            node.carry();
+        }
+        node.carry();
+        node.rest().await;
+    }
+    assert_eq!(node.updates_sent(), handed);
+    drop(peer);
 }
