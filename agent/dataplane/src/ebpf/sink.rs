@@ -278,6 +278,8 @@ impl EbpfSink {
         let pools = self.held.pools.clone();
         let read = Held::read(&self.maps, Some(pools), false, Instant::now())?;
         let before = std::mem::replace(&mut self.held, read);
+        // What was told of them is no news because everything is read anew.
+        self.held.tried = before.refused().map(|(prefix, _)| prefix).collect();
         self.held.counters.remember(before.counters);
         self.held.groups.set_silent(before.groups.silent().clone());
         let wanted: BTreeSet<Prefix> = desired.iter().map(|route| route.prefix).collect();

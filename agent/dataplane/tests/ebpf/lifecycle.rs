@@ -345,6 +345,10 @@ fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()));
         assert_eq!(sink.apply(std::slice::from_ref(&late), &[]).unwrap().refused, [], "that too");
         assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &Refusal::MapFull)]);
+        // And an audit reads everything anew.
+        let all = [wide.clone(), a.clone(), b.clone(), late.clone()];
+        assert_eq!(sink.reconcile(&all).unwrap().refused, [], "that still");
+        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &Refusal::MapFull)]);
 
         let applied = sink.apply(&[], &[a.prefix]).unwrap();
         assert_eq!((applied.refused, sink.refused().count(), sink.refusal(late.prefix)), (vec![], 0, None));
