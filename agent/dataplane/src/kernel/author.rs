@@ -29,7 +29,12 @@ impl fmt::Display for Author {
             (port, None) if port > i32::MAX as u32 => {
                 write!(f, "a process that cannot be told (netlink port {port})")
             }
-            (port, None) => write!(f, "pid {port}, of which /proc tells nothing (any more)"),
+            (port, None) => {
+                write!(
+                    f,
+                    "a process that has ended or is not seen from here (netlink port {port}, as a rule its pid)"
+                )
+            }
         }
     }
 }
@@ -76,7 +81,7 @@ mod tests {
         assert_eq!(Author { port: 0, process: None }.to_string(), "the kernel");
         assert_eq!(
             Author { port: 4711, process: None }.to_string(),
-            "pid 4711, of which /proc tells nothing (any more)"
+            "a process that has ended or is not seen from here (netlink port 4711, as a rule its pid)"
         );
         let further = Author { port: 0xffff_f000, process: None }.to_string();
         assert!(further.starts_with("a process that cannot be told"), "{further}");
