@@ -39,6 +39,9 @@ use serde::{Deserialize, Serialize};
 /// The socket that manxd serves and manxctl asks, if neither is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/manx/manx.sock";
 
+/// Where manxd pins maps and links, if it is not told otherwise.
+pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/manx";
+
 /// The paths that the local API answers: by GET, but for the orders.
 pub mod path {
     /// [`super::NodeStatus`]

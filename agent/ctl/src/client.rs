@@ -9,6 +9,8 @@ use manx_api::ApiError;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
+use crate::left_behind;
+
 /// Any part of an answer takes milliseconds; a daemon that is stopped never gives one.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Far above the largest answer, a table of a million routes.
@@ -17,8 +19,8 @@ const LARGEST_ANSWER: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody serves the socket: the daemon does not run, or runs with another `--api-socket`.
-    #[error("nobody answers at {socket} ({reason}); start manxd, or name its socket with --socket")]
-    NotRunning { socket: String, reason: String },
+    #[error("nobody answers at {socket} ({reason}); start manxd, or name its socket with --socket{left}")]
+    NotRunning { socket: String, reason: String, left: String },
     #[error("may not open {socket}: be root or of the socket's group")]
     Denied { socket: String },
     #[error("manxd at {socket} did not answer within {} s: is it stopped?", DEADLINE.as_secs())]
@@ -96,7 +98,11 @@ async fn send(
         timeout(DEADLINE, UnixStream::connect(socket)).await.map_err(silent)?.map_err(
             |source| match source.kind() {
                 io::ErrorKind::PermissionDenied => AskError::Denied { socket: name.clone() },
-                _ => AskError::NotRunning { socket: name.clone(), reason: words(&source) },
+                _ => AskError::NotRunning {
+                    socket: name.clone(),
+                    reason: words(&source),
+                    left: left_behind::hint(),
+                },
             },
         )?;
     let (mut sender, connection) =

@@ -12,6 +12,7 @@ mod explain;
 mod get;
 mod history;
 mod input;
+mod left_behind;
 mod node_status;
 mod output;
 mod peer;

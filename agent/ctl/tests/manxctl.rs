@@ -43,6 +43,7 @@ impl Lab {
         let mut child = Command::new(env!("CARGO_BIN_EXE_manxctl"))
             .args(args)
             .env_clear()
+            .env("MANX_BPF_DIR", self.dir.path().join("bpf"))
             .env("MANX_DATASTORE", format!("dir:{}", self.store().display()))
             .current_dir(self.dir.path())
             .stdin(Stdio::piped())
@@ -431,6 +432,16 @@ fn without_a_daemon_its_questions_end_in_an_error() {
         let stderr = lab.fails(1, &args);
         assert!(stderr.starts_with("error: nobody answers at nobody.sock (No such file"), "{stderr}");
     }
+}
+
+#[test]
+fn who_asks_a_dead_daemon_learns_what_it_left_at_work() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.dir.path().join("bpf/links")).unwrap();
+    lab.file("bpf/links/pod_tc-4", "");
+    let stderr = lab.fails(1, &["dataplane", "status", "--socket", "nobody.sock"]);
+    assert!(stderr.contains("\n1 program of an earlier run is still attached (DIR/bpf/links)."), "{stderr}");
+    assert!(stderr.contains("start manxd") && stderr.contains("`manxd cleanup` removes"), "{stderr}");
 }
 
 #[test]

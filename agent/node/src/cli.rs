@@ -105,7 +105,7 @@ pub struct Places {
     pub api_socket: PathBuf,
 
     /// The directory of a bpffs in which maps and links are pinned
-    #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = "/sys/fs/bpf/manx")]
+    #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = manx_api::DEFAULT_BPF_DIR)]
     pub bpf_dir: PathBuf,
 
     /// Where operators' blackholes are kept over a restart
