@@ -123,9 +123,14 @@ impl Scene {
         self.pair.annotate(&[("default", &annotation)])?;
         eventually("the interfaces check so", SOON, || {
             let modes = self.pair.here.dataplane()?.modes;
-            let pods = modes.interfaces.iter().filter(|interface| interface.name.starts_with("cali"));
-            let checks: Vec<&str> = pods.map(|interface| interface.source_check.as_str()).collect();
-            ensure!(checks == [check; 2], "{modes:?}");
+            let (pods, uplinks): (Vec<_>, Vec<_>) =
+                modes.interfaces.iter().partition(|interface| interface.name.starts_with("cali"));
+            let checks: Vec<_> = pods.iter().map(|interface| interface.source_check.as_deref()).collect();
+            ensure!(checks == [Some(check); 2], "{modes:?}");
+            ensure!(
+                !uplinks.is_empty() && uplinks.iter().all(|uplink| uplink.source_check.is_none()),
+                "{modes:?}"
+            );
             Ok(())
         })
     }

@@ -37,6 +37,6 @@ pub struct InterfaceMode {
     pub mode: Option<String>,
     /// One sentence, where it has a mode of its own.
     pub reason: Option<String>,
-    /// "Strict", "Loose" or "Off".
-    pub source_check: String,
+    /// "Strict", "Loose" or "Off" of a pod's interface; null: an uplink, where it does not apply.
+    pub source_check: Option<String>,
 }

@@ -4,6 +4,9 @@
 /// The spaces that end a column.
 pub const GAP: usize = 3;
 
+/// Characters of a line of prose.
+const LINE: usize = 100;
+
 /// Go's tabwriter as calicoctl sets it up: a column is at least 5 wide and ends in 3 spaces, the last one too.
 pub fn columns<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
@@ -19,6 +22,28 @@ pub fn columns<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A sentence after `lead`, broken between words to fit a terminal; its further lines stand below its first word.
+pub fn wrapped(lead: &str, text: &str) -> String {
+    let indent = lead.chars().count();
+    let mut out = lead.to_owned();
+    let mut at = indent;
+    for (place, word) in text.split_whitespace().enumerate() {
+        let width = word.chars().count();
+        if place > 0 && at + 1 + width > LINE {
+            out.push('\n');
+            push_spaces(&mut out, indent);
+            at = indent;
+        } else if place > 0 {
+            out.push(' ');
+            at += 1;
+        }
+        out.push_str(word);
+        at += width;
+    }
+    out.push('\n');
+    out
 }
 
 /// A frame of `+`, `-` and `|`, headings centred, cells to the left.

@@ -10,17 +10,31 @@ pub fn render(modes: &Modes) -> String {
     let mut out = String::new();
     if !modes.pools.is_empty() {
         let rows: Vec<Vec<String>> = modes.pools.iter().map(pool).collect();
-        out.push_str(&table::columns(&["POOL", "CIDR", "MODE", "SINCE", "WHY"], &rows));
+        let lines = table::columns(&["POOL", "CIDR", "MODE", "SINCE"], &rows);
+        let mut lines = lines.lines();
+        let mut line = |out: &mut String| lines.next().map(|line| out.extend([line.trim_end(), "\n"]));
+        line(&mut out);
+        for (at, pool) in modes.pools.iter().enumerate() {
+            line(&mut out);
+            // A sentence that is many pools' is said once, below the last of them.
+            if modes
+                .pools
+                .get(at + 1)
+                .is_none_or(|next| (&next.mode, &next.reason) != (&pool.mode, &pool.reason))
+            {
+                out.push_str(&table::wrapped("  ", &pool.reason));
+            }
+        }
     }
     // Writing to a String cannot fail; so below.
     for line in modes.interfaces.iter().filter_map(interface) {
         let _ = writeln!(out, "{line}");
     }
     for found in &modes.found {
-        let _ = writeln!(out, "Found: {found}");
+        out.push_str(&table::wrapped("Found: ", found));
     }
     for note in &modes.notes {
-        let _ = writeln!(out, "Note: {note}");
+        out.push_str(&table::wrapped("Note: ", note));
     }
     if !out.is_empty() {
         out.push('\n');
@@ -29,7 +43,7 @@ pub fn render(modes: &Modes) -> String {
 }
 
 fn pool(pool: &PoolMode) -> Vec<String> {
-    [&pool.name, &pool.cidr, &pool.mode, &pool.since, &pool.reason].map(Clone::clone).to_vec()
+    [&pool.name, &pool.cidr, &pool.mode, &pool.since].map(Clone::clone).to_vec()
 }
 
 /// What is not as it is for every interface.
@@ -38,8 +52,8 @@ fn interface(interface: &InterfaceMode) -> Option<String> {
         Some(reason) => format!("{mode} ({reason})"),
         None => mode.clone(),
     });
-    let check =
-        (interface.source_check != "Strict").then(|| format!("source check {}", interface.source_check));
+    let check = interface.source_check.as_ref().filter(|check| *check != "Strict");
+    let check = check.map(|check| format!("source check {check}"));
     let said: Vec<String> = mode.into_iter().chain(check).collect();
     (!said.is_empty()).then(|| format!("Interface {}: {}", interface.name, said.join(", ")))
 }
@@ -50,24 +64,33 @@ mod tests {
 
     #[test]
     fn pools_are_listed_and_of_interfaces_what_is_unusual() {
-        let interface = |name: &str, mode: Option<&str>, check: &str| InterfaceMode {
+        let pool = |name: &str, reason: &str| PoolMode {
+            name: name.into(),
+            cidr: "172.16.0.0/16".into(),
+            mode: "guarded".into(),
+            reason: reason.into(),
+            since: "2026-01-01T00:00:00.000Z".into(),
+        };
+        let interface = |name: &str, mode: Option<&str>, check: Option<&str>| InterfaceMode {
             name: name.into(),
             mode: mode.map(Into::into),
             reason: mode.map(|_| "Disabled by manx.dev/fastPathInterfaces".into()),
-            source_check: check.into(),
+            source_check: check.map(Into::into),
         };
         let modes = Modes {
-            pools: vec![PoolMode {
-                name: "p".into(),
-                cidr: "172.16.0.0/16".into(),
-                mode: "guarded".into(),
-                reason: "netfilter tracks connections here".into(),
-                since: "2026-01-01T00:00:00.000Z".into(),
-            }],
+            pools: vec![
+                pool("p", "netfilter tracks connections here"),
+                pool("q", "netfilter tracks connections here"),
+                pool(
+                    "r",
+                    "netfilter tracks connections here (table inet calico, chain filter-FORWARD, handle 12): flows \
+                     that it knows and does not translate are fast",
+                ),
+            ],
             interfaces: vec![
-                interface("ens33", Some("off"), "Strict"),
-                interface("cali0", None, "Strict"),
-                interface("cali1", None, "Loose"),
+                interface("ens33", Some("off"), None),
+                interface("cali0", None, Some("Strict")),
+                interface("cali1", None, Some("Loose")),
             ],
             found: vec![
                 "table inet t, chain c, handle 2: limit has to see every packet: by the stack, pool q".into(),
@@ -76,16 +99,20 @@ mod tests {
         };
         let text = render(&modes);
         let expected = "\
-POOL   CIDR            MODE      SINCE                      WHY
-p      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z   netfilter tracks connections here
+POOL   CIDR            MODE      SINCE
+p      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z
+q      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z
+  netfilter tracks connections here
+r      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z
+  netfilter tracks connections here (table inet calico, chain filter-FORWARD, handle 12): flows that
+  it knows and does not translate are fast
 Interface ens33: off (Disabled by manx.dev/fastPathInterfaces)
 Interface cali1: source check Loose
 Found: table inet t, chain c, handle 2: limit has to see every packet: by the stack, pool q
 Note: nf_conntrack_tcp_be_liberal=1
 
 ";
-        let trimmed: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-        assert_eq!(trimmed, expected);
+        assert_eq!(text, expected);
         assert_eq!(render(&Modes::default()), "");
     }
 }

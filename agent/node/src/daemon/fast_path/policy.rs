@@ -34,6 +34,7 @@ pub struct Policy {
     choice: Option<Choice>,
     /// Of each pool.
     since: BTreeMap<(String, Prefix), (Mode, SystemTime)>,
+    /// Of pods' interfaces; an uplink's sources are no pod's.
     source_checks: BTreeMap<u32, resources::SourceCheck>,
     /// Families whose connections were tracked, since the start, beside pools that were Auto then.
     tracked: BTreeSet<Family>,
@@ -186,6 +187,9 @@ impl Policy {
                 choice = decide(&facts(Some(why.clone())));
             }
         }
+        let pods = dataplane.links().filter(|link| link.role == Role::Pod);
+        self.source_checks =
+            pods.map(|link| (link.ifindex, plan.fast_path.source_check(&link.name))).collect();
         self.tracked.extend(choice.tracked.iter().copied());
         sink.set_vacancy(diversions(dataplane).is_empty());
         if let Err(error) = self.switch(sink, &choice, plan, survey.conntrack.as_ref()) {
@@ -213,10 +217,8 @@ impl Policy {
         if choice.whole == Mode::Off {
             sink.set_whole_mode(choice.whole);
         }
-        self.source_checks.clear();
         for interface in &choice.interfaces {
-            let check = plan.fast_path.source_check(&interface.name);
-            self.source_checks.insert(interface.ifindex, check);
+            let check = self.source_checks.get(&interface.ifindex).copied().unwrap_or_default();
             sink.set_interface(interface.ifindex, settings(interface, check));
         }
         if self.pools.as_ref() != Some(&pools) {
@@ -288,11 +290,7 @@ impl Policy {
             name: interface.name.clone(),
             mode: interface.mode.map(|mode| decide::name(mode).to_owned()),
             reason: interface.reason.clone(),
-            source_check: self
-                .source_checks
-                .get(&interface.ifindex)
-                .map_or("Strict", |check| check.name())
-                .to_owned(),
+            source_check: self.source_checks.get(&interface.ifindex).map(|check| check.name().to_owned()),
         });
         api::Modes {
             pools: pools.collect(),
