@@ -29,5 +29,36 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         // Ours by its name; it stays if somebody else keeps something in it.
         let _ = std::fs::remove_dir(dir);
     }
+    if let Some(text) = left(&manx_dataplane::netfilter::liberal_settings()) {
+        println!("{text}");
+    }
     Ok(())
+}
+
+/// Conntrack moves no window by a packet outside of it (`tcp_in_window`), so what the programs carried stays outside for
+/// as long as it lives, and would be invalid from the moment that the setting is 0.
+fn left(liberal: &[&str]) -> Option<String> {
+    let set: Vec<String> = liberal.iter().map(|name| format!("{name}=1")).collect();
+    let back: Vec<String> = liberal.iter().map(|name| format!("net.netfilter.{name}=0")).collect();
+    (!liberal.is_empty()).then(|| {
+        format!(
+            "left {}: TCP connections that the programs carried would be invalid to conntrack without.\n\
+             When those have ended, and unless something else here wants it: sysctl -w {}",
+            set.join(" "),
+            back.join(" ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_stays_is_told_with_how_to_put_it_back() {
+        assert_eq!(left(&[]), None);
+        let text = left(&["nf_conntrack_tcp_be_liberal"]).unwrap();
+        assert!(text.starts_with("left nf_conntrack_tcp_be_liberal=1: "), "{text}");
+        assert!(text.ends_with("sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0"), "{text}");
+    }
 }

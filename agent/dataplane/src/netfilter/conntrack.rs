@@ -51,6 +51,11 @@ pub fn make_liberal() -> io::Result<()> {
     Ok(())
 }
 
+/// Those of [`make_liberal`]'s settings that are not 0 now, by whomever; none without conntrack.
+pub fn liberal_settings() -> Vec<&'static str> {
+    WINDOWS.into_iter().filter(|name| number(name).is_ok_and(|value| value != 0)).collect()
+}
+
 fn number(name: &str) -> io::Result<u32> {
     let text = fs::read_to_string(Path::new(DIRECTORY).join(name))?;
     text.trim().parse().map_err(|error| io::Error::other(format!("{name}: {error}")))

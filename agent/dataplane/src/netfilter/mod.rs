@@ -23,7 +23,7 @@ use self::ruleset::Read;
 #[cfg(fuzzing)]
 pub(crate) use self::ruleset::hostile::judge;
 use crate::reach::{Family, Reach};
-pub use conntrack::{Conntrack, make_liberal};
+pub use conntrack::{Conntrack, liberal_settings, make_liberal};
 pub use watch::Watch;
 
 /// What one reading found.
