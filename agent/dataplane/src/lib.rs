@@ -8,6 +8,8 @@ pub mod ebpf;
 pub mod fib;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(test)]
+mod isolated;
 pub mod kernel;
 pub mod netfilter;
 mod netlink;

@@ -1,6 +1,3 @@
-use std::{process::Command, thread};
-
-use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
@@ -8,11 +5,7 @@ use rtnetlink::{
 };
 
 use super::*;
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
+use crate::isolated::ip;
 
 fn want_one(dataplane: &mut Dataplane) {
     let gateway: std::net::IpAddr = "10.0.0.2".parse().unwrap();
@@ -21,12 +14,7 @@ fn want_one(dataplane: &mut Dataplane) {
 
 /// In a network namespace with one network, 10.0.0.0/24, and a thread for every write.
 fn isolated<T: Future<Output = ()>>(test: impl FnOnce(Dataplane) -> T + Send + 'static) {
-    let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; run as root");
-        ip("link add e0 type veth peer name e1");
-        ip("addr add 10.0.0.1/24 dev e0");
-        ip("link set e0 up");
-        ip("link set e1 up");
+    crate::isolated::isolated(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let config = Config { written_at_once: 0, ..Config::default() };
@@ -36,9 +24,6 @@ fn isolated<T: Future<Output = ()>>(test: impl FnOnce(Dataplane) -> T + Send + '
             test(dataplane).await;
         });
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 async fn drive(dataplane: &mut Dataplane) -> Vec<Report> {

@@ -1,15 +1,12 @@
 //! The sink alone, with a view of the kernel that is out of date: what only the kernel's refusal can tell.
 
-use std::{process::Command, thread};
-
-use nix::sched::{CloneFlags, unshare};
-
 use super::{
     message::Mode,
     writer::{Change, carry_out},
     *,
 };
 use crate::{
+    isolated::ip,
     kernel::{KernelView, Naming, TABLE_MAIN},
     route::{Action, NextHop, Route},
 };
@@ -18,25 +15,12 @@ mod under_way;
 
 const PLACE: Place = Place { protocol: 77, table: TABLE_MAIN, metric: None };
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
 /// Runs a test in a fresh network namespace, with `e0` (10.0.0.1/24) up.
 fn isolated(test: impl FnOnce(&mut Requests, &KernelView) + Send + 'static) {
-    let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; run as root");
-        ip("link add e0 type veth peer name e1");
-        ip("addr add 10.0.0.1/24 dev e0");
-        ip("link set e0 up");
-        ip("link set e1 up");
+    crate::isolated::isolated(move || {
         let stale = KernelView::new(Naming::new("e.*", "cali").unwrap(), PLACE.protocol);
         test(&mut Requests::open().unwrap(), &stale);
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 fn prefix() -> Prefix {

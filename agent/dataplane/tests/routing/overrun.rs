@@ -105,14 +105,20 @@ async fn all_is_as_it_should_be(dataplane: &mut Dataplane, blocks: u32, taken: &
     assert_eq!(newcomer.fib_status().writes, 0);
 }
 
+/// It writes on its thread, and a few events are more than its socket holds.
+fn overrun_soon() -> Dataplane {
+    let config = Config { receive_buffer: 4096, written_at_once: 0, ..Config::default() };
+    let mut dataplane = Dataplane::open(config).unwrap();
+    dataplane.finish_startup();
+    dataplane
+}
+
 #[test]
 fn events_lost_while_a_whole_table_waits_to_be_written_are_made_up_for_before_it_is() {
     isolated(|| async {
         const BLOCKS: u32 = 40_000;
         uplink();
-        let config = Config { receive_buffer: 4096, written_at_once: 0, ..Config::default() };
-        let mut dataplane = Dataplane::open(config).unwrap();
-        dataplane.finish_startup();
+        let mut dataplane = overrun_soon();
         want(&mut dataplane, 0..BLOCKS);
         dataplane.step(Instant::now());
         assert!(dataplane.is_writing());
@@ -130,9 +136,7 @@ fn events_lost_while_the_last_routes_are_written_are_made_up_for_at_once() {
     isolated(|| async {
         const BLOCKS: u32 = 4000;
         uplink();
-        let config = Config { receive_buffer: 4096, written_at_once: 0, ..Config::default() };
-        let mut dataplane = Dataplane::open(config).unwrap();
-        dataplane.finish_startup();
+        let mut dataplane = overrun_soon();
         let taken = others_write(BLOCKS);
         settle(&mut dataplane).await;
         want(&mut dataplane, 0..BLOCKS);

@@ -80,7 +80,8 @@ fn a_foreign_route_that_comes_before_its_turn_survives_a_change_of_all_next_hops
         }
         let foreign = FibError::Foreign { protocol: 4, table: TABLE_MAIN };
         assert_eq!(sink.state(last), Some(FibState::Failed(foreign)));
-        let shown = Command::new("ip").args(["route", "show", &last.to_string()]).output().unwrap();
+        let shown =
+            std::process::Command::new("ip").args(["route", "show", &last.to_string()]).output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();
         assert!(shown.contains("proto static"), "{shown}");
         let ours = read_back(requests, PLACE.protocol).unwrap();
