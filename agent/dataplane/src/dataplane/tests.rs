@@ -5,7 +5,6 @@ use rtnetlink::{
 };
 
 use super::*;
-use crate::isolated::ip;
 
 fn want_one(dataplane: &mut Dataplane) {
     let gateway: std::net::IpAddr = "10.0.0.2".parse().unwrap();
