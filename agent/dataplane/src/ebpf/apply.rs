@@ -206,23 +206,31 @@ impl Held {
             }
             written += done;
             let Some(refusal) = refusal else { break };
-            let mut rest = pending.split_off(done.min(pending.len()));
-            let refused = rest.remove(0);
-            self.release(refused.entry, now);
-            if self.entries.get(refused.route.prefix).is_none() {
-                self.counters.release(refused.entry.counter, now);
+            let mut rest = pending.split_off(done.min(pending.len())).into_iter();
+            // What needs room of its own finds none any more either, so it is not asked for; what is there already can be
+            // overwritten.
+            let full = refusal == Refusal::MapFull;
+            let mut refused: Vec<Pending<'_>> = rest.next().into_iter().collect();
+            let (new, mut known): (Vec<_>, Vec<_>) =
+                rest.partition(|pending| full && self.entries.get(pending.route.prefix).is_none());
+            refused.extend(new);
+            for Pending { route, entry } in refused {
+                self.release(entry, now);
+                if self.entries.get(route.prefix).is_none() {
+                    self.counters.release(entry.counter, now);
+                }
+                written += self.refuse(maps, route, refusal.clone(), moves, now)?;
             }
-            written += self.refuse(maps, refused.route, refusal, moves, now)?;
-            // Those that come after it are shorter, and may surround it.
-            for Pending { route, entry } in &mut rest {
-                if entry.action != abi::Action::Pass && route.prefix.covers(refused.route.prefix) {
+            // Those that come after one are shorter, and may surround it.
+            for Pending { route, entry } in &mut known {
+                if entry.action != abi::Action::Pass && self.hides_refused(route.prefix) {
                     let desired = (*route).clone();
                     self.unwritten.insert(route.prefix, Unwritten { desired, refusal: None });
                     self.release(*entry, now);
                     *entry = pass(*entry);
                 }
             }
-            pending = rest;
+            pending = known;
         }
         Ok(written)
     }
