@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::{
+    host::Pod,
     kernel::Family,
     lab::UPLINK,
     talk::{BOTH, Talk, Transport, crowd},
@@ -32,6 +33,19 @@ fn talk(world: &World) -> Result<Talk> {
 fn make_sink(node: &Node) -> Result<()> {
     node.host().sh(&format!("ip link add {SINK} type veth peer name sink1"))?;
     [SINK, "sink1"].iter().try_for_each(|end| node.host().sh(&format!("ip link set {end} up")).map(drop))
+}
+
+/// Both ends of a pod's link keep each other's MAC: what redirects everything takes ARP too, and who has forgotten a MAC
+/// meanwhile sends nothing that could be counted.
+fn know_each_other(node: &Node, pod: &Pod) -> Result<()> {
+    let interface = pod.interface();
+    let mac = |brief: String| brief.split_whitespace().nth(2).map(str::to_owned).context("no MAC");
+    let own = mac(pod.sh("ip -br link show eth0")?)?;
+    let host = mac(node.host().sh(&format!("ip -br link show {interface}"))?)?;
+    pod.sh(&format!("ip neigh replace 169.254.1.1 lladdr {host} dev eth0 nud permanent"))?;
+    let address = pod.address();
+    node.host().sh(&format!("ip neigh replace {address} lladdr {own} dev {interface} nud permanent"))?;
+    Ok(())
 }
 
 /// What node a says of an interface: its own mode, and what was found.
@@ -78,6 +92,7 @@ const KINDS: [Does; 3] = [Does::Nothing, Does::Drops(7000), Does::Redirects(SINK
 fn a_program_behind_ours_gets_every_packet_that_it_got_without_us() -> Result<()> {
     let world = World::new(Mode::Auto)?;
     make_sink(&world.a)?;
+    know_each_other(&world.a, &world.a.pods[0])?;
     let pod = world.a.pods[0].interface().to_owned();
     for (interface, does) in
         [UPLINK, &pod].into_iter().flat_map(|interface| KINDS.map(|does| (interface, does)))
@@ -137,6 +152,7 @@ fn a_program_before_ours_sees_every_packet_and_ours_carries_them() -> Result<()>
 fn a_program_where_packets_leave_gets_them_all() -> Result<()> {
     let world = World::new(Mode::Auto)?;
     make_sink(&world.a)?;
+    know_each_other(&world.a, &world.a.pods[0])?;
     let pod = world.a.pods[0].interface().to_owned();
     for does in KINDS {
         let mut talk = talk(&world)?;
@@ -169,6 +185,7 @@ fn a_program_where_packets_leave_gets_them_all() -> Result<()> {
 fn filters_get_every_packet_that_they_got_without_us() -> Result<()> {
     let world = World::new(Mode::Auto)?;
     make_sink(&world.a)?;
+    know_each_other(&world.a, &world.a.pods[0])?;
     let pod = world.a.pods[0].interface().to_owned();
     let host = world.a.host();
     for (qdisc, hook, parent) in [
