@@ -4,8 +4,8 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_redir_neigh},
-    helpers::{bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer},
+    bindings::{__sk_buff, TC_ACT_REDIRECT, bpf_redir_neigh},
+    helpers::{bpf_redirect_neigh, bpf_redirect_peer},
     programs::TcContext,
 };
 use manx_abi::{
@@ -21,11 +21,10 @@ use crate::{
     guard,
     index::{Address, Answer},
     maps::{self, Hop, Pod, Port, Switches},
+    room,
     skb::{self, Frame, PACKET_HOST, PACKET_OTHERHOST},
     source::{self, Check},
 };
-
-const ENODEV: i64 = -19;
 
 /// Where and how a packet is looked at.
 #[derive(Clone, Copy)]
@@ -345,7 +344,7 @@ impl Hook {
             return Err(Verdict::FibDisagrees);
         }
         self.guard::<A, H>(ctx, header, mode, kept)?;
-        fits(ctx, ifindex)?;
+        room::fits(ctx, ifindex, self.frame.length())?;
         hopping.hop(ctx, header).ok_or(Verdict::Unreadable)
     }
 
@@ -445,22 +444,4 @@ fn redirected(verdict: Verdict, action: i64) -> Result<Verdict, Verdict> {
         return Err(Verdict::Unreadable);
     }
     Ok(verdict)
-}
-
-/// The interface is there and takes the packet as it is; of GSO each segment. The kernel is asked each time, so an
-/// MTU that changes and an interface that goes are seen by the next packet.
-#[inline(always)]
-fn fits(ctx: &TcContext, ifindex: u32) -> Result<(), Verdict> {
-    // Zero on the way in: the packet's own length.
-    let mut mtu = 0u32;
-    // SAFETY: the context is the program's own; the number lives on our stack.
-    let answer =
-        unsafe { bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, u64::from(BPF_MTU_CHK_SEGS)) };
-    match answer {
-        0 => Ok(()),
-        1.. => Err(Verdict::TooBig),
-        ENODEV => Err(Verdict::InterfaceGone),
-        // Of several packets in one the kernel finds no transport header to measure by.
-        _ => Err(Verdict::Unreadable),
-    }
 }

@@ -11,6 +11,7 @@ mod generation;
 mod guard;
 mod index;
 mod maps;
+mod room;
 mod skb;
 mod source;
 mod vacancy;

@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use manx_abi::{
     Block6, BucketSet, Counts, Endpoint, Family, Group, INTERFACE_PROBES, Interface, NextHop, PACKED, Packed,
-    PoolSet, Program, Route, Settings, Tally, VERDICTS, Vacancy, Verdict, Window, Word, capacity, flow,
+    PoolSet, Program, Room, Route, Settings, Tally, VERDICTS, Vacancy, Verdict, Window, Word, capacity, flow,
     header::Address6, outside, pool,
 };
 
@@ -69,6 +69,9 @@ static HOP_COUNTS: PerCpuArray<Tally, { capacity::NEXTHOPS }> = PerCpuArray::new
 
 #[btf_map]
 static VACANCIES: PerCpuArray<Vacancy, { capacity::VACANCIES }> = PerCpuArray::new();
+
+#[btf_map]
+static ROOMS: PerCpuArray<Room, { capacity::ROOMS }> = PerCpuArray::new();
 
 #[btf_map]
 static OUTSIDE: Array<Packed, { capacity::packed(outside::WORDS) }, MMAPABLE> = Array::new();
@@ -429,4 +432,10 @@ fn tally(found: Option<*mut Tally>, packets: u64, bytes: u64) {
 #[inline(always)]
 pub fn vacancy(address: [u64; 2]) -> Option<*mut Vacancy> {
     VACANCIES.get_ptr_mut(Vacancy::slot(address))
+}
+
+/// This CPU's, as [`vacancy`].
+#[inline(always)]
+pub fn room(ifindex: u32) -> Option<*mut Room> {
+    ROOMS.get_ptr_mut(Room::slot(ifindex))
 }

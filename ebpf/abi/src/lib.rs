@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod neighbour;
 pub mod outside;
 pub mod pool;
+mod room;
 mod route;
 mod settings;
 mod tally;
@@ -24,6 +25,7 @@ mod verdict;
 pub mod word;
 
 pub use pool::{Block6, Pool4, Pool6, PoolSet};
+pub use room::Room;
 pub use route::{Action, BadValue, Endpoint, Family, NextHop, Route};
 pub use settings::{
     INTERFACE_PROBES, Interface, Mode, Settings, SourceCheck, Window, is_fresh, pulse, way_back,
@@ -34,7 +36,7 @@ pub use verdict::{Counts, Disposition, Program, VERDICTS, Verdict};
 pub use word::{BUCKETS, BucketSet, Group, Kind, PACKED, Packed, Word};
 
 /// Part of the pin path, `<bpf-dir>/v<ABI_VERSION>`.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The names under which maps are defined in the object and pinned.
 pub mod map {
@@ -73,12 +75,13 @@ pub mod map {
     pub const HOP_COUNTS: &str = "HOP_COUNTS";
     /// Per-CPU array by [`super::Vacancy::slot`] → [`super::Vacancy`].
     pub const VACANCIES: &str = "VACANCIES";
-
+    /// Per-CPU array by [`super::Room::slot`] → [`super::Room`].
+    pub const ROOMS: &str = "ROOMS";
     /// Packed array of bits by [`super::outside::position`]: where outside the indexed pools the tries say more than ways. In
     /// shared memory.
     pub const OUTSIDE: &str = "OUTSIDE";
 
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 18] = [
         ROUTES4,
         ROUTES6,
         WORDS,
@@ -95,6 +98,7 @@ pub mod map {
         PREFIX_COUNTS,
         HOP_COUNTS,
         VACANCIES,
+        ROOMS,
         OUTSIDE,
     ];
 }
@@ -134,6 +138,8 @@ pub mod capacity {
     pub const PREFIX_COUNTS: usize = 1 << 16;
     /// A power of two: sixteen blocks of 64 addresses.
     pub const VACANCIES: usize = 1 << 10;
+    /// A power of two: more than a node has pods.
+    pub const ROOMS: usize = 1 << 10;
 
     /// Elements of the packed array that holds `words`.
     pub const fn packed(words: usize) -> usize {

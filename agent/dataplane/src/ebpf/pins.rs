@@ -10,8 +10,8 @@ use aya::{
     sys::SyscallError,
 };
 use manx_abi::{
-    ABI_VERSION, BUCKETS, Block6, Counts, Endpoint, Interface, NextHop, PACKED, PoolSet, Program, Route,
-    Settings, Tally, Vacancy, capacity, map, outside, pool::POOL_SETS,
+    ABI_VERSION, BUCKETS, Block6, Counts, Endpoint, Interface, NextHop, PACKED, PoolSet, Program, Room,
+    Route, Settings, Tally, Vacancy, capacity, map, outside, pool::POOL_SETS,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -214,6 +214,7 @@ pub(super) fn layouts(options: &Options) -> [Layout; map::ALL.len()] {
         layout(map::PREFIX_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, options.sizes.counters as usize),
         layout(map::HOP_COUNTS, MapType::PerCpuArray, 4, Tally::SIZE, capacity::NEXTHOPS),
         layout(map::VACANCIES, MapType::PerCpuArray, 4, Vacancy::SIZE, capacity::VACANCIES),
+        layout(map::ROOMS, MapType::PerCpuArray, 4, Room::SIZE, capacity::ROOMS),
         layout(map::OUTSIDE, MapType::Array, 4, packed, capacity::packed(outside::WORDS)),
     ]
 }

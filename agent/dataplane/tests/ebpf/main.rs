@@ -11,6 +11,7 @@ mod maps;
 mod namespace;
 mod nodes;
 mod paths;
+mod rooms;
 mod senders;
 mod silent;
 mod stale;
