@@ -18,11 +18,15 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Nothing is waited for longer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Before a stream is counted: slow start is over then.
 const WARM_UP: Duration = Duration::from_millis(100);
+/// Linux's own default. What a machine is set to may be another: BBR sends at a rate that it guesses, which on a path
+/// without a bottleneck differs from round to round by more than two paths do.
+const CONGESTION: &[u8] = b"cubic";
 const CHUNK: usize = 256 << 10;
 /// Of a datagram, so that the frame has 64 octets with its checksum: 14 + 20 + 8 + 18 + 4.
 const DATAGRAM: usize = 18;
@@ -44,6 +48,14 @@ pub struct Responses {
     /// Microseconds from request to response.
     pub p50: f64,
     pub p99: f64,
+}
+
+/// Which algorithm a connection has is said before there is one: BBR leaves its pacing behind.
+fn dial(to: SocketAddr) -> Result<TcpStream> {
+    let client = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    client.set_tcp_congestion(CONGESTION).context("cubic congestion control")?;
+    client.connect_timeout(&to.into(), LIMIT).with_context(|| format!("connecting to {to}"))?;
+    Ok(client.into())
 }
 
 fn pin(cpu: usize) -> Result<()> {
@@ -80,7 +92,7 @@ impl Ends<'_> {
 
     fn connect(&self, listener: &TcpListener) -> Result<(TcpStream, TcpStream)> {
         let to = listener.local_addr()?;
-        let client = self.client.run(move || TcpStream::connect_timeout(&to, LIMIT))?;
+        let client = self.client.run(move || dial(to))?;
         let (server, _) = listener.accept()?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
@@ -92,7 +104,11 @@ impl Ends<'_> {
 
     fn listen(&self) -> Result<TcpListener> {
         let at = SocketAddr::new(self.address, 0);
-        self.server.run(move || TcpListener::bind(at)).with_context(|| format!("listening on {at}"))
+        let listener =
+            self.server.run(move || TcpListener::bind(at)).with_context(|| format!("listening on {at}"))?;
+        // Connections that it accepts have it too.
+        SockRef::from(&listener).set_tcp_congestion(CONGESTION).context("cubic congestion control")?;
+        Ok(listener)
     }
 
     pub fn responses(&self, during: Duration) -> Result<Responses> {
