@@ -186,6 +186,7 @@ pub(super) fn rules(ruleset: &Ruleset) -> Rules {
         depth: 0,
         marks: false,
         uneven: Vec::new(),
+        let_out: Vec::new(),
     };
     for chain in &ruleset.chains {
         let Some(base) = &chain.base else { continue };
@@ -195,6 +196,7 @@ pub(super) fn rules(ruleset: &Ruleset) -> Rules {
         }
         walk.marks = is_before_routing(chain.table.0, base);
         walk.uneven.clear();
+        walk.let_out.clear();
         let left = walk.chain(&chain.table, &chain.name, packets);
         if base.drops {
             let place = Place {
@@ -275,6 +277,8 @@ struct Walk<'r> {
     marks: bool,
     /// What a verdict took out of the base chain by more than the flow: of one flow some packets and others not.
     uneven: Vec<Reach>,
+    /// What a verdict took out of it, be it whole flows.
+    let_out: Vec<Reach>,
 }
 
 /// Of a chain, when it has been followed to its end.
@@ -414,10 +418,14 @@ impl<'r> Walk<'r> {
 
     /// These do not meet the rules that follow.
     fn lets_out(&mut self, packets: &Packets) {
+        let note = |list: &mut Vec<Reach>| {
+            let full = list.len() >= MOST_UNEVEN;
+            list.push(if full { Reach::default() } else { packets.reach.clone() });
+            list.truncate(MOST_UNEVEN + 1);
+        };
+        note(&mut self.let_out);
         if !packets.by_flow {
-            let full = self.uneven.len() >= MOST_UNEVEN;
-            self.uneven.push(if full { Reach::default() } else { packets.reach.clone() });
-            self.uneven.truncate(MOST_UNEVEN + 1);
+            note(&mut self.uneven);
         }
     }
 
@@ -533,10 +541,16 @@ impl<'r> Walk<'r> {
             }
             None => {}
         }
-        let even = packets.by_flow && self.uneven.iter().all(|reach| reach.is_apart_from(&packets.reach));
+        let none_of = |list: &[Reach]| list.iter().all(|reach| reach.is_apart_from(&packets.reach));
+        let even = packets.by_flow && none_of(&self.uneven);
         let duty = match () {
             () if packets.guard_leaves_them => Duty::Filter,
-            () if even && packets.exact => Duty::Closed,
+            () if even && packets.exact => {
+                if none_of(&self.let_out) {
+                    self.found.add(Duty::Shut, place.clone(), what.to_owned(), packets.clone());
+                }
+                Duty::Closed
+            }
             () => Duty::Running,
         };
         self.found.add(duty, place, what.to_owned(), packets.clone());

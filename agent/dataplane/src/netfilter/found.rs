@@ -57,6 +57,7 @@ impl Found {
                 (Duty::Filter, _) => rules.filters.push(finding),
                 (Duty::Running, _) => rules.running.push(finding),
                 (Duty::Closed, _) => rules.closed.push(finding),
+                (Duty::Shut, _) => rules.shut.push(finding),
                 (Duty::WayBack, _) => rules.ways_back.push(finding),
                 (Duty::Mark, _) => rules.marks.push(finding),
                 (Duty::Timeout, _) => rules.timeouts.push(finding),

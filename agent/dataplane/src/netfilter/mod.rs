@@ -71,6 +71,8 @@ pub struct Rules {
     /// They drop or reject all that their reach says, whatever flow it belongs to. Of a flow they may meet one
     /// direction only.
     pub closed: Vec<Finding>,
+    /// Those of `closed` before which their chain let nothing out that they would have met.
+    pub shut: Vec<Finding>,
     /// They drop what does not come by the interface that leads back to its source.
     pub ways_back: Vec<Finding>,
     /// They set the mark by which policy rules choose a table.
@@ -88,6 +90,7 @@ impl Rules {
             (&mut self.filters, &others.filters),
             (&mut self.running, &others.running),
             (&mut self.closed, &others.closed),
+            (&mut self.shut, &others.shut),
             (&mut self.ways_back, &others.ways_back),
             (&mut self.marks, &others.marks),
             (&mut self.timeouts, &others.timeouts),
@@ -106,6 +109,7 @@ enum Duty {
     Filter,
     Running,
     Closed,
+    Shut,
     WayBack,
     Mark,
     Timeout,

@@ -58,6 +58,23 @@ fn what_may_refuse_packets_of_a_running_flow_is_told_from_what_none_of_them_come
     }
 }
 
+/// What may be taken for an interface by which no flow comes: whoever was let in before belongs to one.
+#[test]
+fn an_interface_is_shut_only_where_nothing_that_comes_by_it_was_let_in_before() {
+    for (rules, closed, shut) in [
+        ("iifname cali7 drop", 1, 1),
+        ("iifname cali8 accept\niifname cali7 drop", 1, 1),
+        ("ip saddr 10.1.0.0/16 accept\niifname cali7 drop", 1, 0),
+        ("iifname cali7 tcp dport 80 accept\niifname cali7 drop", 1, 0),
+        ("iifname cali7 ip saddr 10.1.0.0/16 return\niifname cali7 drop", 1, 0),
+        // Refused before is not let in.
+        ("ip saddr 10.1.0.0/16 drop\niifname cali7 drop", 2, 2),
+    ] {
+        let found = forward(rules).rules;
+        assert_eq!((found.closed.len(), found.shut.len()), (closed, shut), "{rules}: {found:?}");
+    }
+}
+
 #[test]
 fn what_is_refused_before_conntrack_sees_it_is_refused_to_running_flows_too() {
     let at = |priority: &str| {

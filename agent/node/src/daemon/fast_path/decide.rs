@@ -330,7 +330,7 @@ impl Facts<'_> {
 
     /// Interfaces by which netfilter lets nothing in, whatever flow it belongs to.
     fn shut(&self) -> BTreeSet<usize> {
-        let closed = &self.survey.rules.closed;
+        let shut_by = &self.survey.rules.shut;
         let shut = |reach: &Reach, interface: &InterfaceFacts<'_>| {
             reach.by.any_of.is_some()
                 && reach.out.are_all()
@@ -342,7 +342,7 @@ impl Facts<'_> {
             [Family::Ipv4, Family::Ipv6].into_iter().all(|family| {
                 let of_family = |reach: &Reach| reach.family.is_none_or(|own| own == family);
                 self.pools.iter().all(|pool| Family::of(pool.prefix) != family)
-                    || closed.iter().any(|found| of_family(&found.reach) && shut(&found.reach, interface))
+                    || shut_by.iter().any(|found| of_family(&found.reach) && shut(&found.reach, interface))
             })
         };
         (0..)

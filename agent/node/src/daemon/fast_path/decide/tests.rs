@@ -251,8 +251,14 @@ fn an_interface_that_nothing_passes_is_no_reason_to_close_the_pools() {
         let choice = decide(&facts(&survey));
         (modes(&choice), choice.interfaces[1].mode)
     };
-    let both = |rules: &mut Rules, mut found: Vec<Finding>| rules.closed.append(&mut found);
-    assert_eq!(of(both), (vec![Guarded; 3], Some(Off)));
+    let closed = |rules: &mut Rules, mut found: Vec<Finding>| rules.closed.append(&mut found);
+    let shut = |rules: &mut Rules, found: Vec<Finding>| {
+        rules.shut.clone_from(&found);
+        rules.closed.extend(found);
+    };
+    assert_eq!(of(shut), (vec![Guarded; 3], Some(Off)));
+    // Other flows were let in before.
+    assert_eq!(of(closed).0, [Off; 3]);
     // Some packets of a flow may come in, and be answered.
     assert_eq!(of(|rules, found| rules.running = found).0, [Off; 3]);
 }
@@ -261,17 +267,19 @@ fn an_interface_that_nothing_passes_is_no_reason_to_close_the_pools() {
 #[test]
 fn an_interface_that_nothing_passes_closes_the_pools_where_nothing_tracks() {
     let closed = vec![finding("drop", out("cali0")), finding("drop", by("cali0"))];
-    let survey = untracked(Rules { closed: closed.clone(), ..Rules::default() });
+    let shut = vec![finding("drop", by("cali0"))];
+    let survey = untracked(Rules { closed: closed.clone(), shut: shut.clone(), ..Rules::default() });
     let choice = decide(&facts(&survey));
     assert_eq!(modes(&choice), [Off; 3]);
     // Of one family alone.
-    let survey = Survey { ipv6: Tracking::No, ..tracked(Rules { closed, ..Rules::default() }) };
+    let rules = Rules { closed, shut: shut.clone(), ..Rules::default() };
+    let survey = Survey { ipv6: Tracking::No, ..tracked(rules) };
     let choice = decide(&facts(&survey));
     assert_eq!((modes(&choice), choice.interfaces[1].mode), (vec![Guarded, Guarded, Off], Some(Off)));
     // Between two interfaces, neither of which lets anything in.
     let between = Reach { by: InterfaceMatch::Name("ens33".into()).into(), ..out("cali0") };
     let closed = vec![finding("drop", between), finding("drop", by("cali0"))];
-    let survey = untracked(Rules { closed, ..Rules::default() });
+    let survey = untracked(Rules { closed, shut, ..Rules::default() });
     let choice = decide(&facts(&survey));
     let interfaces: Vec<_> = choice.interfaces.iter().map(|interface| interface.mode).collect();
     assert_eq!((modes(&choice), interfaces), (vec![Unguarded; 3], vec![Some(Off), Some(Off)]));
