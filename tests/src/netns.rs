@@ -20,7 +20,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::process::{Finished, finish};
+use crate::{
+    process::{Finished, finish},
+    wait::slower,
+};
 
 /// A command inside a namespace may take this long unless it is told otherwise.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -164,7 +167,7 @@ impl Netns {
 
     /// Runs a command line inside to its end, whatever its exit code. Words are split at blanks; there is no shell.
     pub fn output(&self, line: &str) -> Result<Finished> {
-        self.output_within(line, COMMAND_LIMIT)
+        self.output_within(line, COMMAND_LIMIT * slower())
     }
 
     pub fn output_within(&self, line: &str, limit: Duration) -> Result<Finished> {
@@ -179,7 +182,7 @@ impl Netns {
     pub fn shell(&self, script: &str) -> Result<Finished> {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        self.complete(command, script, COMMAND_LIMIT)
+        self.complete(command, script, COMMAND_LIMIT * slower())
     }
 
     fn complete(&self, mut command: Command, line: &str, limit: Duration) -> Result<Finished> {

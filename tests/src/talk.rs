@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::{
     echo::{LONGEST, POUR, STREAM},
     netns::Netns,
-    wait::eventually,
+    wait::{eventually, slower},
 };
 
 /// An answer that takes longer is none. TCP sends again after 200 ms, 400 ms and so on: that must not hide a loss
@@ -71,14 +71,14 @@ impl Talk {
         let socket = ns.run(move || socket(transport, port, to.ip()))?;
         let wire = match transport {
             Transport::Tcp => {
-                socket.connect_timeout(&to.into(), PATIENCE)?;
+                socket.connect_timeout(&to.into(), PATIENCE * slower())?;
                 socket.set_tcp_nodelay(true)?;
                 Wire::Tcp(socket.into())
             }
             Transport::Udp => Wire::Udp(socket.into()),
         };
         let talk = Talk { wire, to, asked: u64::from(to.port()) };
-        talk.set_patience(PATIENCE)?;
+        talk.set_patience(PATIENCE * slower())?;
         Ok(talk)
     }
 
@@ -364,9 +364,11 @@ pub struct Steady {
 }
 
 impl Steady {
-    /// Asks with `length` octets every `interval` until it is stopped or is not answered.
+    /// Asks with `length` octets every `interval` until it is stopped or is not answered. Where everything takes
+    /// longer it asks less often: a processor that conversations fill has no time for what happens to them.
     pub fn start(mut talk: Talk, length: usize, interval: Duration) -> Steady {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let interval = interval * slower();
         let thread = {
             let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
             thread::spawn(move || {

@@ -11,7 +11,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// By how much everything takes longer here, as on an emulated processor: a number.
 const SLOWER: &str = "MANX_SLOWER";
 
-fn slower() -> u32 {
+/// What limits and the rests between packets are multiplied by; 1 where nobody says otherwise.
+pub(crate) fn slower() -> u32 {
     env::var(SLOWER).ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 

@@ -65,11 +65,12 @@ module)
     end $?
     ;;
 netfilter)
-    export MANX_BIN_DIR="$root/target/debug" RUST_BACKTRACE=0 MANX_SLOWER=4
+    export MANX_BIN_DIR="$root/target/debug" RUST_BACKTRACE=0 MANX_SLOWER=10 NEXTEST_PROFILE=guest
     # Emulated, a scenario takes ten to thirty times as long: of each kind the one that says most.
     fast='test(with_the_fast_path) & (test(pods_talk_to_pods) | test(a_service_leads) | test(one_source_port) |'
     fast="$fast test(is_masqueraded) | test(decided_anew) | test(kept_alive_under) | test(get_a_zone) |"
-    fast="$fast test(are_the_usual_ones) | test(banned_for_a_while))"
+    fast="$fast test(are_the_usual_ones) | test(banned_for_a_while) | test(connections_outlive) |"
+    fast="$fast test(written_anew))"
     tests netfilter "$fast | test(hooks::filters) | test(hooks::a_program_where)"
     end $?
     ;;
