@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SLOWER: &str = "MANX_SLOWER";
 
 /// What limits and the rests between packets are multiplied by; 1 where nobody says otherwise.
-pub(crate) fn slower() -> u32 {
+pub fn slower() -> u32 {
     env::var(SLOWER).ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 

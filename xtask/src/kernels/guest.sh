@@ -70,7 +70,7 @@ netfilter)
     fast='test(with_the_fast_path) & (test(pods_talk_to_pods) | test(a_service_leads) | test(one_source_port) |'
     fast="$fast test(is_masqueraded) | test(decided_anew) | test(kept_alive_under) | test(get_a_zone) |"
     fast="$fast test(are_the_usual_ones) | test(banned_for_a_while) | test(connections_outlive) |"
-    fast="$fast test(written_anew))"
+    fast="$fast test(written_anew) | test(idle_connections) | test(conntrack_forgot) | test(closed_port))"
     tests netfilter "$fast | test(hooks::filters) | test(hooks::a_program_where)"
     end $?
     ;;
