@@ -221,7 +221,7 @@ fn bring(peers: &[Peer]) -> Result<()> {
 }
 
 fn build() -> Result<()> {
-    let mut cargo = Command::new(tree::cargo());
+    let mut cargo = tree::cargo_command();
     cargo.current_dir(tree::root()).args([
         "build",
         "--release",

@@ -5,11 +5,7 @@ mod keep;
 mod screen;
 mod walk;
 
-use std::{
-    path::PathBuf,
-    process::{Command, exit},
-    time::Instant,
-};
+use std::{path::PathBuf, process::exit, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::cluster::Cluster;
@@ -75,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Everything that the demo runs is there, and of these sources.
 fn prepare() -> Result<()> {
     build_ebpf::ensure()?;
-    let mut cargo = Command::new(tree::cargo());
+    let mut cargo = tree::cargo_command();
     cargo.current_dir(tree::root()).args(["build", "--package", "manxd", "--package", "manxctl"]);
     cargo.env("CARGO_TARGET_DIR", tree::target());
     progress::run("building manxd and manxctl", &mut cargo).context("the demo runs them")

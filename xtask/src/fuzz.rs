@@ -83,7 +83,7 @@ fn bring_cargo_fuzz() -> Result<()> {
         return Ok(());
     }
     println!("cargo-fuzz {VERSION} is missing; it is built into {}", tree::tools().display());
-    let mut command = Command::new(tree::cargo());
+    let mut command = tree::cargo_command();
     command.args(["install", "cargo-fuzz", "--version", VERSION, "--locked", "--force", "--root"]);
     command.arg(tree::tools()).env_remove("CARGO_TARGET_DIR");
     progress::run("building cargo-fuzz", &mut command)

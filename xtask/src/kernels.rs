@@ -149,7 +149,7 @@ fn build() -> Result<()> {
     let lists = home().join("lists");
     fs::create_dir_all(&lists)?;
     let cargo = || {
-        let mut cargo = Command::new(tree::cargo());
+        let mut cargo = tree::cargo_command();
         cargo.current_dir(tree::root()).env("CARGO_TARGET_DIR", tree::target());
         cargo
     };

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The program, to be given its options.
 pub fn command() -> Command {
-    let mut command = Command::new(tree::cargo());
+    let mut command = tree::cargo_command();
     command.current_dir(tree::root()).env("CARGO_TARGET_DIR", tree::target());
     command.args(["run", "--quiet", "--release", "--package", "manx-sim", "--"]);
     command

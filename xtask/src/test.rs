@@ -115,7 +115,7 @@ fn line(command: &Command) -> String {
 fn cargo() -> Command {
     let mut path = vec![tree::tools().join("bin")];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    let mut command = Command::new(tree::cargo());
+    let mut command = tree::cargo_command();
     command.current_dir(tree::root()).env("CARGO_TARGET_DIR", tree::target());
     if let Ok(path) = env::join_paths(path) {
         command.env("PATH", path);

@@ -1,6 +1,6 @@
 //! Where things are in this repository.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 /// The repository's root. `cargo run` says at run time where it is: what is compiled in is wrong when the folder has
 /// moved since.
@@ -44,4 +44,12 @@ pub fn programs() -> PathBuf {
 /// The cargo that runs us.
 pub fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// Cargo, as from a shell: a crate that asks for the directory of whoever runs it (ring) would be built anew each time
+/// that it is another's.
+pub fn cargo_command() -> Command {
+    let mut command = Command::new(cargo());
+    command.env_remove("CARGO_MANIFEST_DIR");
+    command
 }

@@ -21,7 +21,7 @@ pub const DENY: Program = Program { name: "cargo-deny", subcommand: "deny", vers
 
 pub fn find(program: &Program) -> Result<Found> {
     let version = [program.subcommand, "--version"];
-    let users = progress::first_line(Command::new(tree::cargo()).args(version));
+    let users = progress::first_line(tree::cargo_command().args(version));
     let ours = || progress::first_line(Command::new(tree::tool(program.name)).args(version));
     Ok(match users.or_else(ours) {
         Some(line) => Found::Present(line),
@@ -30,7 +30,7 @@ pub fn find(program: &Program) -> Result<Found> {
 }
 
 pub fn bring(program: &Program) -> Result<()> {
-    let mut command = Command::new(tree::cargo());
+    let mut command = tree::cargo_command();
     command
         .args(["install", program.name, "--version", program.version, "--locked", "--root"])
         .arg(tree::tools());

@@ -47,7 +47,7 @@ pub fn bring(_: &Args) -> Result<()> {
         // So that the system's linker finds what libLLVM itself needs.
         flags += &format!(" -Clink-arg=-Wl,-rpath-link,{}", dir.display());
     }
-    let mut command = Command::new(tree::cargo());
+    let mut command = tree::cargo_command();
     command
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--no-default-features"])
         .args(["--features", &format!("llvm-{}", compiler.llvm_major()?), "--root"])
