@@ -7,6 +7,7 @@
 pub mod bird;
 pub mod cluster;
 pub mod echo;
+pub mod etcd;
 pub mod host;
 pub mod kernel;
 pub mod lab;

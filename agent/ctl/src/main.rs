@@ -32,7 +32,7 @@ const AFTER_THE_COMMANDS_OWN: usize = 900;
 #[derive(Debug, Parser)]
 #[command(name = "manxctl", version, disable_help_subcommand = true, arg_required_else_help = true)]
 struct Cli {
-    /// Where the resources live
+    /// Where the resources live: dir:PATH, etcd://HOST:PORT,... or etcds://HOST:PORT,... by TLS
     #[arg(
         long,
         global = true,

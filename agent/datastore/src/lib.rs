@@ -1,10 +1,11 @@
-//! Where resources live: a directory of YAML and JSON files. Gives a consistent [`Snapshot`] now and a new one
+//! Where resources live: a directory of YAML and JSON files, or etcd. Gives a consistent [`Snapshot`] now and a new one
 //! whenever something changed, and writes resources back. What resources mean is `manx-resources`' business.
 //! Other places to keep them become further variants of [`Datastore`].
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod directory;
+mod etcd;
 mod watch;
 mod write;
 
@@ -13,19 +14,32 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use manx_resources::{Problem, Snapshot};
 
 pub use directory::{ReadError, read_texts};
+pub use etcd::Etcd;
 pub use watch::WatchError;
 pub use write::{Manifest, WriteError};
 
 /// What the datastore says at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// The last good snapshot: what the datastore said when it was last without errors. If it never was since the
-    /// start, the documents that are good.
     pub snapshot: Arc<Snapshot>,
-    /// What is wrong now. If one of them is an error, `snapshot` is not what the datastore says.
+    /// What is wrong now. If one of them is an error, `snapshot` is not what the datastore says, but what `holds`
+    /// says.
     pub problems: Arc<[Problem]>,
+    pub holds: Holds,
     /// Grows by one with every update.
     pub revision: u64,
+}
+
+/// What a snapshot is where something has errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holds {
+    /// What the datastore said when it was last without errors, all of it: who edits a file edits the whole. If it never
+    /// was since the start, the documents that are good. So too while it cannot be asked.
+    #[default]
+    Everything,
+    /// All objects as they are, but those with errors as they were when they were last good: many write there, and nobody
+    /// stops the others.
+    Objects,
 }
 
 impl Update {
@@ -36,8 +50,16 @@ impl Update {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    #[error("datastore \"{0}\" is not known; write dir:PATH, such as dir:/etc/manx")]
+    #[error(
+        "datastore \"{0}\" is not known; write dir:PATH, such as dir:/etc/manx, or etcd://HOST:PORT, such as \
+         etcd://10.0.0.1:2379,10.0.0.2:2379"
+    )]
     Scheme(String),
+    #[error(
+        "datastore \"{0}\" names no etcd; write hosts and ports, such as etcd://10.0.0.1:2379,10.0.0.2:2379, and etcds:// \
+         for TLS; user and certificates are ETCD_USERNAME, ETCD_PASSWORD, ETCD_CA_CERT_FILE, ETCD_CERT_FILE and ETCD_KEY_FILE"
+    )]
+    Endpoints(String),
     #[error("datastore \"{0}\" names no directory; write dir:PATH, such as dir:/etc/manx")]
     EmptyPath(String),
     #[error("datastore \"{0}\" is a path alone; write dir:{0}")]
@@ -48,20 +70,24 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Datastore {
     Directory(PathBuf),
+    Etcd(Etcd),
 }
 
 impl Datastore {
-    /// Opens `dir:PATH`.
+    /// Opens `dir:PATH`, `etcd://HOST:PORT,…` or `etcds://HOST:PORT,…`.
     pub fn open(url: &str) -> Result<Datastore, OpenError> {
         match url.split_once(':') {
             Some(("dir", "")) => Err(OpenError::EmptyPath(url.to_owned())),
             Some(("dir", path)) => Ok(Datastore::Directory(PathBuf::from(path))),
+            Some((scheme @ ("etcd" | "etcds"), rest)) => {
+                Etcd::parse(url, rest, scheme == "etcds").map(Datastore::Etcd)
+            }
             _ if url.starts_with(['/', '.']) => Err(OpenError::PathAlone(url.to_owned())),
             _ => Err(OpenError::Scheme(url.to_owned())),
         }
     }
 
-    /// Reads everything once. Blocks on the file system.
+    /// Reads everything once. Blocks on the file system, or on the network for some seconds.
     pub fn read(&self) -> Update {
         match self {
             Datastore::Directory(path) => {
@@ -69,25 +95,29 @@ impl Datastore {
                 Update {
                     snapshot: Arc::new(collected.snapshot),
                     problems: collected.problems.into(),
+                    holds: Holds::Everything,
                     revision: 0,
                 }
             }
+            Datastore::Etcd(etcd) => etcd.read(),
         }
     }
 
     /// Reads everything, then goes on watching in a task of the current tokio runtime (which must have its I/O and
     /// its timers enabled) until every receiver is dropped. The receiver holds the first reading already.
-    pub fn watch(&self) -> Result<tokio::sync::watch::Receiver<Update>, WatchError> {
+    pub async fn watch(&self) -> Result<tokio::sync::watch::Receiver<Update>, WatchError> {
         match self {
             Datastore::Directory(path) => watch::watch(path),
+            Datastore::Etcd(etcd) => Ok(etcd::watch(etcd).await),
         }
     }
 
     /// Creates or replaces resources. Nothing is written if anything would be wrong afterwards. Blocks on the file
-    /// system, and while somebody else writes.
+    /// system, and while somebody else writes, or on the network for some seconds.
     pub fn apply(&self, manifests: &[Manifest]) -> Result<(), WriteError> {
         match self {
             Datastore::Directory(path) => write::apply(path, manifests),
+            Datastore::Etcd(etcd) => etcd.apply(manifests),
         }
     }
 }
@@ -97,6 +127,7 @@ impl fmt::Display for Datastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Datastore::Directory(path) => write!(f, "dir:{}", path.display()),
+            Datastore::Etcd(etcd) => etcd.fmt(f),
         }
     }
 }
@@ -116,7 +147,34 @@ mod tests {
         assert_eq!(error("/etc/manx"), "datastore \"/etc/manx\" is a path alone; write dir:/etc/manx");
         assert_eq!(
             error("zk://x"),
-            "datastore \"zk://x\" is not known; write dir:PATH, such as dir:/etc/manx"
+            "datastore \"zk://x\" is not known; write dir:PATH, such as dir:/etc/manx, or etcd://HOST:PORT, such as \
+             etcd://10.0.0.1:2379,10.0.0.2:2379"
         );
+    }
+
+    #[test]
+    fn a_url_of_etcd_names_hosts_and_maybe_ports() {
+        let opened = |url: &str| Datastore::open(url).unwrap().to_string();
+        assert_eq!(opened("etcd://10.0.0.1,10.0.0.2:23790"), "etcd://10.0.0.1:2379,10.0.0.2:23790");
+        assert_eq!(
+            opened("etcds://[fd00::1],[fd00::2]:4,etcd.lab"),
+            "etcds://[fd00::1]:2379,[fd00::2]:4,etcd.lab:2379"
+        );
+        for wrong in [
+            "etcd:",
+            "etcd://",
+            "etcd:10.0.0.1",
+            "etcd://a,",
+            "etcd://a:0",
+            "etcd://a:b",
+            "etcd://u@a",
+            "etcds://a/b",
+        ] {
+            let error = Datastore::open(wrong).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("datastore \"{wrong}\" names no etcd; write hosts")),
+                "{error}"
+            );
+        }
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{Update, directory::Reader};
+use crate::{Holds, Update, directory::Reader};
 
 /// How long nothing must happen before the directory is read.
 const QUIET: Duration = Duration::from_millis(40);
@@ -48,6 +48,7 @@ pub(crate) fn watch(path: &Path) -> Result<watch::Receiver<Update>, WatchError> 
     let (sender, receiver) = watch::channel(Update {
         snapshot: Arc::new(first.snapshot),
         problems: first.problems.into(),
+        holds: Holds::Everything,
         revision: 1,
     });
     tokio::spawn(run(eyes, events, sender));

@@ -57,6 +57,10 @@ pub enum WriteError {
     Locked(PathBuf),
     #[error("{0} is given twice")]
     GivenTwice(Key),
+    #[error("{given} resources are more than etcd writes at once, which is {most}; apply them in parts")]
+    TooMany { given: usize, most: usize },
+    #[error("{store}: {why}")]
+    Store { store: String, why: String },
     /// The file that holds the resource is wrong as it is.
     #[error("{0}; correct the file first")]
     Wrong(Box<Problem>),

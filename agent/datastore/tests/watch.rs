@@ -21,8 +21,8 @@ fn node(name: &str, address: &str) -> String {
     )
 }
 
-fn watch(path: &Path) -> Receiver<Update> {
-    Datastore::Directory(path.to_owned()).watch().unwrap()
+async fn watch(path: &Path) -> Receiver<Update> {
+    Datastore::Directory(path.to_owned()).watch().await.unwrap()
 }
 
 fn address(update: &Update, name: &str) -> Option<String> {
@@ -41,7 +41,7 @@ async fn until(updates: &mut Receiver<Update>, wanted: impl FnMut(&Update) -> bo
 async fn the_first_reading_is_there_at_once() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), node("a", "10.0.0.1")).unwrap();
-    let updates = watch(dir.path());
+    let updates = watch(dir.path()).await;
     assert_eq!(address(&updates.borrow(), "a").as_deref(), Some("10.0.0.1"));
 }
 
@@ -49,7 +49,7 @@ async fn the_first_reading_is_there_at_once() {
 async fn an_edit_a_rename_over_and_a_removal_take_effect() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     fs::write(&path, node("a", "10.0.0.1")).unwrap();
     until(&mut updates, |update| address(update, "a").as_deref() == Some("10.0.0.1")).await;
     fs::write(dir.path().join(".a.yaml.new"), node("a", "10.0.0.2")).unwrap();
@@ -64,7 +64,7 @@ async fn a_file_that_is_being_written_is_read_when_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
     fs::write(&path, node("a", "10.0.0.1")).unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     updates.mark_unchanged();
     let mut file = File::create(&path).unwrap();
     sleep(Duration::from_millis(150)).await;
@@ -80,7 +80,7 @@ async fn a_bad_file_leaves_the_last_good_snapshot_until_it_is_corrected() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), node("a", "10.0.0.1")).unwrap();
     fs::write(dir.path().join("b.yaml"), node("b", "10.0.0.2")).unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     fs::write(dir.path().join("a.yaml"), node("a", "10.0.0.300")).unwrap();
     let update = until(&mut updates, Update::has_errors).await;
     assert_eq!(
@@ -103,7 +103,7 @@ async fn a_bad_file_leaves_the_last_good_snapshot_until_it_is_corrected() {
 async fn a_directory_that_does_not_exist_yet_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("etc/manx");
-    let mut updates = watch(&path);
+    let mut updates = watch(&path).await;
     assert!(updates.borrow().has_errors());
     fs::create_dir_all(&path).unwrap();
     fs::write(path.join("a.yaml"), node("a", "10.0.0.1")).unwrap();
@@ -116,7 +116,7 @@ async fn a_directory_that_is_removed_keeps_the_last_good_snapshot_and_is_taken_u
     let path = dir.path().join("manx");
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), node("a", "10.0.0.1")).unwrap();
-    let mut updates = watch(&path);
+    let mut updates = watch(&path).await;
     fs::rename(&path, dir.path().join("old")).unwrap();
     let update = until(&mut updates, Update::has_errors).await;
     assert_eq!(address(&update, "a").as_deref(), Some("10.0.0.1"));
@@ -136,7 +136,7 @@ async fn a_config_map_is_followed_when_its_links_are_swapped() {
     }
     symlink("..1", dir.path().join("..data")).unwrap();
     symlink("..data/a.yaml", dir.path().join("a.yaml")).unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     assert_eq!(address(&updates.borrow(), "a").as_deref(), Some("10.0.0.1"));
     symlink("..2", dir.path().join("..data_tmp")).unwrap();
     fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
@@ -151,7 +151,7 @@ async fn the_directory_may_itself_be_a_link_that_is_swapped() {
         fs::write(dir.path().join(version).join("a.yaml"), node("a", address)).unwrap();
     }
     symlink("v1", dir.path().join("manx")).unwrap();
-    let mut updates = watch(&dir.path().join("manx"));
+    let mut updates = watch(&dir.path().join("manx")).await;
     symlink("v2", dir.path().join("new")).unwrap();
     fs::rename(dir.path().join("new"), dir.path().join("manx")).unwrap();
     until(&mut updates, |update| address(update, "a").as_deref() == Some("10.0.0.2")).await;
@@ -164,7 +164,7 @@ async fn the_target_of_a_link_is_watched_where_it_lies() {
     let target = elsewhere.path().join("real.yaml");
     fs::write(&target, node("a", "10.0.0.1")).unwrap();
     symlink(&target, dir.path().join("a.yaml")).unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     fs::write(&target, node("a", "10.0.0.2")).unwrap();
     until(&mut updates, |update| address(update, "a").as_deref() == Some("10.0.0.2")).await;
 }
@@ -172,7 +172,7 @@ async fn the_target_of_a_link_is_watched_where_it_lies() {
 #[tokio::test]
 async fn a_burst_of_changes_is_few_updates() {
     let dir = tempfile::tempdir().unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     for n in 0..50 {
         fs::write(dir.path().join(format!("{n}.yaml")), node(&format!("n{n}"), &format!("10.0.0.{}", n + 1)))
             .unwrap();
@@ -185,7 +185,7 @@ async fn a_burst_of_changes_is_few_updates() {
 async fn what_changes_nothing_is_no_update() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.yaml"), node("a", "10.0.0.1")).unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     updates.mark_unchanged();
     fs::write(dir.path().join("a.yaml"), node("a", "10.0.0.1")).unwrap();
     fs::write(dir.path().join("README"), "words").unwrap();
@@ -197,7 +197,7 @@ async fn what_changes_nothing_is_no_update() {
 #[tokio::test]
 async fn changes_without_pause_are_read_within_the_second_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let mut updates = watch(dir.path());
+    let mut updates = watch(dir.path()).await;
     let start = Instant::now();
     let path = dir.path().to_owned();
     let noise = tokio::spawn(async move {
@@ -215,7 +215,7 @@ async fn changes_without_pause_are_read_within_the_second_all_the_same() {
 #[tokio::test]
 async fn dropping_the_receiver_ends_the_watching() {
     let dir = tempfile::tempdir().unwrap();
-    let updates = watch(dir.path());
+    let updates = watch(dir.path()).await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(tasks(), 1);
     drop(updates);

@@ -35,7 +35,7 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Where the resources are: dir:PATH
+    /// Where the resources are: dir:PATH, etcd://HOST:PORT,... or etcds://HOST:PORT,... by TLS
     #[arg(long, env = "MANX_DATASTORE", value_name = "URL", default_value = "dir:/etc/manx")]
     pub datastore: String,
 

@@ -16,6 +16,7 @@ mod read;
 mod selector;
 mod snapshot;
 pub mod spec;
+mod stored;
 mod tree;
 
 pub use emit::to_yaml;
@@ -31,3 +32,4 @@ pub use read::{Collected, Document, Parsed, collect, combine, parse};
 pub use selector::{ParseSelectorError, Selector};
 pub use snapshot::{Metadata, Object, Resource, Snapshot};
 pub use spec::AffinityState;
+pub use stored::{parse_stored, stored_key, stored_prefixes, stored_value};

@@ -24,6 +24,19 @@ const PACKAGES: &[Package] = &[
     Package { name: "libc6-dev", program: "", why: "links Rust programs" },
     Package { name: "ca-certificates", program: "", why: "crates and compilers come by TLS" },
     Package {
+        name: "protobuf-compiler",
+        program: "protoc",
+        why: "makes etcd's messages, which the datastore speaks",
+    },
+    Package {
+        name: "libprotobuf-dev",
+        program: "",
+        why: "makes etcd's messages, which the datastore speaks",
+    },
+    Package { name: "etcd-server", program: "etcd", why: "the datastore of the tests of a fleet" },
+    Package { name: "etcd-client", program: "etcdctl", why: "compacts the datastore of those tests" },
+    Package { name: "openssl", program: "openssl", why: "makes the certificates of those tests" },
+    Package {
         name: "bird2",
         program: "bird",
         why: "the other BGP speaker of interop tests and of demo --bird",
@@ -68,6 +81,7 @@ const PACKAGES: &[Package] = &[
 
 /// What packages start when they are installed.
 const SERVICES: &[(&str, &str)] = &[
+    ("etcd-server", "etcd.service"),
     ("bird2", "bird.service"),
     ("frr", "frr.service"),
     ("gobgpd", "gobgpd.service"),

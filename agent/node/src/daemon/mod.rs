@@ -194,7 +194,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let restarting = args.dataplane == DataplaneMode::On && left.stale + left.elsewhere > 0;
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
-        let updates = datastore.watch()?;
+        let updates = datastore.watch().await?;
         let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();

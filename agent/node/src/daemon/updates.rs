@@ -2,7 +2,7 @@
 //! sockets that it protects.
 
 use manx_bgp::Speaker;
-use manx_datastore::Update;
+use manx_datastore::{Holds, Update};
 use manx_resources::{NodePlan, plan};
 
 use super::{Daemon, wiring};
@@ -15,7 +15,7 @@ impl Daemon {
             update.problems.iter().partition(|problem| problem.is_error());
         self.problems = errors.into_iter().map(ToString::to_string).collect();
         self.remarks = remarks.into_iter().map(ToString::to_string).collect();
-        let refused = update.problems.iter().any(|problem| problem.is_error());
+        let refused = update.has_errors() && update.holds == Holds::Everything;
         for problem in update.problems.iter() {
             if problem.is_error() {
                 tracing::error!("{problem}");
@@ -32,6 +32,10 @@ impl Daemon {
                 None => String::from("there are no earlier ones, so what is good of them is in force"),
             };
             tracing::error!("the resources have errors; {instead}");
+        } else if update.has_errors() {
+            tracing::error!(
+                "resources with errors stay as they were when they were last good; all others are in force"
+            );
         }
         // With an error the snapshot is the last good one. If there never was one it is what is good, which may be nothing.
         if refused && self.plan.is_none() && update.snapshot.is_empty() {

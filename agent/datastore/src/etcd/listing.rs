@@ -1,0 +1,53 @@
+//! All that is there, at one revision.
+
+use etcd_client::{Client, GetOptions};
+use manx_resources::stored_prefixes;
+
+use super::access::said;
+
+/// Keys in one answer: a message may have 4 MiB, and a large Node has some kilobytes.
+const PAGE: i64 = 500;
+
+/// What stands under the prefixes, and when.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub objects: Vec<(String, Vec<u8>)>,
+    pub revision: i64,
+}
+
+pub(super) async fn list(client: &mut Client) -> Result<Listing, String> {
+    let mut listing = Listing::default();
+    for prefix in stored_prefixes() {
+        let end = end(&prefix);
+        let mut from = prefix.into_bytes();
+        loop {
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            if listing.revision != 0 {
+                options = options.with_revision(listing.revision);
+            }
+            let mut answer = client.get(from, Some(options)).await.map_err(|error| said(&error))?;
+            if listing.revision == 0 {
+                listing.revision = answer.header().map_or(0, |header| header.revision());
+            }
+            let more = answer.more();
+            let found = answer.take_kvs();
+            let Some(last) = found.last() else { break };
+            // The next key that there can be.
+            from = [last.key(), &[0]].concat();
+            listing.objects.extend(found.into_iter().filter_map(|found| {
+                let (key, value) = found.into_key_value();
+                // Calico's keys are text; another's are not ours.
+                String::from_utf8(key).ok().map(|key| (key, value))
+            }));
+            if !more {
+                break;
+            }
+        }
+    }
+    Ok(listing)
+}
+
+/// The first key behind all that begin so: a prefix ends in a slash, and '0' is the character behind that.
+fn end(prefix: &str) -> Vec<u8> {
+    format!("{}0", prefix.strip_suffix('/').unwrap_or(prefix)).into_bytes()
+}

@@ -1,0 +1,255 @@
+//! Calico's layout of etcd v3: under which key a resource stands, and what stands there. A resource stands as its JSON
+//! under `/calico/resources/v3/projectcalico.org/PLURAL/NAME`; an affinity has node and block in its key, and little else
+//! in its value (libcalico-go, `lib/backend/model`).
+
+use manx_net::Prefix;
+use serde_json::{Value, json};
+
+use crate::{AffinityState, Kind, Parsed, Problem, Resource, Severity, parse};
+
+const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
+const IPAM: &str = "/calico/ipam/v2/";
+
+/// Everything that [`parse_stored`] reads stands under one of these, and little that it does not. What nodes and pods
+/// change all day (handles, blocks, workloads) is not there.
+pub fn stored_prefixes() -> Vec<String> {
+    let plurals = Kind::ALL.into_iter().filter(|kind| *kind != Kind::BlockAffinity);
+    let mut prefixes: Vec<String> = plurals.map(|kind| format!("{RESOURCES}{}/", plural(kind))).collect();
+    prefixes.extend(["host", "virtual"].map(|of| format!("{IPAM}{of}/")));
+    prefixes
+}
+
+/// The key under which Calico stores the resource.
+pub fn stored_key(resource: &Resource) -> String {
+    if let Resource::BlockAffinity(object) = resource {
+        let of = if object.spec.host { "host" } else { "virtual" };
+        let family = if object.spec.cidr.is_v4() { "ipv4" } else { "ipv6" };
+        let cidr = object.spec.cidr.to_string().replace('/', "-");
+        return format!("{IPAM}{of}/{}/{family}/block/{cidr}", object.spec.node);
+    }
+    format!("{RESOURCES}{}/{}", plural(resource.kind()), resource.name())
+}
+
+/// What Calico stores there. The version is etcd's own, and no part of it.
+pub fn stored_value(resource: &Resource) -> String {
+    if let Resource::BlockAffinity(object) = resource {
+        let state = match object.spec.state {
+            AffinityState::Confirmed => "confirmed",
+            AffinityState::Pending => "pending",
+            AffinityState::PendingDeletion => "pendingDeletion",
+        };
+        return json!({ "state": state, "deleted": object.spec.deleted }).to_string();
+    }
+    let mut document = resource.document().clone();
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    document.to_string()
+}
+
+/// Reads what stands under a key, by which problems call it. None for keys of kinds that Manx does not read.
+pub fn parse_stored(key: &str, value: &[u8]) -> Option<Parsed> {
+    if let Some(rest) = key.strip_prefix(RESOURCES) {
+        let (of, name) = rest.split_once('/')?;
+        let kind = Kind::ALL.into_iter().find(|kind| plural(*kind) == of)?;
+        // What has one part more is of a namespace.
+        return (!name.contains('/')).then(|| resource(key, kind, name, value));
+    }
+    let (of, rest) = key.strip_prefix(IPAM)?.split_once('/')?;
+    if !["host", "virtual"].contains(&of) {
+        return None;
+    }
+    let parts: Vec<&str> = rest.split('/').collect();
+    let [node, family, "block", cidr] = parts.as_slice() else { return None };
+    ["ipv4", "ipv6"].contains(family).then(|| affinity(key, of, node, cidr, value))
+}
+
+fn resource(key: &str, kind: Kind, name: &str, value: &[u8]) -> Parsed {
+    let text = match std::str::from_utf8(value) {
+        Ok(text) => text,
+        Err(error) => return refused(key, format!("is no text: {error}")),
+    };
+    let mut parsed = parse(key, text);
+    if !parsed.has_errors()
+        && !parsed
+            .documents
+            .iter()
+            .any(|document| (document.resource.kind(), document.resource.name()) == (kind, name))
+    {
+        parsed.documents.clear();
+        parsed
+            .problems
+            .push(problem(key, format!("holds no {kind} \"{name}\", which its key says that it is")));
+    }
+    parsed
+}
+
+fn affinity(key: &str, of: &str, node: &str, cidr: &str, value: &[u8]) -> Parsed {
+    // Old ones are empty, and confirmed.
+    let said = match value {
+        b"" => json!({}),
+        value => match serde_json::from_slice(value) {
+            Ok(said @ Value::Object(_)) => said,
+            Ok(_) => return refused(key, "is no JSON object".to_owned()),
+            Err(error) => return refused(key, format!("is no JSON: {error}")),
+        },
+    };
+    // The length stands behind the last hyphen.
+    let block =
+        cidr.rsplit_once('-').and_then(|(address, len)| format!("{address}/{len}").parse::<Prefix>().ok());
+    let Some(block) = block else {
+        return refused(key, format!("ends in \"{cidr}\", which is no block such as 172.16.36.192-26"));
+    };
+    let name = format!("{node}-{}", block.to_string().replace(['.', ':', '/'], "-"));
+    let document = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": Kind::BlockAffinity.name(),
+        "metadata": { "name": name },
+        "spec": {
+            "node": node,
+            "cidr": block.to_string(),
+            "type": of,
+            "state": said.get("state").filter(|state| *state != "").unwrap_or(&json!("confirmed")),
+            "deleted": said.get("deleted").cloned().unwrap_or(json!(false)).to_string().trim_matches('"'),
+        },
+    });
+    parse(key, &document.to_string())
+}
+
+fn refused(key: &str, message: String) -> Parsed {
+    Parsed { problems: vec![problem(key, message)], ..Parsed::default() }
+}
+
+fn problem(key: &str, message: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: key.to_owned(),
+        place: None,
+        subject: None,
+        field: None,
+        message,
+    }
+}
+
+/// As in keys and in Kubernetes' addresses of resources.
+fn plural(kind: Kind) -> String {
+    let name = kind.name().to_ascii_lowercase();
+    match (name.strip_suffix('y'), name.ends_with('s')) {
+        (Some(stem), _) => format!("{stem}ies"),
+        (None, true) => format!("{name}es"),
+        (None, false) => format!("{name}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(key: &str, value: &str) -> Resource {
+        let parsed = parse_stored(key, value.as_bytes()).unwrap();
+        assert_eq!(parsed.problems, []);
+        let [document] = parsed.documents.as_slice() else { panic!("{parsed:?}") };
+        document.resource.clone()
+    }
+
+    fn fault(key: &str, value: &str) -> String {
+        let parsed = parse_stored(key, value.as_bytes()).unwrap();
+        assert!(parsed.documents.is_empty());
+        let [problem] = parsed.problems.as_slice() else { panic!("{parsed:?}") };
+        problem.to_string()
+    }
+
+    #[test]
+    fn a_resource_stands_under_its_plural_and_name_and_is_written_back_the_same() {
+        let key = "/calico/resources/v3/projectcalico.org/bgppeers/to-rr";
+        let value = r#"{"apiVersion":"projectcalico.org/v3","kind":"BGPPeer","metadata":{"name":"to-rr","uid":"7"},"spec":{"asNumber":64512,"peerIP":"192.168.80.124"}}"#;
+        let resource = one(key, value);
+        assert_eq!(stored_key(&resource), key);
+        let same = |a: &str, b: &str| {
+            assert_eq!(serde_json::from_str::<Value>(a).unwrap(), serde_json::from_str::<Value>(b).unwrap());
+        };
+        same(&stored_value(&resource), value);
+        let versioned = value.replace("\"uid\":\"7\"", "\"uid\":\"7\",\"resourceVersion\":\"12\"");
+        same(&stored_value(&one(key, &versioned)), value);
+    }
+
+    #[test]
+    fn an_affinity_has_node_and_block_in_its_key() {
+        for (key, value, cidr, state) in [
+            (
+                "host/kw01/ipv4/block/172.16.36.192-26",
+                r#"{"state":"confirmed","deleted":false}"#,
+                "172.16.36.192/26",
+                AffinityState::Confirmed,
+            ),
+            (
+                "host/kw-01.lab/ipv6/block/fd00:10:244::40-122",
+                r#"{"state":"pending","deleted":true}"#,
+                "fd00:10:244::40/122",
+                AffinityState::Pending,
+            ),
+            ("virtual/load-balancer/ipv4/block/10.9.0.0-26", "", "10.9.0.0/26", AffinityState::Confirmed),
+        ] {
+            let key = format!("{IPAM}{key}");
+            let resource = one(&key, value);
+            assert_eq!(stored_key(&resource), key);
+            let Resource::BlockAffinity(object) = &resource else { panic!("{resource:?}") };
+            assert_eq!((object.spec.cidr.to_string().as_str(), object.spec.state), (cidr, state));
+            assert_eq!(object.spec.deleted, value.contains("true"));
+            assert_eq!(object.spec.host, key.contains("/host/"));
+            assert_eq!(one(&key, &stored_value(&resource)), resource);
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_passed_over() {
+        for key in [
+            "/calico/resources/v3/projectcalico.org/profiles/default",
+            "/calico/resources/v3/projectcalico.org/bgppeers/default/of-a-namespace",
+            "/calico/ipam/v2/handle/k8s-pod-network.7",
+            "/calico/ipam/v2/assignment/ipv4/block/172.16.36.192-26",
+            "/calico/ipam/v2/host/kw01/ipv9/block/172.16.36.192-26",
+            "/calico/ipam/v2/config",
+            "/registry/pods/x",
+        ] {
+            assert!(parse_stored(key, b"{}").is_none(), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_its_key() {
+        let key = "/calico/resources/v3/projectcalico.org/nodes/kw01";
+        let other =
+            r#"{"apiVersion":"projectcalico.org/v3","kind":"Node","metadata":{"name":"kw02"},"spec":{}}"#;
+        assert_eq!(
+            fault(key, other),
+            format!("{key}: holds no Node \"kw01\", which its key says that it is")
+        );
+        assert_eq!(fault(key, ""), format!("{key}: holds no Node \"kw01\", which its key says that it is"));
+        let parsed = parse_stored(key, b"\xff").unwrap();
+        assert!(parsed.problems[0].to_string().starts_with(&format!("{key}: is no text: invalid utf-8")));
+        let key = "/calico/ipam/v2/host/kw01/ipv4/block/172.16.36.192";
+        assert_eq!(
+            fault(key, ""),
+            format!("{key}: ends in \"172.16.36.192\", which is no block such as 172.16.36.192-26")
+        );
+        let key = "/calico/ipam/v2/host/kw01/ipv4/block/172.16.36.192-26";
+        assert_eq!(fault(key, "[]"), format!("{key}: is no JSON object"));
+        assert!(fault(key, r#"{"state":"lost"}"#).contains("spec.state"));
+    }
+
+    #[test]
+    fn the_prefixes_cover_what_is_read_and_plurals_are_aliases() {
+        let prefixes = stored_prefixes();
+        for kind in Kind::ALL {
+            assert!(kind.aliases().contains(&plural(kind).as_str()), "{kind}");
+        }
+        assert!(
+            prefixes
+                .iter()
+                .any(|prefix| "/calico/ipam/v2/host/kw01/ipv4/block/1.2.3.0-26".starts_with(prefix))
+        );
+        assert!(prefixes.contains(&"/calico/resources/v3/projectcalico.org/bgpconfigurations/".to_owned()));
+        assert!(!prefixes.iter().any(|prefix| prefix.contains("blockaffinities")));
+    }
+}
