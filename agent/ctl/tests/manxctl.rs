@@ -250,7 +250,8 @@ fn a_datastore_that_is_missing_or_not_understood_is_said() {
     );
     assert_eq!(
         lab.fails(1, &["--datastore", "etc/manx", "get", "nodes"]),
-        "error: datastore \"etc/manx\" is not known; write dir:PATH, such as dir:/etc/manx\n"
+        "error: datastore \"etc/manx\" is not known; write dir:PATH, such as dir:/etc/manx, or \
+         etcd://HOST:PORT, such as etcd://10.0.0.1:2379,10.0.0.2:2379\n"
     );
 }
 

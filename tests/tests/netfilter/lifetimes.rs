@@ -175,13 +175,14 @@ fn a_reset_arrives_however_much_was_sent_before_it(mode: Mode) -> Result<()> {
     talk.pour_and_reset(if world.carries { 5 << 29 } else { 5 << 24 })?;
     let carried = world.carried()?.since(before);
     ensure!((carried.a > 10_000) == world.carries, "{carried:?}");
+    // One that conntrack calls invalid is dropped. Acknowledgements that were under way are answered by further resets, which
+    // may be invalid: the connection is closed.
     eventually("the server has heard of the reset", SOON, || {
         let line = format!("ss -Htn state established ( dport = :{port} )");
         let left = world.b.pods[0].sh(&line)?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
-    })?;
-    world.nothing_was_invalid()
+    })
 }
 
 fn idle_connections_live_on_while_thousands_of_others_pass(mode: Mode) -> Result<()> {
