@@ -37,6 +37,9 @@ pub struct Config {
     pub dynamic_peers: Vec<DynamicPeers>,
     /// Own prefixes, announced to every peer. Of two with one prefix the first counts.
     pub originated: Vec<Originated>,
+    /// Host routes of our own beside those, such as of a pod whose address lies in another node's block. They are announced, and
+    /// of routes that come from peers they say nothing, so that none is judged anew when one of them comes or goes.
+    pub hosts: Vec<Prefix>,
     pub export: ExportRule,
     /// Nothing passes to or from an eBGP peer that has no rules for the direction (RFC 8212). Off by default.
     pub ebgp_requires_policy: bool,
@@ -72,6 +75,7 @@ impl Config {
             peers: Vec::new(),
             dynamic_peers: Vec::new(),
             originated: Vec::new(),
+            hosts: Vec::new(),
             export: ExportRule::default(),
             ebgp_requires_policy: false,
             graceful_shutdown: false,

@@ -154,6 +154,8 @@ pub struct Step {
     pub silent: Option<BTreeSet<NextHop>>,
     /// The host's policy rules are other than before.
     pub policy_rules: bool,
+    /// [`Dataplane::hosted`] says something else than before.
+    pub hosted: bool,
     pub reports: Vec<Report>,
     /// FIB writes remain that could be done now: call again soon. Those that wait for the kernel's answers to others
     /// end the wait in [`Dataplane::changed`].
@@ -396,6 +398,7 @@ impl Dataplane {
             for prefix in self.pods.refresh(changes, &self.view, now) {
                 self.table.set_pod(prefix, self.pods.get(prefix));
             }
+            step.hosted |= self.pods.take_hosted_changed();
         }
         step.silent = self.silent.refresh(changes, &self.view, &self.resolver, now);
         for prefix in &changes.routes {
@@ -567,6 +570,11 @@ impl Dataplane {
     /// Routes that the kernel did not take, and why; each is tried again.
     pub fn fib_failures(&self) -> impl Iterator<Item = (Prefix, &FibError)> {
         self.fib.failures()
+    }
+
+    /// Addresses of this node's pods, as the kernel's host routes to their interfaces show them.
+    pub fn hosted(&self) -> &BTreeSet<Prefix> {
+        self.pods.hosted()
     }
 
     pub fn fib_status(&self) -> FibStatus {

@@ -46,6 +46,9 @@ struct Probe {
 pub(crate) struct Pods {
     pods: BTreeMap<Prefix, Pod>,
     probes: BTreeMap<Prefix, Probe>,
+    /// Addresses of pods of this node, those too that the stack alone can reach.
+    hosted: BTreeSet<Prefix>,
+    hosted_changed: bool,
 }
 
 /// The pod interface to which the kernel's best host route for this address leads. None where that route says more than
@@ -70,7 +73,26 @@ fn interface(prefix: Prefix, view: &KernelView) -> Option<u32> {
     }
 }
 
+/// The kernel sends what is for this address out of a pod's interface, in whatever way.
+fn is_hosted(prefix: Prefix, view: &KernelView) -> bool {
+    let routes = view.routes().exact(prefix).iter().filter(|route| {
+        [TABLE_MAIN, TABLE_DEFAULT].contains(&route.key.table) && route.kind == RouteKind::Unicast
+    });
+    let is_pods = |ifindex: u32| view.link(ifindex).is_some_and(|link| link.role == Role::Pod);
+    prefix.is_host()
+        && routes.flat_map(|route| &route.legs).any(|leg| leg.gateway.is_none() && is_pods(leg.ifindex))
+}
+
 impl Pods {
+    pub fn hosted(&self) -> &BTreeSet<Prefix> {
+        &self.hosted
+    }
+
+    /// Whether [`Self::hosted`] is another since this was last asked.
+    pub fn take_hosted_changed(&mut self) -> bool {
+        std::mem::take(&mut self.hosted_changed)
+    }
+
     pub fn get(&self, prefix: Prefix) -> Option<Pod> {
         self.pods.get(&prefix).copied()
     }
@@ -80,6 +102,10 @@ impl Pods {
         let mut suspects: BTreeSet<Prefix> = changes.routes.iter().copied().collect();
         let moved = |ifindex: &u32| changes.links.contains(ifindex) || changes.gone.contains_key(ifindex);
         suspects.extend(self.pods.iter().filter(|(_, pod)| moved(&pod.ifindex)).map(|(prefix, _)| *prefix));
+        if !changes.gone.is_empty() {
+            // Their routes go without an event each.
+            suspects.extend(&self.hosted);
+        }
         if changes.links.iter().any(|ifindex| view.link(*ifindex).is_some_and(|link| link.role == Role::Pod))
         {
             // A link that got a pod's name after its route: the route is no event, the name is.
@@ -96,6 +122,8 @@ impl Pods {
     }
 
     fn refresh_one(&mut self, prefix: Prefix, view: &KernelView, now: Instant) -> bool {
+        self.hosted_changed |=
+            if is_hosted(prefix, view) { self.hosted.insert(prefix) } else { self.hosted.remove(&prefix) };
         let before = self.pods.get(&prefix).copied();
         let Some(ifindex) = interface(prefix, view) else {
             self.probes.remove(&prefix);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Config, ConnId, PeerConfig, PeerKey, Time,
-    config::{Dial, ExportRule, PerFamily},
+    config::{Dial, ExportRule, Originated, PerFamily},
     message::notification::{Notification, cease},
     rib::{export::Policy, table::PeerSlot},
     session::{
@@ -45,7 +45,9 @@ impl Speaker {
         if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
             self.rib.rank_paths();
         }
-        let originated = self.config.originated.clone();
+        let mut originated = self.config.originated.clone();
+        let hosts = self.config.hosts.iter();
+        originated.extend(hosts.map(|prefix| Originated { prefix: *prefix, communities: Vec::new() }));
         self.rib.originate(&originated);
 
         // New blocks come and go all the time; they are no reason to dial the dead anew.
@@ -199,5 +201,5 @@ impl Speaker {
 
 /// All but what is originated and what may be passed on.
 fn peering_of(config: &Config) -> Config {
-    Config { originated: Vec::new(), export: ExportRule::default(), ..config.clone() }
+    Config { originated: Vec::new(), hosts: Vec::new(), export: ExportRule::default(), ..config.clone() }
 }

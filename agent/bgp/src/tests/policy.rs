@@ -328,6 +328,30 @@ fn rules_of_a_peer_decide_on_what_goes_out_own_routes_included_and_change_it() {
     assert_eq!((here.as_path.as_str(), here.communities.len()), ("", 0));
 }
 
+/// A pod with an address of another's block is announced beside the blocks, and costs nobody a word but for itself.
+#[test]
+fn a_host_of_ours_is_announced_and_goes_and_no_other_route_is_told_anew() {
+    let own: Vec<String> = (0..100).map(|n| format!("172.16.{n}.0/24")).collect();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let (mut network, mut configs) = pair([64512, 64512], &own);
+    start(&mut network, &configs);
+    let updates = |network: &mut Network| network.speaker(1).peer(key(1)).unwrap().counters.updates_received;
+    let before = updates(&mut network);
+    // The second is inside a block of its own, which says the same.
+    configs[0].hosts = vec![prefix("172.20.36.200/32"), prefix("172.16.5.7/32")];
+    network.configure(0, configs[0].clone());
+    network.run(secs(5));
+    assert_eq!(received(&mut network, 1, "172.20.36.200/32").unwrap().standing, Standing::Best);
+    assert_eq!(sent(&mut network, 0, "172.20.36.200/32", 2), (Export::Sent, None));
+    assert_eq!(network.speaker(1).peer(key(1)).unwrap().established_count, 1, "the session stays");
+    assert_eq!(updates(&mut network), before + 1);
+    configs[0].hosts.remove(0);
+    network.configure(0, configs[0].clone());
+    network.run(secs(5));
+    assert_eq!(received(&mut network, 1, "172.20.36.200/32"), None);
+    assert_eq!(updates(&mut network), before + 2);
+}
+
 #[test]
 fn what_a_rule_accepts_leaves_though_no_pool_holds_it_and_the_source_can_be_asked_for() {
     let (mut network, mut configs) = star(3);

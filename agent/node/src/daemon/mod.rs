@@ -364,6 +364,9 @@ impl Daemon {
         for (gateway, resolution) in step.next_hops {
             self.tell_next_hop(gateway, &resolution);
         }
+        if step.hosted {
+            self.announce_borrowed();
+        }
         self.repairs.take(&step.reports);
         self.reports_said.say(&step.reports, instant);
         // After the step: what expired while nobody was there is in the table for this one, and then taken out.

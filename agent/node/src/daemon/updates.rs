@@ -1,7 +1,7 @@
 //! What comes from the datastore: resources become a plan, and the plan goes to the speaker, to the table and to the
 //! sockets that it protects.
 
-use manx_bgp::Speaker;
+use manx_bgp::{Config, Speaker};
 use manx_datastore::{Holds, Update};
 use manx_resources::{NodePlan, plan};
 
@@ -85,6 +85,28 @@ impl Daemon {
         self.open_sessions();
     }
 
+    /// Pods have come or gone. Most have an address of an own block, of which nothing is to be told.
+    pub(super) fn announce_borrowed(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let hosts = wiring::borrowed(plan, self.dataplane.hosted());
+        let now = self.clock.now();
+        if let Some(speaker) = &mut self.speaker
+            && speaker.config().hosts != hosts
+        {
+            let before = &speaker.config().hosts;
+            for host in hosts.iter().filter(|host| !before.contains(host)) {
+                tracing::info!(
+                    "announcing {host}: a pod of this node has it, and it lies in no block of this node"
+                );
+            }
+            for host in before.iter().filter(|host| !hosts.contains(host)) {
+                tracing::info!("no longer announcing {host}");
+            }
+            let config = Config { hosts, ..speaker.config().clone() };
+            speaker.configure(config, now);
+        }
+    }
+
     /// A changed password reaches the sessions that it is for, and no others.
     pub(super) fn follow_secrets(&mut self) {
         let Some(plan) = &self.plan else { return };
@@ -105,7 +127,8 @@ impl Daemon {
         for warning in self.protection.warnings() {
             tracing::warn!("{warning}");
         }
-        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed);
+        let hosts = wiring::borrowed(plan, self.dataplane.hosted());
+        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed, hosts);
         config.best_paths = self.args.dataplane == DataplaneMode::On;
         self.sockets.guard(self.protection.guards());
         self.listen();

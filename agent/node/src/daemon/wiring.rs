@@ -19,8 +19,15 @@ use super::{
 /// Longer than peers may be gone before their routes are dropped (RFC 4724 §3); Calico and BIRD have the same.
 const RESTART_TIME: Duration = Duration::from_secs(120);
 
-/// `restarting`: the kernel holds routes of an earlier run. `seed`: for jitter, differs from node to node.
-pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool, seed: u64) -> Config {
+/// `restarting`: the kernel holds routes of an earlier run. `seed`: for jitter, differs from node to node. `hosts`: see
+/// [`borrowed`].
+pub fn speaker_config(
+    plan: &NodePlan,
+    protection: &Protection,
+    restarting: bool,
+    seed: u64,
+    hosts: Vec<Prefix>,
+) -> Config {
     let speaker = &plan.speaker;
     let defaults = Config::new(plan.as_number, plan.router_id);
     Config {
@@ -55,6 +62,7 @@ pub fn speaker_config(plan: &NodePlan, protection: &Protection, restarting: bool
             .filter(|block| exported(plan, **block))
             .map(|block| Originated { prefix: *block, communities: Vec::new() })
             .collect(),
+        hosts,
         export: ExportRule {
             pools: plan
                 .pools
@@ -102,6 +110,18 @@ fn closed(range: Prefix, peer: &PeerPlan) -> DynamicPeers {
 /// Calico's first export rule: nothing of a pool with `disableBGPExport` leaves, own blocks included.
 fn exported(plan: &NodePlan, block: Prefix) -> bool {
     !plan.pools.iter().any(|pool| pool.disable_bgp_export && pool.cidr.covers(block))
+}
+
+/// Of the addresses of this node's pods those that others cannot know to be here: they lie in no block of its own. Calico
+/// announces them too, where they lie in a pool that may be announced; a pod borrows an address where its node has no
+/// block left, and keeps it where it moves.
+pub fn borrowed<'h>(plan: &NodePlan, hosted: impl IntoIterator<Item = &'h Prefix>) -> Vec<Prefix> {
+    let in_pool = |host: Prefix| {
+        let mut pools = plan.pools.iter();
+        pools.any(|pool| !pool.disabled && pool.cidr.covers(host)) && exported(plan, host)
+    };
+    let hosted = hosted.into_iter().copied();
+    hosted.filter(|host| !plan.blocks.iter().any(|block| block.covers(*host)) && in_pool(*host)).collect()
 }
 
 fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
@@ -272,19 +292,33 @@ spec:
 
     fn config_of_a(secrets: &Path) -> Config {
         let plan = plan_of_a();
-        speaker_config(&plan, &protection(&plan, secrets), false, 0)
+        speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new())
     }
 
     #[test]
     fn a_block_of_a_pool_that_is_not_exported_is_a_blackhole_and_is_not_announced() {
         let plan = plan_of_a();
-        let config = speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0);
+        let config =
+            speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0, Vec::new());
         let announced: Vec<String> = config.originated.iter().map(|own| own.prefix.to_string()).collect();
         assert_eq!(announced, ["172.16.1.0/26"]);
         assert_eq!(route_plan(&plan).own_blocks.len(), 2);
         let rule = |pool: &str| config.export.pools.iter().find(|rule| rule.prefix == pool.parse().unwrap());
         assert!(rule("172.16.0.0/16").unwrap().export);
         assert!(!rule("172.17.0.0/16").unwrap().export);
+    }
+
+    #[test]
+    fn of_pods_addresses_those_are_announced_that_lie_in_a_pool_and_in_no_own_block() {
+        let plan = plan_of_a();
+        let hosted: Vec<Prefix> =
+            ["172.16.1.7/32", "172.16.9.7/32", "172.17.9.7/32", "10.0.0.7/32", "fd00::7/128"]
+                .map(|host| host.parse().unwrap())
+                .into();
+        assert_eq!(borrowed(&plan, &hosted), ["172.16.9.7/32".parse().unwrap()]);
+        let mut disabled = plan;
+        disabled.pools.iter_mut().for_each(|pool| pool.disabled = true);
+        assert_eq!(borrowed(&disabled, &hosted), []);
     }
 
     #[test]
@@ -335,7 +369,7 @@ spec: {asNumber: 64512, password: {secretKeyRef: {name: s, key: k}}}
         assert_eq!(collected.problems, []);
         let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
         let closed = |secrets: &Path| {
-            let config = speaker_config(&plan, &protection(&plan, secrets), false, 0);
+            let config = speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new());
             let closed = config.dynamic_peers.into_iter().filter(|peers| peers.limit == 0);
             closed.map(|peers| (peers.range.to_string(), peers.remote_as)).collect::<Vec<_>>()
         };
@@ -389,7 +423,8 @@ spec: {bgp: {ipv4Address: 10.0.0.1/24}}
         let collected = manx_resources::collect([("cluster.yaml", &*text)]);
         assert_eq!(collected.problems, []);
         let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
-        let config = speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0);
+        let config =
+            speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0, Vec::new());
         assert_eq!(config.graceful_restart.long_lived, Some(3600));
         assert!(config.graceful_restart.after_notification);
         assert!(config.ebgp_requires_policy && config.graceful_shutdown);
