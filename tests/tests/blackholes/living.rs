@@ -153,7 +153,8 @@ fn nothing_hides_the_living(agent: Agent, fast_path: &'static str) -> Result<()>
     let pod = pair.there.host.pod("lent", &lent)?;
     for (address, via) in lent.into_iter().zip(["192.168.80.50", "fd00:80::50"]) {
         let family = if address.is_ipv4() { "-4" } else { "-6" };
-        pair.here.host.sh(&format!("ip {family} route add {address} via {via} proto static"))?;
+        // The other node announces the address: a running agent may have written the route already.
+        pair.here.host.sh(&format!("ip {family} route replace {address} via {via} proto static"))?;
     }
     thread::sleep(HEARD);
     all_reach(&streams, &pod)?;
