@@ -64,7 +64,8 @@ fn render(plan: &NodePlan) -> String {
     if plan.peers.is_empty() && plan.ranges.is_empty() {
         text.push_str("No peers.\n");
     } else {
-        let rows: Vec<_> = plan.peers.iter().map(peer).chain(plan.ranges.iter().map(range)).collect();
+        let rows: Vec<_> =
+            plan.peers.iter().map(|of| peer(of)).chain(plan.ranges.iter().map(range)).collect();
         text.push_str(&table::columns(&["PEER", "AS", "PEER TYPE", "DIALS", "SETTINGS", "RULE"], &rows));
     }
     text.push('\n');

@@ -50,7 +50,7 @@ pub struct NodePlan {
     pub speaker: SpeakerPlan,
     pub fast_path: FastPathPlan,
     /// By address, then port; no two have the same address and port.
-    pub peers: Vec<PeerPlan>,
+    pub peers: Vec<Arc<PeerPlan>>,
     /// Who else may dial, sorted by prefix. The longest counts, and `peers` come first.
     pub ranges: Vec<RangePlan>,
     /// The blocks that this node owns, sorted.
@@ -67,6 +67,13 @@ pub struct NodePlan {
     /// name them.
     #[serde(skip)]
     pub filters: BTreeMap<String, Arc<Object<spec::BgpFilter>>>,
+}
+
+impl NodePlan {
+    /// The peers, and what holds for those of each range.
+    pub fn every_peer(&self) -> impl Iterator<Item = &PeerPlan> {
+        self.peers.iter().map(Arc::as_ref).chain(self.ranges.iter().map(|range| &range.settings))
+    }
 }
 
 /// The addresses of a node, each with the length of its link's prefix.
@@ -228,8 +235,6 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     let mut pools: Vec<PoolPlan> =
         snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
     pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
-    let named = peers.iter().chain(ranges.iter().map(|range| &range.settings)).flat_map(|peer| &peer.filters);
-    let filters = named.filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone()))).collect();
     let mut plan = NodePlan {
         node: node.to_owned(),
         as_number: cluster.as_number_of(own),
@@ -245,8 +250,13 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         services: blackholes::services(&cluster),
         warnings: Vec::new(),
         address,
-        filters,
+        filters: BTreeMap::new(),
     };
+    plan.filters = plan
+        .every_peer()
+        .flat_map(|peer| &peer.filters)
+        .filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone())))
+        .collect();
     blackholes::decide(&cluster, &mut plan, &mut warnings);
     warning::look_over(&cluster, own, &plan, &mut warnings);
     warnings.sort();

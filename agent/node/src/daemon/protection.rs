@@ -37,7 +37,7 @@ impl Protection {
 
     /// Reads the secrets that the plan names. True: something is other than before.
     pub fn read_secrets(&mut self, plan: &NodePlan) -> bool {
-        self.secrets.read(settings(plan).filter_map(|peer| peer.password_from.as_ref()))
+        self.secrets.read(plan.every_peer().filter_map(|peer| peer.password_from.as_ref()))
     }
 
     /// Works out who is protected how, from the secrets as they were read last. Returns the peers that have no session
@@ -75,8 +75,10 @@ impl Protection {
             });
             self.ranges.insert(range.range, transport);
         }
-        let closed = plan.peers.iter().filter_map(|peer| Some((peer, self.why_closed(peer)?.to_owned())));
-        let mut news: Vec<_> = closed.filter(|(peer, why)| said.get(&key_of(peer)) != Some(why)).collect();
+        let closed =
+            plan.peers.iter().filter_map(|peer| Some((peer.as_ref(), self.why_closed(peer)?.to_owned())));
+        let mut news: Vec<(&PeerPlan, String)> =
+            closed.filter(|(peer, why)| said.get(&key_of(peer)) != Some(why)).collect();
         for range in &plan.ranges {
             let now = self.ranges.get(&range.range);
             if let Some(Err(why)) = now.filter(|now| ranges_said.get(&range.range) != Some(now)) {
@@ -145,11 +147,6 @@ impl Protection {
             self.dropped.since()
         }
     }
-}
-
-/// Of peers and ranges.
-fn settings(plan: &NodePlan) -> impl Iterator<Item = &PeerPlan> {
-    plan.peers.iter().chain(plan.ranges.iter().map(|range| &range.settings))
 }
 
 fn key_of(peer: &PeerPlan) -> PeerKey {

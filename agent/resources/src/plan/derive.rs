@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use manx_net::{Asn, Prefix};
@@ -42,14 +43,14 @@ pub(super) fn peers<'c, 's>(
     cluster: &'c Cluster<'s>,
     own: &'s NodeObject,
     warnings: &'c mut Vec<Warning>,
-) -> (Vec<PeerPlan>, Vec<RangePlan>) {
+) -> (Vec<Arc<PeerPlan>>, Vec<RangePlan>) {
     let mut derivation =
         Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings };
     derivation.explicit(PeerKind::Global);
     derivation.explicit(PeerKind::Node);
     derivation.reverse();
     derivation.mesh();
-    (derivation.peers.into_values().collect(), derivation.ranges.into_values().collect())
+    (derivation.peers.into_values().map(Arc::new).collect(), derivation.ranges.into_values().collect())
 }
 
 impl<'s> Derivation<'_, 's> {

@@ -194,7 +194,7 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
 
 /// Calico skips a missing filter without a word.
 fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
-    for peer in plan.peers.iter().chain(plan.ranges.iter().map(|range| &range.settings)) {
+    for peer in plan.every_peer() {
         for filter in peer.filters.iter().filter(|name| !plan.filters.contains_key(*name)) {
             let (resource, filter) = (peer.resource.clone(), filter.clone());
             found.push(Warning::UnknownFilter { resource, filter });

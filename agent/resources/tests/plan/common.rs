@@ -28,7 +28,7 @@ pub fn plan_of(texts: &[&str], node: &str) -> NodePlan {
 
 /// One line for each peer.
 pub fn peers(texts: &[&str], node: &str) -> Vec<String> {
-    plan_of(texts, node).peers.iter().map(line).collect()
+    plan_of(texts, node).peers.iter().map(|peer| line(peer)).collect()
 }
 
 pub fn warnings(texts: &[&str], node: &str) -> Vec<String> {

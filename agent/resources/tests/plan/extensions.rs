@@ -20,7 +20,7 @@ fn node(name: &str, last: u8, more: &str) -> String {
 #[track_caller]
 fn peer_of(plan: &NodePlan, last: u8) -> PeerPlan {
     let address = std::net::IpAddr::from([10, 0, 0, last]);
-    plan.peers.iter().find(|peer| peer.address == address).expect("a peer with this address").clone()
+    plan.every_peer().find(|peer| peer.address == address).expect("a peer with this address").clone()
 }
 
 #[test]
