@@ -312,6 +312,35 @@ fn a_link_that_somebody_detaches_is_attached_again() -> Result<()> {
 }
 
 #[test]
+fn another_map_or_program_in_the_place_of_ours_gives_way_and_is_said() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    let (routes, words) = (map(kw01, "ROUTES4")?, map(kw01, "WORDS")?);
+    let id = |pin: &str| -> Result<String> {
+        let shown = kw01.host.sh(&format!("bpftool map show pinned {pin}"))?;
+        Ok(shown.split(':').next().unwrap_or_default().to_owned())
+    };
+    let interfaces = kw01.dataplane()?.interfaces;
+    let (ours, link) =
+        (id(&routes)?, interfaces.iter().flat_map(|interface| &interface.links).next().context("no links")?);
+    let foreign = "/sys/fs/bpf/foreign";
+    kw01.host.sh(&format!("bpftool map create {foreign} type hash key 4 value 8 entries 16 name foreign"))?;
+    kw01.host.sh(&format!("rm {routes}"))?;
+    kw01.host.sh(&format!("bpftool map pin pinned {foreign} {routes}"))?;
+    kw01.host.sh(&format!("rm {words}"))?;
+    kw01.host.sh(&format!("bpftool prog pin id {} {words}", link.program_id))?;
+    eventually("ours are pinned again", LOOKED, || {
+        ensure!(repaired(kw01, RepairKind::PinReplaced)? == 2);
+        ensure!(id(&routes)? == ours);
+        id(&words).map(drop)
+    })?;
+    let said = format!("somebody pinned something else at {routes}; ours is there again");
+    ensure!(log(kw01)?.contains(&said), "{}", log(kw01)?);
+    ensure!(id(foreign)? != ours, "the foreign map itself is where it was");
+    Ok(())
+}
+
+#[test]
 fn whoever_removes_a_pin_is_named_and_the_pin_is_back_at_once() -> Result<()> {
     let cluster = mesh_with_proc()?;
     let kw01 = cluster.node("kw01");

@@ -104,6 +104,8 @@ pub enum RepairKind {
     MapEntryChanged,
     MapEntryAdded,
     PinRemoved,
+    /// Something else was pinned in the place of ours.
+    PinReplaced,
     ProgramDetached,
     ProgramReplaced,
     /// The table had lost what BGP said: a fault of ours.
@@ -121,6 +123,7 @@ impl RepairKind {
             RepairKind::MapEntryChanged => "map entry changed",
             RepairKind::MapEntryAdded => "map entry added",
             RepairKind::PinRemoved => "pin removed",
+            RepairKind::PinReplaced => "pin replaced",
             RepairKind::ProgramDetached => "program detached",
             RepairKind::ProgramReplaced => "program replaced",
             RepairKind::PathLost => "path lost",

@@ -134,12 +134,22 @@ impl Orders {
         self.lost.iter().chain(&self.unsaved)
     }
 
+    /// Tries anew what [`Self::save`] could not do. True if it is done now; cheap while there is nothing to do.
+    pub fn save_again(&mut self) -> bool {
+        if self.unsaved.is_none() {
+            return false;
+        }
+        self.save();
+        self.unsaved.is_none()
+    }
+
     /// Puts on disk what stands. What cannot be kept holds nevertheless until this process ends.
     pub fn save(&mut self) {
         let path = self.directory.join(FILE);
         self.unsaved = write(&self.directory, &path, &self.orders).err().map(|error| {
             format!(
-                "operators' blackholes are in force but not kept over a restart: cannot write {}: {error}",
+                "operators' blackholes are in force but not kept over a restart, after which those ordered since are gone and \
+                 those deleted since are back: cannot write {}: {error}; trying again every few seconds",
                 path.display()
             )
         });
@@ -367,5 +377,27 @@ mod tests {
         orders.save();
         assert_eq!(orders.len(), 1);
         assert!(orders.warnings().any(|text| text.contains("not kept over a restart")), "{orders:?}");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_as_soon_as_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let mut orders = Orders::open(&state);
+        orders.insert(order("192.0.2.1/32", None));
+        orders.insert(order("192.0.2.2/32", None));
+        orders.save();
+        assert!(!orders.save_again(), "there is nothing to do");
+        fs::remove_dir_all(&state).unwrap();
+        fs::write(&state, "").unwrap();
+        orders.remove("192.0.2.1/32".parse().unwrap());
+        orders.save();
+        assert!(!orders.save_again());
+        assert_eq!(orders.warnings().count(), 1);
+        fs::remove_file(&state).unwrap();
+        assert!(orders.save_again());
+        assert_eq!(orders.warnings().count(), 0);
+        let kept: Vec<_> = Orders::open(&state).iter().map(|order| order.prefix.to_string()).collect();
+        assert_eq!(kept, ["192.0.2.2/32"], "what was deleted meanwhile is not back");
     }
 }

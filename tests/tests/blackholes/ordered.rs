@@ -1,6 +1,10 @@
 //! `manxctl blackhole`: what an operator orders is dropped until it is over, and outlives the daemon.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use manx_api::{AskedBy, BlackholeRow, Blackholes};
@@ -178,6 +182,19 @@ fn an_order_outlives_the_daemon_and_ends_when_it_is_over() -> Result<()> {
     cluster.node("kw01").host.sh(&format!("manxctl blackhole add {remote} --for 2s"))?;
     eventually("it is over", SOON, || ping(&cluster.node("kw01").pods[0], remote))?;
     ensure!(list(cluster.node("kw01"), "")?.is_empty());
+    // Nothing else wakes the daemon at that moment: its pulse, the next that would, is half a second away on average.
+    let mut late = Duration::ZERO;
+    for _ in 0..5 {
+        let host = &cluster.node("kw01").host;
+        host.sh(&format!("manxctl blackhole add {remote} --for 1s"))?;
+        let ordered = Instant::now();
+        eventually("the kernel's route is gone", SOON, || {
+            ensure!(host.sh(&format!("ip route show {prefix}"))?.is_empty());
+            Ok(())
+        })?;
+        late += ordered.elapsed().saturating_sub(Duration::from_secs(1));
+    }
+    ensure!(late < Duration::from_secs(1), "five orders ended {late:?} late, all together");
 
     // While it is dead: nobody can end it, and the next start does, without waiting for any peer.
     cluster.node("kw01").host.sh(&format!("manxctl blackhole add {remote} --for 3s"))?;

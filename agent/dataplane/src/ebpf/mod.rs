@@ -58,7 +58,7 @@ pub use load::give_back_heap;
 pub use object::OBJECT;
 pub use options::{BadSize, Options, Sizes};
 pub use pin_watch::{PinWatch, Removal};
-pub use pins::cleanup;
+pub use pins::{Restored, cleanup};
 pub use pools::{PoolNotIndexed, PoolSpec};
 pub use reader::{CountedRoutes, Reader};
 pub use settings::{InterfaceSettings, KeepAlive, Mode, SourceCheck, WayBack};

@@ -106,8 +106,8 @@ fn removals(mut events: &[u8], own: u32) -> Vec<Removal> {
         if pid == own {
             continue;
         }
-        if last.as_ref().is_none_or(|(known, _)| *known != pid) {
-            last = Some((pid, Author::at(pid)));
+        if pid != 0 && last.as_ref().is_none_or(|(known, _)| *known != pid) {
+            last = Some((pid, Author::of_process(pid)));
         }
         let by = last.as_ref().filter(|_| pid != 0).map(|(_, author)| author.clone());
         found.push(Removal { name, by });

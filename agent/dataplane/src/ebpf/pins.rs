@@ -24,6 +24,21 @@ pub(super) struct Pins {
     root: PathBuf,
 }
 
+/// What [`Pins::restore`] found, and put right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Pins that were gone.
+    pub removed: Vec<PathBuf>,
+    /// Pins in whose place something else was pinned.
+    pub replaced: Vec<PathBuf>,
+}
+
+enum Pinned {
+    Ours,
+    Nothing,
+    Other,
+}
+
 /// A map as this agent would make it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layout {
@@ -78,23 +93,60 @@ impl Pins {
             .collect()
     }
 
-    /// Pins again what somebody has unpinned, and says what it was.
-    pub fn restore(&self, handles: &Handles) -> Result<Vec<PathBuf>, Error> {
-        let missing: Vec<_> = handles.iter().filter(|(name, _)| !self.map(name).exists()).collect();
-        if missing.is_empty() && self.links().exists() {
-            return Ok(Vec::new());
+    /// Pins again what somebody has unpinned, also where something else was pinned in its place, and says what it was.
+    pub fn restore(&self, handles: &Handles) -> Result<Restored, Error> {
+        let mut restored = Restored::default();
+        let mut lost = Vec::new();
+        for (name, handle) in handles {
+            let path = self.map(name);
+            match self.pinned(name, handle)? {
+                Pinned::Ours => continue,
+                Pinned::Nothing => restored.removed.push(path),
+                Pinned::Other => {
+                    remove_pin(&path)?;
+                    restored.replaced.push(path);
+                }
+            }
+            lost.push((name, handle));
+        }
+        if lost.is_empty() && self.links().exists() {
+            return Ok(restored);
         }
         self.make_directories()?;
-        let mut restored = Vec::new();
-        for (name, handle) in missing {
+        for (name, handle) in lost {
             handle.pin(self.map(name)).map_err(|error| Error::Map {
                 map: name,
                 action: "pinning it again",
                 reason: error.to_string(),
             })?;
-            restored.push(self.map(name));
         }
         Ok(restored)
+    }
+
+    /// What stands where this map is pinned.
+    fn pinned(&self, name: &'static str, handle: &MapData) -> Result<Pinned, Error> {
+        let failed = |error: MapError| Error::Map {
+            map: name,
+            action: "looking at its pin",
+            reason: error.to_string(),
+        };
+        let ours = handle.info().map_err(failed)?.id();
+        let error = match MapData::from_pin(self.map(name)).and_then(|found| found.info()) {
+            Ok(found) if found.id() == ours => return Ok(Pinned::Ours),
+            Ok(_) => return Ok(Pinned::Other),
+            Err(error) => error,
+        };
+        let number = match &error {
+            MapError::SyscallError(SyscallError { io_error, .. }) => io_error.raw_os_error(),
+            _ => None,
+        };
+        match number {
+            Some(libc::ENOENT) => Ok(Pinned::Nothing),
+            // That says nothing about the pin.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Err(failed(error)),
+            // Something that is no map.
+            _ => Ok(Pinned::Other),
+        }
     }
 
     fn maps(&self) -> PathBuf {

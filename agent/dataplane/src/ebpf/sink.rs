@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -20,7 +19,7 @@ use super::{
     links::Programs,
     load,
     maps::{Handles, Maps},
-    pins::Pins,
+    pins::{Pins, Restored},
     places::Places,
     pools,
     reader::Reader,
@@ -103,8 +102,8 @@ impl EbpfSink {
 
     /// What an earlier call pinned and somebody has removed since. Maps are pinned again; links are not, for they
     /// went with their pins: attach to those interfaces again.
-    pub fn restore_pins(&mut self) -> Result<Vec<PathBuf>, Error> {
-        let mut missing = self.pins.restore(&self.handles)?;
+    pub fn restore_pins(&mut self) -> Result<Restored, Error> {
+        let mut restored = self.pins.restore(&self.handles)?;
         for ((ifindex, _), attachment) in &self.attachments {
             let programs = match &attachment.xdp {
                 None => &[Program::PodTc][..],
@@ -112,9 +111,9 @@ impl EbpfSink {
                 Some(XdpState::Absent(_)) => &[Program::UplinkTc],
             };
             let paths = programs.iter().map(|program| self.pins.link(*program, *ifindex));
-            missing.extend(paths.filter(|path| !path.exists()));
+            restored.removed.extend(paths.filter(|path| !path.exists()));
         }
-        Ok(missing)
+        Ok(restored)
     }
 
     /// Every link that should be there, as the kernel has it now. A few system calls for each.

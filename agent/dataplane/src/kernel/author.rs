@@ -1,5 +1,5 @@
 //! Who changed the kernel's tables, as far as netlink tells: an event carries the port of the socket that asked for the
-//! change, and the first netlink socket of a process has the process's id as its port.
+//! change, and the first netlink socket of a process has the process's id as its port. Who removed a pin: its process's id.
 
 use std::{fmt, fs, sync::Arc};
 
@@ -9,6 +9,8 @@ const SHOWN: usize = 120;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Author {
     port: u32,
+    /// The number is the process's id for certain.
+    is_pid: bool,
     /// Name and command line, if the process lived still when its change was heard of.
     process: Option<Arc<str>>,
 }
@@ -16,7 +18,12 @@ pub struct Author {
 impl Author {
     /// Looks at once: most programs end as soon as the kernel has answered them.
     pub(crate) fn at(port: u32) -> Author {
-        Author { port, process: (port != 0).then(|| process(port)).flatten() }
+        Author { port, is_pid: false, process: (port != 0).then(|| process(port)).flatten() }
+    }
+
+    /// A process by its id, which is not 0. Looks at once, too.
+    pub(crate) fn of_process(pid: u32) -> Author {
+        Author { port: pid, is_pid: true, process: process(pid) }
     }
 }
 
@@ -25,6 +32,7 @@ impl fmt::Display for Author {
         match (self.port, &self.process) {
             (0, _) => f.write_str("the kernel"),
             (port, Some(process)) => write!(f, "{process} (pid {port})"),
+            (pid, None) if self.is_pid => write!(f, "a process that has ended (pid {pid})"),
             // Of a process's further sockets the kernel chooses the port, and counts it down from there.
             (port, None) if port > i32::MAX as u32 => {
                 write!(f, "a process that cannot be told (netlink port {port})")
@@ -78,12 +86,14 @@ mod tests {
 
     #[test]
     fn who_is_gone_and_who_cannot_be_known_are_told_apart() {
-        assert_eq!(Author { port: 0, process: None }.to_string(), "the kernel");
+        let author = |port, is_pid| Author { port, is_pid, process: None }.to_string();
+        assert_eq!(author(0, false), "the kernel");
         assert_eq!(
-            Author { port: 4711, process: None }.to_string(),
+            author(4711, false),
             "a process that has ended or is not seen from here (netlink port 4711, as a rule its pid)"
         );
-        let further = Author { port: 0xffff_f000, process: None }.to_string();
+        assert_eq!(author(4711, true), "a process that has ended (pid 4711)");
+        let further = author(0xffff_f000, false);
         assert!(further.starts_with("a process that cannot be told"), "{further}");
     }
 

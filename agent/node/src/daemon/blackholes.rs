@@ -123,17 +123,26 @@ impl Daemon {
         }
     }
 
-    /// Ends what is over. Cheap while nothing is.
-    pub(super) fn expire_blackholes(&mut self) {
+    /// Ends what is over; true if anything is, which only the next step takes out of the sinks. Cheap while nothing is.
+    pub(super) fn expire_blackholes(&mut self) -> bool {
         let now = Timestamp::now();
         if self.blackholes.next_expiry.is_none_or(|expiry| expiry > now) {
-            return;
+            return false;
         }
-        for order in self.blackholes.orders.expire(now) {
+        let over = self.blackholes.orders.expire(now);
+        for order in &over {
             tracing::info!(prefix = %order.prefix, ordered_by = %order.who, "blackhole has expired");
             self.dataplane.set_ordered_blackhole(order.prefix, None);
         }
         self.blackholes.next_expiry = self.blackholes.orders.next_expiry();
+        !over.is_empty()
+    }
+
+    /// Puts on disk what could not be written before.
+    pub(super) fn keep_blackholes(&mut self) {
+        if self.blackholes.orders.save_again() {
+            tracing::info!("operators' blackholes are on disk again as they are in force");
+        }
     }
 
     /// All of them, or none.

@@ -19,7 +19,7 @@ use manx_dataplane::{
     Dataplane, LinkChange,
     ebpf::{
         Applied, Condition, EbpfSink, Error, Fault, LinkState, MapPart, Mode, Options, PinWatch, Refusal,
-        Refused, XdpState,
+        Refused, Restored, XdpState,
     },
     kernel::{Link, Role},
     route::{NextHop, Route},
@@ -185,8 +185,8 @@ impl FastPath {
     /// Puts back what somebody took away, pins and programs, and says what it was. Cheap while nothing is missing.
     pub fn restore(&mut self, links: &[Link]) -> Vec<(RepairKind, String)> {
         let Ok(sink) = &mut self.sink else { return Vec::new() };
-        let missing = match sink.restore_pins() {
-            Ok(missing) => missing,
+        let Restored { removed: missing, replaced } = match sink.restore_pins() {
+            Ok(restored) => restored,
             Err(error) => {
                 tracing::error!("{error}");
                 return Vec::new();
@@ -213,6 +213,10 @@ impl FastPath {
             );
             repaired.push((kind, format!("{} on {name}", link.program)));
             anew.insert(link.ifindex);
+        }
+        for path in replaced {
+            tracing::warn!("somebody pinned something else at {}; ours is there again", path.display());
+            repaired.push((RepairKind::PinReplaced, path.display().to_string()));
         }
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|path| path.display().to_string()).collect();

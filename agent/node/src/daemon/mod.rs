@@ -370,10 +370,10 @@ impl Daemon {
         self.repairs.take(&step.reports);
         self.reports_said.say(&step.reports, instant);
         // After the step: what expired while nobody was there is in the table for this one, and then taken out.
-        self.expire_blackholes();
+        let expired = self.expire_blackholes();
         self.drain_outputs();
         self.flush();
-        more | step.more | self.is_full()
+        more | step.more | expired | self.is_full()
     }
 
     /// There may be more best paths to take in; first these are carried on.
@@ -401,6 +401,7 @@ impl Daemon {
             self.fast_path.look_around(&links);
         }
         self.decide();
+        self.keep_blackholes();
         self.follow_secrets();
         self.listen();
         if self.writes() {
