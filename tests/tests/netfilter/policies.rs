@@ -27,6 +27,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// An answer that is refused does not come later.
 const REFUSED: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(10);
+/// Below those that the kernel chooses from: by chance it would take one by which an allowed flow still stands.
+const UNUSED: u16 = 20_000;
 
 /// What belongs to pods' servers is rejected: TCP with a reset, UDP with an ICMP error. In both directions, since to
 /// conntrack that forgot a flow its next packet is the first, and that may be an answer.
@@ -67,7 +69,7 @@ fn a_policy_decides_every_new_connection(mode: Mode) -> Result<()> {
                     "round {round}, attempt {attempt} at {to}: {refused:?}"
                 );
             }
-            let mut talk = Talk::open(client, Transport::Udp, to)?;
+            let mut talk = Talk::open_from(client, Transport::Udp, UNUSED, to)?;
             talk.set_patience(REFUSED)?;
             let refused = talk.ask(100);
             ensure!(refused.is_err(), "round {round}: {to} answers: {refused:?}");
