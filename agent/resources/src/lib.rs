@@ -24,8 +24,8 @@ pub use kind::{Key, Kind};
 pub use nearest::nearest;
 pub use plan::{
     AddPath, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode,
-    NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, PoolPlan, PoolWrite, RangeAs, RangePlan, Reply,
-    Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded, plan,
+    NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan, PoolWrite, RangeAs, RangePlan,
+    Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded, plan,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

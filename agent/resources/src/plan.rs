@@ -6,6 +6,8 @@ mod blackholes;
 mod cluster;
 mod derive;
 mod fast_path;
+mod index;
+mod planner;
 mod speaker;
 mod warning;
 
@@ -21,9 +23,11 @@ use serde::Serialize;
 use crate::{
     Key, Object, Snapshot,
     nearest::nearest,
-    spec::{self, AffinityState, AllowedUse, BlockAffinity, Encapsulation, Interface, IpPool},
+    spec::{self, AllowedUse, Encapsulation, Interface, IpPool},
 };
-use cluster::{Cluster, cluster_id};
+use cluster::{Cluster, NodeObject, cluster_id};
+use derive::Derived;
+use index::Index;
 
 pub use crate::spec::{
     AddPath, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode, RangeAs, Reply, Role,
@@ -31,6 +35,7 @@ pub use crate::spec::{
 };
 pub use blackholes::WhyForwarded;
 pub use fast_path::FastPathPlan;
+pub use planner::Planner;
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
 
@@ -73,6 +78,16 @@ impl NodePlan {
     /// The peers, and what holds for those of each range.
     pub fn every_peer(&self) -> impl Iterator<Item = &PeerPlan> {
         self.peers.iter().map(Arc::as_ref).chain(self.ranges.iter().map(|range| &range.settings))
+    }
+
+    /// Peers from this address on.
+    fn peers_from(&self, address: IpAddr) -> impl Iterator<Item = &PeerPlan> {
+        let first = self.peers.partition_point(|peer| peer.address < address);
+        self.peers.iter().skip(first).map(Arc::as_ref)
+    }
+
+    fn peers_at(&self, address: IpAddr) -> impl Iterator<Item = &PeerPlan> {
+        self.peers_from(address).take_while(move |peer| peer.address == address)
     }
 }
 
@@ -220,18 +235,18 @@ pub enum PlanError {
 /// The plan of the node that the Node resource `node` describes.
 pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     let own = snapshot.node(node).ok_or_else(|| unknown_node(snapshot, node))?;
-    let cluster = Cluster::new(snapshot);
-    let mut warnings = Vec::new();
-    let (peers, ranges) = derive::peers(&cluster, own, &mut warnings);
+    let index = Index::new(snapshot, node);
+    let cluster = Cluster::new(snapshot, &index);
+    let derived = derive::peers(&cluster, own);
+    Ok(assemble(&cluster, own, derived))
+}
+
+/// The plan with these peers, and whatever else it says.
+fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePlan {
+    let (snapshot, node) = (cluster.snapshot, own.name());
+    let Derived { peers, ranges, mut warnings } = derived;
     let bgp = own.spec.bgp.as_ref();
     let address = OwnAddress { ipv4: bgp.and_then(|bgp| bgp.ipv4), ipv6: bgp.and_then(|bgp| bgp.ipv6) };
-    let mut blocks: Vec<Prefix> = snapshot
-        .block_affinities()
-        .filter(|object| object.spec.node == node && is_owned(&object.spec))
-        .map(|object| object.spec.cidr)
-        .collect();
-    blocks.sort();
-    blocks.dedup();
     let mut pools: Vec<PoolPlan> =
         snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
     pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
@@ -241,33 +256,28 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
         router_id: address.ipv4.map_or_else(|| router_id_of_name(node), |interface| interface.addr),
         cluster_id: cluster_id(own),
         listen_port: cluster.listen_port_of(own),
-        speaker: speaker::speaker(&cluster, own),
-        fast_path: fast_path::fast_path(&cluster, own),
+        speaker: speaker::speaker(cluster, own),
+        fast_path: fast_path::fast_path(cluster, own),
         peers,
         ranges,
-        blocks,
+        blocks: cluster.index.own_blocks().iter().copied().collect(),
         pools,
-        services: blackholes::services(&cluster),
+        services: blackholes::services(cluster),
         warnings: Vec::new(),
         address,
         filters: BTreeMap::new(),
     };
-    plan.filters = plan
-        .every_peer()
-        .flat_map(|peer| &peer.filters)
-        .filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone())))
-        .collect();
-    blackholes::decide(&cluster, &mut plan, &mut warnings);
-    warning::look_over(&cluster, own, &plan, &mut warnings);
+    if cluster.has_filters() {
+        let named = plan.every_peer().flat_map(|peer| &peer.filters);
+        plan.filters =
+            named.filter_map(|name| Some((name.clone(), snapshot.bgp_filter(name)?.clone()))).collect();
+    }
+    blackholes::decide(cluster, &mut plan, &mut warnings);
+    warning::look_over(cluster, own, &plan, &mut warnings);
     warnings.sort();
     warnings.dedup();
     plan.warnings = warnings;
-    Ok(plan)
-}
-
-/// A block whose claim is still pending, or is being given up, is nobody's.
-fn is_owned(affinity: &BlockAffinity) -> bool {
-    affinity.host && !affinity.deleted && affinity.state == AffinityState::Confirmed
+    plan
 }
 
 fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {

@@ -1,7 +1,7 @@
 //! A consistent set of resources. Objects are shared between snapshots, so that a snapshot that differs in one
 //! object costs one object.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use crate::{Key, Kind, spec};
 
@@ -85,7 +85,7 @@ impl Resource {
     }
 }
 
-type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
+pub(crate) type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
 
 /// All resources at one moment, each kind in the order of its names.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -166,12 +166,32 @@ impl Snapshot {
         self.nodes.values().map(Arc::as_ref)
     }
 
+    pub(crate) fn nodes_by_name(&self) -> &ByName<spec::Node> {
+        &self.nodes
+    }
+
+    pub(crate) fn configurations_by_name(&self) -> &ByName<spec::BgpConfiguration> {
+        &self.bgp_configurations
+    }
+
+    pub(crate) fn peers_by_name(&self) -> &ByName<spec::BgpPeer> {
+        &self.bgp_peers
+    }
+
+    pub(crate) fn affinities_by_name(&self) -> &ByName<spec::BlockAffinity> {
+        &self.block_affinities
+    }
+
     pub fn bgp_configurations(&self) -> impl Iterator<Item = &Object<spec::BgpConfiguration>> {
         self.bgp_configurations.values().map(Arc::as_ref)
     }
 
     pub fn bgp_peers(&self) -> impl Iterator<Item = &Object<spec::BgpPeer>> {
         self.bgp_peers.values().map(Arc::as_ref)
+    }
+
+    pub fn bgp_peer(&self, name: &str) -> Option<&Object<spec::BgpPeer>> {
+        self.bgp_peers.get(name).map(Arc::as_ref)
     }
 
     pub fn bgp_filter(&self, name: &str) -> Option<&Arc<Object<spec::BgpFilter>>> {
@@ -198,4 +218,36 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// An object as it was and as it is.
+pub(crate) type Change<'a, S> = (Option<&'a Arc<Object<S>>>, Option<&'a Arc<Object<S>>>);
+
+/// What is not the same object in both. Objects that equal each other may be told of, those that are shared are not.
+pub(crate) fn changes<'a, S>(
+    before: &'a ByName<S>,
+    now: &'a ByName<S>,
+) -> impl Iterator<Item = Change<'a, S>> + use<'a, S> {
+    let (mut before, mut now) = (before.values().peekable(), now.values().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            return match (before.peek(), now.peek()) {
+                (None, None) => None,
+                (Some(_), None) => Some((before.next(), None)),
+                (None, Some(_)) => Some((None, now.next())),
+                (Some(old), Some(new)) => {
+                    if Arc::ptr_eq(old, new) {
+                        before.next();
+                        now.next();
+                        continue;
+                    }
+                    match old.name().cmp(new.name()) {
+                        Ordering::Less => Some((before.next(), None)),
+                        Ordering::Equal => Some((before.next(), now.next())),
+                        Ordering::Greater => Some((None, now.next())),
+                    }
+                }
+            };
+        }
+    })
 }

@@ -42,7 +42,7 @@ use manx_dataplane::{
     resolve::Gateway,
 };
 use manx_datastore::{Datastore, Update};
-use manx_resources::{NodePlan, Snapshot};
+use manx_resources::{NodePlan, Planner, Snapshot};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
@@ -92,7 +92,8 @@ pub struct Daemon {
     node: String,
     clock: Clock,
     snapshot: Arc<Snapshot>,
-    plan: Option<NodePlan>,
+    planner: Planner,
+    plan: Option<Arc<NodePlan>>,
     loaded_at: Option<String>,
     /// Why newer resources were not taken.
     problems: Vec<String>,
@@ -199,6 +200,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();
         let mut daemon = Daemon {
+            planner: Planner::new(node.clone()),
             node,
             clock: Clock::start(),
             snapshot: Arc::default(),

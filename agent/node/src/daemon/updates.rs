@@ -1,9 +1,11 @@
 //! What comes from the datastore: resources become a plan, and the plan goes to the speaker, to the table and to the
 //! sockets that it protects.
 
+use std::sync::Arc;
+
 use manx_bgp::{Config, Speaker};
 use manx_datastore::{Holds, Update};
-use manx_resources::{NodePlan, plan};
+use manx_resources::NodePlan;
 
 use super::{Daemon, wiring};
 use crate::cli::DataplaneMode;
@@ -41,7 +43,7 @@ impl Daemon {
         if refused && self.plan.is_none() && update.snapshot.is_empty() {
             return;
         }
-        let plan = match plan(&update.snapshot, &self.node) {
+        let plan = match self.planner.plan(&update.snapshot) {
             Ok(plan) => plan,
             Err(error) => {
                 let stays = if self.plan.is_some() { "; the last good plan stays in force" } else { "" };
@@ -62,7 +64,7 @@ impl Daemon {
         }
     }
 
-    fn follow_plan(&mut self, plan: NodePlan) {
+    fn follow_plan(&mut self, plan: Arc<NodePlan>) {
         let said = self.plan.as_ref().map(|old| old.warnings.as_slice()).unwrap_or_default();
         for warning in plan.warnings.iter().filter(|warning| !said.contains(warning)) {
             tracing::warn!("{warning}");

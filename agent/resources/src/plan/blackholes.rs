@@ -5,10 +5,7 @@ use std::net::IpAddr;
 
 use manx_net::Prefix;
 
-use super::{
-    NodePlan, PoolPlan, PoolWrite, Warning,
-    cluster::{Cluster, Family, address},
-};
+use super::{NodePlan, PoolPlan, PoolWrite, Warning, cluster::Cluster};
 use crate::{Key, Kind, spec::AllowedUse};
 
 /// Why a pool is no blackhole though its annotation asks for it. Prints as the end of a sentence.
@@ -85,10 +82,9 @@ fn why_forwarded(cluster: &Cluster<'_>, plan: &NodePlan, pool: &PoolPlan) -> Opt
     if let Some(service) = plan.services.iter().find(|service| service.overlaps(pool.cidr)) {
         return Some(WhyForwarded::Service(*service));
     }
-    let nodes = cluster.snapshot.nodes();
-    let nodes = nodes.flat_map(|node| Family::BOTH.into_iter().filter_map(|family| address(node, family)));
-    let mut addresses = nodes.chain(plan.peers.iter().map(|peer| peer.address));
-    if let Some(address) = addresses.find(|address| pool.cidr.contains(*address)) {
+    let peer = plan.peers_from(pool.cidr.addr()).next().map(|peer| peer.address);
+    let peer = peer.filter(|address| pool.cidr.contains(*address));
+    if let Some(address) = cluster.index.address_in(pool.cidr).or(peer) {
         return Some(WhyForwarded::Peer(address));
     }
     let mut ranges = plan.ranges.iter().map(|range| range.range);

@@ -1,12 +1,13 @@
-//! The cluster as the rules of peering see it: who has which address, AS and port. Built once per plan.
+//! The cluster as the rules of peering see it: who has which address, AS and port.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use manx_net::Asn;
 
+use super::index::Index;
 use crate::{Object, Snapshot, selector::Selector, spec};
 
 /// Calico's default, and BGP's port.
@@ -31,40 +32,53 @@ pub(super) type NodeObject = Object<spec::Node>;
 #[derive(Debug)]
 pub(super) struct Cluster<'s> {
     pub(super) snapshot: &'s Snapshot,
+    pub(super) index: &'s Index,
+    /// Only these nodes are looked at where a rule is for all nodes.
+    scope: Option<&'s [Arc<NodeObject>]>,
     /// The AS of nodes that say nothing else.
     pub(super) as_number: Asn,
     pub(super) mesh: bool,
     listen_port: u16,
-    by_address: BTreeMap<IpAddr, &'s NodeObject>,
-    /// Addresses that more than one node claims, with the names of those nodes.
-    pub(super) shared_addresses: BTreeMap<IpAddr, BTreeSet<&'s str>>,
 }
 
 impl<'s> Cluster<'s> {
-    pub(super) fn new(snapshot: &'s Snapshot) -> Cluster<'s> {
+    pub(super) fn new(snapshot: &'s Snapshot, index: &'s Index) -> Cluster<'s> {
         let default = snapshot.bgp_configuration("default").map(|object| &object.spec);
-        let mut by_address: BTreeMap<IpAddr, &NodeObject> = BTreeMap::new();
-        let mut shared_addresses: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
-        for node in snapshot.nodes() {
-            for addr in Family::BOTH.into_iter().filter_map(|family| address(node, family)) {
-                match by_address.get(&addr) {
-                    Some(first) => {
-                        shared_addresses.entry(addr).or_default().extend([first.name(), node.name()]);
-                    }
-                    None => {
-                        by_address.insert(addr, node);
-                    }
-                }
-            }
-        }
         Cluster {
             snapshot,
+            index,
+            scope: None,
             as_number: default.and_then(|spec| spec.as_number).unwrap_or(Asn::CALICO_DEFAULT),
             mesh: default.and_then(|spec| spec.node_to_node_mesh_enabled).unwrap_or(true),
             listen_port: default.and_then(|spec| spec.listen_port).unwrap_or(DEFAULT_PORT),
-            by_address,
-            shared_addresses,
         }
+    }
+
+    /// The same cluster, of which rules for all nodes see these alone, sorted by name.
+    pub(super) fn with_scope(self, nodes: &'s [Arc<NodeObject>]) -> Cluster<'s> {
+        Cluster { scope: Some(nodes), ..self }
+    }
+
+    /// By name.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &'s NodeObject> + use<'s> {
+        let all = self.scope.is_none().then(|| self.snapshot.nodes());
+        let some = self.scope.unwrap_or_default().iter().map(Arc::as_ref);
+        all.into_iter().flatten().chain(some)
+    }
+
+    pub(super) fn node(&self, name: &str) -> Option<&'s NodeObject> {
+        match self.scope {
+            None => self.snapshot.node(name),
+            Some(nodes) => {
+                let at = nodes.binary_search_by(|node| node.name().cmp(name)).ok()?;
+                nodes.get(at).map(Arc::as_ref)
+            }
+        }
+    }
+
+    /// Whether a BGPPeer names a filter at all.
+    pub(super) fn has_filters(&self) -> bool {
+        self.snapshot.bgp_peers().any(|object| !object.spec.filters.is_empty())
     }
 
     pub(super) fn as_number_of(&self, node: &NodeObject) -> Asn {
@@ -79,11 +93,14 @@ impl<'s> Cluster<'s> {
 
     /// The node with this address; of several the first by name.
     pub(super) fn node_at(&self, addr: IpAddr) -> Option<&'s NodeObject> {
-        self.by_address.get(&addr).copied()
+        self.index.node_at(addr)
     }
 
-    pub(super) fn nodes_matching(&self, selector: &Selector) -> impl Iterator<Item = &'s NodeObject> {
-        self.snapshot.nodes().filter(|node| selector.matches(&node.metadata.labels))
+    pub(super) fn nodes_matching<'a>(
+        &self,
+        selector: &'a Selector,
+    ) -> impl Iterator<Item = &'s NodeObject> + use<'s, 'a> {
+        self.nodes().filter(|node| selector.matches(&node.metadata.labels))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Calico leaves the order within a pass to chance, here it is the order of the resources' names.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -31,26 +31,77 @@ struct Remote {
     cluster_id: Option<Ipv4Addr>,
 }
 
-pub(super) struct Derivation<'c, 's> {
+/// A node's peers, and what was seen on the way to them.
+#[derive(Clone, Debug)]
+pub(super) struct Derived {
+    /// By address, then port.
+    pub peers: Vec<Arc<PeerPlan>>,
+    /// By prefix.
+    pub ranges: Vec<RangePlan>,
+    pub warnings: Vec<Warning>,
+}
+
+struct Derivation<'c, 's> {
     cluster: &'c Cluster<'s>,
     own: &'s NodeObject,
     peers: BTreeMap<(IpAddr, u16), PeerPlan>,
     ranges: BTreeMap<Prefix, RangePlan>,
-    warnings: &'c mut Vec<Warning>,
+    warnings: Vec<Warning>,
 }
 
-pub(super) fn peers<'c, 's>(
-    cluster: &'c Cluster<'s>,
-    own: &'s NodeObject,
-    warnings: &'c mut Vec<Warning>,
-) -> (Vec<Arc<PeerPlan>>, Vec<RangePlan>) {
+/// The peers of `own`. What is said of the peers at an address, and warned of them, depends on no other nodes than those
+/// that have it, which `planner` relies on.
+pub(super) fn peers<'s>(cluster: &Cluster<'s>, own: &'s NodeObject) -> Derived {
     let mut derivation =
-        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings };
+        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings: Vec::new() };
     derivation.explicit(PeerKind::Global);
     derivation.explicit(PeerKind::Node);
     derivation.reverse();
     derivation.mesh();
-    (derivation.peers.into_values().map(Arc::new).collect(), derivation.ranges.into_values().collect())
+    Derived {
+        peers: derivation.peers.into_values().map(Arc::new).collect(),
+        ranges: derivation.ranges.into_values().collect(),
+        warnings: derivation.warnings,
+    }
+}
+
+/// Where the peers may be that this node has by a BGPPeer, at most; None: anywhere.
+pub(super) fn leads_to(
+    cluster: &Cluster<'_>,
+    own: &NodeObject,
+    object: &PeerObject,
+) -> Option<BTreeSet<IpAddr>> {
+    let spec = &object.spec;
+    let addresses =
+        |node: &NodeObject| Family::BOTH.map(|family| address(node, family)).into_iter().flatten();
+    let mut reached = BTreeSet::new();
+    reached.extend(spec.peer_ip.map(|peer| peer.addr));
+    if is_local_to(own, object)
+        && let Some(selector) = &spec.peer_selector
+    {
+        reached.extend(cluster.nodes_matching(selector).flat_map(addresses));
+    }
+    let leads_here = match (&spec.peer_selector, spec.peer_ip) {
+        (Some(selector), _) => selector.matches(&own.metadata.labels),
+        (None, Some(peer)) => address(own, Family::of(peer.addr)) == Some(peer.addr),
+        (None, None) => false,
+    };
+    if leads_here {
+        match (&spec.node, &spec.node_selector) {
+            (Some(name), _) => reached.extend(cluster.node(name).into_iter().flat_map(addresses)),
+            (None, Some(selector)) => reached.extend(cluster.nodes_matching(selector).flat_map(addresses)),
+            (None, None) => return None,
+        }
+    }
+    Some(reached)
+}
+
+fn is_local_to(own: &NodeObject, object: &PeerObject) -> bool {
+    match (&object.spec.node, &object.spec.node_selector) {
+        (Some(name), _) => name == own.name(),
+        (None, Some(selector)) => selector.matches(&own.metadata.labels),
+        (None, None) => true,
+    }
 }
 
 impl<'s> Derivation<'_, 's> {
@@ -58,7 +109,7 @@ impl<'s> Derivation<'_, 's> {
     fn explicit(&mut self, kind: PeerKind) {
         for object in self.cluster.snapshot.bgp_peers() {
             let global = object.spec.node.is_none() && object.spec.node_selector.is_none();
-            if global != (kind == PeerKind::Global) || !self.is_local_to(object) {
+            if global != (kind == PeerKind::Global) || !is_local_to(self.own, object) {
                 continue;
             }
             if let Some(range) = &object.spec.extensions.range {
@@ -88,9 +139,9 @@ impl<'s> Derivation<'_, 's> {
             }
             let Some(families) = self.families_leading_here(object) else { continue };
             let others: Vec<&NodeObject> = match (&object.spec.node, &object.spec.node_selector) {
-                (Some(name), _) => self.cluster.snapshot.node(name).into_iter().collect(),
+                (Some(name), _) => self.cluster.node(name).into_iter().collect(),
                 (None, Some(selector)) => self.cluster.nodes_matching(selector).collect(),
-                (None, None) => self.cluster.snapshot.nodes().collect(),
+                (None, None) => self.cluster.nodes().collect(),
             };
             for other in others {
                 for family in families.iter().copied() {
@@ -117,7 +168,7 @@ impl<'s> Derivation<'_, 's> {
         }
         let default = self.cluster.snapshot.bgp_configuration("default").map(|object| &object.spec);
         let extensions = default.map(|spec| spec.mesh.clone()).unwrap_or_default();
-        for other in self.cluster.snapshot.nodes() {
+        for other in self.cluster.nodes() {
             if cluster_id(other).is_some() {
                 continue;
             }
@@ -155,14 +206,6 @@ impl<'s> Derivation<'_, 's> {
                 };
                 self.peers.insert((remote.address, remote.port), peer);
             }
-        }
-    }
-
-    fn is_local_to(&self, object: &PeerObject) -> bool {
-        match (&object.spec.node, &object.spec.node_selector) {
-            (Some(name), _) => name == self.own.name(),
-            (None, Some(selector)) => selector.matches(&self.own.metadata.labels),
-            (None, None) => true,
         }
     }
 

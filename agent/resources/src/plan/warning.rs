@@ -1,13 +1,13 @@
 //! What in the resources will not do what its author may expect, seen from one node.
 
-use std::{collections::BTreeMap, net::IpAddr, net::Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use manx_net::{Asn, Prefix};
 use serde::{Serialize, Serializer};
 
 use super::{
     NodePlan, PeerPlan, PoolPlan, PoolWrite, WhyForwarded,
-    cluster::{Cluster, Family, NodeObject, address, cluster_id},
+    cluster::{Cluster, Family, NodeObject, address},
 };
 use crate::{Key, Kind, Object};
 
@@ -114,9 +114,9 @@ impl Serialize for Warning {
 pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
     nodes(cluster, own, plan, found);
     peers(cluster, own, plan, found);
-    filters(plan, found);
+    filters(cluster, plan, found);
     external(cluster, plan, found);
-    blocks(cluster, own, found);
+    blocks(cluster, found);
     pools(plan, found);
     overlaps(plan, found);
     without_effect(cluster, own, plan, found);
@@ -124,20 +124,19 @@ pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan
 
 fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {
     let has_address = |node: &NodeObject| Family::BOTH.iter().any(|family| address(node, *family).is_some());
-    let others = cluster.snapshot.nodes().filter(|node| node.name() != own.name() && !has_address(node));
-    let others: Vec<String> = others.map(|node| node.name().to_owned()).collect();
+    let others = cluster.index.without_address().iter().filter(|name| *name != own.name());
+    let others: Vec<String> = others.cloned().collect();
     if !others.is_empty() {
         found.push(Warning::OthersWithoutAddress(others));
     }
-    for (address, nodes) in &cluster.shared_addresses {
-        let nodes = nodes.iter().map(|name| (*name).to_owned()).collect();
-        found.push(Warning::SharedAddress { address: *address, nodes });
+    for (address, nodes) in cluster.index.shared_addresses() {
+        found.push(Warning::SharedAddress { address, nodes });
     }
     if !has_address(own) {
         found.push(Warning::NodeWithoutAddress(own.name().to_owned()));
         return;
     }
-    let alone = cluster.snapshot.nodes().all(|node| node.name() == own.name());
+    let alone = cluster.snapshot.nodes().take(2).count() == 1;
     if plan.peers.is_empty() && plan.ranges.is_empty() && !alone {
         let node = own.name().to_owned();
         match plan.cluster_id {
@@ -148,14 +147,14 @@ fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
     }
     // Seen from a node of the mesh: a reflector that the mesh leaves out and that this node has no session with.
     if cluster.mesh && plan.cluster_id.is_none() {
-        let reflectors = cluster.snapshot.nodes().filter_map(|node| Some((node, cluster_id(node)?)));
-        for (node, cluster_id) in reflectors {
-            let reached = plan
-                .peers
-                .iter()
-                .any(|peer| cluster.node_at(peer.address).is_some_and(|at| at.name() == node.name()));
+        for (name, cluster_id) in cluster.index.reflectors() {
+            let Some(node) = cluster.snapshot.node(name) else { continue };
+            let addresses = Family::BOTH.into_iter().filter_map(|family| address(node, family));
+            let reached = addresses
+                .filter(|address| cluster.node_at(*address).is_some_and(|at| at.name() == name))
+                .any(|address| plan.peers_at(address).next().is_some());
             if !reached && has_address(node) {
-                found.push(Warning::ReflectorCutOff { node: node.name().to_owned(), cluster_id });
+                found.push(Warning::ReflectorCutOff { node: name.clone(), cluster_id: *cluster_id });
             }
         }
     }
@@ -171,11 +170,11 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
             found.push(Warning::UnknownNode { resource: resource.clone(), node: node.clone() });
         }
         let Some(peer) = object.spec.peer_ip else { continue };
-        let node = cluster.node_at(peer.addr);
-        let leads_here = node.is_some_and(|node| node.name() == own.name());
-        if !leads_here && !plan.peers.iter().any(|peer| peer.resource == resource) {
+        let leads_here = address(own, Family::of(peer.addr)) == Some(peer.addr);
+        if !leads_here && !plan.peers_at(peer.addr).any(|peer| peer.resource == resource) {
             continue;
         }
+        let node = if leads_here { Some(own) } else { cluster.node_at(peer.addr) };
         if object.spec.as_number.is_none() {
             found.push(Warning::AsAssumed { resource: resource.clone(), assumed: cluster.as_number });
         }
@@ -193,7 +192,10 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
 }
 
 /// Calico skips a missing filter without a word.
-fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
+fn filters(cluster: &Cluster<'_>, plan: &NodePlan, found: &mut Vec<Warning>) {
+    if !cluster.has_filters() {
+        return;
+    }
     for peer in plan.every_peer() {
         for filter in peer.filters.iter().filter(|name| !plan.filters.contains_key(*name)) {
             let (resource, filter) = (peer.resource.clone(), filter.clone());
@@ -205,6 +207,10 @@ fn filters(plan: &NodePlan, found: &mut Vec<Warning>) {
 /// What holds only towards other ASes.
 fn external(cluster: &Cluster<'_>, plan: &NodePlan, found: &mut Vec<Warning>) {
     let own_as = |peer: &PeerPlan| peer.local_as_number.unwrap_or(plan.as_number);
+    let has_roles = cluster.snapshot.bgp_peers().any(|object| object.spec.extensions.local_role.is_some());
+    if !has_roles && !plan.speaker.ebgp_requires_policy {
+        return;
+    }
     for peer in &plan.peers {
         if peer.as_number == own_as(peer) {
             role_within_as(cluster, peer, peer.address.to_string(), found);
@@ -224,11 +230,9 @@ fn external(cluster: &Cluster<'_>, plan: &NodePlan, found: &mut Vec<Warning>) {
 
 fn role_within_as(cluster: &Cluster<'_>, peer: &PeerPlan, whom: String, found: &mut Vec<Warning>) {
     let resource = &peer.resource;
-    let mut objects = cluster
-        .snapshot
-        .bgp_peers()
-        .filter(|object| resource.kind == Kind::BgpPeer && resource.name == object.name());
-    if objects.any(|object| object.spec.extensions.local_role.is_some()) {
+    let object =
+        (resource.kind == Kind::BgpPeer).then(|| cluster.snapshot.bgp_peer(&resource.name)).flatten();
+    if object.is_some_and(|object| object.spec.extensions.local_role.is_some()) {
         found.push(Warning::RoleWithinAs { resource: resource.clone(), whom });
     }
 }
@@ -258,19 +262,9 @@ fn policy(plan: &NodePlan, peer: &PeerPlan, whom: String, found: &mut Vec<Warnin
     }
 }
 
-fn blocks(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
-    let mut owners: BTreeMap<Prefix, Vec<String>> = BTreeMap::new();
-    for affinity in cluster.snapshot.block_affinities().filter(|object| super::is_owned(&object.spec)) {
-        let nodes = owners.entry(affinity.spec.cidr).or_default();
-        if !nodes.contains(&affinity.spec.node) {
-            nodes.push(affinity.spec.node.clone());
-        }
-    }
-    for (block, mut nodes) in owners {
-        if nodes.len() > 1 && nodes.iter().any(|name| name == own.name()) {
-            nodes.sort();
-            found.push(Warning::BlockClaimedTwice { block, nodes });
-        }
+fn blocks(cluster: &Cluster<'_>, found: &mut Vec<Warning>) {
+    for (block, nodes) in cluster.index.contested_blocks() {
+        found.push(Warning::BlockClaimedTwice { block, nodes });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Plans, from the outside: the article's story, and each rule of peering.
 
+mod again;
 mod blackholes;
 mod common;
 mod extensions;
