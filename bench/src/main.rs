@@ -8,6 +8,7 @@ mod daemons;
 mod dataplane;
 mod lab;
 mod measure;
+mod plan;
 mod player;
 mod report;
 mod run;
@@ -44,6 +45,8 @@ enum Command {
     Run(RunArgs),
     /// Measure the dataplane
     Dataplane(dataplane::DataplaneArgs),
+    /// Measure what planning costs among thousands of nodes
+    Plan(plan::PlanArgs),
     /// Be the generator of one scenario
     #[command(hide = true)]
     Play {
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Dataplane(args) => dataplane::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Play { name } => play(&name),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench bgp` and `bench dataplane`: brings the daemons that Manx is compared with, builds the daemon and
+//! `cargo xtask bench bgp`, `bench dataplane` and `bench plan`: brings the daemons that Manx is compared with, builds the daemon and
 //! the benchmark with optimisation, and runs it. What is measured and how stands in `bench/`.
 
 use std::{
@@ -11,10 +11,11 @@ use anyhow::{Context, Result, ensure};
 use clap::{Subcommand, ValueEnum};
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, progress, tree};
+use crate::{build_ebpf, progress, setup, tree};
 
 /// Where a complete run leaves its page.
 const PAGE: &str = "docs/benchmarks/bgp.md";
+const PLAN_PAGE: &str = "docs/benchmarks/plan.md";
 const DATAPLANE_PAGE: &str = "docs/benchmarks/dataplane.md";
 
 /// Measure Manx beside its peers
@@ -32,6 +33,21 @@ enum Subject {
     /// Lookups, packets, connections, sinks and changes, beside the kernel's own. All parts write
     /// docs/benchmarks/dataplane.md; some of them, or --quick, only print
     Dataplane(DataplaneArgs),
+    /// What it costs to plan a node among thousands, and to read ten thousand objects. Writes docs/benchmarks/plan.md
+    Plan(PlanArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct PlanArgs {
+    /// Nodes in each cluster
+    #[arg(long, value_name = "N")]
+    nodes: Option<u16>,
+    /// How often each figure is measured
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    rounds: u16,
+    /// Write the page here
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,7 +126,20 @@ pub fn run(args: Args) -> Result<()> {
     match args.subject {
         Subject::Bgp(args) => bgp(args),
         Subject::Dataplane(args) => dataplane(args),
+        Subject::Plan(args) => plan(args),
     }
+}
+
+fn plan(args: PlanArgs) -> Result<()> {
+    setup::ensure(setup::Need::Tests)?;
+    build_ebpf::ensure()?;
+    build()?;
+    let mut bench = program("plan");
+    bench.args(["--rounds", &args.rounds.to_string()]);
+    if let Some(nodes) = args.nodes {
+        bench.args(["--nodes", &nodes.to_string()]);
+    }
+    finish(bench, args.output, args.nodes.is_none().then_some(PLAN_PAGE))
 }
 
 fn bgp(args: BgpArgs) -> Result<()> {
