@@ -11,7 +11,7 @@ pub struct Modes {
     pub interfaces: Vec<InterfaceMode>,
     /// Rules of the host that keep packets with the stack, each with where it stands and what follows from it.
     pub found: Vec<String>,
-    /// Where the guard is used: what was set in the kernel for it.
+    /// Settings that are for nothing here, and where the guard is used what was set in the kernel for it.
     pub notes: Vec<String>,
 }
 
@@ -39,4 +39,7 @@ pub struct InterfaceMode {
     pub reason: Option<String>,
     /// "Strict", "Loose" or "Off" of a pod's interface; null: an uplink, where it does not apply.
     pub source_check: Option<String>,
+    /// RFC 3339: since when mode and source check are so.
+    #[serde(default)]
+    pub since: Option<String>,
 }

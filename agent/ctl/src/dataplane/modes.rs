@@ -55,7 +55,8 @@ fn interface(interface: &InterfaceMode) -> Option<String> {
     let check = interface.source_check.as_ref().filter(|check| *check != "Strict");
     let check = check.map(|check| format!("source check {check}"));
     let said: Vec<String> = mode.into_iter().chain(check).collect();
-    (!said.is_empty()).then(|| format!("Interface {}: {}", interface.name, said.join(", ")))
+    let since = interface.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+    (!said.is_empty()).then(|| format!("Interface {}: {}{since}", interface.name, said.join(", ")))
 }
 
 #[cfg(test)]
@@ -76,6 +77,7 @@ mod tests {
             mode: mode.map(Into::into),
             reason: mode.map(|_| "Disabled by manx.dev/fastPathInterfaces".into()),
             source_check: check.map(Into::into),
+            since: Some("2026-01-01T00:00:00.000Z".into()),
         };
         let modes = Modes {
             pools: vec![
@@ -106,8 +108,8 @@ q      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z
 r      172.16.0.0/16   guarded   2026-01-01T00:00:00.000Z
   netfilter tracks connections here (table inet calico, chain filter-FORWARD, handle 12): flows that
   it knows and does not translate are fast
-Interface ens33: off (Disabled by manx.dev/fastPathInterfaces)
-Interface cali1: source check Loose
+Interface ens33: off (Disabled by manx.dev/fastPathInterfaces) since 2026-01-01T00:00:00.000Z
+Interface cali1: source check Loose since 2026-01-01T00:00:00.000Z
 Found: table inet t, chain c, handle 2: limit has to see every packet: by the stack, pool q
 Note: nf_conntrack_tcp_be_liberal=1
 

@@ -20,6 +20,11 @@ impl Naming {
         Ok(Naming { uplinks: Regex::new(uplinks)?, pod_prefix: pod_prefix.to_owned() })
     }
 
+    /// The pattern of uplinks' names.
+    pub fn uplinks(&self) -> &str {
+        self.uplinks.as_str()
+    }
+
     /// A pod interface is never an uplink, whatever the pattern says. Nor is one that belongs to another device
     /// (`IFLA_MASTER`): a bridge's port, a bond's or team's link, what an Open vSwitch or a VRF has. The packets are
     /// routed by the device above it, which is the uplink if it matches the pattern; below it they would be

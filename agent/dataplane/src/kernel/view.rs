@@ -182,6 +182,11 @@ impl KernelView {
         self.links.values()
     }
 
+    /// What uplinks are called, as a regular expression.
+    pub fn uplink_pattern(&self) -> &str {
+        self.naming.uplinks()
+    }
+
     pub fn routes(&self) -> &Routes {
         &self.routes
     }

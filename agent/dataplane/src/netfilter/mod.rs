@@ -52,6 +52,9 @@ pub enum Tracking {
     No,
     /// By what.
     Yes(String),
+    /// No rule asks for it, but conntrack has entries: of rules that are gone, or of somebody who tracks without one
+    /// (`act_ct`, Open vSwitch).
+    Entries,
     /// It could not be found out, or says nothing of what is translated, and why.
     Unknown(String),
 }
@@ -250,9 +253,7 @@ impl Reading {
             };
             match (by_rule, &conntrack) {
                 (Some(rule), Some(_)) => Tracking::Yes(rule.clone()),
-                (None, Some(conntrack)) if conntrack.has_entries => {
-                    Tracking::Yes("conntrack has entries, though no rule asks for it".to_owned())
-                }
+                (None, Some(conntrack)) if conntrack.has_entries => Tracking::Entries,
                 // A kernel without conntrack cannot do what a rule says.
                 _ => Tracking::No,
             }

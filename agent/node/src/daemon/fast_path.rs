@@ -4,6 +4,7 @@
 
 mod decide;
 mod earlier;
+mod interfaces;
 mod policy;
 
 use std::{

@@ -119,7 +119,16 @@ pub struct Found {
 impl Choice {
     /// Some packets may be fast.
     pub fn is_on(&self) -> bool {
-        self.whole > Mode::Off && self.pools.iter().any(|pool| pool.mode > Mode::Off)
+        self.whole > Mode::Off && self.has_pools() && self.has_interfaces()
+    }
+
+    fn has_pools(&self) -> bool {
+        self.pools.iter().any(|pool| pool.mode > Mode::Off)
+    }
+
+    /// Packets come by some interface that is not the stack's.
+    fn has_interfaces(&self) -> bool {
+        self.interfaces.iter().any(|interface| interface.mode != Some(Mode::Off))
     }
 }
 
@@ -217,7 +226,8 @@ impl Facts<'_> {
         let mut families = vec![Family::Ipv4, Family::Ipv6];
         families.retain(|family| {
             let mut own = self.pools.iter().filter(|pool| Family::of(pool.prefix) == *family);
-            matches!(self.survey.tracking(*family), Tracking::Yes(_)) && own.any(|pool| self.is_auto(pool))
+            matches!(self.survey.tracking(*family), Tracking::Yes(_) | Tracking::Entries)
+                && own.any(|pool| self.is_auto(pool))
         });
         families
     }
@@ -237,7 +247,9 @@ impl Facts<'_> {
                     Mode::Unguarded,
                     format!("Enabled {by}, past netfilter, which tracks connections here ({rule})"),
                 ),
-                Tracking::No | Tracking::Unknown(_) => (Mode::Unguarded, format!("Enabled {by}")),
+                Tracking::No | Tracking::Entries | Tracking::Unknown(_) => {
+                    (Mode::Unguarded, format!("Enabled {by}"))
+                }
             },
             (FastPathSetting::Auto, _) => self.auto(family),
         };
@@ -245,22 +257,30 @@ impl Facts<'_> {
     }
 
     fn auto(&self, family: Family) -> (Mode, String) {
-        let of = match self.survey.tracking(family) {
+        let fast = "flows that it knows and does not translate are fast";
+        // Unless somebody else than rules tracks, conntrack renews nothing: soon no entry is young enough for the guard.
+        let left = "packets of flows that conntrack does not see now go by the stack. If nothing else than rules tracks \
+                    here, `conntrack -F` and a restart of manxd end that";
+        let (of, then) = match self.survey.tracking(family) {
             Tracking::Unknown(why) => {
                 return (Mode::Off, format!("cannot tell what netfilter does ({why}); Enabled overrides"));
             }
             Tracking::No if !self.tracked_before.contains(&family) => {
                 return (Mode::Unguarded, "netfilter tracks no connections here".to_owned());
             }
-            Tracking::No => {
-                "netfilter tracked connections here before; restart manxd to go without the guard".to_owned()
+            Tracking::No => (
+                "netfilter tracked connections here before, and does so no more".to_owned(),
+                "packets go by the stack; restart manxd to go without the guard",
+            ),
+            Tracking::Entries => {
+                ("no rule tracks connections here, though conntrack has entries still".to_owned(), left)
             }
-            Tracking::Yes(rule) => format!("netfilter tracks connections here ({rule})"),
+            Tracking::Yes(rule) => (format!("netfilter tracks connections here ({rule})"), fast),
         };
         let obstacle = self.no_guard.as_ref().or(self.not_liberal.as_ref());
         match obstacle {
             Some(why) => (Mode::Off, format!("{of}, and {why}; Enabled overrides")),
-            None => (Mode::Guarded, format!("{of}: flows that it knows and does not translate are fast")),
+            None => (Mode::Guarded, format!("{of}: {then}")),
         }
     }
 
@@ -586,8 +606,16 @@ fn close_interfaces(choice: &mut Choice, interfaces: impl Iterator<Item = usize>
     }
 }
 
-/// Of the pools, where the whole is not off.
+/// Of the pools, where the whole is not off; or why no packet gets so far.
 fn summary(choice: &Choice) -> String {
+    if choice.has_pools() && !choice.has_interfaces() {
+        let why: BTreeSet<&str> = choice.interfaces.iter().filter_map(|i| i.reason.as_deref()).collect();
+        let why: Vec<&str> = why.into_iter().collect();
+        return match why.is_empty() {
+            true => "there is no uplink, and no interface of a pod".to_owned(),
+            false => format!("what comes by every interface is the stack's: {}", why.join("; ")),
+        };
+    }
     let mut by_reason: BTreeMap<(Mode, &str), Vec<&str>> = BTreeMap::new();
     for pool in &choice.pools {
         by_reason.entry((pool.mode, &pool.reason)).or_default().push(&pool.name);

@@ -23,6 +23,7 @@ use manx_resources::{self as resources, NodePlan};
 use super::decide::{
     self, Choice, Diversion, Facts, Found, InterfaceChoice, InterfaceFacts, PoolFacts, decide,
 };
+use super::interfaces::{self, Since};
 use crate::{cli::FastPathMode, clock::stamp};
 
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub struct Policy {
     choice: Option<Choice>,
     /// Of each pool.
     since: BTreeMap<(String, Prefix), (Mode, SystemTime)>,
+    interfaces: Since,
+    /// Entries of annotations that are for no interface here, a sentence each.
+    for_none: Vec<String>,
     /// Of pods' interfaces; an uplink's sources are no pod's.
     source_checks: BTreeMap<u32, resources::SourceCheck>,
     /// Families whose connections were tracked, since the start, beside pools that were Auto then.
@@ -67,6 +71,8 @@ impl Policy {
             switches: Err("not looked at yet".to_owned()),
             choice: None,
             since: BTreeMap::new(),
+            interfaces: Since::default(),
+            for_none: Vec::new(),
             source_checks: BTreeMap::new(),
             tracked: BTreeSet::new(),
             conntrack: Liberal::default(),
@@ -187,6 +193,11 @@ impl Policy {
                 choice = decide(&facts(Some(why.clone())));
             }
         }
+        if choice.whole > Mode::Off {
+            let pattern = dataplane.kernel().uplink_pattern();
+            choice.found.extend(interfaces::without_uplink(dataplane.links(), pattern));
+        }
+        self.for_none = interfaces::for_none(&plan.fast_path, dataplane.links());
         let pods = dataplane.links().filter(|link| link.role == Role::Pod);
         self.source_checks =
             pods.map(|link| (link.ifindex, plan.fast_path.source_check(&link.name))).collect();
@@ -254,6 +265,7 @@ impl Policy {
             since.insert(key, before.filter(|(before, _)| *before == mode).unwrap_or((mode, now)));
         }
         self.since = since;
+        self.interfaces.follow(choice, &self.source_checks);
         let found = |found: &Found| (found.key.clone(), found.text.clone());
         let found: BTreeMap<String, String> = choice.found.iter().map(found).collect();
         for (_, text) in found.iter().filter(|(key, _)| !self.said.contains_key(*key)) {
@@ -291,12 +303,19 @@ impl Policy {
             mode: interface.mode.map(|mode| decide::name(mode).to_owned()),
             reason: interface.reason.clone(),
             source_check: self.source_checks.get(&interface.ifindex).map(|check| check.name().to_owned()),
+            since: self.interfaces.of(interface.ifindex).map(stamp),
         });
         api::Modes {
             pools: pools.collect(),
             interfaces: interfaces.collect(),
             found: choice.found.iter().map(|found| found.text.clone()).collect(),
-            notes: self.conntrack.note().into_iter().chain(way_back_note(choice)).collect(),
+            notes: self
+                .for_none
+                .iter()
+                .cloned()
+                .chain(self.conntrack.note())
+                .chain(way_back_note(choice))
+                .collect(),
         }
     }
 }

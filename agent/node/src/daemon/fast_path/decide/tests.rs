@@ -301,6 +301,25 @@ fn what_the_kernel_forwards_has_to_be_known_whatever_the_setting() {
 }
 
 #[test]
+fn where_every_interface_is_the_stacks_nothing_is_on_and_the_sentence_says_why() {
+    let survey = untracked(Rules::default());
+    let mut facts = facts(&survey);
+    for interface in &mut facts.interfaces {
+        interface.setting = Some(FastPathSetting::Disabled);
+    }
+    let choice = decide(&facts);
+    assert!(!choice.is_on());
+    assert_eq!(
+        choice.reason,
+        "what comes by every interface is the stack's: Disabled by manx.dev/fastPathInterfaces"
+    );
+    facts.interfaces.clear();
+    let choice = decide(&facts);
+    assert!(!choice.is_on());
+    assert_eq!(choice.reason, "there is no uplink, and no interface of a pod");
+}
+
+#[test]
 fn an_interface_that_is_disabled_says_so() {
     let survey = untracked(Rules::default());
     let mut facts = facts(&survey);
