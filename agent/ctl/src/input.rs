@@ -3,11 +3,12 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
-use manx_datastore::Manifest;
-use manx_resources::{Collected, Parsed, combine, parse};
+use manx_datastore::{Datastore, Manifest, OpenError};
+use manx_resources::{Collected, Parsed, Problem, Snapshot, combine, parse};
 
 /// As much as a file of a datastore may hold.
 const MAX_INPUT: u64 = 64 << 20;
@@ -23,6 +24,19 @@ struct Text {
     name: String,
     text: String,
     parsed: Parsed,
+}
+
+/// What these files say, or the datastore where there are none, and what is wrong with it.
+pub fn snapshot(
+    paths: &[PathBuf],
+    datastore: &dyn Fn() -> Result<Datastore, OpenError>,
+) -> anyhow::Result<(Arc<Snapshot>, Vec<Problem>)> {
+    if paths.is_empty() {
+        let read = datastore()?.read();
+        return Ok((read.snapshot, read.problems.to_vec()));
+    }
+    let collected = Input::read(paths)?.collect();
+    Ok((collected.snapshot.into(), collected.problems))
 }
 
 impl Input {

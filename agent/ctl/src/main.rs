@@ -13,6 +13,7 @@ mod get;
 mod history;
 mod input;
 mod left_behind;
+mod lint;
 mod node_status;
 mod output;
 mod peer;
@@ -78,6 +79,8 @@ enum Command {
     Dataplane(dataplane::Command),
     /// Show what a node would do with these resources, without a daemon
     Plan(plan::Args),
+    /// Say what is wrong with the resources of the whole cluster: each with what follows, and what to do
+    Lint(lint::Args),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -107,6 +110,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Blackhole(command) => blackhole::run(command, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore),
+        Command::Lint(args) => lint::run(args, &datastore),
     }
 }
 

@@ -8,7 +8,7 @@ use manx_resources::{
     PoolWrite, Problem, RangeAs, RangePlan, Reply, SourceCheck, SpeakerPlan,
 };
 
-use crate::{input::Input, output, table};
+use crate::{input, output, table};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -30,13 +30,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) -> anyhow::Result<ExitCode> {
-    let (snapshot, problems) = if args.filename.is_empty() {
-        let read = datastore()?.read();
-        (read.snapshot, read.problems.to_vec())
-    } else {
-        let collected = Input::read(&args.filename)?.collect();
-        (collected.snapshot.into(), collected.problems)
-    };
+    let (snapshot, problems) = input::snapshot(&args.filename, datastore)?;
     output::problems(&problems);
     if problems.iter().any(Problem::is_error) {
         anyhow::bail!("there is no plan while there are errors");

@@ -545,3 +545,35 @@ fn what_is_wrong_with_a_prefix_is_said_whether_a_daemon_runs_or_not() {
         assert!(stderr.starts_with(&format!("error: --for \"{duration}\"")), "{stderr}");
     }
 }
+
+#[test]
+fn lint_says_what_follows_and_what_to_do_and_ends_in_a_code_for_scripts() {
+    let lab = cluster();
+    assert_eq!(lab.ok(&["lint"]), "0 errors and 0 warnings in 6 resources.\n");
+    // The mesh goes before anything is in its place.
+    lab.ok(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml")]);
+    let run = lab.run(&["lint"]);
+    assert_eq!((run.code, run.stderr.as_str()), (3, ""));
+    assert_eq!(
+        run.stdout,
+        "error: no-peers BGPConfiguration/default\n    \
+         The node-to-node mesh is off and no BGPPeer concerns k8s-master-01, k8s-worker-01,\n    \
+         k8s-worker-02: pods there reach no pod of another node.\n    \
+         Set nodeToNodeMeshEnabled: true, or add a BGPPeer that leads these nodes to reflectors or\n    \
+         switches.\n\n1 error and 0 warnings in 7 resources.\n"
+    );
+    // A single reflector is a warning: it counts where the caller says so.
+    lab.ok(&["apply", "-f", &seed("2.2-node.yaml"), "-f", &seed("2.3-bgppeer.yaml")]);
+    assert!(lab.ok(&["lint"]).starts_with("warning: one-reflector Node/k8s-master-01\n"));
+    assert_eq!(lab.fails(3, &["lint", "--strict"]), "");
+    let found: serde_json::Value = serde_json::from_str(&lab.ok(&["lint", "-o", "json"])).unwrap();
+    assert_eq!(found[0]["rule"], "one-reflector");
+    assert_eq!(found[0]["gravity"], "warning");
+    assert_eq!(found[0]["resources"], serde_json::json!(["Node/k8s-master-01"]));
+    assert_eq!(found[0]["nodes"], serde_json::json!(["k8s-worker-01", "k8s-worker-02"]));
+    // What cannot be read cannot be looked at.
+    let broken = lab.file("broken.yaml", "kind: [");
+    let complaint = lab.fails(1, &["lint", "-f", &broken]);
+    assert!(complaint.contains("broken.yaml:2:1: "), "{complaint}");
+    assert!(complaint.ends_with("error: what has errors cannot be looked at as a whole\n"), "{complaint}");
+}

@@ -9,6 +9,7 @@ mod duration;
 mod emit;
 mod fields;
 mod kind;
+mod lint;
 mod nearest;
 mod plan;
 mod problem;
@@ -21,6 +22,7 @@ mod tree;
 
 pub use emit::to_yaml;
 pub use kind::{Key, Kind};
+pub use lint::{Finding, Gravity, Rule, lint};
 pub use nearest::nearest;
 pub use plan::{
     AddPath, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode,

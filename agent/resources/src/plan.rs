@@ -4,7 +4,7 @@
 
 mod blackholes;
 mod cluster;
-mod derive;
+pub(crate) mod derive;
 mod fast_path;
 mod index;
 mod planner;
@@ -25,9 +25,9 @@ use crate::{
     nearest::nearest,
     spec::{self, AllowedUse, Encapsulation, Interface, IpPool},
 };
-use cluster::{Cluster, NodeObject, cluster_id};
-use derive::Derived;
-use index::Index;
+pub(crate) use cluster::{Cluster, Family, NodeObject, address, cluster_id};
+pub(crate) use derive::Derived;
+pub(crate) use index::{Index, is_owned};
 
 pub use crate::spec::{
     AddPath, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode, RangeAs, Reply, Role,

@@ -194,6 +194,10 @@ impl Snapshot {
         self.bgp_peers.get(name).map(Arc::as_ref)
     }
 
+    pub fn bgp_filters(&self) -> impl Iterator<Item = &Object<spec::BgpFilter>> {
+        self.bgp_filters.values().map(Arc::as_ref)
+    }
+
     pub fn bgp_filter(&self, name: &str) -> Option<&Arc<Object<spec::BgpFilter>>> {
         self.bgp_filters.get(name)
     }

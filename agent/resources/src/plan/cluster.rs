@@ -14,35 +14,35 @@ use crate::{Object, Snapshot, selector::Selector, spec};
 const DEFAULT_PORT: u16 = 179;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 impl Family {
-    pub(super) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+    pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-    pub(super) fn of(addr: IpAddr) -> Family {
+    pub(crate) fn of(addr: IpAddr) -> Family {
         if addr.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 }
 
-pub(super) type NodeObject = Object<spec::Node>;
+pub(crate) type NodeObject = Object<spec::Node>;
 
 #[derive(Debug)]
-pub(super) struct Cluster<'s> {
-    pub(super) snapshot: &'s Snapshot,
-    pub(super) index: &'s Index,
+pub(crate) struct Cluster<'s> {
+    pub(crate) snapshot: &'s Snapshot,
+    pub(crate) index: &'s Index,
     /// Only these nodes are looked at where a rule is for all nodes.
     scope: Option<&'s [Arc<NodeObject>]>,
     /// The AS of nodes that say nothing else.
-    pub(super) as_number: Asn,
-    pub(super) mesh: bool,
+    pub(crate) as_number: Asn,
+    pub(crate) mesh: bool,
     listen_port: u16,
 }
 
 impl<'s> Cluster<'s> {
-    pub(super) fn new(snapshot: &'s Snapshot, index: &'s Index) -> Cluster<'s> {
+    pub(crate) fn new(snapshot: &'s Snapshot, index: &'s Index) -> Cluster<'s> {
         let default = snapshot.bgp_configuration("default").map(|object| &object.spec);
         Cluster {
             snapshot,
@@ -55,18 +55,18 @@ impl<'s> Cluster<'s> {
     }
 
     /// The same cluster, of which rules for all nodes see these alone, sorted by name.
-    pub(super) fn with_scope(self, nodes: &'s [Arc<NodeObject>]) -> Cluster<'s> {
+    pub(crate) fn with_scope(self, nodes: &'s [Arc<NodeObject>]) -> Cluster<'s> {
         Cluster { scope: Some(nodes), ..self }
     }
 
     /// By name.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = &'s NodeObject> + use<'s> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &'s NodeObject> + use<'s> {
         let all = self.scope.is_none().then(|| self.snapshot.nodes());
         let some = self.scope.unwrap_or_default().iter().map(Arc::as_ref);
         all.into_iter().flatten().chain(some)
     }
 
-    pub(super) fn node(&self, name: &str) -> Option<&'s NodeObject> {
+    pub(crate) fn node(&self, name: &str) -> Option<&'s NodeObject> {
         match self.scope {
             None => self.snapshot.node(name),
             Some(nodes) => {
@@ -77,26 +77,26 @@ impl<'s> Cluster<'s> {
     }
 
     /// Whether a BGPPeer names a filter at all.
-    pub(super) fn has_filters(&self) -> bool {
+    pub(crate) fn has_filters(&self) -> bool {
         self.snapshot.bgp_peers().any(|object| !object.spec.filters.is_empty())
     }
 
-    pub(super) fn as_number_of(&self, node: &NodeObject) -> Asn {
+    pub(crate) fn as_number_of(&self, node: &NodeObject) -> Asn {
         bgp(node).and_then(|bgp| bgp.as_number).unwrap_or(self.as_number)
     }
 
     /// The port that a node listens on: its own setting, else the cluster's.
-    pub(super) fn listen_port_of(&self, node: &NodeObject) -> u16 {
+    pub(crate) fn listen_port_of(&self, node: &NodeObject) -> u16 {
         let own = self.snapshot.bgp_configuration(&format!("node.{}", node.name()));
         own.and_then(|object| object.spec.listen_port).unwrap_or(self.listen_port)
     }
 
     /// The node with this address; of several the first by name.
-    pub(super) fn node_at(&self, addr: IpAddr) -> Option<&'s NodeObject> {
+    pub(crate) fn node_at(&self, addr: IpAddr) -> Option<&'s NodeObject> {
         self.index.node_at(addr)
     }
 
-    pub(super) fn nodes_matching<'a>(
+    pub(crate) fn nodes_matching<'a>(
         &self,
         selector: &'a Selector,
     ) -> impl Iterator<Item = &'s NodeObject> + use<'s, 'a> {
@@ -108,13 +108,13 @@ fn bgp(node: &NodeObject) -> Option<&spec::NodeBgp> {
     node.spec.bgp.as_ref()
 }
 
-pub(super) fn address(node: &NodeObject, family: Family) -> Option<IpAddr> {
+pub(crate) fn address(node: &NodeObject, family: Family) -> Option<IpAddr> {
     match family {
         Family::V4 => Some(bgp(node)?.ipv4?.addr.into()),
         Family::V6 => Some(bgp(node)?.ipv6?.addr.into()),
     }
 }
 
-pub(super) fn cluster_id(node: &NodeObject) -> Option<Ipv4Addr> {
+pub(crate) fn cluster_id(node: &NodeObject) -> Option<Ipv4Addr> {
     bgp(node)?.route_reflector_cluster_id
 }

@@ -33,7 +33,7 @@ struct Remote {
 
 /// A node's peers, and what was seen on the way to them.
 #[derive(Clone, Debug)]
-pub(super) struct Derived {
+pub(crate) struct Derived {
     /// By address, then port.
     pub peers: Vec<Arc<PeerPlan>>,
     /// By prefix.
@@ -51,7 +51,7 @@ struct Derivation<'c, 's> {
 
 /// The peers of `own`. What is said of the peers at an address, and warned of them, depends on no other nodes than those
 /// that have it, which `planner` relies on.
-pub(super) fn peers<'s>(cluster: &Cluster<'s>, own: &'s NodeObject) -> Derived {
+pub(crate) fn peers<'s>(cluster: &Cluster<'s>, own: &'s NodeObject) -> Derived {
     let mut derivation =
         Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings: Vec::new() };
     derivation.explicit(PeerKind::Global);

@@ -19,7 +19,7 @@ type AffinityObject = Object<BlockAffinity>;
 
 /// Nodes by what they have, as one of them sees it.
 #[derive(Clone, Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     own: String,
     /// Who has an address, by name.
     by_address: BTreeMap<IpAddr, Few<Arc<NodeObject>>>,
@@ -70,7 +70,7 @@ impl<T> Few<T> {
 
 impl Index {
     /// As the node of this name sees the cluster.
-    pub(super) fn new(snapshot: &Snapshot, own: &str) -> Index {
+    pub(crate) fn new(snapshot: &Snapshot, own: &str) -> Index {
         let mut index = Index {
             own: own.to_owned(),
             by_address: BTreeMap::new(),
@@ -86,7 +86,7 @@ impl Index {
         index
     }
 
-    pub(super) fn add_node(&mut self, node: &Arc<NodeObject>) {
+    pub(crate) fn add_node(&mut self, node: &Arc<NodeObject>) {
         let mut has_address = false;
         for addr in Family::BOTH.into_iter().filter_map(|family| address(node, family)) {
             has_address = true;
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// Undoes [`Index::add_node`].
-    pub(super) fn remove_node(&mut self, node: &NodeObject) {
+    pub(crate) fn remove_node(&mut self, node: &NodeObject) {
         for addr in Family::BOTH.into_iter().filter_map(|family| address(node, family)) {
             let Some(nodes) = self.by_address.get_mut(&addr) else { continue };
             let is_left = nodes.take(|one| one.name() == node.name());
@@ -125,7 +125,7 @@ impl Index {
         self.reflectors.remove(node.name());
     }
 
-    pub(super) fn add_affinity(&mut self, affinity: &AffinityObject) {
+    pub(crate) fn add_affinity(&mut self, affinity: &AffinityObject) {
         if !is_owned(&affinity.spec) {
             return;
         }
@@ -140,7 +140,7 @@ impl Index {
     }
 
     /// Undoes [`Index::add_affinity`].
-    pub(super) fn remove_affinity(&mut self, affinity: &AffinityObject) {
+    pub(crate) fn remove_affinity(&mut self, affinity: &AffinityObject) {
         if !is_owned(&affinity.spec) {
             return;
         }
@@ -168,48 +168,48 @@ impl Index {
     }
 
     /// The node with this address; of several the first by name.
-    pub(super) fn node_at(&self, addr: IpAddr) -> Option<&NodeObject> {
+    pub(crate) fn node_at(&self, addr: IpAddr) -> Option<&NodeObject> {
         self.by_address.get(&addr).map(|nodes| nodes.first.as_ref())
     }
 
     /// All with this address, by name.
-    pub(super) fn nodes_at(&self, addr: IpAddr) -> impl Iterator<Item = &Arc<NodeObject>> {
+    pub(crate) fn nodes_at(&self, addr: IpAddr) -> impl Iterator<Item = &Arc<NodeObject>> {
         self.by_address.get(&addr).into_iter().flat_map(Few::iter)
     }
 
     /// How many addresses all nodes have.
-    pub(super) fn addresses(&self) -> usize {
+    pub(crate) fn addresses(&self) -> usize {
         self.by_address.len()
     }
 
     /// The least address of a node in the prefix.
-    pub(super) fn address_in(&self, prefix: Prefix) -> Option<IpAddr> {
+    pub(crate) fn address_in(&self, prefix: Prefix) -> Option<IpAddr> {
         let (addr, _) = self.by_address.range(prefix.addr()..).next()?;
         prefix.contains(*addr).then_some(*addr)
     }
 
     /// Addresses that more than one node has, with the names of those nodes.
-    pub(super) fn shared_addresses(&self) -> impl Iterator<Item = (IpAddr, Vec<String>)> {
+    pub(crate) fn shared_addresses(&self) -> impl Iterator<Item = (IpAddr, Vec<String>)> {
         self.shared
             .iter()
             .map(|addr| (*addr, self.nodes_at(*addr).map(|node| node.name().to_owned()).collect()))
     }
 
-    pub(super) fn without_address(&self) -> &BTreeSet<String> {
+    pub(crate) fn without_address(&self) -> &BTreeSet<String> {
         &self.without_address
     }
 
-    pub(super) fn reflectors(&self) -> &BTreeMap<String, Ipv4Addr> {
+    pub(crate) fn reflectors(&self) -> &BTreeMap<String, Ipv4Addr> {
         &self.reflectors
     }
 
     /// The blocks that the node owns whose view this is.
-    pub(super) fn own_blocks(&self) -> &BTreeSet<Prefix> {
+    pub(crate) fn own_blocks(&self) -> &BTreeSet<Prefix> {
         &self.own_blocks
     }
 
     /// The node's own blocks that others claim too, with the names of all who do.
-    pub(super) fn contested_blocks(&self) -> impl Iterator<Item = (Prefix, Vec<String>)> {
+    pub(crate) fn contested_blocks(&self) -> impl Iterator<Item = (Prefix, Vec<String>)> {
         self.claimed_by_several.intersection(&self.own_blocks).map(|block| {
             let mut nodes: Vec<String> =
                 self.claims.get(block).into_iter().flat_map(Few::iter).cloned().collect();
@@ -220,6 +220,6 @@ impl Index {
 }
 
 /// A block whose claim is still pending, or is being given up, is nobody's.
-fn is_owned(affinity: &BlockAffinity) -> bool {
+pub(crate) fn is_owned(affinity: &BlockAffinity) -> bool {
     affinity.host && !affinity.deleted && affinity.state == AffinityState::Confirmed
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use manx_resources::{Kind, Planner, Snapshot, collect, plan};
+use manx_resources::{Kind, Planner, Snapshot, collect, lint, plan};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 fn document(kind: &str, name: &str, metadata: &str, spec: &str) -> String {
@@ -182,6 +182,7 @@ proptest! {
                 }
             }
             let now = Arc::new(snapshot.clone());
+            prop_assert_eq!(lint(&now), lint(&now));
             // Some nodes hear of several changes at once.
             for (name, planner) in planners.iter_mut().step_by(if *all_ask { 1 } else { 2 }) {
                 let planned = planner.plan(&now).map(|plan| (*plan).clone());
