@@ -193,7 +193,14 @@ fn a_map_that_is_full_is_said_everywhere_and_its_routes_are_the_kernels() -> Res
     let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));
     eventually("it is said", SOON, || {
         let status = kw01.dataplane()?;
-        ensure!(status.failures.iter().any(|failure| failure.contains("the map is full")), "{status:?}");
+        ensure!(
+            status
+                .failures
+                .iter()
+                .any(|failure| failure
+                    .contains("the map ROUTES4 is full; raise its size (--map-size routes4=")),
+            "{status:?}"
+        );
         let map = status.maps.iter().find(|map| map.name == "ROUTES4").context("no ROUTES4")?;
         ensure!(map.max_entries == 3 && map.entries <= 3 && map.bytes > 0, "{map:?}");
         let warnings = kw01.status()?.warnings;

@@ -130,6 +130,15 @@ fn a_foreign_route_is_left_alone_and_named_and_ours_follows_when_it_goes() -> Re
     })?;
     // RTPROT_STATIC, linux/rtnetlink.h.
     ensure!(reason.contains("protocol 4"), "{reason}");
+    // What the kernel has is shown, though it is not ours, and also where nothing of ours was to be.
+    let theirs = "via 192.168.80.121 dev ens33 (not ours)";
+    let shown = kw01.host.sh("manxctl routes")?;
+    for prefix in ["172.16.118.64/26", "172.16.118.70/32"] {
+        let line = shown.lines().find(|line| line.starts_with(prefix)).with_context(|| shown.clone())?;
+        ensure!(line.contains(theirs), "{line}");
+    }
+    let shown = kw01.host.sh("manxctl explain 172.16.118.64/26")?;
+    ensure!(shown.contains(&format!("Kernel:   {theirs}")), "{shown}");
     assert_eq!(foreign(&cluster)?, before);
 
     kw01.host.sh("ip route del 172.16.118.64/26 proto static")?;

@@ -35,8 +35,8 @@ struct Outcome {
 }
 
 impl Scene {
-    fn new() -> Result<Scene> {
-        let pair = Pair::open(&[])?;
+    fn new(flags: &[&'static str]) -> Result<Scene> {
+        let pair = Pair::open(flags)?;
         let second = pair.second_pod()?;
         for address in Scene::forged() {
             let how = if address.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
@@ -138,7 +138,7 @@ impl Scene {
 
 #[test]
 fn forged_sources_and_neighbours_are_dropped_as_the_annotation_says_in_both_families() -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = Scene::new(&[])?;
     let strict = Outcome { arrived: [false; 3], spoofed: 3, forged_neighbour: 2 };
     assert_eq!(scene.try_all()?, strict, "strict without a word");
     // The neighbours' addresses have routes too.
@@ -154,4 +154,22 @@ fn forged_sources_and_neighbours_are_dropped_as_the_annotation_says_in_both_fami
         ping(&scene.pair.neighbour, address)?;
     }
     Ok(())
+}
+
+/// The pod hears nothing of it, and nobody looks at counters of whom he does not suspect.
+#[test]
+fn what_was_dropped_for_its_source_is_in_the_log_once_a_period_with_the_interface() -> Result<()> {
+    let scene = Scene::new(&["--audit-interval", "2"])?;
+    let node = &scene.pair.here;
+    let interface = scene.pair.neighbour.interface();
+    ensure!(!node.log_text()?.contains("dropped in the last"), "{}", node.log_text()?);
+    scene.try_all()?;
+    eventually("it is said", SOON, || {
+        let log = node.log_text()?;
+        let said = log.lines().filter(|line| line.contains("dropped in the last 2 s: "));
+        let said: Vec<_> = said.collect();
+        ensure!(!said.is_empty() && said.len() <= 2, "{said:?}");
+        ensure!(said.iter().all(|line| line.contains(&format!("interface=\"{interface}\""))), "{said:?}");
+        Ok(())
+    })
 }

@@ -119,7 +119,13 @@ pub struct CounterRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counter {
-    /// The verdict's name, such as `redirect_peer` or `pass_ttl`.
+    /// The verdict's name, such as `redirected_peer` or `ttl_expiring`.
     pub verdict: String,
     pub packets: u64,
+    /// What became of the packets: "carried", "dropped", "to the stack".
+    #[serde(default)]
+    pub became: String,
+    /// A sentence.
+    #[serde(default)]
+    pub meaning: String,
 }

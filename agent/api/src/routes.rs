@@ -27,7 +27,8 @@ pub struct RouteRow {
     pub bgp: Option<BgpRoute>,
     /// Our route in the kernel.
     pub fib: Option<FibRoute>,
-    /// Somebody else's route in the kernel on which ours is built: the host route to a pod.
+    /// Somebody else's route in the kernel: the host route to a pod, an address of the host, or what stands where ours
+    /// would.
     pub theirs: Option<String>,
     pub map: Option<MapRoute>,
     /// Every sink has what the table wants of it.

@@ -11,7 +11,7 @@ use manx_api::{
 };
 use manx_net::Prefix;
 
-use crate::{client, output, table};
+use crate::{client, dataplane::units, output, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -209,7 +209,7 @@ fn row(row: &BlackholeRow) -> Vec<String> {
         row.seconds_left.map_or_else(|| "-".into(), left),
         reply(row.cause.reply).into(),
         number(row.packets),
-        number(row.bytes),
+        row.bytes.map_or_else(|| "-".into(), units::bytes),
         yes(row.in_kernel),
         row.in_map.map_or_else(|| "-".into(), yes),
         notes.join("; "),
@@ -332,7 +332,7 @@ mod tests {
                 "1h59m",
                 "drop",
                 "12",
-                "720",
+                "720 B",
                 "no",
                 "yes",
                 "scan; a pod has it"

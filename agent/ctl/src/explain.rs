@@ -3,6 +3,7 @@
 
 use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
+use anyhow::anyhow;
 use manx_api::{Explanation, PathRow, SentPathRow, SentRow, path};
 use manx_net::Prefix;
 
@@ -25,7 +26,7 @@ pub struct Args {
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
     // What is wrong with it is wrong whoever answers.
     if args.prefix.parse::<IpAddr>().is_err() {
-        args.prefix.parse::<Prefix>()?;
+        args.prefix.parse::<Prefix>().map_err(|error| anyhow!(output::no_prefix_or_address(&error)))?;
     }
     let query = format!("{}?prefix={}", path::EXPLAIN, client::escaped(&args.prefix));
     let explanation: Explanation = client::ask(socket, &query)?;
@@ -52,9 +53,10 @@ fn render(explanation: &Explanation) -> String {
     }
     if let Some(route) = &explanation.route {
         let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
-        let kernel = route.fib.as_ref().map(|fib| fib.text.as_str()).or(route.theirs.as_deref());
+        let theirs = || Some(format!("{} (not ours)", route.theirs.as_ref()?));
+        let kernel = route.fib.as_ref().map(|fib| fib.text.clone()).or_else(theirs);
         let _ = writeln!(out, "\nWanted:   {}", or_dash(route.wanted.as_deref()));
-        let _ = writeln!(out, "Kernel:   {}", or_dash(kernel));
+        let _ = writeln!(out, "Kernel:   {}", or_dash(kernel.as_deref()));
         let _ = writeln!(out, "eBPF map: {}", or_dash(route.map.as_ref().map(|map| map.text.as_str())));
         if let Some(cause) = &route.blackhole {
             let _ = writeln!(out, "Asked by: {}", blackhole::because(cause));

@@ -44,7 +44,7 @@ pub struct RunArgs {
     pub uplink: Option<String>,
 
     /// How the names of the pods' host-side interfaces begin
-    #[arg(long, env = "MANX_POD_INTERFACE_PREFIX", value_name = "TEXT", default_value = "cali")]
+    #[arg(long, env = "MANX_POD_INTERFACE_PREFIX", value_name = "TEXT", default_value = "cali", value_parser = name_prefix)]
     pub pod_interface_prefix: String,
 
     /// off: speak BGP only, write no routes and load no programs; for a reflector that carries no pods
@@ -94,6 +94,14 @@ pub struct RunArgs {
 impl RunArgs {
     pub fn audit_interval(&self) -> Duration {
         Duration::from_secs(self.audit_interval.into())
+    }
+}
+
+/// Names of interfaces have at most 15 octets (`IFNAMSIZ`), of which the prefix leaves one at least.
+fn name_prefix(text: &str) -> Result<String, String> {
+    match text.len() {
+        0..=14 => Ok(text.to_owned()),
+        _ => Err(String::from("the name of an interface has at most 15 octets, so none begins so")),
     }
 }
 

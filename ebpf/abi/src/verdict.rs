@@ -44,12 +44,23 @@ pub enum Disposition {
     Passed,
 }
 
+impl Disposition {
+    /// As `manxctl dataplane counters` prints it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Disposition::Redirected => "carried",
+            Disposition::Dropped => "dropped",
+            Disposition::Passed => "to the stack",
+        }
+    }
+}
+
 macro_rules! verdicts {
-    ($($(#[$doc:meta])* $variant:ident $field:ident $disposition:ident,)+) => {
+    ($(#[doc = $meaning:literal] $variant:ident $field:ident $disposition:ident,)+) => {
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Verdict {
-            $($(#[$doc])* $variant,)+
+            $(#[doc = $meaning] $variant,)+
         }
 
         /// Every verdict, in the order of [`Counts`].
@@ -59,6 +70,13 @@ macro_rules! verdicts {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Verdict::$variant => stringify!($field),)+
+                }
+            }
+
+            /// What it means, in a sentence for whoever reads the counters.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Verdict::$variant => $meaning.trim_ascii(),)+
                 }
             }
 
@@ -201,6 +219,14 @@ mod tests {
             assert_eq!(Counts::from_words(words).get(*verdict), 5, "{}", verdict.name());
         }
         assert_eq!(size_of::<Counts>(), 8 * VERDICTS.len());
+    }
+
+    #[test]
+    fn every_verdict_has_a_sentence() {
+        for verdict in VERDICTS {
+            let meaning = verdict.meaning();
+            assert!(meaning.len() > 10 && meaning.ends_with('.') && !meaning.starts_with(' '), "{meaning}");
+        }
     }
 
     #[test]

@@ -115,6 +115,13 @@ fn an_order_stands_over_a_pod_of_the_node_and_of_a_block_only_where_no_pod_is() 
     kw01.host.sh(&format!("manxctl blackhole delete {victim}"))?;
     eventually("the pod is reached again", SOON, || ping(far, victim))?;
 
+    // What a peer announces is not cut off without a word.
+    let said = kw01.host.sh("manxctl blackhole add 172.16.118.64/26")?;
+    let warned =
+        "172.16.118.64/26 is a route that 192.168.80.125 announces, by way of 192.168.80.125: as long as";
+    ensure!(said.contains(warned), "{said}");
+    kw01.host.sh("manxctl blackhole delete 172.16.118.64/26")?;
+
     let said = kw01.host.sh("manxctl blackhole add 172.16.36.192/26")?;
     ensure!(
         said.contains("what has a longer route is reached still") && said.contains(&victim.to_string()),
@@ -238,6 +245,7 @@ fn what_would_cut_the_node_off_or_cannot_be_is_refused_with_the_reason() -> Resu
         ("10.96.0.10", "the service prefix 10.96.0.0/12 overlaps it"),
         ("10.0.0.0/8 --yes", "the programs act before netfilter translates"),
         ("127.0.0.1", "loopback"),
+        ("::ffff:198.51.100.1", "write the address as IPv4's"),
         ("172.16.36.193/26", "the network is 172.16.36.192/26"),
         ("198.51.100.1 --for 0s", "a second at least"),
         ("198.51.100.1 192.168.80.125", "192.168.80.125, a BGP peer"),

@@ -19,8 +19,8 @@ Examples:
   manxctl dataplane counters --by prefix | head -20
   manxctl dataplane counters --by nexthop -o json
 
-Verdicts: redirected_* were carried by the programs, passed_* were left to the stack and say why, and what was dropped \
-is a blackhole, a spoofed source or a malformed header.")]
+Each packet is counted once by each program that it meets: as carried past the stack, as dropped, or as left to the \
+stack; --all lists every reason there is, with what it means.")]
 pub struct Args {
     /// By what to sum packets
     #[arg(long, value_enum, default_value_t = By::Reason)]
@@ -92,9 +92,12 @@ fn print(args: &Args, answer: &impl Serialize, text: impl Fn() -> String) -> any
 
 const NONE_YET: &str = "No packet has met a program yet.\n";
 
-fn verdicts(verdicts: &[Counter], all: bool) -> impl Iterator<Item = [String; 2]> {
+fn verdicts(verdicts: &[Counter], all: bool) -> impl Iterator<Item = [String; 4]> {
     let shown = verdicts.iter().filter(move |verdict| all || verdict.packets > 0);
-    shown.map(|verdict| [verdict.verdict.clone(), verdict.packets.to_string()])
+    shown.map(|verdict| {
+        let packets = verdict.packets.to_string();
+        [verdict.verdict.clone(), packets, verdict.became.clone(), verdict.meaning.clone()]
+    })
 }
 
 fn render(counters: &Counters, all: bool) -> String {
@@ -102,13 +105,13 @@ fn render(counters: &Counters, all: bool) -> String {
         .rows
         .iter()
         .flat_map(|row| {
-            verdicts(&row.verdicts, all).map(|[verdict, packets]| vec![row.program.clone(), verdict, packets])
+            verdicts(&row.verdicts, all).map(|cells| [vec![row.program.clone()], cells.to_vec()].concat())
         })
         .collect();
     if rows.is_empty() {
         return NONE_YET.into();
     }
-    table::columns(&["PROGRAM", "VERDICT", "PACKETS"], &rows)
+    table::columns(&["PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
 }
 
 fn render_interfaces(counters: &Counters, all: bool) -> String {
@@ -117,13 +120,13 @@ fn render_interfaces(counters: &Counters, all: bool) -> String {
         .iter()
         .flat_map(|row| {
             verdicts(&row.verdicts, all)
-                .map(|[verdict, packets]| vec![row.interface.clone(), row.program.clone(), verdict, packets])
+                .map(|cells| [vec![row.interface.clone(), row.program.clone()], cells.to_vec()].concat())
         })
         .collect();
     if rows.is_empty() {
         return NONE_YET.into();
     }
-    table::columns(&["INTERFACE", "PROGRAM", "VERDICT", "PACKETS"], &rows)
+    table::columns(&["INTERFACE", "PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
 }
 
 fn render_tallies(rows: &[NamedTally], heading: &str) -> String {
@@ -157,7 +160,12 @@ mod tests {
     use super::*;
 
     fn counters() -> Counters {
-        let verdict = |verdict: &str, packets| Counter { verdict: verdict.into(), packets };
+        let verdict = |verdict: &str, packets| Counter {
+            verdict: verdict.into(),
+            packets,
+            became: "carried".into(),
+            meaning: "Out of an interface, to a next hop.".into(),
+        };
         let verdicts = || vec![verdict("redirected_neigh", 7), verdict("spoofed", 0)];
         Counters {
             node: "kw01".into(),

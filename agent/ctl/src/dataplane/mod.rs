@@ -6,7 +6,7 @@ mod modes;
 mod routes;
 mod status;
 mod top;
-mod units;
+pub(crate) mod units;
 
 use std::{path::Path, process::ExitCode};
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, net::IpAddr, path::Path, process::ExitCode};
 
-use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, SilentNextHop, path};
+use manx_api::{DataplaneStatus, InterfaceStatus, MapStatus, Repair, RepairKind, SilentNextHop, path};
 
 use super::{audit, modes, units};
 use crate::{client, output, table};
@@ -118,10 +118,13 @@ fn repairs(status: &DataplaneStatus, out: &mut String) {
         .iter()
         .map(|count| format!("{} × {}", count.count, count.kind.text()))
         .collect();
+    let is_displaced = status.repairs_by_kind.iter().any(|count| count.kind == RepairKind::RouteDisplaced);
     let _ = writeln!(
         out,
-        "\nOthers changed what is ours {} times since manxd started, and it was put right: {}. The last:",
+        "\nOthers changed what is ours {} times since manxd started, and it was put right{}: {}. The last:",
         status.repairs,
+        // Nobody's route is overwritten.
+        if is_displaced { " (a displaced route as soon as the other is gone)" } else { "" },
         kinds.join(", ")
     );
     let row = |repair: &Repair| {
@@ -134,7 +137,7 @@ fn repairs(status: &DataplaneStatus, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use manx_api::{FastPath, ProgramLink, RepairCount, RepairKind};
+    use manx_api::{FastPath, ProgramLink, RepairCount};
 
     use super::*;
 
@@ -202,6 +205,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_route_that_others_displaced_is_not_said_to_be_back_before_it_is() {
+        assert!(render(&status()).contains("and it was put right: 2 × route deleted"));
+        let mut displaced = status();
+        displaced.repairs_by_kind[0].kind = RepairKind::RouteDisplaced;
+        let text = render(&displaced);
+        assert!(text.contains("put right (a displaced route as soon as the other is gone): 2 ×"), "{text}");
     }
 
     #[test]

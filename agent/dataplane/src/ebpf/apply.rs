@@ -209,7 +209,7 @@ impl Held {
             let mut rest = pending.split_off(done.min(pending.len())).into_iter();
             // What needs room of its own finds none any more either, so it is not asked for; what is there already can be
             // overwritten.
-            let full = refusal == Refusal::MapFull;
+            let full = matches!(refusal, Refusal::MapFull(_));
             let mut refused: Vec<Pending<'_>> = rest.next().into_iter().collect();
             let (new, mut known): (Vec<_>, Vec<_>) =
                 rest.partition(|pending| full && self.entries.get(pending.route.prefix).is_none());
@@ -341,7 +341,7 @@ impl Held {
             }
             let route = desired.clone();
             written += self.upsert(maps, &[&route], &Moves::new(), now, interface)?;
-            if self.refusal(prefix) == Some(&Refusal::MapFull) {
+            if matches!(self.refusal(prefix), Some(Refusal::MapFull(_))) {
                 full.insert(prefix.is_v4());
             }
         }

@@ -117,13 +117,16 @@ impl Maps {
         let is_v4 = routes.first().is_none_or(|(prefix, _)| prefix.is_v4());
         let keys4 = || routes.iter().filter_map(|(prefix, _)| key4(*prefix)).collect::<Vec<_>>();
         let keys6 = || routes.iter().filter_map(|(prefix, _)| key6(*prefix)).collect::<Vec<_>>();
-        let written = if is_v4 {
-            self.fd(map::ROUTES4).map(|fd| syscall::update(fd, &keys4(), &values))
-        } else {
-            self.fd(map::ROUTES6).map(|fd| syscall::update(fd, &keys6(), &values))
-        };
+        let name = if is_v4 { map::ROUTES4 } else { map::ROUTES6 };
+        let written = self.fd(name).map(|fd| {
+            if is_v4 {
+                syscall::update(fd, &keys4(), &values)
+            } else {
+                syscall::update(fd, &keys6(), &values)
+            }
+        });
         match written {
-            Ok((done, error)) => (done, error.map(refusal)),
+            Ok((done, error)) => (done, error.map(|error| refusal(name, error))),
             Err(error) => (0, Some(Refusal::Kernel(error.to_string()))),
         }
     }
@@ -355,9 +358,9 @@ fn key6(prefix: Prefix) -> Option<[u8; 20]> {
     Some(key)
 }
 
-fn refusal(error: io::Error) -> Refusal {
+fn refusal(map: &'static str, error: io::Error) -> Refusal {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::E2BIG) => Refusal::MapFull,
+        Some(libc::ENOSPC | libc::E2BIG) => Refusal::MapFull(map),
         _ => Refusal::Kernel(error.to_string()),
     }
 }

@@ -65,7 +65,9 @@ impl Sizes {
         for part in text.split(',').filter(|part| !part.trim().is_empty()) {
             let syntax = || BadSize::Syntax(part.to_owned());
             let (name, entries) = part.split_once('=').ok_or_else(syntax)?;
-            let (name, entries) = (name.trim(), entries.trim().parse::<u32>().map_err(|_| syntax())?);
+            // A number that is too large is no slip in the syntax.
+            let (name, entries) = (name.trim(), entries.trim().parse::<u64>().map_err(|_| syntax())?);
+            let entries = u32::try_from(entries).unwrap_or(u32::MAX);
             let (field, possible, is_possible) = match name {
                 "routes4" => (&mut self.routes4, "1 to 67108864", entries > 0),
                 "routes6" => (&mut self.routes6, "1 to 67108864", entries > 0),
@@ -131,5 +133,6 @@ mod tests {
             "interfaces=100 is not possible; a power of two from 16 to 65536"
         );
         assert_eq!(error("routes6=0"), "routes6=0 is not possible; 1 to 67108864");
+        assert!(error("words=99999999999").ends_with("is not possible; 1024 to 67108864"));
     }
 }

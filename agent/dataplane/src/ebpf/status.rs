@@ -42,8 +42,9 @@ pub struct Refused {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the map is full; raise its size (--map-size)")]
-    MapFull,
+    /// The map's name.
+    #[error("the map {0} is full; raise its size (--map-size {name}=...)", name = .0.to_lowercase())]
+    MapFull(&'static str),
     #[error("no free next-hop id")]
     NoNextHopId,
     #[error("no free next-hop group")]

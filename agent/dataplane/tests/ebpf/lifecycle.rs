@@ -336,7 +336,10 @@ fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
         let late = via("172.16.3.0/26", "192.168.80.4");
         let applied = sink.apply(std::slice::from_ref(&late), &[]).unwrap();
         assert_eq!(applied.refused.len(), 1);
-        assert_eq!((applied.refused[0].prefix, &applied.refused[0].reason), (late.prefix, &Refusal::MapFull));
+        let full = Refusal::MapFull("ROUTES4");
+        assert_eq!((applied.refused[0].prefix, &applied.refused[0].reason), (late.prefix, &full));
+        let said = "the map ROUTES4 is full; raise its size (--map-size routes4=...)";
+        assert_eq!(full.to_string(), said);
         // Or its packets would go to 192.168.80.1.
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()), "{:?}", held(&sink));
         assert_eq!(sink.expected(&wide).action, Action::Pass);
@@ -344,11 +347,11 @@ fn a_full_map_leaves_what_it_cannot_hold_to_the_stack_and_recovers() {
         assert_eq!(sink.apply(std::slice::from_ref(&wide), &[]).unwrap().refused, [], "that was told");
         assert!(held(&sink).contains(&"172.16.0.0/16 Pass".into()));
         assert_eq!(sink.apply(std::slice::from_ref(&late), &[]).unwrap().refused, [], "that too");
-        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &Refusal::MapFull)]);
+        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &full)]);
         // And an audit reads everything anew.
         let all = [wide.clone(), a.clone(), b.clone(), late.clone()];
         assert_eq!(sink.reconcile(&all).unwrap().refused, [], "that still");
-        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &Refusal::MapFull)]);
+        assert_eq!(sink.refused().collect::<Vec<_>>(), [(late.prefix, &full)]);
 
         let applied = sink.apply(&[], &[a.prefix]).unwrap();
         assert_eq!((applied.refused, sink.refused().count(), sink.refusal(late.prefix)), (vec![], 0, None));

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use manx_api::{self as api, AskedBy, BlackholeCause, BlackholeReply};
+use manx_bgp::PathSource;
 use manx_dataplane::{
     NotWritten,
     ebpf::Tally,
@@ -181,6 +182,7 @@ impl Daemon {
             self.dataplane.set_ordered_blackhole(prefix, Some(reply_of(reply)));
         }
         self.save_blackholes();
+        notes.extend(prefixes.iter().filter_map(|prefix| self.over_route(*prefix)));
         notes.extend(prefixes.iter().filter_map(|prefix| self.longer_routes(*prefix)));
         notes.extend(self.blackholes.warnings().cloned());
         answers::json(&api::BlackholesOrdered {
@@ -351,6 +353,18 @@ impl Daemon {
         })
     }
 
+    /// That the prefix is what a peer announces: all of it is cut off, and not only what nobody has.
+    fn over_route(&self, prefix: Prefix) -> Option<String> {
+        let best = self.speaker.as_ref()?.best(prefix)?.best;
+        let PathSource::Peer(peer) = best.source else { return None };
+        let hop = best.next_hop.map(|hop| format!(", by way of {}", hop.address)).unwrap_or_default();
+        Some(format!(
+            "{prefix} is a route that {} announces{hop}: as long as this stands nothing in it is reached from or through \
+             this node",
+            peer.address
+        ))
+    }
+
     /// That what is inside has routes of its own, which win.
     fn longer_routes(&self, prefix: Prefix) -> Option<String> {
         let inside = self.dataplane.prefixes_after(Some(prefix)).take(LOOKED_AT);
@@ -498,6 +512,9 @@ fn senseless(prefix: Prefix) -> Option<&'static str> {
     }
     if inside(&["127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10"]) {
         return Some("loopback and link-local addresses are not routed, and nothing is dropped there");
+    }
+    if inside(&["::ffff:0:0/96"]) {
+        return Some("IPv4 addresses in IPv6's notation are not routed; write the address as IPv4's");
     }
     inside(&["224.0.0.0/3", "ff00::/8"]).then_some(
         "multicast, broadcast and reserved addresses are the kernel's own, and nothing is dropped there",

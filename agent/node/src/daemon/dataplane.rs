@@ -113,8 +113,8 @@ impl Daemon {
         }
         alarms.extend(reasons.into_iter().map(|(reason, count)| {
             format!(
-                "{} not in the eBPF maps, and the kernel forwards to them: {reason} (--map-size; `manxctl dataplane \
-                 status` shows the fill)",
+                "{} not in the eBPF maps, and the kernel forwards to them: {reason} (`manxctl dataplane status` shows \
+                 the fill)",
                 routes_are(count)
             )
         }));
@@ -178,8 +178,13 @@ impl Daemon {
         let names = self.interface_names();
         let verdicts = |counts: &Counts| -> Vec<api::Counter> {
             let all = manx_abi::VERDICTS.iter();
-            all.map(|verdict| api::Counter { verdict: verdict.name().into(), packets: counts.get(*verdict) })
-                .collect()
+            all.map(|verdict| api::Counter {
+                verdict: verdict.name().into(),
+                packets: counts.get(*verdict),
+                became: verdict.disposition().name().into(),
+                meaning: verdict.meaning().into(),
+            })
+            .collect()
         };
         let row = |program: &Program| api::CounterRow {
             program: program.name().into(),

@@ -4,6 +4,7 @@
 
 mod decide;
 mod earlier;
+mod forged;
 mod interfaces;
 mod policy;
 
@@ -11,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     path::Path,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use manx_abi::Verdict;
@@ -30,7 +31,10 @@ use manx_dataplane::{
 use manx_net::Prefix;
 use manx_resources::NodePlan;
 
-use self::policy::Policy;
+use self::{
+    forged::{Dropped, Forged},
+    policy::Policy,
+};
 use crate::{cli::FastPathMode, clock::stamp};
 
 /// Log lines about routes that the maps refused, for one change.
@@ -54,6 +58,7 @@ pub struct FastPath {
     silent: BTreeMap<NextHop, SystemTime>,
     /// There are routes that the maps could not take.
     has_refused: bool,
+    forged: Forged,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +101,11 @@ impl FastPath {
     }
 
     fn with(mode: FastPathMode, sink: Result<EbpfSink, String>, ready: bool) -> FastPath {
+        let mut forged = Forged::default();
+        if let Some(counters) = sink.as_ref().ok().and_then(|sink| sink.counters().ok()) {
+            // What an earlier run has seen is not news.
+            forged.look(&counters);
+        }
         FastPath {
             policy: Policy::new(mode),
             sink,
@@ -106,6 +116,7 @@ impl FastPath {
             noted: None,
             silent: BTreeMap::new(),
             has_refused: false,
+            forged,
         }
     }
 
@@ -486,6 +497,29 @@ impl FastPath {
         match &mut self.sink {
             Ok(sink) => sink.pulse(),
             Err(_) => Ok(()),
+        }
+    }
+
+    /// Says what was dropped in the last `period` because pods sent it in others' names.
+    pub fn say_forged(&mut self, period: Duration) {
+        let Ok(sink) = &self.sink else { return };
+        // Where they cannot be read now they are the next time.
+        let Ok(counters) = sink.counters() else { return };
+        let dropped = self.forged.look(&counters);
+        for (ifindex, Dropped { sources, neighbours }) in dropped.iter().take(REFUSALS_AT_ONCE) {
+            let name = self.links.get(ifindex).map_or("?", |link| link.name.as_str());
+            tracing::warn!(
+                interface = name,
+                "dropped in the last {} s: {sources} packets from addresses whose routes do not lead to this pod, and \
+                 {neighbours} messages of ARP or neighbour discovery for such; route them to it if they are its own, or \
+                 loosen manx.dev/sourceCheckInterfaces",
+                period.as_secs()
+            );
+        }
+        if let Some(more @ 1..) = dropped.len().checked_sub(REFUSALS_AT_ONCE) {
+            tracing::warn!(
+                "so it was on {more} more interfaces; `manxctl dataplane counters --by interface` names them"
+            );
         }
     }
 

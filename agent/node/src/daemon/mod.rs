@@ -347,6 +347,7 @@ impl Daemon {
         }
         if instant >= self.next_audit {
             self.next_audit = instant + self.args.audit_interval();
+            self.fast_path.say_forged(self.args.audit_interval());
             self.start_audit();
         }
         self.drain_outputs();

@@ -12,8 +12,8 @@ use manx_bgp::{PathSource, view};
 use manx_dataplane::{
     ebpf::EbpfSink,
     fib::{FibRoute, FibState},
-    kernel::{Leg, RouteKind},
-    route::{Action, BlackholeKind},
+    kernel::{Leg, RouteKind, TABLE_LOCAL},
+    route::{Action, BlackholeKind, Route},
 };
 use manx_net::Prefix;
 
@@ -98,10 +98,21 @@ impl Daemon {
                 protocol: self.args.places.protocol,
             }),
             blackhole: self.blackhole_cause(prefix, wanted.as_ref()),
-            theirs: wanted.and_then(|route| theirs(&route.action, names)),
+            theirs: wanted.and_then(|route| self.theirs(&route, names)),
             map: map.map(|route| api::MapRoute { text: action_text(&route.action, names) }),
             agree: map_agrees && fib_agrees,
         }
+    }
+
+    /// What the kernel has from others for exactly the prefix, where we write nothing, or cannot.
+    fn theirs(&self, wanted: &Route, names: &BTreeMap<u32, String>) -> Option<String> {
+        if let Action::Local { ifindex, .. } = wanted.action {
+            return Some(format!("dev {}", interface(names, ifindex)));
+        }
+        let held = self.dataplane.kernel().routes().exact(wanted.prefix).iter();
+        let held = held.filter(|route| [TABLE_LOCAL, self.dataplane.table()].contains(&route.key.table));
+        held.min_by_key(|route| (route.key.table != TABLE_LOCAL, route.key.metric))
+            .map(|route| route_text(&route.kind, &route.legs, names))
     }
 
     /// Why a sink does not have what the table or BGP wants.
@@ -174,14 +185,6 @@ fn is_as_wanted(wanted: &Action, fib: &FibRoute) -> bool {
     }
 }
 
-/// What the kernel has from others where we write nothing.
-fn theirs(wanted: &Action, names: &BTreeMap<u32, String>) -> Option<String> {
-    match wanted {
-        Action::Local { ifindex, .. } => Some(format!("dev {}", interface(names, *ifindex))),
-        _ => None,
-    }
-}
-
 fn interface(names: &BTreeMap<u32, String>, ifindex: u32) -> String {
     names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"))
 }
@@ -208,13 +211,18 @@ pub(super) fn action_text(action: &Action, names: &BTreeMap<u32, String>) -> Str
 
 /// As iproute2 prints it.
 pub(super) fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> String {
-    let kind = match route.kind {
+    route_text(&route.kind, &route.legs, names)
+}
+
+fn route_text(kind: &RouteKind, legs: &[Leg], names: &BTreeMap<u32, String>) -> String {
+    let kind = match kind {
         RouteKind::Unicast => "",
         RouteKind::Blackhole => "blackhole",
         RouteKind::Unreachable => "unreachable",
         RouteKind::Prohibit => "prohibit",
         RouteKind::Throw => "throw",
-        RouteKind::Local | RouteKind::NotUnicast | RouteKind::Other(_) => "of another type",
+        RouteKind::Local => "local",
+        RouteKind::NotUnicast | RouteKind::Other(_) => "of another type",
     };
     let leg = |leg: &Leg| {
         let via = leg.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
@@ -224,7 +232,7 @@ pub(super) fn fib_text(route: &FibRoute, names: &BTreeMap<u32, String>) -> Strin
     if !kind.is_empty() {
         return kind.into();
     }
-    route.legs.iter().map(leg).collect::<Vec<_>>().join(" nexthop ")
+    legs.iter().map(leg).collect::<Vec<_>>().join(" nexthop ")
 }
 
 #[cfg(test)]

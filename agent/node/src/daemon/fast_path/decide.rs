@@ -473,7 +473,10 @@ fn switch_off_for_policy_rules(facts: &Facts<'_>, choice: &mut Choice) {
                     }
                 }
             };
-        let text = format!("policy rule \"{}\" chooses another table{marked_by}", rule.text);
+        let word = if reach.family == Some(Family::Ipv6) { "IPv6 policy rule" } else { "policy rule" };
+        let refuses = ["blackhole", "unreachable", "prohibit"].iter().any(|end| rule.text.ends_with(end));
+        let what = if refuses { "refuses packets" } else { "chooses another table" };
+        let text = format!("{word} \"{}\" {what}{marked_by}", rule.text);
         let why = Found { key: rule.text.to_owned(), text };
         match facts.concerned(reach, &BTreeSet::new()) {
             Concerned::Interfaces(found) => close_interfaces(choice, found.into_iter(), &why),
