@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 use manx_api::{Explanation, History, SessionState};
 use manx_tests::{
-    cluster::Node,
+    cluster::{Node, SEED},
+    programs,
     story::{DOCUMENTS, SETTLED, Stage, mesh, settled},
 };
 
@@ -44,5 +45,32 @@ fn a_reflected_route_is_explained_on_all_three_nodes_and_each_session_has_its_hi
     ensure!(up == 2, "once in the mesh and once with the reflector: {history:?}");
     let down = history.events.iter().find(|event| event.from == SessionState::Established);
     ensure!(down.is_some_and(|event| !event.cause.is_empty()), "{history:?}");
+    Ok(())
+}
+
+#[test]
+fn what_files_would_change_is_told_beside_what_runs() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = &cluster.node("kw01").host;
+    let same = kw01.sh("manxctl plan --diff")?;
+    ensure!(same == "Node k8s-worker-01 runs what these resources say.\n", "{same}");
+    let seed = programs::workspace().join(SEED);
+    let seed = seed.display();
+    let files = format!("-f {seed}/1-cluster.yaml -f {seed}/2.1-bgpconfiguration.yaml");
+    let off = kw01.output(&format!("manxctl plan --diff {files}"))?;
+    ensure!(off.status.code() == Some(3) && off.stderr.is_empty(), "{off:?}");
+    for line in [
+        "Node k8s-worker-01 would change:",
+        "~ asNumber 64512 -> 61234",
+        "- peer 192.168.80.121 AS 64512 by BGPConfiguration/default",
+        "- peer 192.168.80.125 AS 64512 by BGPConfiguration/default",
+    ] {
+        ensure!(off.stdout.lines().any(|said| said == line), "{line:?}: {}", off.stdout);
+    }
+    let elsewhere = kw01.output("manxctl plan --diff --node k8s-worker-02")?;
+    ensure!(
+        elsewhere.status.code() == Some(1) && elsewhere.stderr.contains("is Node/k8s-worker-01's"),
+        "{elsewhere:?}"
+    );
     Ok(())
 }

@@ -77,7 +77,7 @@ enum Command {
     /// Ask the manxd of this node about its eBPF programs
     #[command(subcommand)]
     Dataplane(dataplane::Command),
-    /// Show what a node would do with these resources, without a daemon
+    /// Show what a node, or each, would do with these resources, without a daemon; or what would change
     Plan(plan::Args),
     /// Say what is wrong with the resources of the whole cluster: each with what follows, and what to do
     Lint(lint::Args),
@@ -109,7 +109,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Peer(command) => peer::run(command, &cli.socket),
         Command::Blackhole(command) => blackhole::run(command, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
-        Command::Plan(args) => plan::run(args, &datastore),
+        Command::Plan(args) => plan::run(args, &datastore, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
     }
 }

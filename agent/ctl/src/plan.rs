@@ -1,24 +1,50 @@
-//! `manxctl plan`: what a node would do, from files or from the datastore, before anybody does it.
+//! `manxctl plan`: what a node would do, or all of them, from files or from the datastore, before anybody does it; and how
+//! that differs from what runs.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+mod all;
+mod diff;
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{
     Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan,
-    PoolWrite, Problem, RangeAs, RangePlan, Reply, SourceCheck, SpeakerPlan,
+    PoolWrite, Problem, RangeAs, RangePlan, Reply, Snapshot, SourceCheck, SpeakerPlan,
 };
 
-use crate::{input, output, table};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{client, input, output, table};
+
+/// The plan differs from what runs; 1 is that one of them is not to be had, 2 a command line that makes no sense.
+const DIFFERS: u8 = 3;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   manxctl plan --node kw01
-  manxctl plan --node kw01 -f new/   # what these files would do, before anybody does it")]
+  manxctl plan --node kw01 -f new/   # what these files would do, before anybody does it
+  manxctl plan --diff -f new/        # what would change on this node
+  manxctl plan --all                 # every node, a line each
+
+Exit code: 0; with --diff 3 where something would change.")]
 pub struct Args {
-    /// The name of the node's Node resource
+    /// The name of the node's Node resource; without it all nodes
     #[arg(long, env = "MANX_NODE_NAME", hide_env_values = true, value_name = "NAME")]
-    node: String,
+    node: Option<String>,
+
+    /// All nodes, though MANX_NODE_NAME is set
+    #[arg(long)]
+    all: bool,
+
+    /// Only what differs from the plan that the manxd of this node runs
+    #[arg(long, conflicts_with = "all")]
+    diff: bool,
 
     /// A file, a directory of files, or - for standard input, instead of the datastore; may be given several times
     #[arg(short, long = "filename", value_name = "FILE")]
@@ -29,19 +55,49 @@ pub struct Args {
     output: Option<String>,
 }
 
-pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) -> anyhow::Result<ExitCode> {
+pub fn run(
+    args: &Args,
+    datastore: &dyn Fn() -> Result<Datastore, OpenError>,
+    socket: &Path,
+) -> anyhow::Result<ExitCode> {
     let (snapshot, problems) = input::snapshot(&args.filename, datastore)?;
     output::problems(&problems);
     if problems.iter().any(Problem::is_error) {
         anyhow::bail!("there is no plan while there are errors");
     }
-    let plan = manx_resources::plan(&snapshot, &args.node)?;
-    if args.output.is_some() {
-        output::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?))?;
-    } else {
-        output::print(&render(&plan))?;
+    if args.diff {
+        return diff(args, &snapshot, socket);
     }
+    let text = match args.node.as_ref().filter(|_| !args.all) {
+        Some(node) => {
+            let plan = manx_resources::plan(&snapshot, node)?;
+            if args.output.is_some() { json(&plan)? } else { render(&plan) }
+        }
+        None => {
+            let plans = manx_resources::plan_all(&snapshot);
+            if args.output.is_some() { json(&plans)? } else { all::render(&plans) }
+        }
+    };
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+fn diff(args: &Args, snapshot: &Snapshot, socket: &Path) -> anyhow::Result<ExitCode> {
+    let runs: Value = client::ask(socket, manx_api::path::PLAN)?;
+    let of = runs.get("node").and_then(Value::as_str).unwrap_or_default();
+    if let Some(node) = args.node.as_ref().filter(|node| *node != of) {
+        anyhow::bail!(
+            "the manxd of this node is Node/{of}'s, not Node/{node}'s; ask on that node, or leave --node out"
+        );
+    }
+    let planned = serde_json::to_value(manx_resources::plan(snapshot, of)?)?;
+    let differences = diff::differences(&runs, &planned);
+    output::print(&if args.output.is_some() { json(&differences)? } else { diff::render(of, &differences) })?;
+    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { DIFFERS.into() })
 }
 
 fn render(plan: &NodePlan) -> String {

@@ -571,3 +571,31 @@ fn lint_says_what_follows_and_what_to_do_and_ends_in_a_code_for_scripts() {
     assert!(complaint.contains("broken.yaml:2:1: "), "{complaint}");
     assert!(complaint.ends_with("error: what has errors cannot be looked at as a whole\n"), "{complaint}");
 }
+
+#[test]
+fn all_nodes_are_planned_a_line_each() {
+    let lab = cluster();
+    lab.ok(&[
+        "apply",
+        "-f",
+        &seed("2.1-bgpconfiguration.yaml"),
+        "-f",
+        &seed("2.2-node.yaml"),
+        "-f",
+        &seed("2.3-bgppeer.yaml"),
+    ]);
+    let all = lab.ok(&["plan"]);
+    let lines: Vec<Vec<&str>> = all.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NODE", "AS", "REFLECTOR", "OF", "PEERS", "BY", "BLOCKS"]);
+    assert_eq!(lines[1], ["k8s-master-01", "61234", "224.0.0.1", "2", "2", "BGPPeer/bgppeer-global", "0"]);
+    assert_eq!(lines[2], ["k8s-worker-01", "61234", "-", "1", "1", "BGPPeer/bgppeer-global", "1"]);
+    assert!(all.ends_with("What is wrong with all together: manxctl lint.\n"), "{all}");
+    let plans: serde_json::Value = serde_json::from_str(&lab.ok(&["plan", "--all", "-o", "json"])).unwrap();
+    let one: serde_json::Value =
+        serde_json::from_str(&lab.ok(&["plan", "--node", "k8s-worker-02", "-o", "json"])).unwrap();
+    assert_eq!(plans.as_array().unwrap().len(), 3);
+    assert_eq!(plans[2], one);
+    // Without a daemon there is nothing to differ from.
+    let complaint = lab.fails(1, &["plan", "--diff", "--socket", "/nonexistent/manx.sock"]);
+    assert!(complaint.starts_with("error: nobody answers at /nonexistent/manx.sock"), "{complaint}");
+}

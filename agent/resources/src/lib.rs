@@ -27,7 +27,7 @@ pub use nearest::nearest;
 pub use plan::{
     AddPath, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode,
     NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan, PoolWrite, RangeAs, RangePlan,
-    Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded, plan,
+    Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded, plan, plan_all,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

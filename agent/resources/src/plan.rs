@@ -241,6 +241,19 @@ pub fn plan(snapshot: &Snapshot, node: &str) -> Result<NodePlan, PlanError> {
     Ok(assemble(&cluster, own, derived))
 }
 
+/// The plans of all nodes, by name.
+pub fn plan_all(snapshot: &Snapshot) -> Vec<NodePlan> {
+    let mut index = Index::new(snapshot, "");
+    let mut plans = Vec::new();
+    for own in snapshot.nodes() {
+        index.see_as(own.name());
+        let cluster = Cluster::new(snapshot, &index);
+        let derived = derive::peers(&cluster, own);
+        plans.push(assemble(&cluster, own, derived));
+    }
+    plans
+}
+
 /// The plan with these peers, and whatever else it says.
 fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePlan {
     let (snapshot, node) = (cluster.snapshot, own.name());

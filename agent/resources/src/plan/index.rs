@@ -86,6 +86,13 @@ impl Index {
         index
     }
 
+    /// The same cluster, as another of its nodes sees it.
+    pub(crate) fn see_as(&mut self, own: &str) {
+        self.own = own.to_owned();
+        let own = self.claims.iter().filter(|(_, nodes)| nodes.iter().any(|name| *name == self.own));
+        self.own_blocks = own.map(|(block, _)| *block).collect();
+    }
+
     pub(crate) fn add_node(&mut self, node: &Arc<NodeObject>) {
         let mut has_address = false;
         for addr in Family::BOTH.into_iter().filter_map(|family| address(node, family)) {
