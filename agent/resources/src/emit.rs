@@ -35,7 +35,7 @@ fn mapping(text: &mut String, map: &serde_json::Map<String, Value>, indent: usiz
 }
 
 /// What follows a key.
-fn value(text: &mut String, value: &Value, indent: usize) {
+pub(crate) fn value(text: &mut String, value: &Value, indent: usize) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             text.push('\n');
@@ -68,7 +68,7 @@ fn sequence(text: &mut String, items: &[Value], indent: usize) {
     }
 }
 
-fn inline(value: &Value) -> String {
+pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => scalar_text(text),
         // JSON is YAML.
@@ -77,7 +77,7 @@ fn inline(value: &Value) -> String {
 }
 
 /// Plain where a reader of YAML 1.1 or 1.2 would read it as the same text, else in quotes.
-fn scalar_text(text: &str) -> String {
+pub(crate) fn scalar_text(text: &str) -> String {
     if is_plain(text) {
         return text.to_owned();
     }

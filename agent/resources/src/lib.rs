@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod duration;
+mod edit;
 mod emit;
 mod fields;
 mod kind;
@@ -20,6 +21,7 @@ pub mod spec;
 mod stored;
 mod tree;
 
+pub use edit::edit;
 pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use lint::{Finding, Gravity, Rule, lint};
