@@ -59,7 +59,8 @@ enum Open {
 /// The nodes of a text that holds one document. None where it has anchors, aliases or tags: what is changed here would
 /// change elsewhere, too.
 fn nodes(text: &str) -> Option<Node> {
-    let lines: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let lines: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let byte = |marker: Marker| {
         let start = *lines.get(marker.line().checked_sub(1)?)?;
         let line = text.get(start..)?;
@@ -204,7 +205,8 @@ impl Editor<'_> {
     /// The place behind the colon of a key.
     fn behind_colon(&self, entry: &Entry) -> Option<usize> {
         let rest = self.text.get(entry.at.end..)?;
-        let colon = rest.find(':').filter(|colon| rest.get(..*colon).is_some_and(|gap| gap.trim().is_empty()))?;
+        let colon =
+            rest.find(':').filter(|colon| rest.get(..*colon).is_some_and(|gap| gap.trim().is_empty()))?;
         Some(entry.at.end + colon + 1)
     }
 
@@ -377,7 +379,10 @@ spec:
             new["b"] = json!([7]);
             assert_eq!(edit(text, &new), None, "{text}");
         }
-        assert_eq!(edit("{a: 1, b: [1, 2]}\n", &json!({"a": 1, "b": [1, 3]})).unwrap(), "{a: 1, b: [1, 3]}\n");
+        assert_eq!(
+            edit("{a: 1, b: [1, 2]}\n", &json!({"a": 1, "b": [1, 3]})).unwrap(),
+            "{a: 1, b: [1, 3]}\n"
+        );
     }
 
     fn leaf() -> impl Strategy<Value = Value> {

@@ -12,6 +12,7 @@ mod fields;
 mod kind;
 mod lint;
 mod nearest;
+mod patch;
 mod plan;
 mod problem;
 mod read;
@@ -26,6 +27,7 @@ pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use lint::{Finding, Gravity, Rule, lint};
 pub use nearest::nearest;
+pub use patch::{PatchError, PatchKind, parse_patch, patch};
 pub use plan::{
     AddPath, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, NextHopMode,
     NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan, PoolWrite, RangeAs, RangePlan,
