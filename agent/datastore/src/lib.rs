@@ -6,17 +6,19 @@
 
 mod directory;
 mod etcd;
+mod version;
 mod watch;
 mod write;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
-use manx_resources::{Problem, Snapshot};
+use manx_resources::{Kind, Problem, Snapshot};
 
 pub use directory::{ReadError, read_texts};
 pub use etcd::Etcd;
+pub use version::Reading;
 pub use watch::WatchError;
-pub use write::{Manifest, WriteError};
+pub use write::{Manifest, Refused, Write, WriteError, Written};
 
 /// What the datastore says at one moment.
 #[derive(Clone, Debug, Default)]
@@ -112,13 +114,38 @@ impl Datastore {
         }
     }
 
-    /// Creates or replaces resources. Nothing is written if anything would be wrong afterwards. Blocks on the file
-    /// system, and while somebody else writes, or on the network for some seconds.
-    pub fn apply(&self, manifests: &[Manifest]) -> Result<(), WriteError> {
+    /// As [`Datastore::read`], with the versions of all objects.
+    pub fn read_versions(&self) -> Reading {
         match self {
-            Datastore::Directory(path) => write::apply(path, manifests),
-            Datastore::Etcd(etcd) => etcd.apply(manifests),
+            Datastore::Directory(_) => {
+                let update = self.read();
+                let mut whole = version::Fnv::new();
+                let mut versions = BTreeMap::new();
+                for resource in Kind::ALL.into_iter().flat_map(|kind| update.snapshot.of_kind(kind)) {
+                    let version = version::of_document(resource.document());
+                    whole.add(format!("{} {version}\n", resource.key()).as_bytes());
+                    versions.insert(resource.key(), version);
+                }
+                Reading { update, versions, version: version::shown(whole) }
+            }
+            Datastore::Etcd(etcd) => etcd.read_versions(),
         }
+    }
+
+    /// Changes objects: all that is given, or nothing, and then all that hinders it. What became of each is in the order
+    /// in which they were given. Nothing is written if anything would be wrong afterwards. Blocks on the file system, and
+    /// while somebody else writes, or on the network for some seconds.
+    pub fn write(&self, writes: &[Write]) -> Result<Vec<Written>, Refused> {
+        match self {
+            Datastore::Directory(path) => write::files::write(path, writes),
+            Datastore::Etcd(etcd) => etcd.write(writes),
+        }
+    }
+
+    /// Creates or replaces resources, as [`Datastore::write`]; of what hinders it the first.
+    pub fn apply(&self, manifests: &[Manifest]) -> Result<(), WriteError> {
+        let writes: Vec<Write> = manifests.iter().cloned().map(Write::Apply).collect();
+        self.write(&writes).map(drop).map_err(|mut refused| refused.swap_remove(0))
     }
 }
 

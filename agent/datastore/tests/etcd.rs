@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{Client, CompactionOptions};
-use manx_datastore::{Datastore, Manifest, Update, WriteError};
-use manx_resources::{Kind, parse};
+use manx_datastore::{Datastore, Manifest, Update, Write, WriteError, Written};
+use manx_resources::{Key, Kind, parse};
 use manx_tests::{
     etcd::{self, Etcd},
     netns::Netns,
@@ -186,6 +186,54 @@ fn what_is_applied_is_there_for_all_and_keeps_when_it_was_made() {
         assert_eq!(read.snapshot.of_kind(Kind::BlockAffinity).len(), 1);
         let twice = [manifests(text), manifests(text)].concat();
         assert!(matches!(store.apply(&twice), Err(WriteError::GivenTwice(_))));
+    });
+}
+
+#[test]
+fn each_verb_asks_of_the_object_that_is_there() {
+    Lab::new().run(|| async {
+        let store = datastore();
+        let one = |write: Write| store.write(&[write]).map(|written| written[0]).map_err(|refused| refused[0].to_string());
+        let manifest = |text: &str| manifests(text).remove(0);
+        let create = |text: &str| Write::Create { manifest: manifest(text), skip_existing: false };
+        let (a, b) = (node("kw01", "10.0.0.1"), node("kw01", "10.0.0.2"));
+        assert_eq!(one(Write::Replace(manifest(&a))).unwrap_err(), "resource does not exist: Node(kw01)");
+        assert_eq!(one(create(&a)), Ok(Written::Created));
+        assert_eq!(
+            one(create(&a)).unwrap_err(),
+            "resource already exists: Node(kw01); it stands in etcd://127.0.0.1:2379; apply or replace changes it"
+        );
+        let key = Key::new(Kind::Node, "kw01");
+        let seen = store.read_versions().versions[&key].clone();
+        let versioned = |text: &str| text.replace("\"metadata\":{", &format!("\"metadata\":{{\"resourceVersion\":\"{seen}\","));
+        assert_eq!(one(Write::Replace(manifest(&versioned(&b)))), Ok(Written::Replaced));
+        let found = store.read_versions().versions[&key].clone();
+        for write in [
+            Write::Replace(manifest(&versioned(&a))),
+            Write::Apply(manifest(&versioned(&a))),
+            Write::Delete { key: key.clone(), version: Some(seen.clone()), skip_absent: false },
+        ] {
+            let said = one(write).unwrap_err();
+            assert!(said.starts_with(&format!("update conflict: Node(kw01); version {seen} was changed, and {found} is")), "{said}");
+        }
+        let mut document = store.read().snapshot.get(&key).unwrap().document().clone();
+        document["metadata"]["labels"] = serde_json::json!({ "rack": "7" });
+        let resource = parse("edited", &document.to_string()).documents.remove(0).resource;
+        assert_eq!(one(Write::Edit { resource: resource.clone(), version: found.clone() }), Ok(Written::Replaced));
+        assert!(one(Write::Edit { resource, version: found }).is_err());
+        assert_eq!(store.read().snapshot.node("kw01").unwrap().metadata.labels["rack"], "7");
+        // One that cannot be read can be deleted; and one whose name is not in its key.
+        let mut client = client().await;
+        client.put(node_key("broken"), "{", None).await.unwrap();
+        client.put("/calico/ipam/v2/host/kw01/ipv4/block/172.16.36.192-26", "", None).await.unwrap();
+        let deletes = ["broken", "kw01"].map(|name| Write::Delete { key: Key::new(Kind::Node, name), version: None, skip_absent: false });
+        let affinity = Key::new(Kind::BlockAffinity, "kw01-172-16-36-192-26");
+        let affinity = Write::Delete { key: affinity, version: None, skip_absent: false };
+        let absent = Write::Delete { key: Key::new(Kind::IpPool, "x"), version: None, skip_absent: true };
+        let written = store.write(&[deletes.to_vec(), vec![affinity, absent]].concat()).unwrap();
+        assert_eq!(written, [Written::Deleted, Written::Deleted, Written::Deleted, Written::Skipped]);
+        let read = store.read();
+        assert!(read.snapshot.is_empty() && !read.has_errors(), "{read:?}");
     });
 }
 

@@ -5,7 +5,7 @@
 use manx_net::Prefix;
 use serde_json::{Value, json};
 
-use crate::{AffinityState, Kind, Parsed, Problem, Resource, Severity, parse};
+use crate::{AffinityState, Key, Kind, Parsed, Problem, Resource, Severity, parse};
 
 const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
 const IPAM: &str = "/calico/ipam/v2/";
@@ -28,6 +28,11 @@ pub fn stored_key(resource: &Resource) -> String {
         return format!("{IPAM}{of}/{}/{family}/block/{cidr}", object.spec.node);
     }
     format!("{RESOURCES}{}/{}", plural(resource.kind()), resource.name())
+}
+
+/// The same of what is known by its name alone, and may be too wrong to be read; None where the key has more in it.
+pub fn stored_key_of(key: &Key) -> Option<String> {
+    (key.kind != Kind::BlockAffinity).then(|| format!("{RESOURCES}{}/{}", plural(key.kind), key.name))
 }
 
 /// What Calico stores there. The version is etcd's own, and no part of it.

@@ -11,8 +11,16 @@ const PAGE: i64 = 500;
 /// What stands under the prefixes, and when.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub objects: Vec<(String, Vec<u8>)>,
+    pub objects: Vec<Object>,
     pub revision: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct Object {
+    pub key: String,
+    pub value: Vec<u8>,
+    /// The revision of its last change.
+    pub changed: i64,
 }
 
 pub(super) async fn list(client: &mut Client) -> Result<Listing, String> {
@@ -35,9 +43,10 @@ pub(super) async fn list(client: &mut Client) -> Result<Listing, String> {
             // The next key that there can be.
             from = [last.key(), &[0]].concat();
             listing.objects.extend(found.into_iter().filter_map(|found| {
+                let changed = found.mod_revision();
                 let (key, value) = found.into_key_value();
                 // Calico's keys are text; another's are not ours.
-                String::from_utf8(key).ok().map(|key| (key, value))
+                String::from_utf8(key).ok().map(|key| Object { key, value, changed })
             }));
             if !more {
                 break;

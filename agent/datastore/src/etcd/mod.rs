@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 pub(crate) use follow::watch;
 
-use crate::{Manifest, OpenError, Update, WriteError};
+use crate::{OpenError, Reading, Refused, Update, Write, WriteError, Written};
 use store::Store;
 
 /// Ports of clients, as IANA has it.
@@ -68,11 +68,33 @@ impl Etcd {
         }
     }
 
-    /// Creates or replaces resources, all or none. Blocks, for some seconds at most.
-    pub(crate) fn apply(&self, manifests: &[Manifest]) -> Result<(), WriteError> {
+    /// As [`Etcd::read`], with the revision in which each object was changed last.
+    pub(crate) fn read_versions(&self) -> Reading {
+        let listing = self.ask(|mut client| async move { listing::list(&mut client).await });
+        match listing.and_then(|listing| listing) {
+            Ok(listing) => {
+                let version = listing.revision.to_string();
+                let changed: Vec<_> =
+                    listing.objects.iter().map(|object| (object.key.clone(), object.changed)).collect();
+                let store = Store::new(listing);
+                let versions = changed
+                    .into_iter()
+                    .filter_map(|(key, changed)| Some((store.key_of(&key)?.clone(), changed.to_string())))
+                    .collect();
+                Reading { update: store.update(), versions, version }
+            }
+            Err(why) => {
+                let update = Update { problems: [self.away(&why)].into(), ..Update::default() };
+                Reading { update, ..Reading::default() }
+            }
+        }
+    }
+
+    /// All that is given, or nothing. Blocks, for some seconds at most.
+    pub(crate) fn write(&self, writes: &[Write]) -> Result<Vec<Written>, Refused> {
         let now = SystemTime::now();
-        self.ask(|mut client| async move { write::apply(self, &mut client, manifests, now).await })
-            .map_err(|why| WriteError::Store { store: self.to_string(), why })?
+        self.ask(|mut client| async move { write::write(self, &mut client, writes, now).await })
+            .map_err(|why| vec![WriteError::Store { store: self.to_string(), why }])?
     }
 
     /// One conversation, on a thread of its own: the caller's may belong to a runtime.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use manx_resources::{Key, Problem, Snapshot, parse_stored};
 
-use super::listing::Listing;
+use super::listing::{Listing, Object};
 use crate::{Holds, Update};
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Store {
     /// Everything anew. What has an error now stays as it was.
     pub fn take(&mut self, listing: Listing) {
         let mut gone = std::mem::take(&mut self.objects);
-        for (key, value) in listing.objects {
+        for Object { key, value, .. } in listing.objects {
             if let Some(before) = gone.remove(&key) {
                 self.objects.insert(key.clone(), before);
             }
@@ -57,6 +57,11 @@ impl Store {
         if let Some(good) = self.objects.remove(key).and_then(|stored| stored.good) {
             self.snapshot.remove(&good);
         }
+    }
+
+    /// Under which the snapshot has what stands there.
+    pub fn key_of(&self, key: &str) -> Option<&Key> {
+        self.objects.get(key)?.good.as_ref()
     }
 
     pub fn update(&self) -> Update {
@@ -89,7 +94,10 @@ mod tests {
     }
 
     fn listing(objects: &[(&str, Vec<u8>)]) -> Listing {
-        let objects = objects.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let objects = objects
+            .iter()
+            .map(|(key, value)| Object { key: (*key).to_owned(), value: value.clone(), changed: 7 })
+            .collect();
         Listing { objects, revision: 7 }
     }
 
