@@ -117,7 +117,7 @@ fn shorten(file: &str, problems: &mut Vec<Problem>) {
 
 fn read_document(file: &str, document: &tree::Document, parsed: &mut Parsed) {
     let members = match list_items(&document.root) {
-        Some(items) => items.iter().map(|item| (item, None)).collect(),
+        Some(items) => items.iter().flat_map(flattened).map(|item| (item, None)).collect(),
         None => vec![(&document.root, Some(document.body.clone()))],
     };
     // The text's own faults are told once, under the name of the document if it is one.
@@ -141,9 +141,19 @@ fn read_document(file: &str, document: &tree::Document, parsed: &mut Parsed) {
     }
 }
 
-/// The members of a `List`, `BGPPeerList`, … as `get -o yaml` prints several resources.
+/// A member of an array may be a list again: that is how `get -o yaml` prints several kinds.
+fn flattened(item: &Tree) -> &[Tree] {
+    list_items(item).unwrap_or(std::slice::from_ref(item))
+}
+
+/// The members of a `List`, `BGPPeerList`, … as `get -o yaml` prints all resources of a kind, and of an array, as it
+/// prints those that were named.
 fn list_items(root: &Tree) -> Option<&[Tree]> {
-    let Value::Mapping(entries) = &root.value else { return None };
+    let entries = match &root.value {
+        Value::Mapping(entries) => entries,
+        Value::Sequence(items) => return Some(items),
+        Value::Scalar(_) => return None,
+    };
     let kind = field_text(root, "kind")?;
     let of = kind.strip_suffix("List")?;
     if !of.is_empty() && Kind::from_name(of).is_none() && !OTHER_KINDS.contains(&of) {

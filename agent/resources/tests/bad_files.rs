@@ -114,7 +114,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
             "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, BGPFilter, Node, IPPool, BlockAffinity",
         ],
     );
-    expect("- 1\n", &["error f:1:1: a list stands where a mapping must; write fields below it"]);
+    expect("- 1\n", &["error f:1:3: \"1\" stands where a mapping must; write fields below it"]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn what_excludes_one_another_in_a_peer_is_told_in_calicos_words() {
     expect(
         &peer("  peerIP: 192.0.2.1\n  reachableBy: 2001:db8::1\n  nextHopMode: self\n"),
         &[
-            "error f:7:16: BGPPeer \"p\": spec.reachableBy: 2001:db8::1 and peerIP 192.0.2.1 are of different families",
+            "error f:7:16: BGPPeer \"p\": spec.reachableBy: ReachableBy and PeerIP address family mismatched: 2001:db8::1 and 192.0.2.1",
             "error f:8:16: BGPPeer \"p\": spec.nextHopMode: \"self\" is not one of Auto, Self, Keep",
         ],
     );
@@ -327,6 +327,55 @@ fn a_list_is_read_as_its_members() {
     assert_eq!(parsed.problems[0].to_string(), {
         "f:11:15: Node \"b\": spec.bgp: \"x\" stands where a mapping must; write fields below it"
     });
+}
+
+#[test]
+fn what_calicoctl_prints_of_several_names_is_read_as_its_members() {
+    let node = |name: &str| {
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: Node, metadata: {{name: {name}, creationTimestamp: null}}, spec: {{}}}}"
+        )
+    };
+    let list = format!(
+        "{{apiVersion: projectcalico.org/v3, kind: NodeList, metadata: {{}}, items: [{}, {}]}}",
+        node("c"),
+        node("d")
+    );
+    for text in [
+        format!("- {}\n- {}\n- {list}\n", node("a"), node("b")),
+        format!("[{}, {}, {list}]", node("a"), node("b")),
+    ] {
+        let parsed = parse("f", &text);
+        assert_eq!(parsed.problems, []);
+        let names: Vec<&str> = parsed.documents.iter().map(|document| document.resource.name()).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+        assert!(parsed.documents.iter().all(|document| document.body.is_none()));
+    }
+    let parsed = parse("f", "[]");
+    assert!(parsed.documents.is_empty() && parsed.problems.is_empty());
+    // A list within a list within a list is nothing that anybody prints.
+    let deep = parse("f", &format!("[[[{}]]]", node("a")));
+    assert!(deep.documents.is_empty() && deep.has_errors());
+}
+
+#[test]
+fn what_says_nothing_excludes_nothing() {
+    expect(
+        &peer("  peerIP: 192.0.2.1\n  asNumber: 65001\n  keepOriginalNextHop: false\n  nextHopMode: Self\n"),
+        &[],
+    );
+    expect(&peer("  peerSelector: has(rr)\n  asNumber: 0\n"), &[]);
+    expect(
+        &peer("  peerIP: 192.0.2.1\n  asNumber: 65001\n  keepOriginalNextHop: true\n  nextHopMode: Self\n"),
+        &[
+            "error f:8:24: BGPPeer \"p\": spec.keepOriginalNextHop: keepOriginalNextHop and nextHopMode cannot both be set; \
+         keepOriginalNextHop is deprecated, use nextHopMode instead",
+        ],
+    );
+    expect(
+        &peer("  peerSelector: has(rr)\n  reachableBy: 192.0.2.1\n"),
+        &["error f:7:16: BGPPeer \"p\": spec.reachableBy: reachableBy must be empty when peerIP is empty"],
+    );
 }
 
 #[test]

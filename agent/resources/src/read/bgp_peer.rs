@@ -34,7 +34,10 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         node: spec.text("node").map(str::to_owned),
         node_selector: spec.parse("nodeSelector", value::selector),
         peer_ip: spec.parse("peerIP", value::peer_ip),
-        as_number: spec.parse("asNumber", str::parse),
+        // Calico's object has 0 where none is set.
+        as_number: spec
+            .parse("asNumber", |text| if text == "0" { Ok(None) } else { text.parse().map(Some) })
+            .flatten(),
         local_as_number: spec.parse("localASNumber", str::parse),
         peer_selector: spec.parse("peerSelector", value::selector),
         next_hop_mode: spec.choice("nextHopMode", &mode),
@@ -56,7 +59,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
             spec.without_effect(field);
         }
     }
-    exclusions(&mut spec);
+    exclusions(&mut spec, &read);
     if named.is_none() && !annotations.is_set(extensions::PEER_RANGE) {
         // Calico takes it, and makes nothing of it.
         spec.warn("peerIP", "is missing; without peerIP or peerSelector this object makes no peer");
@@ -64,19 +67,30 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
     if let (Some(gateway), Some(peer)) = (read.reachable_by, read.peer_ip)
         && gateway.is_ipv4() != peer.addr.is_ipv4()
     {
-        spec.refuse("reachableBy", format!("{gateway} and peerIP {} are of different families", peer.addr));
+        let message = "ReachableBy and PeerIP address family mismatched";
+        spec.refuse("reachableBy", format!("{message}: {gateway} and {}", peer.addr));
     }
     spec.finish();
     Some(read)
 }
 
 /// The rules of Calico's resource definition.
-fn exclusions(spec: &mut Fields<'_, '_>) {
+fn exclusions(spec: &mut Fields<'_, '_>, read: &BgpPeer) {
+    let is_set = |spec: &Fields<'_, '_>, field: &str| match field {
+        "asNumber" => read.as_number.is_some(),
+        // Only true says anything beside nextHopMode.
+        "keepOriginalNextHop" => read.keep_original_next_hop,
+        field => spec.is_set(field),
+    };
     let both = [
         ("nodeSelector", "node", "node and nodeSelector cannot both be set"),
         ("peerSelector", "peerIP", "peerIP and peerSelector cannot both be set"),
         ("asNumber", "peerSelector", "asNumber must be empty when peerSelector is set"),
-        ("keepOriginalNextHop", "nextHopMode", "nextHopMode and keepOriginalNextHop cannot both be set"),
+        (
+            "keepOriginalNextHop",
+            "nextHopMode",
+            "keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated, use nextHopMode instead",
+        ),
         ("peerIP", "localWorkloadSelector", "peerIP must be empty when localWorkloadSelector is set"),
         (
             "peerSelector",
@@ -85,16 +99,16 @@ fn exclusions(spec: &mut Fields<'_, '_>) {
         ),
     ];
     for (field, other, message) in both {
-        if spec.is_set(field) && spec.is_set(other) {
+        if is_set(spec, field) && is_set(spec, other) {
             spec.refuse(field, message);
         }
     }
     let needs = [
-        ("reachableBy", "peerIP", "reachableBy needs peerIP"),
+        ("reachableBy", "peerIP", "reachableBy must be empty when peerIP is empty"),
         ("localWorkloadSelector", "asNumber", "asNumber is required when localWorkloadSelector is set"),
     ];
     for (field, other, message) in needs {
-        if spec.is_set(field) && !spec.is_set(other) {
+        if is_set(spec, field) && !is_set(spec, other) {
             spec.refuse(field, message);
         }
     }

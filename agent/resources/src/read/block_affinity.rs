@@ -37,7 +37,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>) -> Option<BlockAffinity> {
         _ => Err("is neither true nor false"),
     });
     // A virtual affinity belongs to no node: it is for the addresses of load balancers.
-    let host = spec.text("type") != Some("virtual");
+    let host = spec.choice("type", &[("host", true), ("virtual", false)]).unwrap_or(true);
     spec.accept(&[("claimTime", Form::Any)]);
     spec.finish();
     Some(BlockAffinity {
