@@ -7,6 +7,7 @@ use manx_api::{Audit, RepairKind};
 use manx_tests::{
     cluster::{Cluster, Node},
     story::{self, SETTLED, Stage, counted, mesh, ping, settled},
+    traffic::{End, Flow},
     wait::eventually,
 };
 
@@ -338,6 +339,56 @@ fn another_map_or_program_in_the_place_of_ours_gives_way_and_is_said() -> Result
     ensure!(log(kw01)?.contains(&said), "{}", log(kw01)?);
     ensure!(id(foreign)? != ours, "the foreign map itself is where it was");
     Ok(())
+}
+
+#[test]
+fn programs_outlive_the_bpf_filesystem_and_are_pinned_in_the_next_one() -> Result<()> {
+    let cluster = mesh()?;
+    let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));
+    let pins = kw01.host.paths_below("/sys/fs/bpf/manx")?;
+    let links = || -> Result<Vec<(u32, String)>> {
+        let interfaces = kw01.dataplane()?.interfaces;
+        let links = interfaces.into_iter().flat_map(|interface| interface.links);
+        Ok(links.map(|link| (link.link_id, link.state)).collect())
+    };
+    let before = links()?;
+    ensure!(before.len() == 4 && before.iter().all(|(_, state)| state == "attached"), "{before:?}");
+    let (from, to) = (&kw01.pods[0], &kw02.pods[0]);
+    let flow = Flow::start(
+        End { ns: from, address: from.address() },
+        End { ns: to, address: to.address() },
+        Duration::from_millis(5),
+    )?;
+    // First nobody mounts another one, then somebody does at once.
+    for (nth, how) in
+        ["umount -l /sys/fs/bpf", "umount -l /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf"].iter().enumerate()
+    {
+        kw01.host.shell(how)?.success()?;
+        eventually("all is pinned again", LOOKED, || {
+            ensure!(repaired(kw01, RepairKind::PinRemoved)? == nth as u64 + 1);
+            let now = kw01.host.paths_below("/sys/fs/bpf/manx")?;
+            ensure!(now == pins, "{now:?}");
+            Ok(())
+        })?;
+        // The same links: nothing was attached anew.
+        assert_eq!(links()?, before);
+        let (found, code) = audit(kw01, "")?;
+        ensure!(code == 0, "{found:?}");
+    }
+    let report = flow.stop()?;
+    ensure!(report.lost.is_empty(), "{report}");
+    ensure!(
+        log(kw01)?.contains("somebody unmounted the BPF filesystem of /sys/fs/bpf/manx"),
+        "{}",
+        log(kw01)?
+    );
+    // It is watched, too.
+    kw01.host.sh(&format!("rm {}", map(kw01, "ROUTES4")?))?;
+    eventually("it is back", LOOKED, || {
+        ensure!(kw01.host.paths_below("/sys/fs/bpf/manx")? == pins);
+        ensure!(log(kw01)?.contains("somebody removed a pin"));
+        Ok(())
+    })
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn open_with(options: &Options, resolve: Resolve) -> Result<(EbpfSink, Opened), 
         neighbours: BTreeMap::new(),
         attachments: BTreeMap::new(),
         not_indexed: Vec::new(),
-        _hold: hold,
+        hold,
     };
     sink.find_links()?;
     give_back_heap();

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use manx_abi::{
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, Options, maps::Handles, syscall};
+use super::{Error, Options, maps::Handles, syscall, take_off::Hold};
 
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
@@ -31,6 +32,8 @@ pub struct Restored {
     pub removed: Vec<PathBuf>,
     /// Pins in whose place something else was pinned.
     pub replaced: Vec<PathBuf>,
+    /// The BPF filesystem was unmounted, and all of it is pinned in the one that is there now; the directory.
+    pub moved: Option<PathBuf>,
 }
 
 enum Pinned {
@@ -76,6 +79,24 @@ impl Pins {
             })?;
         }
         Ok(())
+    }
+
+    /// Pins in the filesystem that is at the path now those links that are pinned in an earlier one, which was unmounted and
+    /// lasts as long as `hold`. True if there were any.
+    pub fn move_links(&self, hold: &Hold, links: &[(Program, u32)]) -> Result<bool, Error> {
+        let mut any = false;
+        for (program, ifindex) in links {
+            let path = self.link(*program, *ifindex);
+            let inside = path.strip_prefix(&self.root).unwrap_or(&path);
+            // What is in no filesystem any more is attached anew.
+            let Ok(link) = syscall::open_in(hold.directory(), inside) else { continue };
+            match syscall::pin(link.as_fd(), &path) {
+                Ok(()) => any = true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::Pin { path, source }),
+            }
+        }
+        Ok(any)
     }
 
     /// The maps that are pinned now, for [`Self::restore`].
@@ -147,6 +168,10 @@ impl Pins {
             // Something that is no map.
             _ => Ok(Pinned::Other),
         }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     fn maps(&self) -> PathBuf {

@@ -53,7 +53,7 @@ pub struct EbpfSink {
     pub(super) attachments: BTreeMap<(u32, &'static str), Attachment>,
     pub(super) not_indexed: Vec<PoolNotIndexed>,
     /// Nobody else takes the programs off meanwhile.
-    pub(super) _hold: Option<Hold>,
+    pub(super) hold: Option<Hold>,
 }
 
 impl EbpfSink {
@@ -103,17 +103,39 @@ impl EbpfSink {
     /// What an earlier call pinned and somebody has removed since. Maps are pinned again; links are not, for they
     /// went with their pins: attach to those interfaces again.
     pub fn restore_pins(&mut self) -> Result<Restored, Error> {
+        let links = self.pinned_links();
+        let moved = self.follow_filesystem(&links)?;
         let mut restored = self.pins.restore(&self.handles)?;
-        for ((ifindex, _), attachment) in &self.attachments {
+        if moved {
+            restored = Restored { moved: Some(self.pins.root().to_owned()), ..Restored::default() };
+        }
+        let paths = links.iter().map(|(program, ifindex)| self.pins.link(*program, *ifindex));
+        restored.removed.extend(paths.filter(|path| !path.exists()));
+        Ok(restored)
+    }
+
+    /// Where somebody unmounted the BPF filesystem the links live on in it, out of reach for everybody else, as long as it
+    /// is held: they are pinned in the one that is there now, which is mounted where none is. True if there were any.
+    fn follow_filesystem(&mut self, links: &[(Program, u32)]) -> Result<bool, Error> {
+        let root = self.pins.root().to_owned();
+        let Some(hold) = self.hold.take_if(|hold| hold.has_lost(&root)) else { return Ok(false) };
+        let moved = Pins::prepare(&root).and_then(|pins| pins.move_links(&hold, links));
+        // As long as something is only there the old one has to stay.
+        self.hold = if moved.is_ok() { Hold::take(&root) } else { Some(hold) };
+        moved
+    }
+
+    fn pinned_links(&self) -> Vec<(Program, u32)> {
+        let attachments = self.attachments.iter();
+        let programs = attachments.flat_map(|((ifindex, _), attachment)| {
             let programs = match &attachment.xdp {
                 None => &[Program::PodTc][..],
                 Some(XdpState::Native) => &[Program::UplinkTc, Program::UplinkXdp],
                 Some(XdpState::Absent(_)) => &[Program::UplinkTc],
             };
-            let paths = programs.iter().map(|program| self.pins.link(*program, *ifindex));
-            restored.removed.extend(paths.filter(|path| !path.exists()));
-        }
-        Ok(restored)
+            programs.iter().map(|program| (*program, *ifindex))
+        });
+        programs.collect()
     }
 
     /// Every link that should be there, as the kernel has it now. A few system calls for each.

@@ -25,6 +25,9 @@ const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
+/// `path_fd` is the directory from which the path leads on. Since Linux 6.5.
+const BPF_F_PATH_FD: u32 = 1 << 14;
+
 /// Entries of one call. The kernel copies one after the other, but gives way to others only between calls.
 const BATCH: usize = 4096;
 
@@ -35,6 +38,8 @@ struct ObjectGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+    path_fd: i32,
+    _hole: u32,
 }
 
 /// The same for `BPF_OBJ_GET_INFO_BY_FD`.
@@ -79,8 +84,20 @@ struct Batch {
 
 /// Opens what is pinned at `path`.
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    open_with(path, ObjectGet::default())
+}
+
+/// The same with a path from this directory on, whether or not that can be reached by a path itself.
+pub(super) fn open_in(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    open_with(
+        path,
+        ObjectGet { file_flags: BPF_F_PATH_FD, path_fd: directory.as_raw_fd(), ..ObjectGet::default() },
+    )
+}
+
+fn open_with(path: &Path, mut get: ObjectGet) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = ObjectGet { pathname: path.as_ptr() as u64, ..ObjectGet::default() };
+    get.pathname = path.as_ptr() as u64;
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
@@ -110,7 +127,7 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
     unsafe { bpf(BPF_LINK_DETACH, &mut LinkDetach { link_fd: link.as_raw_fd() as u32 }) }.map(drop)
 }
 
-/// Pins a program, where nothing is pinned yet.
+/// Pins a program or a link, where nothing is pinned yet.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut pin = ObjectGet {

@@ -2,8 +2,12 @@
 //! keeps and past rules that nobody reads. Without them the kernel forwards by its own FIB, which has all routes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -29,12 +33,23 @@ pub struct TakenOff {
 /// Held by a sink as long as it lives, so that nobody takes its programs off. Shared: a sink that takes over from
 /// another one may be opened before the other is gone.
 #[derive(Debug)]
-pub(super) struct Hold(#[expect(dead_code, reason = "held, not read")] Flock<File>);
+pub(super) struct Hold(Flock<File>);
 
 impl Hold {
     /// `None` where the filesystem has no locks; then nothing is protected, and all else goes on.
     pub fn take(bpf_dir: &Path) -> Option<Hold> {
         Flock::lock(File::open(bpf_dir).ok()?, FlockArg::LockSharedNonblock).ok().map(Hold)
+    }
+
+    /// What is at this path is not what is held: it was removed, or its filesystem unmounted.
+    pub fn has_lost(&self, bpf_dir: &Path) -> bool {
+        let number = |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
+        number(self.0.metadata()) != number(fs::metadata(bpf_dir))
+    }
+
+    /// The directory that is held, wherever it is.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -197,7 +197,7 @@ impl FastPath {
     /// Puts back what somebody took away, pins and programs, and says what it was. Cheap while nothing is missing.
     pub fn restore(&mut self, links: &[Link]) -> Vec<(RepairKind, String)> {
         let Ok(sink) = &mut self.sink else { return Vec::new() };
-        let Restored { removed: missing, replaced } = match sink.restore_pins() {
+        let Restored { removed: missing, replaced, moved } = match sink.restore_pins() {
             Ok(restored) => restored,
             Err(error) => {
                 tracing::error!("{error}");
@@ -225,6 +225,14 @@ impl FastPath {
             );
             repaired.push((kind, format!("{} on {name}", link.program)));
             anew.insert(link.ifindex);
+        }
+        if let Some(directory) = moved {
+            let directory = directory.display();
+            tracing::warn!(
+                "somebody unmounted the BPF filesystem of {directory}; what was pinned there is pinned in the one that is there \
+                 now, and the programs have run on"
+            );
+            repaired.push((RepairKind::PinRemoved, directory.to_string()));
         }
         for path in replaced {
             tracing::warn!("somebody pinned something else at {}; ours is there again", path.display());

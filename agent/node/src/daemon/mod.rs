@@ -423,11 +423,12 @@ impl Daemon {
     fn restore_programs(&mut self) {
         let links: Vec<_> = self.dataplane.links().cloned().collect();
         let removed_by = std::mem::take(&mut self.removed_by);
-        for (kind, what) in self.fast_path.restore(&links) {
+        let repaired = self.fast_path.restore(&links);
+        for (kind, what) in &repaired {
             let name = what.rsplit('/').next().unwrap_or_default();
-            self.repairs.note(kind, &what, removed_by.get(name).cloned());
+            self.repairs.note(*kind, what.as_str(), removed_by.get(name).cloned());
         }
-        if let (false, Some(watch)) = (removed_by.is_empty(), &self.pin_watch)
+        if let (false, Some(watch)) = (removed_by.is_empty() && repaired.is_empty(), &self.pin_watch)
             && let Err(error) = watch.mark_all()
         {
             tracing::warn!("cannot watch the directory of pins: {error}");
