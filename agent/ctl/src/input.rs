@@ -35,19 +35,23 @@ pub fn snapshot(
         let read = datastore()?.read();
         return Ok((read.snapshot, read.problems.to_vec()));
     }
-    let collected = Input::read(paths)?.collect();
+    let collected = Input::read(paths, false)?.collect();
     Ok((collected.snapshot.into(), collected.problems))
 }
 
 impl Input {
-    pub fn read(paths: &[PathBuf]) -> anyhow::Result<Input> {
+    /// `recursive`: of directories also the directories inside, but not those that links lead to.
+    pub fn read(paths: &[PathBuf], recursive: bool) -> anyhow::Result<Input> {
         let mut texts = Vec::new();
         for path in paths {
             if path == Path::new("-") {
                 texts.push(Text::new("stdin".to_owned(), read_stdin()?));
             } else {
-                for (name, text) in manx_datastore::read_texts(path)? {
-                    texts.push(Text::new(name, text));
+                let inside = if recursive { directories(path)? } else { Vec::new() };
+                for path in std::iter::once(path).chain(&inside) {
+                    for (name, text) in manx_datastore::read_texts(path)? {
+                        texts.push(Text::new(name, text));
+                    }
                 }
             }
         }
@@ -70,6 +74,29 @@ impl Text {
         let parsed = parse(&name, &text);
         Text { name, text, parsed }
     }
+}
+
+/// The directories below a path, each before what is in it, by name; hidden ones are none of them.
+fn directories(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    let mut inside = Vec::new();
+    for entry in path.read_dir().with_context(|| path.display().to_string())? {
+        let entry = entry.with_context(|| path.display().to_string())?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && entry.file_type().is_ok_and(|of| of.is_dir()) {
+            inside.push(entry.path());
+        }
+    }
+    inside.sort();
+    for directory in inside {
+        let below = directories(&directory)?;
+        found.push(directory);
+        found.extend(below);
+    }
+    Ok(found)
 }
 
 fn read_stdin() -> anyhow::Result<String> {

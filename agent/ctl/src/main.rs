@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
-mod apply;
 mod blackhole;
 mod client;
 mod dataplane;
@@ -18,8 +17,10 @@ mod node_status;
 mod output;
 mod peer;
 mod plan;
+mod print;
 mod routes;
 mod table;
+mod verbs;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -56,7 +57,19 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Create resources, or replace those that are there
-    Apply(apply::Args),
+    Apply(verbs::apply::Args),
+    /// Create resources that are not there yet
+    Create(verbs::create::Args),
+    /// Replace resources that are there
+    Replace(verbs::replace::Args),
+    /// Delete resources
+    Delete(verbs::delete::Args),
+    /// Change some fields of a resource
+    Patch(verbs::patch::Args),
+    /// Set, change or remove a label of a resource
+    Label(verbs::label::Args),
+    /// Say whether files would be taken, without a datastore
+    Validate(verbs::validate::Args),
     /// Show resources of one kind
     Get(get::Args),
     /// Ask the manxd of this node about its sessions
@@ -100,7 +113,13 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let datastore = || Datastore::open(&cli.datastore);
     match &cli.command {
-        Command::Apply(args) => apply::run(args, &datastore()?),
+        Command::Apply(args) => verbs::apply::run(args, &datastore()?),
+        Command::Create(args) => verbs::create::run(args, &datastore()?),
+        Command::Replace(args) => verbs::replace::run(args, &datastore()?),
+        Command::Delete(args) => verbs::delete::run(args, &datastore()?),
+        Command::Patch(args) => verbs::patch::run(args, &datastore()?),
+        Command::Label(args) => verbs::label::run(args, &datastore()?),
+        Command::Validate(args) => verbs::validate::run(args),
         Command::Get(args) => get::run(args, &datastore()?),
         Command::Node(NodeCommand::Status(args)) => node_status::run(args, &cli.socket),
         Command::Routes(args) => routes::run(args, &cli.socket),

@@ -10,7 +10,7 @@ mod version;
 mod watch;
 mod write;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use manx_resources::{Kind, Problem, Snapshot};
 
@@ -119,14 +119,10 @@ impl Datastore {
         match self {
             Datastore::Directory(_) => {
                 let update = self.read();
-                let mut whole = version::Fnv::new();
-                let mut versions = BTreeMap::new();
-                for resource in Kind::ALL.into_iter().flat_map(|kind| update.snapshot.of_kind(kind)) {
-                    let version = version::of_document(resource.document());
-                    whole.add(format!("{} {version}\n", resource.key()).as_bytes());
-                    versions.insert(resource.key(), version);
-                }
-                Reading { update, versions, version: version::shown(whole) }
+                let all = Kind::ALL.into_iter().flat_map(|kind| update.snapshot.of_kind(kind));
+                let versions =
+                    all.map(|resource| (resource.key(), version::of_document(resource.document()))).collect();
+                Reading { update, versions, version: None }
             }
             Datastore::Etcd(etcd) => etcd.read_versions(),
         }

@@ -13,20 +13,20 @@ use crate::Update;
 pub struct Reading {
     pub update: Update,
     pub versions: BTreeMap<Key, String>,
-    /// Of the whole.
-    pub version: String,
+    /// Of the whole, where the store counts.
+    pub version: Option<String>,
 }
 
 /// FNV-1a: the same for ever and on every machine. It is there to notice changes, not to resist an enemy.
 #[derive(Clone, Copy)]
-pub(crate) struct Fnv(u64);
+struct Fnv(u64);
 
 impl Fnv {
-    pub(crate) const fn new() -> Fnv {
+    const fn new() -> Fnv {
         Fnv(0xcbf2_9ce4_8422_2325)
     }
 
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
@@ -34,7 +34,7 @@ impl Fnv {
 }
 
 /// With a letter in front, so that nobody takes it for etcd's.
-pub(crate) fn shown(hash: Fnv) -> String {
+fn shown(hash: Fnv) -> String {
     format!("d{:016x}", hash.0)
 }
 

@@ -73,7 +73,7 @@ impl Etcd {
         let listing = self.ask(|mut client| async move { listing::list(&mut client).await });
         match listing.and_then(|listing| listing) {
             Ok(listing) => {
-                let version = listing.revision.to_string();
+                let version = Some(listing.revision.to_string());
                 let changed: Vec<_> =
                     listing.objects.iter().map(|object| (object.key.clone(), object.changed)).collect();
                 let store = Store::new(listing);
