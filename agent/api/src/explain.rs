@@ -44,6 +44,9 @@ pub struct PathRow {
     pub as_path: String,
     pub med: Option<u32>,
     pub local_pref: Option<u32>,
+    /// The priority (a metric of Calico's) that LOCAL_PREF stands for, if it does.
+    #[serde(default)]
+    pub priority: Option<u32>,
     pub communities: Vec<String>,
     pub large_communities: Vec<String>,
     pub extended_communities: Vec<String>,

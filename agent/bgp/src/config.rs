@@ -56,6 +56,7 @@ pub struct Config {
     pub best_paths: bool,
     /// Several equally good paths at once (ECMP). Off by default.
     pub multipath: Multipath,
+    pub normal_priority: NormalPriority,
     /// For jitter, and for the hashes that a peer should not be able to foresee. Any number; a test fixes it.
     pub seed: u64,
 }
@@ -82,7 +83,25 @@ impl Config {
             max_paths: 4_000_000,
             best_paths: true,
             multipath: Multipath::default(),
+            normal_priority: NormalPriority::default(),
             seed: 0,
+        }
+    }
+}
+
+/// The priority of a usual route, as Calico counts it (see [`crate::policy::priority_of_local_pref`]). Within the AS, own
+/// routes carry it in LOCAL_PREF; without one they carry 100, and what others send is compared with Calico's own, 1024.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NormalPriority {
+    pub ipv4: Option<u32>,
+    pub ipv6: Option<u32>,
+}
+
+impl NormalPriority {
+    pub const fn of(self, family: Family) -> Option<u32> {
+        match family {
+            Family::Ipv4Unicast => self.ipv4,
+            Family::Ipv6Unicast => self.ipv6,
         }
     }
 }

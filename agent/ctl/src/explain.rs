@@ -118,7 +118,10 @@ fn attributes(path: &PathRow) -> String {
     if !path.as_path.is_empty() {
         words.push(format!("AS path {}", path.as_path));
     }
-    words.extend(path.local_pref.map(|value| format!("local pref {value}")));
+    words.extend(path.local_pref.map(|value| match path.priority {
+        Some(priority) => format!("local pref {value} (priority {priority})"),
+        None => format!("local pref {value}"),
+    }));
     words.extend(path.med.map(|value| format!("MED {value}")));
     if path.origin != "IGP" {
         words.push(format!("origin {}", path.origin));
@@ -159,6 +162,7 @@ mod tests {
             as_path: String::new(),
             med: None,
             local_pref: Some(100),
+            priority: None,
             communities: vec![],
             large_communities: vec![],
             extended_communities: vec![],

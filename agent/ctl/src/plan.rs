@@ -150,6 +150,11 @@ fn speaker(speaker: &SpeakerPlan) -> Vec<String> {
     if (ebgp, ibgp) != (1, 1) {
         lines.push(format!("Multipath: up to {ebgp} external and {ibgp} internal paths together"));
     }
+    for (family, priority) in
+        [("IPv4", speaker.ipv4_normal_route_priority), ("IPv6", speaker.ipv6_normal_route_priority)]
+    {
+        lines.extend(priority.map(|priority| format!("Own {family} routes have priority {priority}")));
+    }
     if let Some(seconds) = speaker.long_lived_restart_time {
         lines.push(format!("Long-lived restart time: {seconds} s"));
     }

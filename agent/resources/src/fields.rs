@@ -45,7 +45,6 @@ impl<'f> Sink<'f> {
 pub(crate) enum Form {
     Text,
     Bool,
-    Integer,
     List,
     Mapping,
     Any,
@@ -290,12 +289,8 @@ impl<'t, 's> Fields<'t, 's> {
             }
             (Form::Text, Value::Scalar(scalar)) if scalar.is_text() => return !scalar.text.is_empty(),
             (Form::Bool, Value::Scalar(scalar)) if scalar.as_bool().is_some() => return true,
-            (Form::Integer, Value::Scalar(scalar)) if scalar.plain && scalar.text.parse::<i64>().is_ok() => {
-                return true;
-            }
             (Form::Text, _) => "text",
             (Form::Bool, _) => "true or false",
-            (Form::Integer, _) => "a whole number",
             (Form::List, _) => "a list",
             (Form::Mapping, _) => "a mapping",
         };

@@ -35,6 +35,9 @@ pub struct BgpConfiguration {
     pub node_mesh_max_restart_time: Option<u32>,
     /// `serviceClusterIPs`, `serviceExternalIPs` and `serviceLoadBalancerIPs`: no pod has an address of these.
     pub services: Vec<Prefix>,
+    /// The priority of a usual route (a metric of Calico's), 1 to 2147483646.
+    pub ipv4_normal_route_priority: Option<u32>,
+    pub ipv6_normal_route_priority: Option<u32>,
     pub extensions: SpeakerExtensions,
     pub fast_path: FastPathExtensions,
     /// Of the peers of the mesh; only on `default`.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod glob;
+mod priority;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -12,13 +13,8 @@ use manx_net::{Asn, Prefix};
 
 use crate::{attr::Attributes, config::Family};
 
-/// LOCAL_PREF as Calico counts it: down from here, so that the lower priority, which is a metric, is the better.
-const PRIORITY_ORIGIN: u32 = 2_147_483_647;
-
-/// The LOCAL_PREF that stands for a priority (a metric of Calico's); 0 for one that is out of range.
-pub const fn local_pref_of_priority(priority: u32) -> u32 {
-    PRIORITY_ORIGIN.saturating_sub(priority)
-}
+pub(crate) use priority::preference;
+pub use priority::{NORMAL as NORMAL_PRIORITY, local_pref_of_priority, priority_of_local_pref};
 
 /// The rules of one peer in one direction, by family.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -35,7 +35,7 @@ use smallvec::SmallVec;
 
 use crate::{
     attr::Attributes,
-    config::{AddPath, Family, Multipath, PeerKey, PerFamily},
+    config::{AddPath, Family, Multipath, NormalPriority, PeerKey, PerFamily},
     event::{BestPath, NextHop, PathSource},
     message::update::Nlri,
     view::Export,
@@ -185,6 +185,7 @@ pub struct Rib {
     /// Who announces too many paths, and for what.
     crowded: Option<(PeerSlot, Prefix)>,
     wanted: Wanted,
+    normal_priority: NormalPriority,
 }
 
 impl Rib {
@@ -215,6 +216,7 @@ impl Rib {
             own: BTreeMap::new(),
             crowded: None,
             wanted: Wanted::default(),
+            normal_priority: NormalPriority::default(),
         }
     }
 
@@ -387,6 +389,14 @@ impl Rib {
     /// How many paths are used at once.
     pub fn set_multipath(&mut self, multipath: Multipath) {
         self.set_wanted(Wanted { multipath, ..self.wanted });
+    }
+
+    /// What LOCAL_PREF is compared with. Own routes carry it from the next [`Rib::originate`] on.
+    pub fn set_normal_priority(&mut self, normal_priority: NormalPriority) {
+        if self.normal_priority != normal_priority {
+            self.normal_priority = normal_priority;
+            self.jobs.push_back(Job::reselect());
+        }
     }
 
     /// Some peer wants more than the best path.

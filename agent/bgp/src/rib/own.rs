@@ -13,6 +13,7 @@ use crate::{
     attr::Attributes,
     config::{Family, Originated},
     message::update::Nlri,
+    policy::local_pref_of_priority,
 };
 
 impl Rib {
@@ -34,7 +35,10 @@ impl Rib {
             }
         }
         for (prefix, own) in wanted {
-            let attributes = self.intern(Attributes::own(&own.communities));
+            let priority = self.normal_priority.of(Family::of(prefix));
+            let local_pref = priority.map(local_pref_of_priority);
+            let attributes = Attributes { local_pref, ..Attributes::own(&own.communities) };
+            let attributes = self.intern(attributes);
             by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix) {
                 self.announce_own(prefix, &attributes);
             });

@@ -18,6 +18,7 @@ use crate::{
     attr::Origin,
     config::{Multipath, WellKnown},
     message::update::PathId,
+    policy::preference,
     view::LostAt,
 };
 
@@ -38,11 +39,13 @@ pub struct Wanted {
     pub ranked: usize,
 }
 
-/// Sets every path's standing and puts the best one first. Refused paths keep their standing.
+/// Sets every path's standing and puts the best one first. Refused paths keep their standing. `normal` is the priority of
+/// a usual route, for LOCAL_PREF.
 pub fn select(
     paths: &mut [Path],
     next_hops: &NextHops,
     wanted: Wanted,
+    normal: u32,
     announcer: impl Fn(PeerSlot) -> Announcer,
 ) {
     // Nearly every route has one path.
@@ -55,17 +58,24 @@ pub fn select(
         }
         return;
     }
-    let Some(best) = choose(paths, next_hops, &announcer) else { return };
+    let Some(best) = choose(paths, next_hops, normal, &announcer) else { return };
     paths.swap(0, best);
     mark_multipath(paths, wanted.multipath, &announcer);
     if wanted.ranked > 1 {
-        rank(paths, next_hops, wanted.ranked, &announcer);
+        rank(paths, next_hops, wanted.ranked, normal, &announcer);
     }
 }
 
 /// The best without the better ones, and the best without that, and so on. All steps but MED are one order among all
 /// paths; MED, which compares some paths and not others, has its say among those that the steps before it leave equal.
-fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &impl Fn(PeerSlot) -> Announcer) {
+fn rank(
+    paths: &mut [Path],
+    next_hops: &NextHops,
+    ranked: usize,
+    normal: u32,
+    announcer: &impl Fn(PeerSlot) -> Announcer,
+) {
+    let before_med = |path: &Path| before_med(path, normal);
     let Some((_, others)) = paths.split_first_mut() else { return };
     others.sort_by_cached_key(|path| {
         let external = path.peer == OWN || announcer(path.peer).ebgp;
@@ -76,7 +86,7 @@ fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &imp
     let mut left = ranked.saturating_sub(1);
     #[expect(clippy::indexing_slicing, reason = "counted just above")]
     let mut rest = &mut others[..eligible];
-    while let Some(first) = rest.first().map(before_med)
+    while let Some(first) = rest.first().map(&before_med)
         && left > 0
     {
         let equal = rest.iter().take_while(|path| before_med(path) == first).count();
@@ -88,12 +98,12 @@ fn rank(paths: &mut [Path], next_hops: &NextHops, ranked: usize, announcer: &imp
 }
 
 /// The steps before MED.
-fn before_med(path: &Path) -> (bool, bool, Reverse<u32>, usize, Origin) {
+fn before_med(path: &Path, normal: u32) -> (bool, bool, Reverse<i64>, usize, Origin) {
     let attributes = &*path.attributes;
     (
         path.peer != OWN,
         attributes.has_community(WellKnown::LLGR_STALE),
-        Reverse(attributes.local_pref()),
+        Reverse(preference(attributes.local_pref(), normal)),
         attributes.as_path.length(),
         attributes.origin,
     )
@@ -206,6 +216,7 @@ fn identifier(path: &Path, announcer: &impl Fn(PeerSlot) -> Announcer) -> Ipv4Ad
 fn choose(
     paths: &mut [Path],
     next_hops: &NextHops,
+    normal: u32,
     announcer: &impl Fn(PeerSlot) -> Announcer,
 ) -> Option<usize> {
     for path in paths.iter_mut().filter(|path| !path.standing.is_refused()) {
@@ -218,7 +229,7 @@ fn choose(
     prefer_least(paths, LostAt::Own, |path| path.peer != OWN);
     let long_lived = |path: &Path| path.attributes.has_community(WellKnown::LLGR_STALE);
     prefer_least(paths, LostAt::LongLivedStale, long_lived);
-    prefer_least(paths, LostAt::LocalPref, |path| u32::MAX - path.attributes.local_pref());
+    prefer_least(paths, LostAt::LocalPref, |path| Reverse(preference(path.attributes.local_pref(), normal)));
     prefer_least(paths, LostAt::AsPathLength, |path| path.attributes.as_path.length());
     prefer_least(paths, LostAt::Origin, |path| path.attributes.origin);
     strike_out_by_med(paths);
@@ -292,6 +303,7 @@ mod tests {
     use crate::{
         attr::{Attributes, as_path::tests::path as as_path},
         event::NextHop,
+        policy::{NORMAL_PRIORITY, local_pref_of_priority},
         view::{RefusedBy, Standing},
     };
 
@@ -332,7 +344,7 @@ mod tests {
 
     /// Who wins, and where the others lost, by peer.
     fn outcome(mut paths: Vec<Path>) -> Vec<(PeerSlot, Standing)> {
-        select(&mut paths, &next_hops(), Wanted::default(), announcer);
+        select(&mut paths, &next_hops(), Wanted::default(), NORMAL_PRIORITY, announcer);
         let mut all: Vec<_> = paths.iter().map(|p| (p.peer, p.standing.unpack())).collect();
         if let Some(best) = all.iter().position(|(_, s)| *s == Standing::Best) {
             assert_eq!(best, 0, "the best is first");
@@ -473,7 +485,7 @@ mod tests {
 
     /// In their order, with where each stands.
     fn ranking(mut paths: Vec<Path>) -> Vec<(PeerSlot, Standing)> {
-        select(&mut paths, &next_hops(), ALL, announcer);
+        select(&mut paths, &next_hops(), ALL, NORMAL_PRIORITY, announcer);
         paths.iter().map(|path| (path.peer, path.standing.unpack())).collect()
     }
 
@@ -520,9 +532,9 @@ mod tests {
             }));
             let mut left: Vec<Path> = paths.collect();
             let mut all = left.clone();
-            select(&mut all, &next_hops(), Wanted { ranked, ..Wanted::default() }, announcer);
+            select(&mut all, &next_hops(), Wanted { ranked, ..Wanted::default() }, NORMAL_PRIORITY, announcer);
             for path in all.iter().take(ranked) {
-                select(&mut left, &next_hops(), Wanted::default(), announcer);
+                select(&mut left, &next_hops(), Wanted::default(), NORMAL_PRIORITY, announcer);
                 prop_assert_eq!(left.remove(0).peer, path.peer);
             }
         }
@@ -544,7 +556,7 @@ mod tests {
                 prop_assert!(*standing == Standing::Multipath || alone == Some(*standing));
             }
             for (peer, _) in ranked.iter().take_while(eligible) {
-                select(&mut left, &next_hops(), Wanted::default(), announcer);
+                select(&mut left, &next_hops(), Wanted::default(), NORMAL_PRIORITY, announcer);
                 prop_assert_eq!(left.remove(0).peer, *peer);
             }
             let used = ranked.iter().filter(|(_, standing)| *standing == Standing::Multipath).count();

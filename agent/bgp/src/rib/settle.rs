@@ -17,6 +17,7 @@ use super::{
 use crate::{
     attr::{Attributes, encode::OutgoingKind},
     config::WellKnown,
+    policy::NORMAL_PRIORITY,
     view::Export,
 };
 
@@ -83,7 +84,8 @@ impl Rib {
             }
         } else {
             let peers = &self.peers;
-            select(&mut route.paths, &self.next_hops, wanted, |slot| announcer(peers, slot));
+            let normal = self.normal_priority.of(P::FAMILY).unwrap_or(NORMAL_PRIORITY);
+            select(&mut route.paths, &self.next_hops, wanted, normal, |slot| announcer(peers, slot));
         }
         if route.paths.is_empty() {
             self.empty.push_back((P::FAMILY, id));

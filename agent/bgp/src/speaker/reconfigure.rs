@@ -42,6 +42,7 @@ impl Speaker {
         self.rib.set_policy(Policy::new(self.config.export.clone(), own));
         self.rib.set_ask_interfaces(rules::ask_interfaces(&self.config));
         self.rib.set_multipath(self.config.multipath);
+        self.rib.set_normal_priority(self.config.normal_priority);
         if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
             self.rib.rank_paths();
         }

@@ -24,6 +24,7 @@ mod network;
 mod outputs;
 mod pace;
 mod policy;
+mod priorities;
 mod reflection;
 mod restart;
 mod roles;

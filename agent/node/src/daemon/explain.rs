@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use manx_api as api;
 use manx_bgp::{
     PathSource,
+    policy::priority_of_local_pref,
     view::{Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
 };
 use manx_net::Prefix;
@@ -98,6 +99,7 @@ fn path_row(path: PathView) -> api::PathRow {
         as_path: attributes.as_path,
         med: attributes.med,
         local_pref: attributes.local_pref,
+        priority: attributes.local_pref.and_then(priority_of_local_pref),
         communities: attributes.communities,
         large_communities: attributes.large_communities,
         extended_communities: attributes.extended_communities,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
-    NextHopMode, Originated, PeerConfig, PoolRule, RemoteAs, Role,
+    NextHopMode, NormalPriority, Originated, PeerConfig, PoolRule, RemoteAs, Role,
 };
 use manx_dataplane::table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply};
 use manx_net::Prefix;
@@ -76,6 +76,10 @@ pub fn speaker_config(
         ebgp_requires_policy: speaker.ebgp_requires_policy,
         graceful_shutdown: speaker.graceful_shutdown,
         multipath: Multipath { ebgp: speaker.multipath.ebgp, ibgp: speaker.multipath.ibgp },
+        normal_priority: NormalPriority {
+            ipv4: speaker.ipv4_normal_route_priority,
+            ipv6: speaker.ipv6_normal_route_priority,
+        },
         max_paths: speaker.max_paths.map_or(defaults.max_paths, u64::from),
         seed,
         ..defaults

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::cluster::{Cluster, NodeObject};
-use crate::spec::{Multipath, SpeakerExtensions};
+use crate::spec::{BgpConfiguration, Multipath, SpeakerExtensions};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +22,9 @@ pub struct SpeakerPlan {
     pub client_to_client: bool,
     /// The node asks everybody to go another way (RFC 8326).
     pub graceful_shutdown: bool,
+    /// The priority that own routes carry in LOCAL_PREF, and that others' are compared with; None: 100, and 1024.
+    pub ipv4_normal_route_priority: Option<u32>,
+    pub ipv6_normal_route_priority: Option<u32>,
 }
 
 pub(super) fn speaker(cluster: &Cluster<'_>, own: &NodeObject) -> SpeakerPlan {
@@ -29,6 +32,10 @@ pub(super) fn speaker(cluster: &Cluster<'_>, own: &NodeObject) -> SpeakerPlan {
     let nothing = SpeakerExtensions::default();
     let wide = of("default").unwrap_or(&nothing);
     let set = of(&format!("node.{}", own.name())).unwrap_or(&nothing).or(wide);
+    let spec = |name: &str| cluster.snapshot.bgp_configuration(name).map(|object| &object.spec);
+    let (own_spec, wide_spec) = (spec(&format!("node.{}", own.name())), spec("default"));
+    let priority =
+        |of: fn(&BgpConfiguration) -> Option<u32>| own_spec.and_then(of).or_else(|| wide_spec.and_then(of));
     SpeakerPlan {
         multipath: set.multipath.unwrap_or_default(),
         // 0 is how a node says that it has none where the cluster has some.
@@ -38,5 +45,7 @@ pub(super) fn speaker(cluster: &Cluster<'_>, own: &NodeObject) -> SpeakerPlan {
         max_paths: set.max_paths,
         client_to_client: set.client_to_client.unwrap_or(true),
         graceful_shutdown: own.spec.graceful_shutdown,
+        ipv4_normal_route_priority: priority(|spec| spec.ipv4_normal_route_priority),
+        ipv6_normal_route_priority: priority(|spec| spec.ipv6_normal_route_priority),
     }
 }

@@ -51,6 +51,8 @@ pub(super) fn read(
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
         services: SERVICES.into_iter().flat_map(|field| services(&mut spec, field)).collect(),
+        ipv4_normal_route_priority: priority(&mut spec, "ipv4NormalRoutePriority"),
+        ipv6_normal_route_priority: priority(&mut spec, "ipv6NormalRoutePriority"),
         extensions,
         fast_path,
         mesh,
@@ -62,8 +64,6 @@ pub(super) fn read(
         ("ignoredInterfaces", Form::List),
         ("localWorkloadPeeringIPV4", Form::Text),
         ("localWorkloadPeeringIPV6", Form::Text),
-        ("ipv4NormalRoutePriority", Form::Integer),
-        ("ipv6NormalRoutePriority", Form::Integer),
     ]);
     if spec.choice("bindMode", &[("None", false), ("NodeIP", true)]) == Some(true) {
         spec.without_effect("bindMode");
@@ -100,6 +100,10 @@ fn services(spec: &mut Fields<'_, '_>, field: &'static str) -> Vec<Prefix> {
         service.finish();
     }
     prefixes
+}
+
+fn priority(spec: &mut Fields<'_, '_>, field: &'static str) -> Option<u32> {
+    spec.integer(field, 1..=2_147_483_646).and_then(|priority| u32::try_from(priority).ok())
 }
 
 fn log_severity(spec: &mut Fields<'_, '_>) -> Option<String> {

@@ -211,3 +211,23 @@ fn a_nodes_own_word_about_the_fast_path_stands_before_the_clusters() {
     );
     assert_eq!((b.source_check("cali1"), b.source_check("cali2")), (SourceCheck::Off, SourceCheck::Loose));
 }
+
+#[test]
+fn the_priority_of_own_routes_is_the_nodes_before_the_clusters() {
+    let cluster = "---\napiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {ipv4NormalRoutePriority: 2048, ipv6NormalRoutePriority: 1024}\n---\napiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: node.a}\nspec: {ipv4NormalRoutePriority: 512}\n";
+    let node = |name: &str, last: u8| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{bgp: {{ipv4Address: 10.0.0.{last}/24}}}}\n"
+        )
+    };
+    let texts = [cluster, &node("a", 1), &node("b", 2)];
+    for (name, ipv4) in [("a", 512), ("b", 2048)] {
+        let speaker = plan_of(&texts, name).speaker;
+        assert_eq!(
+            (speaker.ipv4_normal_route_priority, speaker.ipv6_normal_route_priority),
+            (Some(ipv4), Some(1024))
+        );
+    }
+    let plain = plan_of(&[&node("a", 1)], "a").speaker;
+    assert_eq!((plain.ipv4_normal_route_priority, plain.ipv6_normal_route_priority), (None, None));
+}

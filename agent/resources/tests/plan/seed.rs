@@ -133,6 +133,8 @@ fn the_plans_json_is_the_interface() {
             "maxPaths": null,
             "clientToClient": true,
             "gracefulShutdown": false,
+            "ipv4NormalRoutePriority": null,
+            "ipv6NormalRoutePriority": null,
         },
         "fastPath": {
             "whole": null,
