@@ -6,6 +6,7 @@
 
 mod blackhole;
 mod client;
+mod completion;
 mod dataplane;
 mod explain;
 mod get;
@@ -21,6 +22,7 @@ mod print;
 mod routes;
 mod table;
 mod verbs;
+mod version;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -94,6 +96,12 @@ enum Command {
     Plan(plan::Args),
     /// Say what is wrong with the resources of the whole cluster: each with what follows, and what to do
     Lint(lint::Args),
+    /// Show which manxctl this is, and which Calico the cluster says that it has
+    Version(version::Args),
+    /// Print what makes a shell complete manxctl's command lines
+    Completion(completion::Completion),
+    /// Write the manual pages of manxctl, one for each command
+    Man(completion::Man),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -130,6 +138,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
+        Command::Version(args) => version::run(args, &datastore),
+        Command::Completion(args) => {
+            completion::completion(args, &mut <Cli as clap::CommandFactory>::command())
+        }
+        Command::Man(args) => completion::man(args, <Cli as clap::CommandFactory>::command()),
     }
 }
 
@@ -157,7 +170,7 @@ mod tests {
         found
     }
 
-    /// The words of a command line, as far as a comment or a pipe.
+    /// The words of a command line, as far as a comment, a pipe or a file.
     fn words(line: &str) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         for (number, part) in line.split('\'').enumerate() {
@@ -166,7 +179,7 @@ mod tests {
                 continue;
             }
             for word in part.split_whitespace() {
-                if matches!(word, "#" | "|" | ";") {
+                if matches!(word, "#" | "|" | ";" | ">") {
                     return words;
                 }
                 words.push(word.to_owned());
@@ -191,9 +204,14 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// What they print is for a shell and for man.
+    const NOT_FOR_PROGRAMS: [&str; 2] = ["manxctl completion", "manxctl man"];
+
     #[test]
     fn every_command_answers_in_json_too() {
-        for (name, command) in all() {
+        for (name, command) in
+            all().into_iter().filter(|(name, _)| !NOT_FOR_PROGRAMS.contains(&name.as_str()))
+        {
             let output = command.get_arguments().find(|argument| argument.get_id() == "output");
             let forms = output.map(|output| output.get_possible_values()).unwrap_or_default();
             assert!(forms.iter().any(|form| form.get_name() == "json"), "{name}");

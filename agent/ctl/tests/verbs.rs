@@ -242,3 +242,38 @@ fn every_verb_answers_programs_too() {
     let said: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((run.code, &said["valid"]), (1, &serde_json::json!(false)));
 }
+
+#[test]
+fn version_says_which_program_and_which_cluster() {
+    let lab = cluster();
+    let said = lab.ok(&["version"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("Client Version:    v0.") && lines[1].starts_with("Git commit:        "),
+        "{said}"
+    );
+    assert_eq!(lines[2..], ["Cluster Version:   unknown", "Cluster Type:      unknown"]);
+    assert_eq!(lab.ok(&["version", "--client"]).lines().count(), 2);
+    let run = lab.run(&["--datastore", "dir:missing", "version"]);
+    assert!(run.code == 1 && run.stdout.starts_with("Client Version:"), "{}", run.stdout);
+    assert!(
+        run.stderr.starts_with("error: unable to retrieve Cluster Version or Type: missing: does not exist")
+    );
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let lab = Lab::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = lab.ok(&["completion", shell]);
+        assert!(script.contains("skip-not-exists") && script.contains("blackhole"), "{shell}");
+    }
+    lab.ok(&["man", "store"]);
+    let page = fs::read_to_string(lab.store().join("manxctl-get.1")).unwrap();
+    assert!(page.contains("custom\\-columns"), "{page}");
+    assert!(lab.store().join("manxctl.1").exists());
+    assert!(
+        lab.fails(1, &["man", "missing"])
+            .starts_with("error: cannot write manual pages to missing: No such file")
+    );
+}

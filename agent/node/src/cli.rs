@@ -27,6 +27,17 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Remove everything that Manx ever put on this node: its routes, programs, maps, socket and state
     Cleanup(CleanupArgs),
+    /// Print what makes a shell complete manxd's command lines
+    Completion {
+        /// For which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of manxd to a directory that is there already
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

@@ -18,9 +18,10 @@ mod process;
 mod secrets;
 mod traffic;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command};
 
@@ -29,6 +30,13 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Cleanup(args)) => cleanup::run(&args),
         Some(Command::Run(args)) => run(*args),
+        Some(Command::Completion { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "manxd", &mut script);
+            std::io::stdout().write_all(&script).context("cannot print")
+        }
+        Some(Command::Man { directory }) => clap_mangen::generate_to(Cli::command(), &directory)
+            .with_context(|| format!("cannot write manual pages to {}", directory.display())),
         None => run(cli.run),
     };
     match outcome {

@@ -1,0 +1,61 @@
+//! `manxctl version`: which manxctl this is, and what ClusterInformation says of the cluster.
+
+use std::process::ExitCode;
+
+use manx_datastore::{Datastore, OpenError};
+use manx_resources::{Key, Kind};
+use serde_json::{Value, json};
+
+use crate::output;
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  manxctl version
+  manxctl version --client -o json")]
+pub struct Args {
+    /// Do not ask the datastore
+    #[arg(long)]
+    client: bool,
+    /// The same as JSON, for programs
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
+    output: Option<String>,
+}
+
+/// Where it was built from, if that was known then.
+const COMMIT: Option<&str> = option_env!("MANX_GIT_COMMIT");
+
+pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) -> anyhow::Result<ExitCode> {
+    let version = format!("v{}", env!("CARGO_PKG_VERSION"));
+    let mut said = json!({ "client": { "version": version, "commit": COMMIT } });
+    let mut text =
+        format!("Client Version:    {version}\nGit commit:        {}\n", COMMIT.unwrap_or("unknown"));
+    let mut failed = None;
+    if !args.client {
+        let read = datastore()?.read();
+        let document = Kind::from_name("ClusterInformation")
+            .and_then(|kind| read.snapshot.get(&Key::new(kind, "default")))
+            .map(|resource| resource.document().clone());
+        let field = |name: &str| {
+            let spec = document.as_ref().and_then(|document| document.get("spec"));
+            spec?.get(name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        let (version, of) = (field("calicoVersion"), field("clusterType"));
+        if let Some(said) = said.as_object_mut() {
+            said.insert("cluster".to_owned(), json!({ "version": version, "type": of }));
+        }
+        let known = |field: Option<String>| field.unwrap_or_else(|| "unknown".to_owned());
+        // Calico's own tool pads so.
+        text.push_str(&format!("Cluster Version:   {}\nCluster Type:      {}\n", known(version), known(of)));
+        failed = read.problems.iter().find(|problem| problem.is_error() && document.is_none()).cloned();
+    }
+    output::print(&if args.output.is_some() { pretty(&said)? } else { text })?;
+    match failed {
+        Some(problem) => anyhow::bail!("unable to retrieve Cluster Version or Type: {problem}"),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn pretty(value: &Value) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
+}
