@@ -303,7 +303,7 @@ mod tests {
     use crate::{
         attr::{Attributes, as_path::tests::path as as_path},
         event::NextHop,
-        policy::{NORMAL_PRIORITY, local_pref_of_priority},
+        policy::NORMAL_PRIORITY,
         view::{RefusedBy, Standing},
     };
 
