@@ -38,7 +38,8 @@ pub(crate) struct Cluster<'s> {
     /// The AS of nodes that say nothing else.
     pub(crate) as_number: Asn,
     pub(crate) mesh: bool,
-    listen_port: u16,
+    /// Of nodes that say nothing else, if it is set.
+    listen_port: Option<u16>,
 }
 
 impl<'s> Cluster<'s> {
@@ -50,7 +51,7 @@ impl<'s> Cluster<'s> {
             scope: None,
             as_number: default.and_then(|spec| spec.as_number).unwrap_or(Asn::CALICO_DEFAULT),
             mesh: default.and_then(|spec| spec.node_to_node_mesh_enabled).unwrap_or(true),
-            listen_port: default.and_then(|spec| spec.listen_port).unwrap_or(DEFAULT_PORT),
+            listen_port: default.and_then(|spec| spec.listen_port),
         }
     }
 
@@ -87,8 +88,13 @@ impl<'s> Cluster<'s> {
 
     /// The port that a node listens on: its own setting, else the cluster's.
     pub(crate) fn listen_port_of(&self, node: &NodeObject) -> u16 {
+        self.set_port_of(node).unwrap_or(DEFAULT_PORT)
+    }
+
+    /// The same, where it is set at all.
+    pub(crate) fn set_port_of(&self, node: &NodeObject) -> Option<u16> {
         let own = self.snapshot.bgp_configuration(&format!("node.{}", node.name()));
-        own.and_then(|object| object.spec.listen_port).unwrap_or(self.listen_port)
+        own.and_then(|object| object.spec.listen_port).or(self.listen_port)
     }
 
     /// The node with this address; of several the first by name.

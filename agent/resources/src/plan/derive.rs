@@ -96,6 +96,12 @@ pub(super) fn leads_to(
     Some(reached)
 }
 
+/// The AS that this node shows instead of its own: to a peer that is named by its address. Nodes that a selector chooses,
+/// and those that a rule leads back from, see each node's own (Calico's rule).
+fn local_as_towards(object: &PeerObject) -> Option<Asn> {
+    object.spec.peer_ip.and(object.spec.local_as_number)
+}
+
 fn is_local_to(own: &NodeObject, object: &PeerObject) -> bool {
     match (&object.spec.node, &object.spec.node_selector) {
         (Some(name), _) => name == own.name(),
@@ -119,11 +125,10 @@ impl<'s> Derivation<'_, 's> {
             for remote in self.remotes(object) {
                 let allow_local_as =
                     if object.spec.peer_ip.is_some() { object.spec.allow_local_as } else { 0 };
-                let keep = object.spec.peer_ip.is_some() && object.spec.keep_original_next_hop;
                 let settings = Settings {
-                    local_as: object.spec.local_as_number,
+                    local_as: local_as_towards(object),
                     allow_local_as,
-                    keep_next_hop: keep,
+                    keep_next_hop: object.spec.keep_original_next_hop,
                     extensions: object.spec.extensions.clone(),
                 };
                 self.add(object, kind, remote, settings);
@@ -147,11 +152,11 @@ impl<'s> Derivation<'_, 's> {
                 for family in families.iter().copied() {
                     let Some(mut remote) = self.node_as_remote(other, family) else { continue };
                     // The forward end shows us this AS instead of its own.
-                    remote.as_number = object.spec.local_as_number.unwrap_or(remote.as_number);
+                    remote.as_number = local_as_towards(object).unwrap_or(remote.as_number);
                     let settings = Settings {
                         local_as: None,
                         allow_local_as: 0,
-                        keep_next_hop: false,
+                        keep_next_hop: object.spec.keep_original_next_hop,
                         extensions: reversed(&object.spec.extensions),
                     };
                     self.add(object, PeerKind::Node, remote, settings);
@@ -234,7 +239,7 @@ impl<'s> Derivation<'_, 's> {
     }
 
     /// The families in which a BGPPeer leads to this node; None if it leads elsewhere. By address it does so only
-    /// if the AS is right, and the port where one is given.
+    /// if the AS is right, and the port where one is given and somebody has said on which one the node listens.
     fn families_leading_here(&mut self, object: &PeerObject) -> Option<Vec<Family>> {
         if let Some(selector) = &object.spec.peer_selector {
             return selector.matches(&self.own.metadata.labels).then(|| Family::BOTH.to_vec());
@@ -245,8 +250,9 @@ impl<'s> Derivation<'_, 's> {
             return None;
         }
         let as_number = object.spec.as_number.unwrap_or(self.cluster.as_number);
-        let port = self.cluster.listen_port_of(self.own);
-        let here = as_number == self.cluster.as_number_of(self.own) && peer.port.is_none_or(|p| p == port);
+        let port = self.cluster.set_port_of(self.own);
+        let here = as_number == self.cluster.as_number_of(self.own)
+            && peer.port.zip(port).is_none_or(|(says, is)| says == is);
         here.then(|| vec![family])
     }
 

@@ -37,10 +37,14 @@ pub enum Warning {
     )]
     WrongAs { resource: Key, address: IpAddr, says: Asn, node: String, is: Asn },
     #[error(
-        "{resource} says that {address} listens on port {says}, but Node/{node} listens on {is}: \
-         the peers of Node/{node} towards the other nodes do not exist"
+        "{resource} says that {address} listens on port {says}, but Node/{node} listens on {is}: {}",
+        if *.leads_back {
+            "nobody answers there, and the session waits for that node to dial".to_owned()
+        } else {
+            format!("the peers of Node/{} towards the other nodes do not exist", .node)
+        }
     )]
-    WrongPort { resource: Key, address: IpAddr, says: u16, node: String, is: u16 },
+    WrongPort { resource: Key, address: IpAddr, says: u16, node: String, is: u16, leads_back: bool },
     #[error("{resource} has no asNumber; the cluster's, {assumed}, is taken")]
     AsAssumed { resource: Key, assumed: Asn },
     #[error("{dropped} says otherwise than {kept} about the peer {address}; {kept} counts")]
@@ -185,8 +189,8 @@ fn peers(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut V
         if says != is {
             found.push(Warning::WrongAs { resource, address, says, node: name, is });
         } else if let Some(says) = peer.port.filter(|port| *port != cluster.listen_port_of(node)) {
-            let is = cluster.listen_port_of(node);
-            found.push(Warning::WrongPort { resource, address, says, node: name, is });
+            let (is, leads_back) = (cluster.listen_port_of(node), cluster.set_port_of(node).is_none());
+            found.push(Warning::WrongPort { resource, address, says, node: name, is, leads_back });
         }
     }
 }

@@ -232,17 +232,23 @@ fn the_reverse_of_a_peer_by_address_needs_the_nodes_as_and_port() {
 
 #[test]
 fn a_port_that_the_node_does_not_listen_on_is_told_at_both_ends() {
-    let all = mesh_off() + &three() + &peer("p", "node: b, peerIP: '10.0.0.1:1790', asNumber: 64512");
-    for name in ["a", "b"] {
-        assert!(
-            warnings(&[&all], name).contains(
-                &"BGPPeer/p says that 10.0.0.1 listens on port 1790, but Node/a listens on 179: the peers of Node/a \
-                  towards the other nodes do not exist"
-                    .to_owned()
-            ),
-            "{name}"
-        );
-    }
+    let told = |port: &str, end: &str| {
+        let all = mesh_off().replace("false", port)
+            + &three()
+            + &peer("p", "node: b, peerIP: '10.0.0.1:1790', asNumber: 64512");
+        for name in ["a", "b"] {
+            let expected =
+                format!("BGPPeer/p says that 10.0.0.1 listens on port 1790, but Node/a listens on {end}");
+            assert!(warnings(&[&all], name).contains(&expected), "{name}: {:?}", warnings(&[&all], name));
+        }
+        peers(&[&all], "a")
+    };
+    let peers =
+        told("false, listenPort: 1179", "1179: the peers of Node/a towards the other nodes do not exist");
+    assert_eq!(peers, [] as [&str; 0]);
+    // Where nobody has set a port any other leads to the node (Calico's rule), which dials.
+    let peers = told("false", "179: nobody answers there, and the session waits for that node to dial");
+    assert_eq!(peers, ["10.0.0.2 179 as64512 node later by BGPPeer/p"]);
 }
 
 #[test]
@@ -315,6 +321,10 @@ fn a_local_as_is_ours_at_one_end_and_the_peers_at_the_other() {
     // Internal by the AS that is shown, so a client.
     assert!(plan.peers[0].rr_client);
     assert_eq!(peers(&[&all], "b"), ["10.0.0.1 179 as65002 node first by BGPPeer/p"]);
+    // Nodes that a selector chooses see each node's own.
+    let selected = all.replace("peerIP: 10.0.0.2, asNumber: 65002", "peerSelector: all()");
+    assert_eq!(plan_of(&[&selected], "a").peers[0].local_as_number, None);
+    assert_eq!(peers(&[&selected], "b"), ["10.0.0.1 179 as64512 node first by BGPPeer/p"]);
 }
 
 #[test]
@@ -328,6 +338,15 @@ fn keep_original_next_hop_holds_towards_another_as_only() {
     assert_eq!(next_hop("asNumber: 64512, nextHopMode: Keep"), "keep");
     assert_eq!(next_hop("asNumber: 64512, nextHopMode: Self"), "self");
     assert_eq!(next_hop("asNumber: 64512"), "auto");
+    // Towards nodes that a selector chooses too, and from them back.
+    let all = mesh_off()
+        + &node("a", "10.0.0.1", "asNumber: 65001")
+        + &node("b", "10.0.0.2", "asNumber: 65002")
+        + &peer("p", "node: a, peerSelector: all(), keepOriginalNextHop: true");
+    for name in ["a", "b"] {
+        let next_hop = serde_json::to_value(plan_of(&[&all], name).peers[0].next_hop).unwrap();
+        assert_eq!(next_hop, "keep", "{name}");
+    }
 }
 
 #[test]
@@ -365,7 +384,18 @@ fn settings_of_a_peer_are_carried_into_the_plan() {
 #[test]
 fn a_node_does_not_peer_with_itself_whatever_the_port() {
     let all = mesh_off() + &three() + &peer("p", "peerIP: '10.0.0.1:1790', asNumber: 64512");
-    assert_eq!(peers(&[&all], "a"), [] as [&str; 0]);
+    let own = peers(&[&all], "a");
+    assert!(!own.iter().any(|peer| peer.starts_with("10.0.0.1 ")), "{own:?}");
+    assert_eq!(
+        peers(
+            &[&all.replace(
+                "10.0.0.1:1790', asNumber: 64512",
+                "10.0.0.1:1790', asNumber: 64512, reversePeering: Manual"
+            )],
+            "a"
+        ),
+        [] as [&str; 0]
+    );
 }
 
 #[test]
