@@ -145,6 +145,14 @@ fn an_annotation_that_counts_as_not_set_is_named_where_the_modes_are_asked_for()
     })?;
     let shown = node.host.sh("manxctl dataplane status")?;
     ensure!(shown.contains("did you mean manx.dev/fastPath?"), "{shown}");
+    // In a file that cannot be read it is not in force either.
+    annotate(&cluster, "manx.dev/fastPath: [Disabled")?;
+    eventually("the file is named", SOON, || {
+        let notes = node.dataplane()?.modes.notes;
+        let [note] = notes.as_slice() else { anyhow::bail!("{notes:?}") };
+        ensure!(note.contains("is not in force, or not all of it: /etc/manx/modes.yaml:"), "{note}");
+        Ok(())
+    })?;
     annotate(&cluster, "manx.dev/fastPath: Disabled")?;
     mode_is(node, "off")?;
     ensure!(node.dataplane()?.modes.notes.is_empty(), "{:?}", node.dataplane()?.modes.notes);

@@ -342,6 +342,35 @@ fn another_map_or_program_in_the_place_of_ours_gives_way_and_is_said() -> Result
 }
 
 #[test]
+fn neither_a_log_without_room_nor_one_that_nobody_reads_ends_or_holds_the_daemon() -> Result<()> {
+    let mut cluster = mesh()?;
+    cluster.node_mut("kw01").terminate()?;
+    let host = &cluster.node("kw01").host;
+    // The first has no room, the second's reader ends, the third's goes on and reads nothing.
+    let readers = [
+        "ln -s /dev/full /run/log",
+        "mkfifo /run/log; head -1 /run/log > /dev/null 2>&1 &",
+        "mkfifo /run/log; sleep 30 3<> /run/log > /dev/null 2>&1 &",
+    ];
+    for reader in readers {
+        let script = format!(
+            "rm -f /run/log; {reader}
+             manxd --node-name k8s-worker-01 --log-level trace 2> /run/log & manxd=$!
+             for n in $(seq 100); do manxctl node status 2> /run/said | grep -q Established && break; sleep 0.1; done
+             for n in $(seq 30); do manxctl node status > /dev/null || exit 1; sleep 0.1; done
+             kill -TERM $manxd && wait $manxd"
+        );
+        let done = host.shell(&script)?;
+        ensure!(done.status.success(), "{reader}: {done:?}");
+    }
+    // Nor does an eager reader leave a cleanup half done.
+    host.shell("manxd cleanup | true")?.success()?;
+    ensure!(host.paths_below("/sys/fs/bpf/manx")?.is_empty());
+    ensure!(host.sh("ip route show proto manx")?.is_empty());
+    Ok(())
+}
+
+#[test]
 fn programs_outlive_the_bpf_filesystem_and_are_pinned_in_the_next_one() -> Result<()> {
     let cluster = mesh()?;
     let (kw01, kw02) = (cluster.node("kw01"), cluster.node("kw02"));

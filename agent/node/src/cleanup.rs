@@ -1,6 +1,6 @@
 //! `manxd cleanup`: removes what this or an earlier version put on the node.
 
-use std::io;
+use std::io::{self, Write};
 
 use anyhow::{Context, bail};
 
@@ -13,15 +13,15 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     })?;
     // Programs first: without them the kernel forwards by its own routes, which are still there.
     let pins = manx_dataplane::ebpf::cleanup(&places.bpf_dir)?;
-    println!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display());
+    say(&format!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display()));
     let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
-    println!("removed {routes} routes of protocol {}", places.protocol);
+    say(&format!("removed {routes} routes of protocol {}", places.protocol));
     let state = places.state_dir.display();
     if crate::blackholes::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
-        println!("removed operators' blackholes from {state}");
+        say(&format!("removed operators' blackholes from {state}"));
     }
     match std::fs::remove_file(&places.api_socket) {
-        Ok(()) => println!("removed {}", places.api_socket.display()),
+        Ok(()) => say(&format!("removed {}", places.api_socket.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => bail!("cannot remove {}: {error}", places.api_socket.display()),
     }
@@ -30,9 +30,14 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         let _ = std::fs::remove_dir(dir);
     }
     if let Some(text) = left(&manx_dataplane::netfilter::liberal_settings()) {
-        println!("{text}");
+        say(&text);
     }
     Ok(())
+}
+
+/// Whoever reads may have ended: that is no reason to stop half way.
+fn say(line: &str) {
+    let _untold = writeln!(io::stdout(), "{line}");
 }
 
 /// Conntrack moves no window by a packet outside of it (`tcp_in_window`), so what the programs carried stays outside for

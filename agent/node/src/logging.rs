@@ -1,8 +1,17 @@
-//! Log lines on standard error, as text or JSON.
+//! Log lines on standard error, as text or JSON. Whoever reads them may end or stop reading, and a disk may be full:
+//! then lines are lost, counted, and nothing else. No session waits for a logger, and no daemon ends with it.
 
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{self, IsTerminal, Write, stderr},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Context, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 use crate::cli::LogFormat;
@@ -18,12 +27,82 @@ pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
         bail!("{}; \"{word}\" is no level", what());
     }
     let filter = EnvFilter::builder().parse(level).with_context(what)?;
-    let lines = fmt().with_env_filter(filter).with_writer(stderr);
+    // What goes wrong with writing it would tell on standard error, too, and panic there.
+    let lines =
+        fmt().with_env_filter(filter).with_writer(Arc::new(Lines::to(stderr()))).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// Lines that were lost since the last call, since nobody read them or nothing had room for them.
+pub fn lost() -> u64 {
+    LOST.swap(0, Ordering::Relaxed)
+}
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Octets that a pipe has room for when it can be written to (`PIPE_BUF`).
+const CERTAIN: usize = 4096;
+/// How long a reader may take, in milliseconds, before it counts as one that does not read.
+const PATIENCE: u8 = 100;
+
+/// A place for lines, one for each call of `write`.
+#[derive(Debug)]
+struct Lines<F> {
+    to: F,
+    /// The last line found no room.
+    stuck: AtomicBool,
+}
+
+impl<F: AsFd> Lines<F> {
+    fn to(to: F) -> Lines<F> {
+        Lines { to, stuck: AtomicBool::new(false) }
+    }
+
+    fn has_room(&self) -> bool {
+        let patience = if self.stuck.load(Ordering::Relaxed) { 0 } else { PATIENCE };
+        let mut asked = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
+        let has_room = match poll(&mut asked, PollTimeout::from(patience)) {
+            Ok(found) => found > 0,
+            // A signal; the write will tell.
+            Err(_) => true,
+        };
+        self.stuck.store(!has_room, Ordering::Relaxed);
+        has_room
+    }
+
+    /// In pieces for each of which there is room for certain, so that none waits.
+    fn put(&self, line: &[u8]) -> io::Result<()> {
+        for mut piece in line.chunks(CERTAIN) {
+            while !piece.is_empty() {
+                if !self.has_room() {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let written = match nix::unistd::write(&self.to, piece) {
+                    Err(nix::errno::Errno::EINTR) => 0,
+                    written => written?,
+                };
+                piece = piece.get(written..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: AsFd> Write for &Lines<F> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.put(line).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn is_unknown(part: &str) -> bool {
@@ -32,7 +111,40 @@ fn is_unknown(part: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Read,
+        time::{Duration, Instant},
+    };
+
     use super::*;
+
+    #[test]
+    fn a_reader_that_stops_costs_lines_and_no_time_and_one_that_ends_nothing_else() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let lines = Lines::to(writer);
+        let line = [b"x".repeat(5000), b"\n".to_vec()].concat();
+        let began = Instant::now();
+        for _ in 0..10_000 {
+            (&lines).write_all(&line).unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let gone = lost();
+        assert!((9_900..10_000).contains(&gone), "{gone}");
+        // It reads on: a line ends what was cut short, and the next is whole.
+        let mut there = vec![0; 1 << 20];
+        let length = reader.read(&mut there).unwrap();
+        assert!(there.get(..length).is_some_and(|there| there.starts_with(&line)));
+        (&lines).write_all(b"and on\n").unwrap();
+        assert_eq!(lost(), 0);
+        let length = reader.read(&mut there).unwrap();
+        assert!(there.get(..length).is_some_and(|there| there.ends_with(b"and on\n")));
+        drop(reader);
+        (&lines).write_all(b"to nobody\n").unwrap();
+        assert_eq!(lost(), 1);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        (&Lines::to(full)).write_all(b"no room\n").unwrap();
+        assert_eq!(lost(), 1);
+    }
 
     #[test]
     fn a_level_that_does_not_exist_is_no_module_to_be_silent_about() {

@@ -18,7 +18,10 @@ mod process;
 mod secrets;
 mod traffic;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{Write, stderr},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
@@ -42,7 +45,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Where nobody reads it, the exit code says it.
+            let _untold = writeln!(stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }

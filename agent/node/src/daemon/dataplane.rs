@@ -71,6 +71,7 @@ impl Daemon {
         };
         let mut modes = self.fast_path.modes();
         modes.notes.extend(self.remarks.iter().filter(|remark| is_about_modes(remark)).cloned());
+        modes.notes.extend(self.why_not_newer());
         api::DataplaneStatus {
             fast_path: self.fast_path.state(),
             modes,
@@ -83,6 +84,18 @@ impl Daemon {
             last_repairs: self.repairs.last(),
             audit: self.last_audit.clone(),
         }
+    }
+
+    /// Whoever changed a mode and got something wrong looks here first.
+    fn why_not_newer(&self) -> Option<String> {
+        let first = self.problems.first()?;
+        let more = match self.problems.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more that `manxctl node status` names"),
+        };
+        Some(format!(
+            "what was changed last in the resources is not in force, or not all of it: {first}{more}"
+        ))
     }
 
     /// What the sinks could not take, some of it by name.

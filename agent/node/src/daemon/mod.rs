@@ -65,6 +65,7 @@ use crate::{
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
+    logging,
     process::{Lock, lacking_capabilities, raise_descriptor_limit},
 };
 
@@ -402,6 +403,12 @@ impl Daemon {
         if self.writes() {
             let links: Vec<_> = self.dataplane.links().cloned().collect();
             self.fast_path.look_around(&links);
+        }
+        match logging::lost() {
+            0 => {}
+            lost => {
+                tracing::warn!("{lost} lines of this log were lost: nobody read them, or there was no room")
+            }
         }
         self.decide();
         self.keep_blackholes();
