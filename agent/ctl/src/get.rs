@@ -141,7 +141,9 @@ impl TypedValueParser for FormParser {
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     let keys = keys(args)?;
-    let reading = datastore.read_versions();
+    let mut kinds: Vec<Kind> = args.kind.into_iter().collect();
+    kinds.extend(keys.iter().flatten().map(|key| key.kind));
+    let reading = datastore.read_versions(&kinds);
     let read = &reading.update;
     output::problems(read.problems.iter().filter(|problem| problem.is_error()));
     let (mut resources, mut missing) = (Vec::new(), Vec::new());
@@ -335,6 +337,10 @@ fn headings_of(kind: Kind, wide: bool) -> &'static [&'static str] {
             "ASSIGNMENTMODE",
         ],
         (Kind::BlockAffinity, _) => &["NAME", "NODE", "CIDR", "STATE"],
+        (Kind::IpamBlock, _) => &["NAME", "CIDR", "AFFINITY", "INUSE", "FREE"],
+        (Kind::ClusterInformation, _) => {
+            &["NAME", "CLUSTERGUID", "CLUSTERTYPE", "CALICOVERSION", "DATASTOREREADY"]
+        }
     }
 }
 
@@ -405,6 +411,18 @@ fn row(resource: &Resource, snapshot: &Snapshot, wide: bool) -> Vec<String> {
                 AffinityState::PendingDeletion => "pendingDeletion",
             };
             vec![name, spec.node.clone(), spec.cidr.to_string(), state.to_owned()]
+        }
+        Resource::IpamBlock(object) => {
+            let spec = &object.spec;
+            let used = spec.allocations.iter().flatten().count();
+            let (affinity, free) = (spec.affinity.clone(), spec.allocations.len() - used);
+            vec![name, spec.cidr.to_string(), or_dash(affinity), used.to_string(), free.to_string()]
+        }
+        Resource::ClusterInformation(object) => {
+            let spec = object.spec.clone();
+            let ready = spec.datastore_ready.map(|ready| ready.to_string());
+            let texts = [spec.guid, spec.cluster_type, spec.calico_version, ready];
+            std::iter::once(name).chain(texts.map(Option::unwrap_or_default)).collect()
         }
     }
 }

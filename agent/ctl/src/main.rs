@@ -12,6 +12,7 @@ mod explain;
 mod get;
 mod history;
 mod input;
+mod ipam;
 mod left_behind;
 mod lint;
 mod node_status;
@@ -96,6 +97,9 @@ enum Command {
     Plan(plan::Args),
     /// Say what is wrong with the resources of the whole cluster: each with what follows, and what to do
     Lint(lint::Args),
+    /// Show what Calico's IPAM has given out
+    #[command(subcommand)]
+    Ipam(ipam::Command),
     /// Show which manxctl this is, and which Calico the cluster says that it has
     Version(version::Args),
     /// Print what makes a shell complete manxctl's command lines
@@ -138,6 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
+        Command::Ipam(command) => ipam::run(command, &datastore()?),
         Command::Version(args) => version::run(args, &datastore),
         Command::Completion(args) => {
             completion::completion(args, &mut <Cli as clap::CommandFactory>::command())

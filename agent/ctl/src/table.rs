@@ -46,7 +46,7 @@ pub fn wrapped(lead: &str, text: &str) -> String {
     out
 }
 
-/// A frame of `+`, `-` and `|`, headings centred, cells to the left.
+/// A frame of `+`, `-` and `|`, headings centred, cells to the left, numbers to the right.
 pub fn boxed<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
     let lines: Vec<&[String]> =
@@ -58,7 +58,11 @@ pub fn boxed<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     for (index, line) in lines.iter().enumerate() {
         for (cell, width) in line.iter().zip(&widths) {
             let gap = width - cell.chars().count().min(*width);
-            let left = if index == 0 { gap / 2 } else { 0 };
+            let left = match index {
+                0 => gap / 2,
+                _ if is_number(cell) => gap,
+                _ => 0,
+            };
             text.push_str("| ");
             push_spaces(&mut text, left);
             text.push_str(cell);
@@ -71,6 +75,14 @@ pub fn boxed<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     }
     text.push_str(&rule);
     text
+}
+
+/// As calicoctl's table sees one: digits, and maybe a point or a percent sign.
+fn is_number(cell: &str) -> bool {
+    let digits = cell.strip_suffix('%').unwrap_or(cell);
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.matches('.').count() <= 1
+        && digits.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 /// The longest cell of each column of the first line.

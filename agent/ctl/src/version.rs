@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use manx_datastore::{Datastore, OpenError};
-use manx_resources::{Key, Kind};
 use serde_json::{Value, json};
 
 use crate::output;
@@ -33,21 +32,16 @@ pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) ->
     let mut failed = None;
     if !args.client {
         let read = datastore()?.read();
-        let document = Kind::from_name("ClusterInformation")
-            .and_then(|kind| read.snapshot.get(&Key::new(kind, "default")))
-            .map(|resource| resource.document().clone());
-        let field = |name: &str| {
-            let spec = document.as_ref().and_then(|document| document.get("spec"));
-            spec?.get(name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
-        };
-        let (version, of) = (field("calicoVersion"), field("clusterType"));
+        let found = read.snapshot.cluster_information().map(|object| object.spec.clone());
+        let missing = found.is_none();
+        let (version, of) = found.map_or((None, None), |found| (found.calico_version, found.cluster_type));
         if let Some(said) = said.as_object_mut() {
             said.insert("cluster".to_owned(), json!({ "version": version, "type": of }));
         }
         let known = |field: Option<String>| field.unwrap_or_else(|| "unknown".to_owned());
         // Calico's own tool pads so.
         text.push_str(&format!("Cluster Version:   {}\nCluster Type:      {}\n", known(version), known(of)));
-        failed = read.problems.iter().find(|problem| problem.is_error() && document.is_none()).cloned();
+        failed = read.problems.iter().find(|problem| problem.is_error() && missing).cloned();
     }
     output::print(&if args.output.is_some() { pretty(&said)? } else { text })?;
     match failed {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 /// Words that command lines are made of, right ones and wrong ones.
 const WORDS: &[&str] = &[
+    "ipam",
     "get",
     "apply",
     "create",
@@ -26,6 +27,12 @@ const WORDS: &[&str] = &[
     "pool",
     "bgpconfig",
     "affinity",
+    "show",
+    "--show-blocks",
+    "--show-borrowed",
+    "--ip",
+    "10.0.0.1",
+    "ipamblock",
     "nothing",
     "k8s-worker-01",
     "default",
@@ -128,7 +135,7 @@ fn no_command_line_and_no_input_makes_manxctl_panic() {
         3 => prop::sample::select(TEXTS).prop_map(str::to_owned),
         1 => "\\PC{0,80}|[-a:#&*!|>'\"%@`{}\\[\\],?~ \n\t\r0-9.]{0,80}",
     ];
-    let verb = prop::sample::select(&WORDS[..13]).prop_map(str::to_owned);
+    let verb = prop::sample::select(&WORDS[..14]).prop_map(str::to_owned);
     let line = (verb, prop::collection::vec(word(), 0..7), text);
     let config = ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |((verb, mut args, text) in line)| {

@@ -277,3 +277,91 @@ fn shells_and_man_are_told_of_every_command() {
             .starts_with("error: cannot write manual pages to missing: No such file")
     );
 }
+
+const BLOCKS: &str = "\
+apiVersion: crd.projectcalico.org/v1
+kind: IPAMBlock
+metadata:
+  name: 172-16-36-192-29
+spec:
+  cidr: 172.16.36.192/29
+  affinity: host:kw01
+  allocations: [0, null, 1, 2, null, null, null, null]
+  unallocated: [1, 4, 5, 6, 7]
+  attributes:
+  - handle_id: h0
+    secondary: {node: kw01, namespace: default, pod: web}
+  - handle_id: h1
+    secondary: {node: kw02, namespace: default, pod: db}
+  - {}
+  deleted: false
+---
+apiVersion: projectcalico.org/v3
+kind: IPAMBlock
+metadata: {name: 10-9-0-0-30}
+spec: {cidr: 10.9.0.0/30, allocations: [null, null, null, null], unallocated: [0, 1, 2, 3], attributes: []}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: pods}
+spec: {cidr: 172.16.0.0/16, blockSize: 29}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: six}
+spec: {cidr: 'fd00::/48'}
+---
+apiVersion: projectcalico.org/v3
+kind: ClusterInformation
+metadata: {name: default}
+spec: {clusterGUID: abc, clusterType: 'k8s,bgp', calicoVersion: v3.30.1, datastoreReady: true}
+";
+
+#[test]
+fn ipam_show_prints_calicos_tables() {
+    let lab = Lab::new();
+    fs::write(lab.store().join("all.yaml"), BLOCKS).unwrap();
+    assert_eq!(
+        lab.ok(&["ipam", "show", "--show-blocks"]),
+        "\
++----------+------------------+------------+------------+-------------------+
+| GROUPING |       CIDR       | IPS TOTAL  | IPS IN USE |     IPS FREE      |
++----------+------------------+------------+------------+-------------------+
+| IP Pool  | 172.16.0.0/16    |      65536 | 3 (0%)     | 65533 (100%)      |
+| Block    | 172.16.36.192/29 |          8 | 3 (38%)    | 5 (62%)           |
+| IP Pool  | fd00::/48        | 1.2089e+24 | 0 (0%)     | 1.2089e+24 (100%) |
+| Block    | 10.9.0.0/30      |          4 | 0 (0%)     | 4 (100%)          |
++----------+------------------+------------+------------+-------------------+
+"
+    );
+    assert_eq!(lab.ok(&["ipam", "show"]).lines().count(), 6, "blocks only if asked for");
+    assert_eq!(lab.ok(&["ipam", "show", "--ip", "172.16.36.193"]), "172.16.36.193 is not assigned\n");
+    assert_eq!(lab.ok(&["ipam", "show", "--ip", "10.200.0.1"]), "10.200.0.1 is not assigned\n");
+    assert_eq!(
+        lab.ok(&["ipam", "show", "--ip", "172.16.36.194"]),
+        "IP 172.16.36.194 is in use\nHandle ID: h1\nActive Owner Attributes:\n  namespace: default\n  node: kw02\n  pod: db\n"
+    );
+    assert_eq!(
+        lab.ok(&["ipam", "show", "--ip", "172.16.36.195"]),
+        "IP 172.16.36.195 is in use\nHandle ID: <none>\nNo Active Owner attributes defined\n"
+    );
+    let borrowed = lab.ok(&["ipam", "show", "--show-borrowed"]);
+    assert!(
+        borrowed.contains(
+            "| 172.16.36.194 | kw02           | 172.16.36.192/29 | kw01        | pod  | default/db   |"
+        ),
+        "{borrowed}"
+    );
+    assert!(borrowed.ends_with("\nNote: found 1 IP allocations without an explicit node association. Unable to determine if they are borrowed.\n"));
+    let said: serde_json::Value = serde_json::from_str(&lab.ok(&["ipam", "show", "-o", "json"])).unwrap();
+    assert_eq!(said["pools"][0]["inUse"], 3.0);
+    assert_eq!(
+        lab.ok(&["get", "ipamblock"]).lines().nth(2),
+        Some("172-16-36-192-29   172.16.36.192/29   host:kw01   3       5      ")
+    );
+    let version = lab.ok(&["version"]);
+    assert!(version.contains("Cluster Version:   v3.30.1\nCluster Type:      k8s,bgp\n"), "{version}");
+    let cluster = cluster();
+    let run = cluster.run(&["ipam", "show"]);
+    assert!(run.code == 0 && run.stderr.contains("there is no IPAMBlock in the datastore"), "{}", run.stderr);
+}

@@ -114,8 +114,9 @@ impl Datastore {
         }
     }
 
-    /// As [`Datastore::read`], with the versions of all objects.
-    pub fn read_versions(&self) -> Reading {
+    /// As [`Datastore::read`], with the versions of all objects, and in any case with those of these kinds: from etcd
+    /// blocks come only where they are asked for.
+    pub fn read_versions(&self, kinds: &[Kind]) -> Reading {
         match self {
             Datastore::Directory(_) => {
                 let update = self.read();
@@ -124,7 +125,7 @@ impl Datastore {
                     all.map(|resource| (resource.key(), version::of_document(resource.document()))).collect();
                 Reading { update, versions, version: None }
             }
-            Datastore::Etcd(etcd) => etcd.read_versions(),
+            Datastore::Etcd(etcd) => etcd.read_versions(kinds),
         }
     }
 

@@ -204,10 +204,10 @@ fn each_verb_asks_of_the_object_that_is_there() {
             "resource already exists: Node(kw01); it stands in etcd://127.0.0.1:2379; apply or replace changes it"
         );
         let key = Key::new(Kind::Node, "kw01");
-        let seen = store.read_versions().versions[&key].clone();
+        let seen = store.read_versions(&Kind::ALL).versions[&key].clone();
         let versioned = |text: &str| text.replace("\"metadata\":{", &format!("\"metadata\":{{\"resourceVersion\":\"{seen}\","));
         assert_eq!(one(Write::Replace(manifest(&versioned(&b)))), Ok(Written::Replaced));
-        let found = store.read_versions().versions[&key].clone();
+        let found = store.read_versions(&Kind::ALL).versions[&key].clone();
         for write in [
             Write::Replace(manifest(&versioned(&a))),
             Write::Apply(manifest(&versioned(&a))),
@@ -266,6 +266,16 @@ fn ten_thousand_objects_come_in_pages() {
             );
             client.put(node_key(&name), text, None).await.unwrap();
         }
+        // Each larger than all others: a message holds five of them.
+        let attributes = format!(r#"{{"handle_id":"{}"}}"#, "x".repeat(700_000));
+        for number in 0..12 {
+            let block = format!("10.9.{number}.0");
+            let key = format!("/calico/ipam/v2/assignment/ipv4/block/{block}-24");
+            let value = format!(r#"{{"cidr":"{block}/24","allocations":[0],"attributes":[{attributes}]}}"#);
+            client.put(key, value, None).await.unwrap();
+        }
+        let reading = datastore().read_versions(&[Kind::IpamBlock]);
+        assert_eq!((reading.update.snapshot.len(), reading.update.has_errors()), (10_012, false));
         let started = std::time::Instant::now();
         let updates = datastore().watch().await.unwrap();
         let update = updates.borrow();

@@ -43,7 +43,7 @@ fn delete(name: &str) -> Write {
 }
 
 fn version(directory: &Path, name: &str) -> String {
-    store(directory).read_versions().versions[&key(name)].clone()
+    store(directory).read_versions(&Kind::ALL).versions[&key(name)].clone()
 }
 
 fn with_version(text: &str, version: &str) -> String {
@@ -168,7 +168,7 @@ fn a_file_that_cannot_take_its_place_puts_the_others_back() {
 }
 
 fn changed(directory: &Path, name: &str, change: impl FnOnce(&mut serde_json::Value)) -> Write {
-    let reading = store(directory).read_versions();
+    let reading = store(directory).read_versions(&Kind::ALL);
     let mut document = reading.update.snapshot.get(&key(name)).unwrap().document().clone();
     change(&mut document);
     let resource: Resource = parse("edited", &document.to_string()).documents.remove(0).resource;

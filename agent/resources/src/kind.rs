@@ -13,16 +13,20 @@ pub enum Kind {
     Node,
     IpPool,
     BlockAffinity,
+    IpamBlock,
+    ClusterInformation,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 8] = [
         Kind::BgpConfiguration,
         Kind::BgpPeer,
         Kind::BgpFilter,
         Kind::Node,
         Kind::IpPool,
         Kind::BlockAffinity,
+        Kind::IpamBlock,
+        Kind::ClusterInformation,
     ];
 
     /// The name in a document's `kind:` field.
@@ -34,6 +38,8 @@ impl Kind {
             Kind::Node => "Node",
             Kind::IpPool => "IPPool",
             Kind::BlockAffinity => "BlockAffinity",
+            Kind::IpamBlock => "IPAMBlock",
+            Kind::ClusterInformation => "ClusterInformation",
         }
     }
 
@@ -46,6 +52,10 @@ impl Kind {
             Kind::Node => &["node", "nodes", "no", "nos"],
             Kind::IpPool => &["ippool", "ippools", "ipp", "ipps", "pool", "pools"],
             Kind::BlockAffinity => &["blockaffinity", "blockaffinities", "affinity", "affinities"],
+            Kind::IpamBlock => &["ipamblock", "ipamblocks"],
+            Kind::ClusterInformation => {
+                &["clusterinformation", "clusterinformations", "clusterinfo", "clusterinfos"]
+            }
         }
     }
 

@@ -38,4 +38,6 @@ pub use read::{Collected, Document, Parsed, collect, combine, parse};
 pub use selector::{ParseSelectorError, Selector};
 pub use snapshot::{Metadata, Object, Resource, Snapshot};
 pub use spec::AffinityState;
-pub use stored::{parse_stored, stored_key, stored_key_of, stored_prefixes, stored_value};
+pub use stored::{
+    parse_stored, stored_key, stored_key_of, stored_prefixes, stored_prefixes_with, stored_value,
+};

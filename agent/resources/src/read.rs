@@ -9,6 +9,7 @@ mod block_affinity;
 mod extensions;
 mod fast_path;
 mod ip_pool;
+mod ipam;
 mod node;
 mod value;
 
@@ -32,13 +33,11 @@ const MAX_PROBLEMS: usize = 100;
 /// Calico's other kinds. A file may hold them; Manx has no use for them.
 const OTHER_KINDS: &[&str] = &[
     "CalicoNodeStatus",
-    "ClusterInformation",
     "ExternalNetwork",
     "FelixConfiguration",
     "GlobalNetworkPolicy",
     "GlobalNetworkSet",
     "HostEndpoint",
-    "IPAMBlock",
     "IPAMConfig",
     "IPAMConfiguration",
     "IPAMHandle",
@@ -226,6 +225,8 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
         Kind::Node => object!(Node, node::read(&mut fields, &mut annotations)),
         Kind::IpPool => object!(IpPool, ip_pool::read(&mut fields, &mut annotations)),
         Kind::BlockAffinity => object!(BlockAffinity, block_affinity::read(&mut fields)),
+        Kind::IpamBlock => object!(IpamBlock, ipam::block(&mut fields)),
+        Kind::ClusterInformation => object!(ClusterInformation, ipam::cluster_information(&mut fields)),
     }
 }
 

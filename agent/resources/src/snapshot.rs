@@ -39,6 +39,8 @@ pub enum Resource {
     Node(Arc<Object<spec::Node>>),
     IpPool(Arc<Object<spec::IpPool>>),
     BlockAffinity(Arc<Object<spec::BlockAffinity>>),
+    IpamBlock(Arc<Object<spec::IpamBlock>>),
+    ClusterInformation(Arc<Object<spec::ClusterInformation>>),
 }
 
 impl Resource {
@@ -50,6 +52,8 @@ impl Resource {
             Resource::Node(_) => Kind::Node,
             Resource::IpPool(_) => Kind::IpPool,
             Resource::BlockAffinity(_) => Kind::BlockAffinity,
+            Resource::IpamBlock(_) => Kind::IpamBlock,
+            Resource::ClusterInformation(_) => Kind::ClusterInformation,
         }
     }
 
@@ -61,6 +65,8 @@ impl Resource {
             Resource::Node(object) => &object.metadata,
             Resource::IpPool(object) => &object.metadata,
             Resource::BlockAffinity(object) => &object.metadata,
+            Resource::IpamBlock(object) => &object.metadata,
+            Resource::ClusterInformation(object) => &object.metadata,
         }
     }
 
@@ -81,6 +87,8 @@ impl Resource {
             Resource::Node(object) => &object.document,
             Resource::IpPool(object) => &object.document,
             Resource::BlockAffinity(object) => &object.document,
+            Resource::IpamBlock(object) => &object.document,
+            Resource::ClusterInformation(object) => &object.document,
         }
     }
 }
@@ -96,6 +104,8 @@ pub struct Snapshot {
     nodes: ByName<spec::Node>,
     ip_pools: ByName<spec::IpPool>,
     block_affinities: ByName<spec::BlockAffinity>,
+    ipam_blocks: ByName<spec::IpamBlock>,
+    cluster_informations: ByName<spec::ClusterInformation>,
 }
 
 impl Snapshot {
@@ -109,6 +119,8 @@ impl Snapshot {
             Resource::Node(object) => drop(self.nodes.insert(name, object)),
             Resource::IpPool(object) => drop(self.ip_pools.insert(name, object)),
             Resource::BlockAffinity(object) => drop(self.block_affinities.insert(name, object)),
+            Resource::IpamBlock(object) => drop(self.ipam_blocks.insert(name, object)),
+            Resource::ClusterInformation(object) => drop(self.cluster_informations.insert(name, object)),
         }
     }
 
@@ -121,6 +133,8 @@ impl Snapshot {
             Kind::Node => self.nodes.remove(&key.name).is_some(),
             Kind::IpPool => self.ip_pools.remove(&key.name).is_some(),
             Kind::BlockAffinity => self.block_affinities.remove(&key.name).is_some(),
+            Kind::IpamBlock => self.ipam_blocks.remove(&key.name).is_some(),
+            Kind::ClusterInformation => self.cluster_informations.remove(&key.name).is_some(),
         }
     }
 
@@ -135,6 +149,10 @@ impl Snapshot {
             Kind::Node => self.nodes.get(name).cloned().map(Resource::Node),
             Kind::IpPool => self.ip_pools.get(name).cloned().map(Resource::IpPool),
             Kind::BlockAffinity => self.block_affinities.get(name).cloned().map(Resource::BlockAffinity),
+            Kind::IpamBlock => self.ipam_blocks.get(name).cloned().map(Resource::IpamBlock),
+            Kind::ClusterInformation => {
+                self.cluster_informations.get(name).cloned().map(Resource::ClusterInformation)
+            }
         }
     }
 
@@ -150,6 +168,10 @@ impl Snapshot {
             Kind::IpPool => self.ip_pools.values().cloned().map(Resource::IpPool).collect(),
             Kind::BlockAffinity => {
                 self.block_affinities.values().cloned().map(Resource::BlockAffinity).collect()
+            }
+            Kind::IpamBlock => self.ipam_blocks.values().cloned().map(Resource::IpamBlock).collect(),
+            Kind::ClusterInformation => {
+                self.cluster_informations.values().cloned().map(Resource::ClusterInformation).collect()
             }
         }
     }
@@ -210,6 +232,14 @@ impl Snapshot {
         self.block_affinities.values().map(Arc::as_ref)
     }
 
+    pub fn ipam_blocks(&self) -> impl Iterator<Item = &Object<spec::IpamBlock>> {
+        self.ipam_blocks.values().map(Arc::as_ref)
+    }
+
+    pub fn cluster_information(&self) -> Option<&Object<spec::ClusterInformation>> {
+        self.cluster_informations.get("default").map(Arc::as_ref)
+    }
+
     pub fn len(&self) -> usize {
         self.bgp_configurations.len()
             + self.bgp_peers.len()
@@ -217,6 +247,8 @@ impl Snapshot {
             + self.nodes.len()
             + self.ip_pools.len()
             + self.block_affinities.len()
+            + self.ipam_blocks.len()
+            + self.cluster_informations.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 mod extensions;
 mod fast_path;
 mod filter;
+mod ipam;
 
 use std::{
     fmt,
@@ -22,6 +23,7 @@ pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCh
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };
+pub use ipam::{Allocation, ClusterInformation, IpamBlock};
 
 /// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,13 +9,23 @@ use crate::{AffinityState, Key, Kind, Parsed, Problem, Resource, Severity, parse
 
 const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
 const IPAM: &str = "/calico/ipam/v2/";
+const BLOCKS: &str = "/calico/ipam/v2/assignment/";
+/// Kinds whose keys say more than a name.
+const IN_IPAM: [Kind; 2] = [Kind::BlockAffinity, Kind::IpamBlock];
 
-/// Everything that [`parse_stored`] reads stands under one of these, and little that it does not. What nodes and pods
-/// change all day (handles, blocks, workloads) is not there.
+/// Everything that plans depend on stands under one of these, and little else. What nodes and pods change all day
+/// (handles, blocks, workloads) is not there.
 pub fn stored_prefixes() -> Vec<String> {
-    let plurals = Kind::ALL.into_iter().filter(|kind| *kind != Kind::BlockAffinity);
+    let plurals = Kind::ALL.into_iter().filter(|kind| !IN_IPAM.contains(kind));
     let mut prefixes: Vec<String> = plurals.map(|kind| format!("{RESOURCES}{}/", plural(kind))).collect();
     prefixes.extend(["host", "virtual"].map(|of| format!("{IPAM}{of}/")));
+    prefixes
+}
+
+/// The same with what objects of these kinds stand under, to be read once: blocks change with every pod, and are many.
+pub fn stored_prefixes_with(kinds: &[Kind]) -> Vec<String> {
+    let mut prefixes = stored_prefixes();
+    prefixes.extend(kinds.contains(&Kind::IpamBlock).then(|| BLOCKS.to_owned()));
     prefixes
 }
 
@@ -27,12 +37,16 @@ pub fn stored_key(resource: &Resource) -> String {
         let cidr = object.spec.cidr.to_string().replace('/', "-");
         return format!("{IPAM}{of}/{}/{family}/block/{cidr}", object.spec.node);
     }
+    if let Resource::IpamBlock(object) = resource {
+        let family = if object.spec.cidr.is_v4() { "ipv4" } else { "ipv6" };
+        return format!("{BLOCKS}{family}/block/{}", object.spec.cidr.to_string().replace('/', "-"));
+    }
     format!("{RESOURCES}{}/{}", plural(resource.kind()), resource.name())
 }
 
 /// The same of what is known by its name alone, and may be too wrong to be read; None where the key has more in it.
 pub fn stored_key_of(key: &Key) -> Option<String> {
-    (key.kind != Kind::BlockAffinity).then(|| format!("{RESOURCES}{}/{}", plural(key.kind), key.name))
+    (!IN_IPAM.contains(&key.kind)).then(|| format!("{RESOURCES}{}/{}", plural(key.kind), key.name))
 }
 
 /// What Calico stores there. The version is etcd's own, and no part of it.
@@ -44,6 +58,9 @@ pub fn stored_value(resource: &Resource) -> String {
             AffinityState::PendingDeletion => "pendingDeletion",
         };
         return json!({ "state": state, "deleted": object.spec.deleted }).to_string();
+    }
+    if let Resource::IpamBlock(object) = resource {
+        return object.document.get("spec").unwrap_or(&Value::Null).to_string();
     }
     let mut document = resource.document().clone();
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -59,6 +76,10 @@ pub fn parse_stored(key: &str, value: &[u8]) -> Option<Parsed> {
         let kind = Kind::ALL.into_iter().find(|kind| plural(*kind) == of)?;
         // What has one part more is of a namespace.
         return (!name.contains('/')).then(|| resource(key, kind, name, value));
+    }
+    if let Some(rest) = key.strip_prefix(BLOCKS) {
+        let (family, cidr) = rest.split_once("/block/")?;
+        return ["ipv4", "ipv6"].contains(&family).then(|| ipam_block(key, cidr, value));
     }
     let (of, rest) = key.strip_prefix(IPAM)?.split_once('/')?;
     if !["host", "virtual"].contains(&of) {
@@ -117,6 +138,22 @@ fn affinity(key: &str, of: &str, node: &str, cidr: &str, value: &[u8]) -> Parsed
             "state": said.get("state").filter(|state| *state != "").unwrap_or(&json!("confirmed")),
             "deleted": said.get("deleted").cloned().unwrap_or(json!(false)).to_string().trim_matches('"'),
         },
+    });
+    parse(key, &document.to_string())
+}
+
+/// The value is what a document has as its spec.
+fn ipam_block(key: &str, cidr: &str, value: &[u8]) -> Parsed {
+    let said = match serde_json::from_slice(value) {
+        Ok(said @ Value::Object(_)) => said,
+        Ok(_) => return refused(key, "is no JSON object".to_owned()),
+        Err(error) => return refused(key, format!("is no JSON: {error}")),
+    };
+    let document = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": Kind::IpamBlock.name(),
+        "metadata": { "name": cidr.replace(['.', ':', '/'], "-") },
+        "spec": said,
     });
     parse(key, &document.to_string())
 }
@@ -207,12 +244,31 @@ mod tests {
     }
 
     #[test]
+    fn a_block_has_its_addresses_and_who_has_them() {
+        let key = "/calico/ipam/v2/assignment/ipv4/block/172.16.36.192-30";
+        let value = r#"{"cidr":"172.16.36.192/30","affinity":"host:kw01","allocations":[0,null,1,null],"unallocated":[1,3],"attributes":[{"handle_id":"h","secondary":{"node":"kw01"}},{}],"sequenceNumber":7,"sequenceNumberForAllocation":{"0":5},"deleted":false}"#;
+        let resource = one(key, value);
+        assert_eq!(stored_key(&resource), key);
+        assert_eq!(
+            serde_json::from_str::<Value>(&stored_value(&resource)).unwrap(),
+            serde_json::from_str::<Value>(value).unwrap()
+        );
+        let Resource::IpamBlock(object) = &resource else { panic!("{resource:?}") };
+        assert_eq!(object.name(), "172-16-36-192-30");
+        assert_eq!(object.spec.allocations, [Some(0), None, Some(1), None]);
+        assert_eq!(object.spec.attributes[0].owner["node"], "kw01");
+        assert!(fault(key, &value.replace("[0,null,1,null]", "[0,2]")).contains("beyond the 2 attributes"));
+        // No daemon follows what changes with every pod.
+        assert!(!stored_prefixes().iter().any(|prefix| key.starts_with(prefix)));
+        assert!(stored_prefixes_with(&[Kind::IpamBlock]).iter().any(|prefix| key.starts_with(prefix)));
+    }
+
+    #[test]
     fn what_is_not_read_is_passed_over() {
         for key in [
             "/calico/resources/v3/projectcalico.org/profiles/default",
             "/calico/resources/v3/projectcalico.org/bgppeers/default/of-a-namespace",
             "/calico/ipam/v2/handle/k8s-pod-network.7",
-            "/calico/ipam/v2/assignment/ipv4/block/172.16.36.192-26",
             "/calico/ipam/v2/host/kw01/ipv9/block/172.16.36.192-26",
             "/calico/ipam/v2/config",
             "/registry/pods/x",

@@ -159,7 +159,7 @@ fn edit(
     mut change: impl FnMut(&Value) -> anyhow::Result<Value>,
 ) -> anyhow::Result<Written> {
     for attempt in 1.. {
-        let reading = datastore.read_versions();
+        let reading = datastore.read_versions(&[key.kind]);
         let snapshot = &reading.update.snapshot;
         let (Some(before), Some(version)) = (snapshot.get(key), reading.versions.get(key)) else {
             // Why it is not there may be that it cannot be read.

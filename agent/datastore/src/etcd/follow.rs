@@ -108,7 +108,7 @@ impl Follower {
             let next = match self.known.take() {
                 Some(next) => next,
                 None => {
-                    let listing = within(list(&mut client)).await?;
+                    let listing = within(list(&mut client, stored_prefixes())).await?;
                     let next = listing.revision + 1;
                     self.store.take(listing);
                     self.publish()?;

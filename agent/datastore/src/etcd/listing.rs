@@ -1,12 +1,15 @@
 //! All that is there, at one revision.
 
-use etcd_client::{Client, GetOptions};
-use manx_resources::stored_prefixes;
+use etcd_client::{Client, Error, GetOptions};
 
 use super::access::said;
 
-/// Keys in one answer: a message may have 4 MiB, and a large Node has some kilobytes.
+/// Keys in one answer: a message may have 4 MiB, and a large Node has some kilobytes. Where objects are larger (blocks with
+/// all addresses given out), fewer.
 const PAGE: i64 = 500;
+
+/// gRPC's status for, among others, a message that is larger than may be.
+const OUT_OF_RANGE: i32 = 11;
 
 /// What stands under the prefixes, and when.
 #[derive(Debug, Default)]
@@ -23,17 +26,25 @@ pub(super) struct Object {
     pub changed: i64,
 }
 
-pub(super) async fn list(client: &mut Client) -> Result<Listing, String> {
+pub(super) async fn list(client: &mut Client, prefixes: Vec<String>) -> Result<Listing, String> {
     let mut listing = Listing::default();
-    for prefix in stored_prefixes() {
+    for prefix in prefixes {
         let end = end(&prefix);
         let mut from = prefix.into_bytes();
+        let mut page = PAGE;
         loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(page);
             if listing.revision != 0 {
                 options = options.with_revision(listing.revision);
             }
-            let mut answer = client.get(from, Some(options)).await.map_err(|error| said(&error))?;
+            let mut answer = match client.get(from.as_slice(), Some(options)).await {
+                Ok(answer) => answer,
+                Err(Error::GRpcStatus(status)) if i32::from(status.code()) == OUT_OF_RANGE && page > 1 => {
+                    page = (page / 8).max(1);
+                    continue;
+                }
+                Err(error) => return Err(said(&error)),
+            };
             if listing.revision == 0 {
                 listing.revision = answer.header().map_or(0, |header| header.revision());
             }

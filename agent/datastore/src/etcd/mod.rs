@@ -15,7 +15,7 @@ use std::{
 };
 
 use etcd_client::Client;
-use manx_resources::{Problem, Severity};
+use manx_resources::{Kind, Problem, Severity, stored_prefixes, stored_prefixes_with};
 use tokio::time::timeout;
 
 pub(crate) use follow::watch;
@@ -61,7 +61,8 @@ impl Etcd {
 
     /// Everything once. Blocks, for some seconds at most.
     pub(crate) fn read(&self) -> Update {
-        let listing = self.ask(|mut client| async move { listing::list(&mut client).await });
+        let listing =
+            self.ask(|mut client| async move { listing::list(&mut client, stored_prefixes()).await });
         match listing.and_then(|listing| listing) {
             Ok(listing) => Store::new(listing).update(),
             Err(why) => Update { problems: [self.away(&why)].into(), ..Update::default() },
@@ -69,8 +70,9 @@ impl Etcd {
     }
 
     /// As [`Etcd::read`], with the revision in which each object was changed last.
-    pub(crate) fn read_versions(&self) -> Reading {
-        let listing = self.ask(|mut client| async move { listing::list(&mut client).await });
+    pub(crate) fn read_versions(&self, kinds: &[Kind]) -> Reading {
+        let listing = self
+            .ask(|mut client| async move { listing::list(&mut client, stored_prefixes_with(kinds)).await });
         match listing.and_then(|listing| listing) {
             Ok(listing) => {
                 let version = Some(listing.revision.to_string());

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fs, time::SystemTime};
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use jiff::Timestamp;
-use manx_resources::{Key, Kind, Resource, parse_stored, stored_key, stored_key_of, stored_value};
+use manx_resources::{
+    Key, Kind, Resource, parse_stored, stored_key, stored_key_of, stored_prefixes_with, stored_value,
+};
 use serde_json::{Map, Value, json};
 
 use super::{Etcd, access::said, listing::list};
@@ -132,7 +134,8 @@ async fn listed(client: &mut Client, writes: &[Write]) -> Result<Listed, String>
         return Ok(Listed::default());
     }
     let mut listed = Listed::default();
-    for object in list(client).await?.objects {
+    let kinds: Vec<Kind> = writes.iter().map(|write| write.key().kind).collect();
+    for object in list(client, stored_prefixes_with(&kinds)).await?.objects {
         let resources =
             parse_stored(&object.key, &object.value).into_iter().flat_map(|parsed| parsed.documents);
         for document in resources {
@@ -146,7 +149,7 @@ async fn listed(client: &mut Client, writes: &[Write]) -> Result<Listed, String>
 /// annotations, and above all when it was made, and as which. What is edited was read from the store and has it already.
 fn merged(resource: &Resource, before: Option<&[u8]>, edited: bool, now: SystemTime) -> String {
     let new = stored_value(resource);
-    if resource.kind() == Kind::BlockAffinity {
+    if matches!(resource.kind(), Kind::BlockAffinity | Kind::IpamBlock) {
         return over(&new, before);
     }
     let Ok(mut document) = serde_json::from_str::<Value>(&new) else { return new };
