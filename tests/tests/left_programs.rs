@@ -106,3 +106,13 @@ fn a_fast_path_that_is_off_at_the_start_is_off_before_there_is_a_plan() -> Resul
     ensure!(seen(kw01, "fast_path_off")? > passed, "no program saw it");
     Ok(())
 }
+
+/// A wrong MANX_SOCKET is no reason to say that nobody keeps the programs.
+#[test]
+fn where_a_manxd_lives_that_was_asked_at_the_wrong_socket_nothing_is_called_left() -> Result<()> {
+    let cluster = mesh()?;
+    let asked = cluster.node("kw01").host.output("manxctl --socket /nowhere dataplane status")?;
+    ensure!(!asked.status.success() && asked.stderr.contains("But a manxd runs (pid "), "{asked:?}");
+    ensure!(!asked.stderr.contains("earlier run"), "{asked:?}");
+    Ok(())
+}

@@ -125,7 +125,7 @@ impl FastPath {
         let (mut sink, opened) = match EbpfSink::open(&options) {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::warn!("there is no fast path, the kernel forwards by itself: {error}");
                 return FastPath::absent(mode, error.to_string(), &options.bpf_dir);
             }
         };

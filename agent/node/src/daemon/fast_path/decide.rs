@@ -555,13 +555,15 @@ fn switch_off_where_ipv6_is_disabled(facts: &Facts<'_>, choice: &mut Choice) {
     if pools.is_empty() || off.is_empty() {
         return;
     }
-    let key = "net.ipv6.conf.*.disable_ipv6".to_owned();
     if off.len() == facts.interfaces.len() {
+        let key = "net.ipv6.conf.*.disable_ipv6".to_owned();
         let text = "no interface has IPv6 (net.ipv6.conf.all.disable_ipv6 is 1)".to_owned();
         close_pools(facts, choice, pools.into_iter(), Mode::Guarded, &Found { text, key });
     } else {
+        // One for all of them: there may be as many as pods.
+        let key = "net.ipv6.conf.*.disable_ipv6".to_owned();
         let text =
-            "the interface has no IPv6 (net.ipv6.conf.IF.disable_ipv6 is 1, or its MTU less than 1280)";
+            "the interface has no IPv6 (its disable_ipv6 in net.ipv6.conf is 1, or its MTU less than 1280)";
         close_interfaces(choice, off.into_iter(), &Found { text: text.to_owned(), key });
     }
 }
