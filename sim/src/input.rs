@@ -90,7 +90,7 @@ fn config(variant: u8) -> Config {
     config.next_hop_v6 = Some(wire::next_hop_v6(US));
     config.graceful_restart.after_notification = true;
     config.graceful_restart.long_lived = Some(100);
-    config.export = ExportRule { pools: Vec::new(), transit: true };
+    config.export = ExportRule { pools: Vec::new(), transit: true, ..ExportRule::default() };
     config.originated.push(Originated { prefix: prefix(variant & 4), communities: Vec::new() });
     for (n, (address, remote_as)) in HOSTILE.into_iter().enumerate() {
         let mut peer = PeerConfig::new(address.into(), asn(remote_as));

@@ -23,7 +23,7 @@ pub fn config(peers: &[(Hello, bool)]) -> Config {
     let asn = |number| Asn::new(number).unwrap_or(Asn::CALICO_DEFAULT);
     let mut config = Config::new(asn(OUR_AS), US);
     config.next_hop_v6 = Some(wire::next_hop_v6(US));
-    config.export = ExportRule { pools: Vec::new(), transit: true };
+    config.export = ExportRule { pools: Vec::new(), transit: true, ..ExportRule::default() };
     for (hello, client) in peers {
         let mut peer = PeerConfig::new(hello.id.into(), asn(hello.asn));
         peer.dial = Dial::Never;

@@ -40,6 +40,8 @@ pub struct Config {
     /// Host routes of our own beside those, such as of a pod whose address lies in another node's block. They are announced, and
     /// of routes that come from peers they say nothing, so that none is judged anew when one of them comes or goes.
     pub hosts: Vec<Prefix>,
+    /// Prefixes of services of our own, which many nodes announce. As of `hosts`, nothing follows from them for others' routes.
+    pub services: Vec<Prefix>,
     pub export: ExportRule,
     /// Nothing passes to or from an eBGP peer that has no rules for the direction (RFC 8212). Off by default.
     pub ebgp_requires_policy: bool,
@@ -77,6 +79,7 @@ impl Config {
             dynamic_peers: Vec::new(),
             originated: Vec::new(),
             hosts: Vec::new(),
+            services: Vec::new(),
             export: ExportRule::default(),
             ebgp_requires_policy: false,
             graceful_shutdown: false,
@@ -508,6 +511,8 @@ pub struct ExportRule {
     pub pools: Vec<PoolRule>,
     /// Pass on what no pool covers, too: a plain router or reflector without pools.
     pub transit: bool,
+    /// Prefixes of services: what lies in one of them may be passed on, too.
+    pub services: Vec<Prefix>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

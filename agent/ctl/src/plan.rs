@@ -125,6 +125,10 @@ fn render(plan: &NodePlan) -> String {
         let blocks: Vec<String> = plan.blocks.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "Own blocks: {}", blocks.join(", "));
     }
+    if !plan.announced_services.is_empty() {
+        let services: Vec<String> = plan.announced_services.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "Announced for services: {}", services.join(", "));
+    }
     if !plan.pools.is_empty() {
         text.push('\n');
         let rows: Vec<_> = plan.pools.iter().map(pool).collect();

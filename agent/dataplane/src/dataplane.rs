@@ -134,6 +134,10 @@ pub enum NotWritten {
          would drop packets to services"
     )]
     Service { service: Prefix },
+    #[error(
+        "{service} is a prefix of services, which this node reaches by its own netfilter; the route is for others"
+    )]
+    ToService { service: Prefix },
     /// An explicit blackhole; the map has it.
     #[error(
         "the kernel's own route to the pod stands in the blackhole's place: only packets that come by an interface with \
@@ -434,8 +438,9 @@ impl Dataplane {
                     self.reports.push(Report::BlackholeOverService { prefix, service });
                     continue;
                 }
-                // The speaker knows: it was told that the next hop cannot be reached.
-                Some(NotWritten::NoNextHop) | None => continue,
+                // The speaker knows: it was told that the next hop cannot be reached. And what leads to services is as it
+                // should be.
+                Some(NotWritten::NoNextHop | NotWritten::ToService { .. }) | None => continue,
             };
             if self.reported_pools.insert(pool) {
                 self.reports.push(report);
@@ -450,6 +455,7 @@ impl Dataplane {
             Withheld::PoolNotOnLink(index) => NotWritten::BehindRouter { pool: pool(index)? },
             Withheld::PodInPlace => NotWritten::PodInPlace,
             Withheld::Service(index) => NotWritten::Service { service: self.table.service(index)? },
+            Withheld::ToService(index) => NotWritten::ToService { service: self.table.service(index)? },
             Withheld::NoNextHop => NotWritten::NoNextHop,
         })
     }

@@ -8,6 +8,7 @@ pub(crate) mod derive;
 mod fast_path;
 mod index;
 mod planner;
+mod services;
 mod speaker;
 mod warning;
 
@@ -64,6 +65,10 @@ pub struct NodePlan {
     pub pools: Vec<PoolPlan>,
     /// Prefixes of services and load balancers, sorted: no pod has such an address, and nothing in them is a blackhole.
     pub services: Vec<Prefix>,
+    /// Of those what this node announces, sorted.
+    pub announced_services: Vec<Prefix>,
+    /// Others' routes inside of these are passed on, too. Sorted.
+    pub passed_services: Vec<Prefix>,
     pub warnings: Vec<Warning>,
     /// The node's own addresses. Not part of the JSON form: its peers' `sourceAddress` is.
     #[serde(skip)]
@@ -260,6 +265,7 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
     let Derived { peers, ranges, mut warnings } = derived;
     let bgp = own.spec.bgp.as_ref();
     let address = OwnAddress { ipv4: bgp.and_then(|bgp| bgp.ipv4), ipv6: bgp.and_then(|bgp| bgp.ipv6) };
+    let announced_services = services::announced(cluster, own);
     let mut pools: Vec<PoolPlan> =
         snapshot.ip_pools().map(|object| pool_plan(object.name(), &object.spec)).collect();
     pools.sort_by(|a, b| (a.cidr, &a.name).cmp(&(b.cidr, &b.name)));
@@ -276,6 +282,8 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
         blocks: cluster.index.own_blocks().iter().copied().collect(),
         pools,
         services: blackholes::services(cluster),
+        passed_services: services::passed_on(cluster, own, &announced_services),
+        announced_services,
         warnings: Vec::new(),
         address,
         filters: BTreeMap::new(),

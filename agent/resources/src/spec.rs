@@ -35,8 +35,7 @@ pub struct BgpConfiguration {
     pub node_mesh_password: Option<SecretKey>,
     /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
     pub node_mesh_max_restart_time: Option<u32>,
-    /// `serviceClusterIPs`, `serviceExternalIPs` and `serviceLoadBalancerIPs`: no pod has an address of these.
-    pub services: Vec<Prefix>,
+    pub services: Services,
     /// The priority of a usual route (a metric of Calico's), 1 to 2147483646.
     pub ipv4_normal_route_priority: Option<u32>,
     pub ipv6_normal_route_priority: Option<u32>,
@@ -44,6 +43,25 @@ pub struct BgpConfiguration {
     pub fast_path: FastPathExtensions,
     /// Of the peers of the mesh; only on `default`.
     pub mesh: PeerExtensions,
+}
+
+/// Prefixes of services: no pod has an address of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// `serviceClusterIPs`
+    pub cluster: Vec<Prefix>,
+    /// `serviceExternalIPs`
+    pub external: Vec<Prefix>,
+    /// `serviceLoadBalancerIPs`
+    pub load_balancer: Vec<Prefix>,
+    /// `serviceLoadBalancerAggregation: Disabled`: their single addresses are announced, by whoever has a pod behind them.
+    pub single_load_balancers: bool,
+}
+
+impl Services {
+    pub fn all(&self) -> impl Iterator<Item = Prefix> {
+        self.cluster.iter().chain(&self.external).chain(&self.load_balancer).copied()
+    }
 }
 
 /// `BGPPeer`.

@@ -352,7 +352,7 @@ impl Cluster {
                 export: true,
             },
         ];
-        config.export = ExportRule { pools, transit: false };
+        config.export = ExportRule { pools, transit: false, ..ExportRule::default() };
         config
     }
 

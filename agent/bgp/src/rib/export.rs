@@ -142,6 +142,7 @@ impl Policy {
             Some(pool) if pool.export => Export::Sent,
             Some(_) => Export::PoolNotExported,
             None if self.rule.transit => Export::Sent,
+            None if self.rule.services.iter().any(|services| services.covers(prefix)) => Export::Sent,
             None => Export::NoTransit,
         }
     }
@@ -377,7 +378,7 @@ mod tests {
             PoolRule { prefix: "172.16.0.0/16".parse().unwrap(), export: true },
         ];
         let own = ["172.16.36.192/26".parse().unwrap()];
-        let policy = Policy::new(ExportRule { pools, transit: false }, own);
+        let policy = Policy::new(ExportRule { pools, transit: false, ..ExportRule::default() }, own);
         for (prefix, expected) in [
             ("172.16.118.64/26", Export::Sent),
             ("172.16.118.65/32", Export::Sent),
@@ -388,7 +389,7 @@ mod tests {
         ] {
             assert_eq!(policy.judge(prefix.parse().unwrap()), expected, "{prefix}");
         }
-        let plain = Policy::new(ExportRule { transit: true, pools: Vec::new() }, []);
+        let plain = Policy::new(ExportRule { transit: true, ..ExportRule::default() }, []);
         assert_eq!(plain.judge("10.0.0.0/8".parse().unwrap()), Export::Sent);
     }
 

@@ -88,7 +88,13 @@ impl Speaker {
             shutting_down: false,
             unweighed: 0,
             near_bound: false,
-            config: Config { peers: Vec::new(), originated: Vec::new(), hosts: Vec::new(), ..config.clone() },
+            config: Config {
+                peers: Vec::new(),
+                originated: Vec::new(),
+                hosts: Vec::new(),
+                services: Vec::new(),
+                ..config.clone()
+            },
         };
         speaker.configure(config, now);
         if deferred {

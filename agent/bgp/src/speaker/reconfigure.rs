@@ -47,7 +47,7 @@ impl Speaker {
             self.rib.rank_paths();
         }
         let mut originated = self.config.originated.clone();
-        let hosts = self.config.hosts.iter();
+        let hosts = self.config.hosts.iter().chain(&self.config.services);
         originated.extend(hosts.map(|prefix| Originated { prefix: *prefix, communities: Vec::new() }));
         self.rib.originate(&originated);
 
@@ -202,5 +202,11 @@ impl Speaker {
 
 /// All but what is originated and what may be passed on.
 fn peering_of(config: &Config) -> Config {
-    Config { originated: Vec::new(), hosts: Vec::new(), export: ExportRule::default(), ..config.clone() }
+    Config {
+        originated: Vec::new(),
+        hosts: Vec::new(),
+        services: Vec::new(),
+        export: ExportRule::default(),
+        ..config.clone()
+    }
 }

@@ -172,7 +172,7 @@ fn variant(n: u8) -> Config {
     let mut all = config(64512);
     all.peers.push(peer("10.0.0.3", 64512));
     all.peers.push(peer("10.0.0.4", 64600));
-    all.export = ExportRule { pools: vec![], transit: n & 1 == 0 };
+    all.export = ExportRule { transit: n & 1 == 0, ..ExportRule::default() };
     all.peers[0].rr_client = n & 2 == 0;
     if n & 4 != 0 {
         all.peers.remove(1);

@@ -49,7 +49,7 @@ impl Cluster {
         }
         config.originated.push(Originated { prefix: prefix(&self.block(node)), communities: vec![] });
         let pools = vec![PoolRule { prefix: prefix("172.16.0.0/16"), export: true }];
-        config.export = ExportRule { pools, transit: false };
+        config.export = ExportRule { pools, transit: false, ..ExportRule::default() };
         config
     }
 

@@ -143,7 +143,7 @@ pub struct Star {
 impl Star {
     pub fn new(clients: u8, ebgp: bool) -> Star {
         let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, 1));
-        config.export = ExportRule { pools: vec![], transit: true };
+        config.export = ExportRule { pools: vec![], transit: true, ..ExportRule::default() };
         for n in 0..clients {
             let number = if ebgp { 64600 + u32::from(n) } else { 64512 };
             let mut peer = peer(&format!("10.0.0.{}", n + 2), number);

@@ -30,7 +30,7 @@ fn start(extended: [bool; 2]) -> Network {
     for node in 0..3 {
         let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, node as u8 + 1));
         config.originated.push(Originated { prefix: prefix(&block(node)), communities: Vec::new() });
-        config.export = ExportRule { pools: Vec::new(), transit: true };
+        config.export = ExportRule { pools: Vec::new(), transit: true, ..ExportRule::default() };
         for other in if node == 0 { vec![1, 2] } else { vec![0] } {
             let mut peer = peer(&address(other), 64512);
             peer.rr_client = node == 0;

@@ -91,7 +91,7 @@ impl Said {
 /// AS 64512 and clients of it, 10.0.0.2 and on: each with what it is sent and whether several are taken from it.
 pub fn clients(add_paths: &[AddPath]) -> Config {
     let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, 1));
-    config.export = ExportRule { pools: vec![], transit: true };
+    config.export = ExportRule { pools: vec![], transit: true, ..ExportRule::default() };
     for (n, &add_path) in add_paths.iter().enumerate() {
         let mut peer = peer(&format!("10.0.0.{}", n + 2), 64512);
         peer.dial = crate::Dial::Never;

@@ -192,7 +192,7 @@ fn star(count: u8) -> (Network, Vec<Config>) {
     for n in 1..=count {
         network.add(&format!("10.0.0.{n}"));
         let mut config = Config::new(asn(64512), Ipv4Addr::new(10, 0, 0, n));
-        config.export = ExportRule { pools: Vec::new(), transit: true };
+        config.export = ExportRule { pools: Vec::new(), transit: true, ..ExportRule::default() };
         let others = (1..=count).filter(|&other| other != n && (n == 2 || other == 2));
         for other in others {
             let mut peer = peer(&format!("10.0.0.{other}"), 64512);
@@ -360,7 +360,7 @@ fn what_a_rule_accepts_leaves_though_no_pool_holds_it_and_the_source_can_be_aske
         .into();
     configs[1].originated = vec![Originated { prefix: prefix("172.16.2.0/26"), communities: Vec::new() }];
     let pools = vec![PoolRule { prefix: prefix("172.16.0.0/16"), export: true }];
-    configs[1].export = ExportRule { pools, transit: false };
+    configs[1].export = ExportRule { pools, transit: false, ..ExportRule::default() };
     let learned = Match { learned: true, ..within("172.16.0.0/16") };
     let to_third = &mut configs[1].peers[1];
     to_third.export =

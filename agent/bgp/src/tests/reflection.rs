@@ -33,7 +33,7 @@ impl Lab {
             let mut config = Config::new(asn(number), Ipv4Addr::new(10, 0, 0, node as u8 + 1));
             config.originated.push(Originated { prefix: prefix(&block(node)), communities: Vec::new() });
             let pools = vec![PoolRule { prefix: prefix(POOL), export: true }];
-            config.export = ExportRule { pools, transit: false };
+            config.export = ExportRule { pools, transit: false, ..ExportRule::default() };
             config
         });
         let configs = configs.collect();
@@ -114,6 +114,37 @@ fn a_reflector_passes_clients_routes_to_all_and_others_to_clients_only() {
     let view = lab.network.speaker(1).explain(prefix(&block(1))).unwrap();
     assert_eq!(view.paths.len(), 1);
     assert_eq!(lab.network.view(1, &address(0)).counters.prefixes_received, 5);
+}
+
+#[test]
+fn prefixes_of_services_are_announced_by_many_and_single_addresses_in_them_are_passed_on() {
+    // 0 reflects; 1 and 2 are clients; 3 is a switch of another AS.
+    let mut lab = Lab::new(&[64512, 64512, 64512, 64999]);
+    lab.link(0, 1, true).link(0, 2, true).link(0, 3, false);
+    let services = prefix("10.96.0.0/12");
+    for node in [0, 1] {
+        lab.configs[node].services = vec![services];
+    }
+    // What has a pod behind it here alone.
+    lab.configs[2].hosts = vec![prefix("10.97.1.1/32"), prefix("192.0.2.1/32")];
+    lab.apply();
+    let knows = |lab: &Lab, node: usize, of: &str| lab.network.nodes[node].best.contains_key(&prefix(of));
+    for node in [2, 3] {
+        assert!(knows(&lab, node, "10.96.0.0/12"), "{node}");
+    }
+    // 0 has the prefix itself, and is not asked whether others' routes in it may pass.
+    assert!(!knows(&lab, 3, "10.97.1.1/32"));
+    lab.configs[0].export.services = vec![services];
+    lab.apply();
+    assert!(knows(&lab, 1, "10.97.1.1/32") && knows(&lab, 3, "10.97.1.1/32"));
+    assert!(!knows(&lab, 3, "192.0.2.1/32"), "nobody becomes transit for the rest");
+    // They go one by one: as long as one node has it, it is there.
+    lab.configs[0].services.clear();
+    lab.apply();
+    assert!(knows(&lab, 2, "10.96.0.0/12"));
+    lab.configs[1].services.clear();
+    lab.apply();
+    assert!(!knows(&lab, 2, "10.96.0.0/12"));
 }
 
 /// Behaviours 41 and 49.

@@ -380,7 +380,7 @@ fn cluster(network: &mut Network, restarting: Option<usize>) -> Vec<Config> {
             config
                 .originated
                 .push(Originated { prefix: prefix(&format!("172.16.{node}.0/26")), communities: vec![] });
-            config.export = ExportRule { pools: vec![], transit: true };
+            config.export = ExportRule { pools: vec![], transit: true, ..ExportRule::default() };
             config.graceful_restart.restarting = restarting == Some(node);
             config
         })

@@ -40,7 +40,7 @@ pub fn config(remote_as: u32) -> Config {
     let mut peer = PeerConfig::new(ip(THEM), asn(remote_as));
     peer.dial = crate::Dial::Never;
     config.peers.push(peer);
-    config.export = ExportRule { pools: Vec::new(), transit: true };
+    config.export = ExportRule { pools: Vec::new(), transit: true, ..ExportRule::default() };
     config
 }
 

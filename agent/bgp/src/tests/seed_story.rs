@@ -34,6 +34,7 @@ fn plan(node: usize, number: u32, peers: &[usize], seed: u64) -> Config {
     config.export = ExportRule {
         pools: vec![PoolRule { prefix: prefix("172.16.0.0/16"), export: true }],
         transit: false,
+        ..ExportRule::default()
     };
     config.seed = seed.wrapping_mul(31) + node as u64;
     config

@@ -11,7 +11,8 @@
 //! 5. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
 //! 6. A pool's own prefix: the map passes, and knows that its addresses are pods'.
 //!
-//! What overlaps a prefix of services is no blackhole, whoever asks.
+//! What overlaps a prefix of services is no blackhole, whoever asks; and what leads to services is not written: it is for
+//! whoever is outside, and here packets to them are translated.
 
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) enum Withheld {
     PodInPlace,
     /// It is to be a blackhole, and overlaps a prefix of services (its place in the plan).
     Service(usize),
+    /// It leads to services (their prefix's place in the plan), which this node reaches by its own netfilter.
+    ToService(usize),
     /// No next hop can be reached, or none is of a family that the kernel could take.
     NoNextHop,
 }
@@ -137,6 +140,14 @@ fn via(table: &Table, prefix: Prefix, gateways: &[Gateway]) -> Result<Action, Wi
         && pool.write == PoolWrite::Never
     {
         return Err(Withheld::PoolNever(index));
+    }
+    // Pods' addresses are, even where a prefix of services overlaps their pool by mistake.
+    let is_of_services =
+        |pool: &super::Pool| table.plan.services.iter().any(|service| service.covers(pool.prefix));
+    if pool.is_none_or(|(_, pool)| is_of_services(pool))
+        && let Some(index) = table.plan.services.iter().position(|service| service.covers(prefix))
+    {
+        return Err(Withheld::ToService(index));
     }
     let mut beyond_router = false;
     let mut usable: Vec<NextHop> = Vec::new();

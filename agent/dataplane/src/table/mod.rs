@@ -121,6 +121,7 @@ impl Table {
         if before.services != self.plan.services {
             self.pools_changed = true;
             self.dirty.extend(self.blocks.keys().chain(self.ordered.keys()).chain(&self.blackholes));
+            self.dirty.extend(self.paths.keys());
         }
         if before.pools != self.plan.pools {
             self.pools_changed = true;

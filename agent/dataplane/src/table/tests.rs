@@ -285,6 +285,30 @@ fn what_overlaps_services_is_no_blackhole_whoever_asks() {
 }
 
 #[test]
+fn a_route_to_services_is_not_written_unless_pods_are_there() {
+    let mut table = worker();
+    let mut plan = table.plan.clone();
+    plan.services = vec![p("10.96.0.0/12"), p("172.16.0.0/17")];
+    table.set_plan(plan);
+    let pods = table.path(p("172.16.118.64/26")).to_vec();
+    for prefix in ["10.96.0.0/12", "10.97.1.1/32", "10.0.0.0/8"] {
+        table.set_path(p(prefix), pods.clone());
+    }
+    let changed = table.commit();
+    let written = |prefix: &str| action(&changed.fib.upserts, prefix);
+    assert_eq!(written("10.96.0.0/12"), None);
+    assert_eq!(written("10.97.1.1/32"), None);
+    assert_eq!(table.withheld(p("10.97.1.1/32")), Some(Withheld::ToService(0)));
+    // What reaches farther is another route, and pods are reached though somebody calls their prefix one of services.
+    assert!(matches!(written("10.0.0.0/8"), Some(Action::Via(_))));
+    assert!(matches!(action(&table.map_routes(), "172.16.118.64/26"), Some(Action::Via(_))));
+    // It is written when they are no services any more.
+    let plan = Plan { services: Vec::new(), ..table.plan.clone() };
+    table.set_plan(plan);
+    assert_eq!(table.commit().fib.upserts.len(), 3, "and the own block is a blackhole again");
+}
+
+#[test]
 fn an_operators_blackhole_stands_over_what_the_kernel_has_and_may_answer_elsewhere() {
     let host = "172.16.118.100/32";
     let mut table = worker();

@@ -72,7 +72,9 @@ pub fn speaker_config(
                 .map(|pool| PoolRule { prefix: pool.cidr, export: !pool.disable_bgp_export })
                 .collect(),
             transit: false,
+            services: plan.passed_services.clone(),
         },
+        services: plan.announced_services.clone(),
         ebgp_requires_policy: speaker.ebgp_requires_policy,
         graceful_shutdown: speaker.graceful_shutdown,
         multipath: Multipath { ebgp: speaker.multipath.ebgp, ibgp: speaker.multipath.ibgp },

@@ -50,10 +50,8 @@ pub(super) fn pools(snapshot: &Snapshot, found: &mut Findings) {
             ),
         }
     }
-    let services = snapshot
-        .bgp_configuration("default")
-        .map(|object| object.spec.services.as_slice())
-        .unwrap_or_default();
+    let default = snapshot.bgp_configuration("default");
+    let services: Vec<Prefix> = default.into_iter().flat_map(|object| object.spec.services.all()).collect();
     for service in services {
         let is_for_pods = |pool: &&&Object<IpPool>| {
             pool.spec.allowed_uses.contains(&AllowedUse::Workload) && service.overlaps(pool.spec.cidr)

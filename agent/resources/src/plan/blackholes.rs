@@ -33,7 +33,7 @@ pub enum WhyForwarded {
 /// What the cluster says are prefixes of services, and pools that are for load balancers.
 pub(super) fn services(cluster: &Cluster<'_>) -> Vec<Prefix> {
     let default = cluster.snapshot.bgp_configuration("default");
-    let announced = default.iter().flat_map(|object| &object.spec.services).copied();
+    let announced = default.iter().flat_map(|object| object.spec.services.all());
     let pools = cluster.snapshot.ip_pools();
     let balanced = pools.filter(|pool| pool.spec.allowed_uses.contains(&AllowedUse::LoadBalancer));
     let mut services: Vec<Prefix> = announced.chain(balanced.map(|pool| pool.spec.cidr)).collect();

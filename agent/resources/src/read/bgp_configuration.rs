@@ -5,7 +5,7 @@ use manx_net::Prefix;
 use crate::{
     fields::{Fields, Form},
     read::{annotations::Annotations, extensions, fast_path, value},
-    spec::BgpConfiguration,
+    spec::{BgpConfiguration, Services},
 };
 
 /// What only the object named `default` may say.
@@ -18,8 +18,6 @@ const CLUSTER_ONLY: [&str; 7] = [
     "nodeMeshPassword",
     "nodeMeshMaxRestartTime",
 ];
-
-const SERVICES: [&str; 3] = ["serviceLoadBalancerIPs", "serviceExternalIPs", "serviceClusterIPs"];
 
 pub(super) fn read(
     document: &mut Fields<'_, '_>,
@@ -50,7 +48,14 @@ pub(super) fn read(
         listen_port: spec.integer("listenPort", 1..=65535).and_then(|port| u16::try_from(port).ok()),
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
-        services: SERVICES.into_iter().flat_map(|field| services(&mut spec, field)).collect(),
+        services: Services {
+            cluster: services(&mut spec, "serviceClusterIPs"),
+            external: services(&mut spec, "serviceExternalIPs"),
+            load_balancer: services(&mut spec, "serviceLoadBalancerIPs"),
+            single_load_balancers: spec
+                .choice("serviceLoadBalancerAggregation", &[("Enabled", false), ("Disabled", true)])
+                .unwrap_or(false),
+        },
         ipv4_normal_route_priority: priority(&mut spec, "ipv4NormalRoutePriority"),
         ipv6_normal_route_priority: priority(&mut spec, "ipv6NormalRoutePriority"),
         extensions,
@@ -58,7 +63,6 @@ pub(super) fn read(
         mesh,
     };
     spec.accept_without_effect(&[
-        ("serviceLoadBalancerAggregation", Form::Text),
         ("communities", Form::List),
         ("prefixAdvertisements", Form::List),
         ("ignoredInterfaces", Form::List),
@@ -85,11 +89,8 @@ pub(super) fn read(
     Some(read)
 }
 
-/// `[{cidr: 10.96.0.0/12}]`. They are announced by nobody here; what is known is that no pod has such an address.
+/// `[{cidr: 10.96.0.0/12}]`
 fn services(spec: &mut Fields<'_, '_>, field: &'static str) -> Vec<Prefix> {
-    if spec.is_set(field) {
-        spec.without_effect(field);
-    }
     let mut prefixes = Vec::new();
     for mut service in spec.objects(field) {
         let prefix = service.parse("cidr", str::parse::<Prefix>);

@@ -7,4 +7,5 @@ mod extensions;
 mod ranges;
 mod rules;
 mod seed;
+mod services;
 mod symmetry;

@@ -185,6 +185,8 @@ fn the_plans_json_is_the_interface() {
             "unassignedAddresses": "Drop",
         }],
         "services": [],
+        "announcedServices": [],
+        "passedServices": [],
         "warnings": [],
     });
     assert_eq!(serde_json::to_value(&plan).unwrap(), expected);
