@@ -175,7 +175,7 @@ fn get_prints_a_list_an_object_or_an_array_and_each_can_be_applied() {
     assert!(one.contains("\nkind: Node\n") && one.contains("\n  resourceVersion: d"), "{one}");
     let array = lab.ok(&["get", "node", "k8s-worker-01", "k8s-worker-02", "-o", "json"]);
     assert!(array.starts_with("[\n"), "{array}");
-    for text in [list, one] {
+    for text in [list, one, array] {
         let run = lab.run_with(&["apply", "-f", "-"], &text);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""));
     }

@@ -222,6 +222,15 @@ fn each_verb_asks_of_the_object_that_is_there() {
         assert_eq!(one(Write::Edit { resource: resource.clone(), version: found.clone() }), Ok(Written::Replaced));
         assert!(one(Write::Edit { resource, version: found }).is_err());
         assert_eq!(store.read().snapshot.node("kw01").unwrap().metadata.labels["rack"], "7");
+        let pool = |name: &str, cidr: &str| {
+            let text = format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}\n");
+            Write::Apply(manifest(&text))
+        };
+        assert_eq!(one(pool("a", "10.0.0.0/16")), Ok(Written::Created));
+        assert!(one(pool("a", "10.1.0.0/16")).unwrap_err().contains("IPPool CIDR cannot be modified"));
+        assert!(one(pool("b", "10.0.7.0/24")).unwrap_err().contains("IPPool(b) CIDR overlaps with IPPool(a)"));
+        let gone = Write::Delete { key: Key::new(Kind::IpPool, "a"), version: None, skip_absent: false };
+        assert_eq!(one(gone), Ok(Written::Deleted));
         // One that cannot be read can be deleted; and one whose name is not in its key.
         let mut client = client().await;
         client.put(node_key("broken"), "{", None).await.unwrap();

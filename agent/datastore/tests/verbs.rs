@@ -167,6 +167,29 @@ fn a_file_that_cannot_take_its_place_puts_the_others_back() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside them");
 }
 
+#[test]
+fn a_pool_is_not_written_over_another_or_as_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = |name: &str, cidr: &str| {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}\n"
+        );
+        Write::Apply(manifest(&text))
+    };
+    assert_eq!(write(dir.path(), pool("a", "10.0.0.0/16")), Ok(Written::Created));
+    let said = write(dir.path(), pool("a", "10.1.0.0/16")).unwrap_err();
+    assert!(
+        said.starts_with("DIR: IPPool \"a\": spec.cidr: IPPool CIDR cannot be modified; it is 10.0.0.0/16"),
+        "{said}"
+    );
+    let said = write(dir.path(), pool("b", "10.0.7.0/24")).unwrap_err();
+    assert_eq!(said, "DIR: IPPool \"b\": spec.cidr: IPPool(b) CIDR overlaps with IPPool(a) CIDR 10.0.0.0/16");
+    // Two at once that overlap each other.
+    let refused = store(dir.path()).write(&[pool("c", "10.2.0.0/16"), pool("d", "10.2.0.0/17")]).unwrap_err();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
 fn changed(directory: &Path, name: &str, change: impl FnOnce(&mut serde_json::Value)) -> Write {
     let reading = store(directory).read_versions(&Kind::ALL);
     let mut document = reading.update.snapshot.get(&key(name)).unwrap().document().clone();

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
+mod admit;
 mod duration;
 mod edit;
 mod emit;
@@ -22,6 +23,7 @@ pub mod spec;
 mod stored;
 mod tree;
 
+pub use admit::admit;
 pub use edit::edit;
 pub use emit::to_yaml;
 pub use kind::{Key, Kind};

@@ -6,14 +6,15 @@ use std::{collections::BTreeMap, fs, time::SystemTime};
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use jiff::Timestamp;
 use manx_resources::{
-    Key, Kind, Resource, parse_stored, stored_key, stored_key_of, stored_prefixes_with, stored_value,
+    Key, Kind, Resource, Snapshot, parse_stored, stored_key, stored_key_of, stored_prefixes_with,
+    stored_value,
 };
 use serde_json::{Map, Value, json};
 
 use super::{Etcd, access::said, listing::list};
 use crate::{
     Refused, Write, WriteError, Written,
-    write::{Action, Found, check, keys},
+    write::{Action, Found, check, keys, not_admitted},
 };
 
 /// Operations in a transaction, of which each may have a comparison: etcd's `--max-txn-ops`.
@@ -65,14 +66,7 @@ pub(super) async fn write(
                 compares.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, seen));
             }
             let before = found.as_ref().map(|found| found.value());
-            let resource = match write {
-                Write::Apply(manifest) | Write::Create { manifest, .. } | Write::Replace(manifest) => {
-                    Some(&manifest.resource)
-                }
-                Write::Edit { resource, .. } => Some(resource),
-                Write::Delete { .. } => None,
-            };
-            written.push(match (action, resource) {
+            written.push(match (action, write.resource()) {
                 (Action::Skip, _) => Written::Skipped,
                 (Action::Put, Some(resource)) => {
                     let edited = matches!(write, Write::Edit { .. });
@@ -89,6 +83,18 @@ pub(super) async fn write(
                     Written::Deleted
                 }
             });
+        }
+        if refused.is_empty() {
+            let changed = writes.iter().zip(&written).filter(|(_, written)| **written != Written::Skipped);
+            let changed: Vec<&Write> = changed.map(|(write, _)| write).collect();
+            let mut after = listing.snapshot.clone();
+            for write in &changed {
+                match write.resource() {
+                    Some(new) => after.insert(new.clone()),
+                    None => drop(after.remove(&write.key())),
+                }
+            }
+            refused = not_admitted(&etcd.to_string(), changed, &listing.snapshot, &after);
         }
         if !refused.is_empty() {
             return Err(refused);
@@ -107,10 +113,11 @@ fn is_own(version: &str) -> bool {
 }
 
 /// What has to be known of all objects before one is written: under which key an affinity stands, whose name is not in
-/// it, and which names there are, where one is not found.
+/// it, which names there are, where one is not found, and beside what a pool would lie.
 #[derive(Default)]
 struct Listed {
     keys: BTreeMap<Key, String>,
+    snapshot: Snapshot,
 }
 
 impl Listed {
@@ -130,7 +137,10 @@ impl Listed {
 }
 
 async fn listed(client: &mut Client, writes: &[Write]) -> Result<Listed, String> {
-    if writes.iter().all(|write| matches!(write, Write::Apply(_) | Write::Create { .. })) {
+    let alone = |write: &Write| {
+        matches!(write, Write::Apply(_) | Write::Create { .. }) && write.key().kind != Kind::IpPool
+    };
+    if writes.iter().all(alone) {
         return Ok(Listed::default());
     }
     let mut listed = Listed::default();
@@ -140,6 +150,7 @@ async fn listed(client: &mut Client, writes: &[Write]) -> Result<Listed, String>
             parse_stored(&object.key, &object.value).into_iter().flat_map(|parsed| parsed.documents);
         for document in resources {
             listed.keys.insert(document.resource.key(), object.key.clone());
+            listed.snapshot.insert(document.resource);
         }
     }
     Ok(listed)

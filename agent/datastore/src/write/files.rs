@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{
     Action, Found, Manifest, Refused, Write, WriteError, Written, check,
     draft::{Draft, end_line},
-    keys,
+    keys, not_admitted,
 };
 use crate::{
     directory::{files, read_file, unreadable},
@@ -52,6 +52,12 @@ pub(crate) fn write(directory: &Path, writes: &[Write]) -> Result<Vec<Written>, 
     let after = files.collect();
     if let Some(problem) = errors(&after).find(|problem| !known.contains(problem)) {
         return Err(vec![WriteError::WouldBeWrong(Box::new(problem.clone()))]);
+    }
+    let changed = writes.iter().zip(&written).filter(|(_, written)| **written != Written::Skipped);
+    let place = directory.display().to_string();
+    let refused = not_admitted(&place, changed.map(|(write, _)| write), &before.snapshot, &after.snapshot);
+    if !refused.is_empty() {
+        return Err(refused);
     }
     files.store().map_err(one)?;
     drop(lock);

@@ -6,7 +6,9 @@ pub(crate) mod files;
 
 use std::{collections::BTreeSet, io, path::PathBuf};
 
-use manx_resources::{Document, Key, Kind, Parsed, Problem, Resource, edit, nearest, parse, to_yaml};
+use manx_resources::{
+    Document, Key, Kind, Parsed, Problem, Resource, Snapshot, admit, edit, nearest, parse, to_yaml,
+};
 use serde_json::Value;
 
 /// A resource, and the text that says it.
@@ -77,6 +79,17 @@ pub enum Write {
 }
 
 impl Write {
+    /// What is written; none where something is deleted.
+    pub(crate) fn resource(&self) -> Option<&Resource> {
+        match self {
+            Write::Apply(manifest) | Write::Create { manifest, .. } | Write::Replace(manifest) => {
+                Some(&manifest.resource)
+            }
+            Write::Edit { resource, .. } => Some(resource),
+            Write::Delete { .. } => None,
+        }
+    }
+
     pub fn key(&self) -> Key {
         match self {
             Write::Apply(manifest) | Write::Create { manifest, .. } | Write::Replace(manifest) => {
@@ -138,6 +151,9 @@ pub enum WriteError {
         key.kind, key.name
     )]
     VersionOfNew { key: Key, given: String },
+    /// Right by itself, but not in the place of what was there, or beside the others.
+    #[error("{0}")]
+    NotAdmitted(Box<Problem>),
     /// The file that holds the resource is wrong as it is.
     #[error("{0}; correct the file first")]
     Wrong(Box<Problem>),
@@ -219,6 +235,19 @@ pub(crate) fn check(
             same(key, version, found, true).map(|_| Action::Remove)
         }
     }
+}
+
+/// What of what is written is not admitted, from one snapshot to the other.
+pub(crate) fn not_admitted<'w>(
+    file: &str,
+    written: impl IntoIterator<Item = &'w Write>,
+    before: &Snapshot,
+    after: &Snapshot,
+) -> Refused {
+    let resources = written.into_iter().filter_map(Write::resource);
+    let problems =
+        resources.flat_map(|resource| admit(file, before.get(&resource.key()).as_ref(), resource, after));
+    problems.map(|problem| WriteError::NotAdmitted(Box::new(problem))).collect()
 }
 
 /// The keys that are written, each once.
