@@ -186,7 +186,7 @@ fn render(blackholes: &Blackholes, all: bool) -> String {
         let _ = writeln!(text, "No blackholes of operators or peers on {}.{more}", blackholes.node);
     } else {
         let rows: Vec<Vec<String>> = blackholes.blackholes.iter().map(row).collect();
-        text.push_str(&table::columns(
+        text.push_str(&table::trimmed(
             &["PREFIX", "ASKED BY", "SINCE", "LEFT", "REPLY", "PACKETS", "BYTES", "KERNEL", "MAP", "NOTE"],
             &rows,
         ));

@@ -44,12 +44,12 @@ fn render(explanation: &Explanation) -> String {
         out.push_str("BGP has no path.\n");
     } else {
         let rows: Vec<Vec<String>> = explanation.paths.iter().map(path_row).collect();
-        out.push_str(&table::columns(&["", "PATH FROM", "NEXT HOP", "STANDING", "ATTRIBUTES"], &rows));
+        out.push_str(&table::trimmed(&["", "PATH FROM", "NEXT HOP", "STANDING", "ATTRIBUTES"], &rows));
     }
     if !explanation.sent.is_empty() {
         let rows: Vec<Vec<String>> = explanation.sent.iter().flat_map(sent_rows).collect();
         out.push('\n');
-        out.push_str(&table::columns(&["PEER", "SENT", "WHY NOT"], &rows));
+        out.push_str(&table::trimmed(&["PEER", "SENT", "WHY NOT"], &rows));
     }
     if let Some(route) = &explanation.route {
         let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();

@@ -61,7 +61,7 @@ fn render(history: &History, zone: &TimeZone) -> String {
             ]
         })
         .collect();
-    let mut out = table::columns(&["TIME", "PEER", "STATE", "CAUSE", "DIALLED BY"], &rows);
+    let mut out = table::trimmed(&["TIME", "PEER", "STATE", "CAUSE", "DIALLED BY"], &rows);
     if history.forgotten > 0 {
         let _ = writeln!(out, "{} older events are forgotten.", history.forgotten);
     }

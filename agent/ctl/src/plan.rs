@@ -116,7 +116,7 @@ fn render(plan: &NodePlan) -> String {
     } else {
         let rows: Vec<_> =
             plan.peers.iter().map(|of| peer(of)).chain(plan.ranges.iter().map(range)).collect();
-        text.push_str(&table::columns(&["PEER", "AS", "PEER TYPE", "DIALS", "SETTINGS", "RULE"], &rows));
+        text.push_str(&table::trimmed(&["PEER", "AS", "PEER TYPE", "DIALS", "SETTINGS", "RULE"], &rows));
     }
     text.push('\n');
     if plan.blocks.is_empty() {
@@ -132,7 +132,7 @@ fn render(plan: &NodePlan) -> String {
     if !plan.pools.is_empty() {
         text.push('\n');
         let rows: Vec<_> = plan.pools.iter().map(pool).collect();
-        text.push_str(&table::columns(&["POOL", "CIDR", "BLOCKS", "EXPORTED", "ROUTES WRITTEN"], &rows));
+        text.push_str(&table::trimmed(&["POOL", "CIDR", "BLOCKS", "EXPORTED", "ROUTES WRITTEN"], &rows));
         plan.pools.iter().flat_map(blackholes).for_each(|line| text.push_str(&line));
     }
     if !plan.warnings.is_empty() {

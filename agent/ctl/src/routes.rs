@@ -29,7 +29,7 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
 
 fn render(routes: &Routes) -> String {
     let rows: Vec<Vec<String>> = routes.routes.iter().map(row).collect();
-    table::columns(&["PREFIX", "BGP", "SENT TO", "KERNEL", "EBPF MAP", "NOTE"], &rows)
+    table::trimmed(&["PREFIX", "BGP", "SENT TO", "KERNEL", "EBPF MAP", "NOTE"], &rows)
 }
 
 fn row(route: &RouteRow) -> Vec<String> {

@@ -24,6 +24,12 @@ pub fn columns<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
     text
 }
 
+/// The same for tables that are not calicoctl's: no line ends in blanks, or one long note would break every line of a
+/// narrow terminal.
+pub fn trimmed<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) -> String {
+    columns(headings, rows).lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
+}
+
 /// A sentence after `lead`, broken between words to fit a terminal; its further lines stand below its first word.
 pub fn wrapped(lead: &str, text: &str) -> String {
     let indent = lead.chars().count();
@@ -106,6 +112,12 @@ mod tests {
 
     fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
         rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect()
+    }
+
+    #[test]
+    fn no_line_of_ours_ends_in_blanks() {
+        let rows = [["a".to_owned(), String::new()], ["b".to_owned(), "a long note".to_owned()]];
+        assert_eq!(trimmed(&["X", "NOTE"], &rows), "X    NOTE\na\nb    a long note\n");
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn render(audit: &Audit) -> String {
                 ]
             })
             .collect();
-        out.push_str(&table::columns(&["WHAT", "IN", "IS", "SHOULD BE", "WAS"], &rows));
+        out.push_str(&table::trimmed(&["WHAT", "IN", "IS", "SHOULD BE", "WAS"], &rows));
     }
     let more = audit.found.saturating_sub(audit.findings.len() as u64);
     if more > 0 {

@@ -111,7 +111,7 @@ fn render(counters: &Counters, all: bool) -> String {
     if rows.is_empty() {
         return NONE_YET.into();
     }
-    table::columns(&["PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
+    table::trimmed(&["PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
 }
 
 fn render_interfaces(counters: &Counters, all: bool) -> String {
@@ -126,7 +126,7 @@ fn render_interfaces(counters: &Counters, all: bool) -> String {
     if rows.is_empty() {
         return NONE_YET.into();
     }
-    table::columns(&["INTERFACE", "PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
+    table::trimmed(&["INTERFACE", "PROGRAM", "VERDICT", "PACKETS", "WENT", "MEANING"], &rows)
 }
 
 fn render_tallies(rows: &[NamedTally], heading: &str) -> String {
@@ -143,12 +143,12 @@ fn render_tallies(rows: &[NamedTally], heading: &str) -> String {
     }
     // Prefixes have no state.
     if silent.iter().all(Option::is_none) {
-        return table::columns(&[heading, "PACKETS", "BYTES"], &rows);
+        return table::trimmed(&[heading, "PACKETS", "BYTES"], &rows);
     }
     for (row, since) in rows.iter_mut().zip(silent) {
         row.push(since.map_or_else(|| "-".into(), |since| format!("does not answer since {since}")));
     }
-    table::columns(&[heading, "PACKETS", "BYTES", "STATE"], &rows)
+    table::trimmed(&[heading, "PACKETS", "BYTES", "STATE"], &rows)
         + "Packets to what does not answer are the stack's and not counted here; `manxctl dataplane status` says \
            what to look at.\n"
 }
@@ -201,7 +201,7 @@ mod tests {
             text.contains("10.0.0.2 dev ens33   0         0 B     does not answer since yesterday"),
             "{text}"
         );
-        assert!(text.contains("10.0.0.1 dev ens33   0         0 B     - "), "{text}");
+        assert!(text.contains("10.0.0.1 dev ens33   0         0 B     -\n"), "{text}");
     }
 
     #[test]

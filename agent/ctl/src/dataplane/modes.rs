@@ -10,7 +10,7 @@ pub fn render(modes: &Modes) -> String {
     let mut out = String::new();
     if !modes.pools.is_empty() {
         let rows: Vec<Vec<String>> = modes.pools.iter().map(pool).collect();
-        let lines = table::columns(&["POOL", "CIDR", "MODE", "SINCE"], &rows);
+        let lines = table::trimmed(&["POOL", "CIDR", "MODE", "SINCE"], &rows);
         let mut lines = lines.lines();
         let mut line = |out: &mut String| lines.next().map(|line| out.extend([line.trim_end(), "\n"]));
         line(&mut out);

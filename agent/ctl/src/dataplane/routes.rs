@@ -86,7 +86,7 @@ fn render(found: &MapRoutes) -> String {
         String::from("No entry of the eBPF maps is like that.\n")
     } else {
         let rows: Vec<Vec<String>> = found.routes.iter().map(row).collect();
-        table::columns(&["PREFIX", "ACTION", "POOL", "PACKETS", "BYTES"], &rows)
+        table::trimmed(&["PREFIX", "ACTION", "POOL", "PACKETS", "BYTES"], &rows)
     };
     if let Some(next) = found.next {
         text.push_str(&format!("There is more; --after {next} shows it.\n"));

@@ -37,10 +37,10 @@ fn render(status: &DataplaneStatus) -> String {
         format!("Fast path: {} ({})\n\n", if fast_path.on { "on" } else { "off" }, fast_path.reason);
     out.push_str(&modes::render(&status.modes));
     let rows: Vec<Vec<String>> = status.interfaces.iter().map(interface).collect();
-    out.push_str(&table::columns(&["INTERFACE", "ROLE", "PROGRAMS", "SINCE", "NOTE"], &rows));
+    out.push_str(&table::trimmed(&["INTERFACE", "ROLE", "PROGRAMS", "SINCE", "NOTE"], &rows));
     out.push('\n');
     let rows: Vec<Vec<String>> = status.maps.iter().map(map).collect();
-    out.push_str(&table::columns(&["MAP", "ENTRIES", "ROOM FOR", "MEMORY", "PINNED AT"], &rows));
+    out.push_str(&table::trimmed(&["MAP", "ENTRIES", "ROOM FOR", "MEMORY", "PINNED AT"], &rows));
     silent(status, &mut out);
     repairs(status, &mut out);
     match &status.audit {
@@ -98,7 +98,7 @@ fn silent(status: &DataplaneStatus, out: &mut String) {
         ]
     };
     let rows: Vec<Vec<String>> = status.silent_next_hops.iter().map(row).collect();
-    out.push_str(&table::columns(&["NEXT HOP", "INTERFACE", "SINCE", "WHAT TO LOOK AT"], &rows));
+    out.push_str(&table::trimmed(&["NEXT HOP", "INTERFACE", "SINCE", "WHAT TO LOOK AT"], &rows));
     out.push_str("Each is asked again every 10 s, and is the fast path's as soon as it answers.\n");
 }
 
@@ -132,7 +132,7 @@ fn repairs(status: &DataplaneStatus, out: &mut String) {
         vec![repair.at.clone(), repair.kind.text().into(), repair.what.clone(), by]
     };
     let rows: Vec<Vec<String>> = status.last_repairs.iter().take(SHOWN).map(row).collect();
-    out.push_str(&table::columns(&["AT", "REPAIR", "OF", "BY"], &rows));
+    out.push_str(&table::trimmed(&["AT", "REPAIR", "OF", "BY"], &rows));
 }
 
 #[cfg(test)]

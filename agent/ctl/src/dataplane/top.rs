@@ -151,7 +151,7 @@ fn render(top: &Top, by: Option<By>, screen: Option<Screen>) -> String {
             if let Some(screen) = screen {
                 screen.shorten(&mut rows, headings);
             }
-            let table = table::columns(&headings, &rows);
+            let table = table::trimmed(&headings, &rows);
             // On a screen a blank too many is a line too many.
             table.lines().for_each(|line| out.extend([line.trim_end(), "\n"]));
         }
