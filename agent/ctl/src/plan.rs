@@ -12,8 +12,8 @@ use std::{
 
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{
-    Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan, PoolPlan,
-    PoolWrite, Problem, RangeAs, RangePlan, Reply, Snapshot, SourceCheck, SpeakerPlan,
+    CommunityPlan, Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan,
+    PoolPlan, PoolWrite, Problem, RangeAs, RangePlan, Reply, Snapshot, SourceCheck, SpeakerPlan,
 };
 
 use serde::Serialize;
@@ -124,6 +124,10 @@ fn render(plan: &NodePlan) -> String {
     } else {
         let blocks: Vec<String> = plan.blocks.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "Own blocks: {}", blocks.join(", "));
+    }
+    for CommunityPlan { cidr, communities } in &plan.communities {
+        let communities: Vec<String> = communities.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "Routes within {cidr} get the communities {}", communities.join(", "));
     }
     if !plan.announced_services.is_empty() {
         let services: Vec<String> = plan.announced_services.iter().map(ToString::to_string).collect();

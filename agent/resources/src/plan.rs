@@ -69,6 +69,8 @@ pub struct NodePlan {
     pub announced_services: Vec<Prefix>,
     /// Others' routes inside of these are passed on, too. Sorted.
     pub passed_services: Vec<Prefix>,
+    /// Communities that routes within a prefix get on their way out; by prefix, and of nested ones each has those around it.
+    pub communities: Vec<CommunityPlan>,
     pub warnings: Vec<Warning>,
     /// The node's own addresses. Not part of the JSON form: its peers' `sourceAddress` is.
     #[serde(skip)]
@@ -183,6 +185,14 @@ pub enum Dial {
     Never,
 }
 
+/// What routes within a prefix get on their way to every peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommunityPlan {
+    pub cidr: Prefix,
+    pub communities: Vec<spec::Community>,
+}
+
 /// A pool of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -284,6 +294,7 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
         services: blackholes::services(cluster),
         passed_services: services::passed_on(cluster, own, &announced_services),
         announced_services,
+        communities: communities(cluster, own),
         warnings: Vec::new(),
         address,
         filters: BTreeMap::new(),
@@ -299,6 +310,31 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
     warnings.dedup();
     plan.warnings = warnings;
     plan
+}
+
+/// A node's own prefixAdvertisements stand in the place of the cluster's.
+fn communities(cluster: &Cluster<'_>, own: &NodeObject) -> Vec<CommunityPlan> {
+    let of = |name: &str| {
+        let object = cluster.snapshot.bgp_configuration(name)?;
+        let advertisements = object.spec.prefix_advertisements.as_slice();
+        (!advertisements.is_empty()).then_some(advertisements)
+    };
+    let said = of(&format!("node.{}", own.name())).or_else(|| of("default")).unwrap_or_default();
+    let mut cidrs: Vec<Prefix> = said.iter().map(|advertisement| advertisement.cidr).collect();
+    cidrs.sort();
+    cidrs.dedup();
+    let plan = |cidr: Prefix| {
+        let mut communities = Vec::new();
+        for advertisement in said.iter().filter(|advertisement| advertisement.cidr.covers(cidr)) {
+            for community in &advertisement.communities {
+                if !communities.contains(community) {
+                    communities.push(*community);
+                }
+            }
+        }
+        CommunityPlan { cidr, communities }
+    };
+    cidrs.into_iter().map(plan).collect()
 }
 
 fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {

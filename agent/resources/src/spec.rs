@@ -39,10 +39,19 @@ pub struct BgpConfiguration {
     /// The priority of a usual route (a metric of Calico's), 1 to 2147483646.
     pub ipv4_normal_route_priority: Option<u32>,
     pub ipv6_normal_route_priority: Option<u32>,
+    pub prefix_advertisements: Vec<PrefixAdvertisement>,
     pub extensions: SpeakerExtensions,
     pub fast_path: FastPathExtensions,
     /// Of the peers of the mesh; only on `default`.
     pub mesh: PeerExtensions,
+}
+
+/// Communities for whatever is announced inside of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixAdvertisement {
+    pub cidr: Prefix,
+    /// Names are resolved.
+    pub communities: Vec<Community>,
 }
 
 /// Prefixes of services: no pod has an address of these.

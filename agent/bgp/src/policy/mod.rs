@@ -58,6 +58,11 @@ impl Rules {
         self.0.is_empty()
     }
 
+    /// Some rule says whether a route passes.
+    pub fn decide(&self) -> bool {
+        self.0.iter().any(|rule| !matches!(rule.action, Action::Amend(_)))
+    }
+
     /// Some rule asks by which interface a route leads.
     pub fn ask_interfaces(&self) -> bool {
         self.0.iter().any(|rule| rule.matches.interface.is_some())
@@ -69,6 +74,7 @@ impl Rules {
             None => Verdict::Fallthrough,
             Some(Rule { action: Action::Reject, name, .. }) => Verdict::Reject(name),
             Some(Rule { action: Action::Accept(changes), name, .. }) => Verdict::Accept(name, changes),
+            Some(Rule { action: Action::Amend(changes), .. }) => Verdict::Amend(changes),
         }
     }
 }
@@ -177,6 +183,8 @@ pub enum Action {
     /// The route passes, with these changes in this order.
     Accept(Box<[Change]>),
     Reject,
+    /// The rule says no more of the route than these changes: whether it passes is left to the built-in rules.
+    Amend(Box<[Change]>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -206,6 +214,8 @@ pub struct Candidate<'a> {
 pub enum Verdict<'r> {
     Accept(&'r RuleName, &'r [Change]),
     Reject(&'r RuleName),
+    /// No rule decides; one changes.
+    Amend(&'r [Change]),
     /// No rule matches.
     Fallthrough,
 }
@@ -214,7 +224,7 @@ impl<'r> Verdict<'r> {
     /// None for a route that may not pass.
     pub fn changes(self) -> Option<&'r [Change]> {
         match self {
-            Verdict::Accept(_, changes) => Some(changes),
+            Verdict::Accept(_, changes) | Verdict::Amend(changes) => Some(changes),
             Verdict::Reject(_) => None,
             Verdict::Fallthrough => Some(&[]),
         }
@@ -223,7 +233,7 @@ impl<'r> Verdict<'r> {
     pub fn rule(self) -> Option<&'r RuleName> {
         match self {
             Verdict::Accept(rule, _) | Verdict::Reject(rule) => Some(rule),
-            Verdict::Fallthrough => None,
+            Verdict::Amend(_) | Verdict::Fallthrough => None,
         }
     }
 }

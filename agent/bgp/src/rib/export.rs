@@ -190,8 +190,10 @@ pub fn verdict(
     match key.rules.judge(prefix, attributes, source.is_some(), key.kind) {
         Verdict::Reject(_) => return Export::Filter,
         Verdict::Accept(..) => {}
-        Verdict::Fallthrough if source.is_some() && policy != Export::Sent => return policy,
-        Verdict::Fallthrough => {}
+        Verdict::Amend(_) | Verdict::Fallthrough if source.is_some() && policy != Export::Sent => {
+            return policy;
+        }
+        Verdict::Amend(_) | Verdict::Fallthrough => {}
     }
     match next_hop(attributes, path.peer == OWN, key) {
         None => Export::NoNextHop,

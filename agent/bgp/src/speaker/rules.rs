@@ -35,7 +35,7 @@ pub(super) fn ask_interfaces(config: &Config) -> bool {
 
 /// RFC 8212 §2: where a policy is required of eBGP and there is none, nothing passes.
 fn or_nothing(rules: &Rules, config: &Config, ours: &Ours) -> Rules {
-    if config.ebgp_requires_policy && ours.is_ebgp() && rules.is_empty() {
+    if config.ebgp_requires_policy && ours.is_ebgp() && !rules.decide() {
         let name = RuleName::new("no policy for an eBGP peer (RFC 8212)");
         return Rules::from_iter([Rule { name, matches: Match::default(), action: Action::Reject }]);
     }

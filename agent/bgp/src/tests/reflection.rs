@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::network::{Network, asn, ip, peer, prefix, secs};
 use crate::{
     Config, ExportRule, NextHopMode, Originated, PeerConfig, PoolRule, WellKnown,
+    policy::{Action, Change, Community, Match, Operator, PeerRules, PrefixMatch, Rule, RuleName, Rules},
     view::{Export, LostAt, RefusedBy, Standing},
 };
 
@@ -145,6 +146,56 @@ fn prefixes_of_services_are_announced_by_many_and_single_addresses_in_them_are_p
     lab.configs[1].services.clear();
     lab.apply();
     assert!(!knows(&lab, 2, "10.96.0.0/12"));
+}
+
+/// Calico's prefixAdvertisements.
+#[test]
+fn communities_of_a_prefix_stand_on_own_routes_and_on_those_passed_on_and_let_nothing_out() {
+    // 0 reflects; 1 and 2 are clients; 3 is a switch of another AS.
+    let mut lab = Lab::new(&[64512, 64512, 64512, 64999]);
+    lab.link(0, 1, true).link(0, 2, true).link(0, 3, false);
+    lab.configs[1].hosts = vec![prefix("192.0.2.1/32")];
+    let amend = |name: &str, of: &str, communities: &[Community]| Rule {
+        name: RuleName::new(name),
+        matches: Match {
+            prefix: Some(PrefixMatch { prefix: prefix(of), operator: Operator::In, lengths: None }),
+            ..Match::default()
+        },
+        action: Action::Amend(communities.iter().map(|community| Change::AddCommunity(*community)).collect()),
+    };
+    let (standard, large) = (Community::Standard(64512 << 16 | 7), Community::Large([64512, 1, 2]));
+    let rules = Rules::from_iter([amend("all", "0.0.0.0/0", &[standard, large])]);
+    for other in [1, 2, 3] {
+        lab.peer_of(0, other).export = PeerRules::both(rules.clone());
+    }
+    // A rule that decides comes first, and then nobody amends.
+    let accept = Rule {
+        name: RuleName::new("first"),
+        matches: Match {
+            prefix: Some(PrefixMatch { prefix: prefix(&block(0)), operator: Operator::Equal, lengths: None }),
+            ..Match::default()
+        },
+        action: Action::Accept(Box::default()),
+    };
+    let after = amend("all", "0.0.0.0/0", &[standard]);
+    lab.peer_of(0, 2).export = PeerRules::both(Rules::from_iter([accept, after]));
+    lab.apply();
+    let communities = |lab: &mut Lab, node: usize, of: usize| {
+        let attributes = lab.path(node, of).attributes;
+        (attributes.communities, attributes.large_communities)
+    };
+    let both = (vec!["64512:7".to_owned()], vec!["64512:1:2".to_owned()]);
+    assert_eq!(communities(&mut lab, 3, 0), both, "its own");
+    assert_eq!(communities(&mut lab, 3, 1), both, "passed on");
+    assert_eq!(communities(&mut lab, 1, 2), both, "reflected");
+    assert_eq!(communities(&mut lab, 2, 1).0, ["64512:7"]);
+    assert_eq!(communities(&mut lab, 2, 0), (Vec::new(), Vec::new()), "a filter has decided");
+    // What may not leave does not leave for its communities.
+    assert!(!lab.network.nodes[3].best.contains_key(&prefix("192.0.2.1/32")));
+    // And they are no policy of an eBGP peer (RFC 8212).
+    lab.configs[0].ebgp_requires_policy = true;
+    lab.apply();
+    assert!(!lab.knows(3, 0) && lab.knows(1, 0));
 }
 
 /// Behaviours 41 and 49.

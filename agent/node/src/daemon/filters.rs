@@ -8,16 +8,34 @@ use manx_resources::{NodePlan, PeerPlan, spec};
 
 pub fn import_rules(plan: &NodePlan, peer: &PeerPlan) -> PeerRules {
     PeerRules {
-        ipv4: rules(plan, peer, "importV4", |filter| &filter.import_v4),
-        ipv6: rules(plan, peer, "importV6", |filter| &filter.import_v6),
+        ipv4: rules(plan, peer, "importV4", |filter| &filter.import_v4).into_iter().collect(),
+        ipv6: rules(plan, peer, "importV6", |filter| &filter.import_v6).into_iter().collect(),
     }
 }
 
 pub fn export_rules(plan: &NodePlan, peer: &PeerPlan) -> PeerRules {
     PeerRules {
-        ipv4: rules(plan, peer, "exportV4", |filter| &filter.export_v4),
-        ipv6: rules(plan, peer, "exportV6", |filter| &filter.export_v6),
+        ipv4: with_communities(plan, true, rules(plan, peer, "exportV4", |filter| &filter.export_v4)),
+        ipv6: with_communities(plan, false, rules(plan, peer, "exportV6", |filter| &filter.export_v6)),
     }
+}
+
+/// Behind the peer's filters, and only where none of them decides. The longest prefix comes first, for it has the communities
+/// of those around it.
+fn with_communities(plan: &NodePlan, ipv4: bool, mut rules: Vec<Rule>) -> Rules {
+    let mut communities: Vec<_> = plan.communities.iter().filter(|plan| plan.cidr.is_v4() == ipv4).collect();
+    communities.sort_by_key(|plan| std::cmp::Reverse(plan.cidr.len()));
+    rules.extend(communities.into_iter().map(|plan| Rule {
+        name: RuleName::new(format!("prefixAdvertisements of {}", plan.cidr)),
+        matches: Match {
+            prefix: Some(PrefixMatch { prefix: plan.cidr, operator: Operator::In, lengths: None }),
+            ..Match::default()
+        },
+        action: Action::Amend(
+            plan.communities.iter().map(|community| Change::AddCommunity(community_of(*community))).collect(),
+        ),
+    }));
+    rules.into_iter().collect()
 }
 
 /// The peer's filters one after the other: what none of the first one's rules matches goes on to the second. One
@@ -27,7 +45,7 @@ fn rules(
     peer: &PeerPlan,
     field: &str,
     list: impl Fn(&spec::BgpFilter) -> &[spec::FilterRule],
-) -> Rules {
+) -> Vec<Rule> {
     let mut rules = Vec::new();
     for filter in peer.filters.iter().filter_map(|name| plan.filters.get(name)) {
         for (n, rule) in list(&filter.spec).iter().enumerate() {
@@ -35,7 +53,7 @@ fn rules(
             rules.push(Rule { name, matches: matches_of(rule), action: action_of(rule) });
         }
     }
-    rules.into_iter().collect()
+    rules
 }
 
 fn matches_of(rule: &spec::FilterRule) -> Match {

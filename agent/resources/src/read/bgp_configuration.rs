@@ -1,11 +1,14 @@
 //! The fields of BGPConfiguration.
 
+use std::collections::BTreeMap;
+
 use manx_net::Prefix;
 
 use crate::{
     fields::{Fields, Form},
+    nearest::nearest,
     read::{annotations::Annotations, extensions, fast_path, value},
-    spec::{BgpConfiguration, Services},
+    spec::{BgpConfiguration, PrefixAdvertisement, Services},
 };
 
 /// What only the object named `default` may say.
@@ -58,13 +61,12 @@ pub(super) fn read(
         },
         ipv4_normal_route_priority: priority(&mut spec, "ipv4NormalRoutePriority"),
         ipv6_normal_route_priority: priority(&mut spec, "ipv6NormalRoutePriority"),
+        prefix_advertisements: advertisements(&mut spec),
         extensions,
         fast_path,
         mesh,
     };
     spec.accept_without_effect(&[
-        ("communities", Form::List),
-        ("prefixAdvertisements", Form::List),
         ("ignoredInterfaces", Form::List),
         ("localWorkloadPeeringIPV4", Form::Text),
         ("localWorkloadPeeringIPV6", Form::Text),
@@ -101,6 +103,65 @@ fn services(spec: &mut Fields<'_, '_>, field: &'static str) -> Vec<Prefix> {
         service.finish();
     }
     prefixes
+}
+
+/// Calico's limits.
+const MAX_COMMUNITIES: usize = 500;
+const MAX_ADVERTISEMENTS: usize = 500;
+const MAX_OF_ONE: usize = 50;
+
+/// `communities` gives names to values, and `prefixAdvertisements` says where they belong, by name or by value.
+fn advertisements(spec: &mut Fields<'_, '_>) -> Vec<PrefixAdvertisement> {
+    for (field, most) in [("communities", MAX_COMMUNITIES), ("prefixAdvertisements", MAX_ADVERTISEMENTS)] {
+        let length = spec.length_of(field);
+        if length > most {
+            spec.refuse(field, format!("has {length} members; Calico takes {most} at most"));
+        }
+    }
+    let mut names = BTreeMap::new();
+    for mut community in spec.objects("communities") {
+        let name = community.text("name").map(str::to_owned);
+        let value = community.parse("value", value::community);
+        for field in ["name", "value"] {
+            if !community.is_set(field) {
+                community.refuse(field, "is missing; a community has a name and a value, such as 65000:100");
+            }
+        }
+        community.finish();
+        if let (Some(name), Some(value)) = (name, value) {
+            names.insert(name, value);
+        }
+    }
+    if spec.length_of("communities") > 0 && spec.length_of("prefixAdvertisements") == 0 {
+        spec.refuse("communities", "communities are defined but not used in prefixAdvertisements");
+    }
+    let mut advertisements = Vec::new();
+    for mut advertisement in spec.objects("prefixAdvertisements") {
+        let cidr = advertisement.parse("cidr", str::parse::<Prefix>);
+        if cidr.is_none() && !advertisement.is_set("cidr") {
+            advertisement.refuse("cidr", "is missing; write a prefix, such as 172.16.0.0/16");
+        }
+        let length = advertisement.length_of("communities");
+        if length > MAX_OF_ONE {
+            advertisement
+                .refuse("communities", format!("has {length} members; Calico takes {MAX_OF_ONE} at most"));
+        }
+        let communities = advertisement.parse_each("communities", |text| match names.get(text) {
+            Some(value) => Ok(*value),
+            // What looks like a value is one, and its fault is told as one.
+            None if text.contains(':') => value::community(text).map_err(|error| error.to_string()),
+            None => Err(match nearest(text, names.keys().map(String::as_str)) {
+                Some(near) => format!("community used is invalid or not defined; did you mean {near}?"),
+                None => {
+                    "community used is invalid or not defined; define it in spec.communities, or write aa:nn"
+                        .to_owned()
+                }
+            }),
+        });
+        advertisement.finish();
+        advertisements.extend(cidr.map(|cidr| PrefixAdvertisement { cidr, communities }));
+    }
+    advertisements
 }
 
 fn priority(spec: &mut Fields<'_, '_>, field: &'static str) -> Option<u32> {

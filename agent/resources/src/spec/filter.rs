@@ -1,7 +1,10 @@
 //! The spec of BGPFilter, after validation: ordered rules for each direction and family. What a rule does to a
 //! route is `manx-bgp`'s business.
 
+use std::fmt;
+
 use manx_net::{Asn, Prefix};
+use serde::{Serialize, Serializer};
 
 /// `BGPFilter`. The first rule that matches decides; a route that none matches goes on to the peer's next filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,6 +62,21 @@ pub enum PeerType {
 pub enum Community {
     Standard(u16, u16),
     Large(u32, u32, u32),
+}
+
+impl fmt::Display for Community {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Community::Standard(a, b) => write!(f, "{a}:{b}"),
+            Community::Large(a, b, c) => write!(f, "{a}:{b}:{c}"),
+        }
+    }
+}
+
+impl Serialize for Community {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

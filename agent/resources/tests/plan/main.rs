@@ -3,6 +3,7 @@
 mod again;
 mod blackholes;
 mod common;
+mod communities;
 mod extensions;
 mod ranges;
 mod rules;

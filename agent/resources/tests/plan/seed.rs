@@ -187,6 +187,7 @@ fn the_plans_json_is_the_interface() {
         "services": [],
         "announcedServices": [],
         "passedServices": [],
+        "communities": [],
         "warnings": [],
     });
     assert_eq!(serde_json::to_value(&plan).unwrap(), expected);
