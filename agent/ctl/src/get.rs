@@ -179,7 +179,7 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
             format!("{}\n", serde_json::to_string_pretty(&value(&shape, documents(), &reading))?)
         }
         Form::Name => resources.iter().map(|resource| format!("{}\n", resource.key())).collect(),
-        Form::Columns(columns) => custom(columns, &resources, &documents(), &read.snapshot)?,
+        Form::Columns(columns) => custom(columns, args.kind, &resources, &documents(), &read.snapshot)?,
         Form::Template(template) => template.print(&for_template())?,
     };
     // Where nothing could be read, an empty table would say that there is nothing.
@@ -283,6 +283,7 @@ fn tables(resources: &[Resource], shape: &Shape, snapshot: &Snapshot, wide: bool
 
 fn custom(
     columns: &Columns,
+    kind: Option<Kind>,
     resources: &[Resource],
     documents: &[Value],
     snapshot: &Snapshot,
@@ -294,6 +295,18 @@ fn custom(
             Column::Heading(heading) | Column::Path(heading, _) => heading.as_str(),
         })
         .collect();
+    // A heading that no kind has is one even where there is nothing.
+    let known: Vec<&str> = match kind {
+        Some(kind) => headings_of(kind, true).to_vec(),
+        None => Kind::ALL.into_iter().flat_map(|kind| headings_of(kind, true)).copied().collect(),
+    };
+    for column in &columns.0 {
+        if let Column::Heading(heading) = column
+            && !known.iter().any(|known| known.eq_ignore_ascii_case(heading))
+        {
+            anyhow::bail!("unknown heading {heading}, valid values are: {}", known.join(", "));
+        }
+    }
     let mut table = Vec::new();
     for (resource, document) in resources.iter().zip(documents) {
         let (known, cells) = (headings_of(resource.kind(), true), row(resource, snapshot, true));
@@ -340,6 +353,12 @@ fn headings_of(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::IpamBlock, _) => &["NAME", "CIDR", "AFFINITY", "INUSE", "FREE"],
         (Kind::ClusterInformation, _) => {
             &["NAME", "CLUSTERGUID", "CLUSTERTYPE", "CALICOVERSION", "DATASTOREREADY"]
+        }
+        (Kind::IpReservation, false) => &["NAME"],
+        (Kind::IpReservation, true) => &["NAME", "CIDRS"],
+        (Kind::IpamConfiguration, false) => &["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS"],
+        (Kind::IpamConfiguration, true) => {
+            &["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"]
         }
     }
 }
@@ -424,6 +443,25 @@ fn row(resource: &Resource, snapshot: &Snapshot, wide: bool) -> Vec<String> {
             let texts = [spec.guid, spec.cluster_type, spec.calico_version, ready];
             std::iter::once(name).chain(texts.map(Option::unwrap_or_default)).collect()
         }
+        Resource::IpReservation(_) if !wide => vec![name],
+        Resource::IpReservation(object) => {
+            let cidrs: Vec<String> = object.spec.reserved.iter().map(ToString::to_string).collect();
+            vec![name, truncated(&cidrs.join(","))]
+        }
+        Resource::IpamConfiguration(object) => {
+            let spec = &object.spec;
+            let flags = [spec.strict_affinity, spec.auto_allocate_blocks].map(|flag| flag.to_string());
+            let most = wide.then(|| spec.max_blocks_per_host.to_string());
+            std::iter::once(name).chain(flags).chain(most).collect()
+        }
+    }
+}
+
+/// As calicoctl cuts long lists.
+fn truncated(text: &str) -> String {
+    match text.char_indices().nth(77).filter(|_| text.chars().count() > 80) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or(text)),
+        None => text.to_owned(),
     }
 }
 

@@ -94,6 +94,10 @@ fn labels_are_set_changed_and_removed_in_calicos_words() {
         lab.fails(1, &["label", "bgppeers", "rack-8", "a=b"])
             .starts_with("error: bgppeers rack-8 not found: ")
     );
+    assert!(
+        lab.fails(1, &["label", "bgppeers", "rack-7", "bad key=a"])
+            .contains("metadata.labels: the label's key")
+    );
     assert!(lab.fails(1, &["label", "bgppeers", "rack-7", "a"]).starts_with("error: invalid label a; "));
 }
 
@@ -361,6 +365,36 @@ fn ipam_show_prints_calicos_tables() {
     );
     let version = lab.ok(&["version"]);
     assert!(version.contains("Cluster Version:   v3.30.1\nCluster Type:      k8s,bgp\n"), "{version}");
+    let more = "apiVersion: projectcalico.org/v3\nkind: IPReservation\nmetadata: {name: r}\nspec: {reservedCIDRs: [172.16.36.192/31, 172.16.36.192/32, 172.16.0.0/31]}\n---\napiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata: {name: default}\nspec: {strictAffinity: true, autoAllocateBlocks: true, maxBlocksPerHost: 4}\n";
+    fs::write(lab.store().join("more.yaml"), more).unwrap();
+    let shown = lab.ok(&["ipam", "show", "--show-blocks"]);
+    assert!(shown.contains("| IPS IN USE | IPS RESERVED |     IPS FREE      |\n"), "{shown}");
+    assert!(
+        shown.contains(
+            "| Block    | 172.16.36.192/29 |          8 | 3 (38%)    | 2 (25%)      | 4 (50%)           |\n"
+        ),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(
+            "| IP Pool  | 172.16.0.0/16    |      65536 | 3 (0%)     | 4 (0%)       | 65530 (100%)      |\n"
+        ),
+        "{shown}"
+    );
+    let shown = lab.ok(&["ipam", "show", "--show-configuration"]);
+    assert!(
+        shown.contains("| StrictAffinity     | true  |\n")
+            && shown.contains("| MaxBlocksPerHost   |     4 |\n"),
+        "{shown}"
+    );
+    assert_eq!(
+        lab.ok(&["get", "ipamconfig"]).lines().nth(1),
+        Some("default   true             true                 ")
+    );
+    assert_eq!(
+        lab.ok(&["get", "reservations", "-o", "wide"]).lines().nth(1),
+        Some("r      172.16.36.192/31,172.16.36.192/32,172.16.0.0/31   ")
+    );
     let cluster = cluster();
     let run = cluster.run(&["ipam", "show"]);
     assert!(run.code == 0 && run.stderr.contains("there is no IPAMBlock in the datastore"), "{}", run.stderr);

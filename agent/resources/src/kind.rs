@@ -15,10 +15,12 @@ pub enum Kind {
     BlockAffinity,
     IpamBlock,
     ClusterInformation,
+    IpReservation,
+    IpamConfiguration,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 10] = [
         Kind::BgpConfiguration,
         Kind::BgpPeer,
         Kind::BgpFilter,
@@ -27,6 +29,8 @@ impl Kind {
         Kind::BlockAffinity,
         Kind::IpamBlock,
         Kind::ClusterInformation,
+        Kind::IpReservation,
+        Kind::IpamConfiguration,
     ];
 
     /// The name in a document's `kind:` field.
@@ -40,6 +44,8 @@ impl Kind {
             Kind::BlockAffinity => "BlockAffinity",
             Kind::IpamBlock => "IPAMBlock",
             Kind::ClusterInformation => "ClusterInformation",
+            Kind::IpReservation => "IPReservation",
+            Kind::IpamConfiguration => "IPAMConfiguration",
         }
     }
 
@@ -55,6 +61,10 @@ impl Kind {
             Kind::IpamBlock => &["ipamblock", "ipamblocks"],
             Kind::ClusterInformation => {
                 &["clusterinformation", "clusterinformations", "clusterinfo", "clusterinfos"]
+            }
+            Kind::IpReservation => &["ipreservation", "ipreservations", "reservation", "reservations"],
+            Kind::IpamConfiguration => {
+                &["ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"]
             }
         }
     }

@@ -39,9 +39,7 @@ const OTHER_KINDS: &[&str] = &[
     "GlobalNetworkSet",
     "HostEndpoint",
     "IPAMConfig",
-    "IPAMConfiguration",
     "IPAMHandle",
-    "IPReservation",
     "KubeControllersConfiguration",
     "NetworkPolicy",
     "NetworkSet",
@@ -227,6 +225,8 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
         Kind::BlockAffinity => object!(BlockAffinity, block_affinity::read(&mut fields)),
         Kind::IpamBlock => object!(IpamBlock, ipam::block(&mut fields)),
         Kind::ClusterInformation => object!(ClusterInformation, ipam::cluster_information(&mut fields)),
+        Kind::IpReservation => object!(IpReservation, ipam::reservation(&mut fields)),
+        Kind::IpamConfiguration => object!(IpamConfiguration, ipam::configuration(&mut fields)),
     }
 }
 
@@ -292,6 +292,11 @@ fn read_metadata(fields: &mut Fields<'_, '_>, kind: Kind) -> Option<Metadata> {
         }
     }
     let labels = metadata.map("labels");
+    for (key, value) in &labels {
+        if let Err(error) = value::label(key, value) {
+            metadata.refuse("labels", error.to_string());
+        }
+    }
     let annotations = metadata.map("annotations");
     if metadata.text("namespace").is_some() {
         metadata

@@ -41,6 +41,8 @@ pub enum Resource {
     BlockAffinity(Arc<Object<spec::BlockAffinity>>),
     IpamBlock(Arc<Object<spec::IpamBlock>>),
     ClusterInformation(Arc<Object<spec::ClusterInformation>>),
+    IpReservation(Arc<Object<spec::IpReservation>>),
+    IpamConfiguration(Arc<Object<spec::IpamConfiguration>>),
 }
 
 impl Resource {
@@ -54,6 +56,8 @@ impl Resource {
             Resource::BlockAffinity(_) => Kind::BlockAffinity,
             Resource::IpamBlock(_) => Kind::IpamBlock,
             Resource::ClusterInformation(_) => Kind::ClusterInformation,
+            Resource::IpReservation(_) => Kind::IpReservation,
+            Resource::IpamConfiguration(_) => Kind::IpamConfiguration,
         }
     }
 
@@ -67,6 +71,8 @@ impl Resource {
             Resource::BlockAffinity(object) => &object.metadata,
             Resource::IpamBlock(object) => &object.metadata,
             Resource::ClusterInformation(object) => &object.metadata,
+            Resource::IpReservation(object) => &object.metadata,
+            Resource::IpamConfiguration(object) => &object.metadata,
         }
     }
 
@@ -89,6 +95,8 @@ impl Resource {
             Resource::BlockAffinity(object) => &object.document,
             Resource::IpamBlock(object) => &object.document,
             Resource::ClusterInformation(object) => &object.document,
+            Resource::IpReservation(object) => &object.document,
+            Resource::IpamConfiguration(object) => &object.document,
         }
     }
 }
@@ -106,6 +114,8 @@ pub struct Snapshot {
     block_affinities: ByName<spec::BlockAffinity>,
     ipam_blocks: ByName<spec::IpamBlock>,
     cluster_informations: ByName<spec::ClusterInformation>,
+    ip_reservations: ByName<spec::IpReservation>,
+    ipam_configurations: ByName<spec::IpamConfiguration>,
 }
 
 impl Snapshot {
@@ -121,6 +131,8 @@ impl Snapshot {
             Resource::BlockAffinity(object) => drop(self.block_affinities.insert(name, object)),
             Resource::IpamBlock(object) => drop(self.ipam_blocks.insert(name, object)),
             Resource::ClusterInformation(object) => drop(self.cluster_informations.insert(name, object)),
+            Resource::IpReservation(object) => drop(self.ip_reservations.insert(name, object)),
+            Resource::IpamConfiguration(object) => drop(self.ipam_configurations.insert(name, object)),
         }
     }
 
@@ -135,6 +147,8 @@ impl Snapshot {
             Kind::BlockAffinity => self.block_affinities.remove(&key.name).is_some(),
             Kind::IpamBlock => self.ipam_blocks.remove(&key.name).is_some(),
             Kind::ClusterInformation => self.cluster_informations.remove(&key.name).is_some(),
+            Kind::IpReservation => self.ip_reservations.remove(&key.name).is_some(),
+            Kind::IpamConfiguration => self.ipam_configurations.remove(&key.name).is_some(),
         }
     }
 
@@ -152,6 +166,10 @@ impl Snapshot {
             Kind::IpamBlock => self.ipam_blocks.get(name).cloned().map(Resource::IpamBlock),
             Kind::ClusterInformation => {
                 self.cluster_informations.get(name).cloned().map(Resource::ClusterInformation)
+            }
+            Kind::IpReservation => self.ip_reservations.get(name).cloned().map(Resource::IpReservation),
+            Kind::IpamConfiguration => {
+                self.ipam_configurations.get(name).cloned().map(Resource::IpamConfiguration)
             }
         }
     }
@@ -172,6 +190,12 @@ impl Snapshot {
             Kind::IpamBlock => self.ipam_blocks.values().cloned().map(Resource::IpamBlock).collect(),
             Kind::ClusterInformation => {
                 self.cluster_informations.values().cloned().map(Resource::ClusterInformation).collect()
+            }
+            Kind::IpReservation => {
+                self.ip_reservations.values().cloned().map(Resource::IpReservation).collect()
+            }
+            Kind::IpamConfiguration => {
+                self.ipam_configurations.values().cloned().map(Resource::IpamConfiguration).collect()
             }
         }
     }
@@ -236,6 +260,14 @@ impl Snapshot {
         self.ipam_blocks.values().map(Arc::as_ref)
     }
 
+    pub fn ip_reservations(&self) -> impl Iterator<Item = &Object<spec::IpReservation>> {
+        self.ip_reservations.values().map(Arc::as_ref)
+    }
+
+    pub fn ipam_configuration(&self) -> Option<&Object<spec::IpamConfiguration>> {
+        self.ipam_configurations.get("default").map(Arc::as_ref)
+    }
+
     pub fn cluster_information(&self) -> Option<&Object<spec::ClusterInformation>> {
         self.cluster_informations.get("default").map(Arc::as_ref)
     }
@@ -249,6 +281,8 @@ impl Snapshot {
             + self.block_affinities.len()
             + self.ipam_blocks.len()
             + self.cluster_informations.len()
+            + self.ip_reservations.len()
+            + self.ipam_configurations.len()
     }
 
     pub fn is_empty(&self) -> bool {

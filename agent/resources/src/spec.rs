@@ -23,7 +23,7 @@ pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCh
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };
-pub use ipam::{Allocation, ClusterInformation, IpamBlock};
+pub use ipam::{Allocation, ClusterInformation, IpReservation, IpamBlock, IpamConfiguration};
 
 /// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

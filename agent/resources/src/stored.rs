@@ -11,7 +11,11 @@ const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
 const IPAM: &str = "/calico/ipam/v2/";
 const BLOCKS: &str = "/calico/ipam/v2/assignment/";
 /// Kinds whose keys say more than a name.
-const IN_IPAM: [Kind; 2] = [Kind::BlockAffinity, Kind::IpamBlock];
+const IN_IPAM: [Kind; 3] = [Kind::BlockAffinity, Kind::IpamBlock, Kind::IpamConfiguration];
+const CONFIGURATION: &str = "/calico/ipam/v2/config";
+/// The configuration's fields as its documents and as etcd have them.
+const CONFIGURATION_FIELDS: [(&str, &str); 2] =
+    [("strictAffinity", "strict_affinity"), ("autoAllocateBlocks", "auto_allocate_blocks")];
 
 /// Everything that plans depend on stands under one of these, and little else. What nodes and pods change all day
 /// (handles, blocks, workloads) is not there.
@@ -26,6 +30,7 @@ pub fn stored_prefixes() -> Vec<String> {
 pub fn stored_prefixes_with(kinds: &[Kind]) -> Vec<String> {
     let mut prefixes = stored_prefixes();
     prefixes.extend(kinds.contains(&Kind::IpamBlock).then(|| BLOCKS.to_owned()));
+    prefixes.extend(kinds.contains(&Kind::IpamConfiguration).then(|| CONFIGURATION.to_owned()));
     prefixes
 }
 
@@ -40,6 +45,9 @@ pub fn stored_key(resource: &Resource) -> String {
     if let Resource::IpamBlock(object) = resource {
         let family = if object.spec.cidr.is_v4() { "ipv4" } else { "ipv6" };
         return format!("{BLOCKS}{family}/block/{}", object.spec.cidr.to_string().replace('/', "-"));
+    }
+    if let Resource::IpamConfiguration(_) = resource {
+        return CONFIGURATION.to_owned();
     }
     format!("{RESOURCES}{}/{}", plural(resource.kind()), resource.name())
 }
@@ -62,6 +70,16 @@ pub fn stored_value(resource: &Resource) -> String {
     if let Resource::IpamBlock(object) = resource {
         return object.document.get("spec").unwrap_or(&Value::Null).to_string();
     }
+    if let Resource::IpamConfiguration(object) = resource {
+        let mut spec = object.document.get("spec").cloned().unwrap_or(json!({}));
+        if let Some(spec) = spec.as_object_mut() {
+            for (documents, stored) in CONFIGURATION_FIELDS {
+                let value = spec.remove(documents);
+                spec.extend(value.map(|value| (stored.to_owned(), value)));
+            }
+        }
+        return spec.to_string();
+    }
     let mut document = resource.document().clone();
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
@@ -76,6 +94,9 @@ pub fn parse_stored(key: &str, value: &[u8]) -> Option<Parsed> {
         let kind = Kind::ALL.into_iter().find(|kind| plural(*kind) == of)?;
         // What has one part more is of a namespace.
         return (!name.contains('/')).then(|| resource(key, kind, name, value));
+    }
+    if key == CONFIGURATION {
+        return Some(configuration(key, value));
     }
     if let Some(rest) = key.strip_prefix(BLOCKS) {
         let (family, cidr) = rest.split_once("/block/")?;
@@ -138,6 +159,26 @@ fn affinity(key: &str, of: &str, node: &str, cidr: &str, value: &[u8]) -> Parsed
             "state": said.get("state").filter(|state| *state != "").unwrap_or(&json!("confirmed")),
             "deleted": said.get("deleted").cloned().unwrap_or(json!(false)).to_string().trim_matches('"'),
         },
+    });
+    parse(key, &document.to_string())
+}
+
+fn configuration(key: &str, value: &[u8]) -> Parsed {
+    let mut said = match serde_json::from_slice::<Value>(value) {
+        Ok(said) => said,
+        Err(error) => return refused(key, format!("is no JSON: {error}")),
+    };
+    let Some(spec) = said.as_object_mut() else { return refused(key, "is no JSON object".to_owned()) };
+    for (documents, stored) in CONFIGURATION_FIELDS {
+        // What is false is not written there.
+        let value = spec.remove(stored).unwrap_or(json!(false));
+        spec.insert(documents.to_owned(), value);
+    }
+    let document = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": Kind::IpamConfiguration.name(),
+        "metadata": { "name": "default" },
+        "spec": said,
     });
     parse(key, &document.to_string())
 }
@@ -258,6 +299,11 @@ mod tests {
         assert_eq!(object.spec.allocations, [Some(0), None, Some(1), None]);
         assert_eq!(object.spec.attributes[0].owner["node"], "kw01");
         assert!(fault(key, &value.replace("[0,null,1,null]", "[0,2]")).contains("beyond the 2 attributes"));
+        let resource = one(CONFIGURATION, r#"{"auto_allocate_blocks":true,"maxBlocksPerHost":4}"#);
+        let Resource::IpamConfiguration(object) = &resource else { panic!("{resource:?}") };
+        assert!(object.spec.auto_allocate_blocks && !object.spec.strict_affinity);
+        assert_eq!(stored_key(&resource), CONFIGURATION);
+        assert_eq!(one(CONFIGURATION, &stored_value(&resource)), resource);
         // No daemon follows what changes with every pod.
         assert!(!stored_prefixes().iter().any(|prefix| key.starts_with(prefix)));
         assert!(stored_prefixes_with(&[Kind::IpamBlock]).iter().any(|prefix| key.starts_with(prefix)));
@@ -270,7 +316,6 @@ mod tests {
             "/calico/resources/v3/projectcalico.org/bgppeers/default/of-a-namespace",
             "/calico/ipam/v2/handle/k8s-pod-network.7",
             "/calico/ipam/v2/host/kw01/ipv9/block/172.16.36.192-26",
-            "/calico/ipam/v2/config",
             "/registry/pods/x",
         ] {
             assert!(parse_stored(key, b"{}").is_none(), "{key}");

@@ -104,7 +104,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:13: ConfigMap \"p\": apiVersion: \"v1\" is not known; write projectcalico.org/v3",
             "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, BGPFilter, Node, \
-             IPPool, BlockAffinity, IPAMBlock, ClusterInformation",
+             IPPool, BlockAffinity, IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration",
         ],
     );
     expect(
@@ -112,7 +112,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:1: apiVersion: is missing; write projectcalico.org/v3",
             "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, BGPFilter, Node, IPPool, BlockAffinity, \
-             IPAMBlock, ClusterInformation",
+             IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration",
         ],
     );
     expect("- 1\n", &["error f:1:3: \"1\" stands where a mapping must; write fields below it"]);
@@ -457,5 +457,32 @@ proptest! {
             prop_assert_eq!(again.documents.len(), 1, "{}", printed);
             prop_assert_eq!(again.documents[0].resource.document(), document.resource.document());
         }
+    }
+}
+
+#[test]
+fn labels_are_as_kubernetes_wants_them() {
+    let with = |label: &str| {
+        format!("apiVersion: projectcalico.org/v3\nkind: Node\nmetadata:\n  name: n\n  labels: {{{label}}}\n")
+    };
+    let long = "x".repeat(64);
+    for good in ["a: ''", "example.com/a_b.c-d: 'X.1'", "node-role.kubernetes.io/control-plane: ''"] {
+        expect(&with(good), &[]);
+    }
+    for bad in [
+        "bad key: a",
+        "-a: b",
+        "a/b/c: d",
+        "Ex.com/a: b",
+        "a: 'b c'",
+        "a: b-",
+        &format!("a: {long}"),
+        &format!("{long}: a"),
+    ] {
+        let found = problems(&with(bad));
+        assert!(
+            found.len() == 1 && found[0].contains("Node \"n\": metadata.labels: the label's "),
+            "{bad}: {found:?}"
+        );
     }
 }

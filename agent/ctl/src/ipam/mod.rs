@@ -32,6 +32,9 @@ pub struct Args {
     /// The addresses that lie in other nodes' blocks
     #[arg(long)]
     show_borrowed: bool,
+    /// How IPAM gives out blocks
+    #[arg(long)]
+    show_configuration: bool,
     /// The same as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
@@ -39,7 +42,7 @@ pub struct Args {
 
 pub fn run(command: &Command, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     let Command::Show(args) = command;
-    let read = datastore.read_versions(&[Kind::IpamBlock]).update;
+    let read = datastore.read_versions(&[Kind::IpamBlock, Kind::IpamConfiguration]).update;
     output::problems(read.problems.iter().filter(|problem| problem.is_error()));
     let snapshot = &read.snapshot;
     if read.has_errors() && snapshot.is_empty() {
@@ -47,8 +50,11 @@ pub fn run(command: &Command, datastore: &Datastore) -> anyhow::Result<ExitCode>
     }
     let (text, said) = match args.ip {
         Some(ip) => one(snapshot, ip),
-        None if args.show_blocks || !args.show_borrowed => pools(snapshot, args.show_blocks),
-        None => borrowed(snapshot),
+        // Of several the first counts, as in calicoctl.
+        None if args.show_blocks => pools(snapshot, true),
+        None if args.show_borrowed => borrowed(snapshot),
+        None if args.show_configuration => configuration(snapshot),
+        None => pools(snapshot, false),
     };
     output::print(&match args.output {
         Some(_) => format!("{}\n", serde_json::to_string_pretty(&said)?),
@@ -67,17 +73,27 @@ pub fn run(command: &Command, datastore: &Datastore) -> anyhow::Result<ExitCode>
 fn pools(snapshot: &Snapshot, show_blocks: bool) -> (String, Value) {
     let pools = usage::pools(snapshot);
     let mut rows = Vec::new();
-    let row = |grouping: &str, cidr: String, total: f64, in_use: f64| {
+    // A column of newer versions, for those who reserve.
+    let reserves = snapshot.ip_reservations().next().is_some();
+    let row = |grouping: &str, cidr: String, [total, in_use, reserved, free]: [f64; 4]| {
         let share = |count: f64| format!("{} ({:.0}%)", five_digits(count), 100.0 * count / total);
-        vec![grouping.to_owned(), cidr, five_digits(total), share(in_use), share(total - in_use)]
+        let mut row = vec![grouping.to_owned(), cidr, five_digits(total), share(in_use)];
+        row.extend(reserves.then(|| share(reserved)));
+        row.push(share(free));
+        row
     };
     for pool in &pools {
-        rows.extend(pool.cidr.map(|cidr| row("IP Pool", cidr.to_string(), pool.total, pool.in_use)));
+        rows.extend(pool.cidr.map(|cidr| {
+            row("IP Pool", cidr.to_string(), [pool.total, pool.in_use, pool.reserved, pool.free])
+        }));
         for block in pool.blocks.iter().filter(|_| show_blocks) {
-            rows.push(row("Block", block.cidr.to_string(), block.total, block.in_use));
+            let numbers = [block.total, block.in_use, block.reserved, block.free];
+            rows.push(row("Block", block.cidr.to_string(), numbers));
         }
     }
-    let headings = ["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE"];
+    let mut headings = vec!["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE"];
+    headings.extend(reserves.then_some("IPS RESERVED"));
+    headings.push("IPS FREE");
     (table::boxed(&headings, &rows), json!({ "pools": pools }))
 }
 
@@ -136,6 +152,22 @@ fn borrowed(snapshot: &Snapshot) -> (String, Value) {
         ));
     }
     (text, json!({ "borrowed": found, "withoutNode": unknown }))
+}
+
+fn configuration(snapshot: &Snapshot) -> (String, Value) {
+    let spec = snapshot.ipam_configuration().map(|object| object.spec).unwrap_or_default();
+    let rows = [
+        ("StrictAffinity", spec.strict_affinity.to_string()),
+        ("AutoAllocateBlocks", spec.auto_allocate_blocks.to_string()),
+        ("MaxBlocksPerHost", spec.max_blocks_per_host.to_string()),
+    ]
+    .map(|(property, value)| vec![property.to_owned(), value]);
+    let said = json!({
+        "strictAffinity": spec.strict_affinity,
+        "autoAllocateBlocks": spec.auto_allocate_blocks,
+        "maxBlocksPerHost": spec.max_blocks_per_host,
+    });
+    (table::boxed(&["PROPERTY", "VALUE"], &rows), said)
 }
 
 #[cfg(test)]

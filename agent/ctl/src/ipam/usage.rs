@@ -19,6 +19,10 @@ pub struct PoolUse {
     /// Addresses; as many as an IPv6 pool has fit into no integer.
     pub total: f64,
     pub in_use: f64,
+    /// That an IPReservation covers, in use or not.
+    pub reserved: f64,
+    /// Neither in use nor reserved.
+    pub free: f64,
     pub blocks: Vec<BlockUse>,
 }
 
@@ -29,6 +33,8 @@ pub struct BlockUse {
     pub affinity: Option<String>,
     pub total: f64,
     pub in_use: f64,
+    pub reserved: f64,
+    pub free: f64,
 }
 
 /// An address that a node has from a block of another.
@@ -60,27 +66,70 @@ pub fn pools(snapshot: &Snapshot) -> Vec<PoolUse> {
         cidr: Some(cidr),
         total: addresses(cidr),
         in_use: 0.0,
+        reserved: 0.0,
+        free: 0.0,
         blocks: Vec::new(),
     };
+    let reserved = reservations(snapshot);
     let mut pools: Vec<PoolUse> =
         snapshot.ip_pools().map(|object| pool(object.spec.cidr, object.name())).collect();
-    let mut outside = PoolUse { pool: None, cidr: None, total: 0.0, in_use: 0.0, blocks: Vec::new() };
+    let mut outside = PoolUse {
+        pool: None,
+        cidr: None,
+        total: 0.0,
+        in_use: 0.0,
+        reserved: 0.0,
+        free: 0.0,
+        blocks: Vec::new(),
+    };
     for block in blocks(snapshot) {
         let found = pools.iter_mut().find(|pool| pool.cidr.is_some_and(|cidr| cidr.overlaps(block.cidr)));
         let pool = found.unwrap_or(&mut outside);
-        let used = block.allocations.iter().flatten().count();
-        // A block has thousands of addresses at most.
-        let in_use = f64::from(u32::try_from(used).unwrap_or(u32::MAX));
+        let (cidr, affinity, total) = (block.cidr, block.affinity.clone(), addresses(block.cidr));
+        let (mut in_use, mut both) = (0.0, 0.0);
+        for (ordinal, _) in (0_u32..).zip(&block.allocations).filter(|(_, place)| place.is_some()) {
+            let ip = address(cidr, ordinal);
+            in_use += 1.0;
+            both += f64::from(u8::from(reserved.iter().any(|reserved| reserved.contains(ip))));
+        }
         pool.in_use += in_use;
-        let (cidr, affinity) = (block.cidr, block.affinity.clone());
-        pool.blocks.push(BlockUse { cidr, affinity, total: addresses(cidr), in_use });
+        // What is in use and reserved was taken away twice.
+        pool.free += both;
+        let reserved = within(&reserved, cidr);
+        let free = total - in_use - reserved + both;
+        pool.blocks.push(BlockUse { cidr, affinity, total, in_use, reserved, free });
     }
+    outside.reserved = outside.blocks.iter().map(|block| block.reserved).sum();
     outside.total = outside.blocks.iter().map(|block| block.total).sum();
     pools.extend(Some(outside).filter(|outside| !outside.blocks.is_empty()));
     for pool in &mut pools {
         pool.blocks.sort_by_key(|block| block.cidr);
+        pool.reserved = pool.cidr.map_or(pool.reserved, |cidr| within(&reserved, cidr));
+        pool.free += pool.total - pool.in_use - pool.reserved;
     }
     pools
+}
+
+/// None of which lies in another.
+fn reservations(snapshot: &Snapshot) -> Vec<Prefix> {
+    let mut all: Vec<Prefix> =
+        snapshot.ip_reservations().flat_map(|object| &object.spec.reserved).copied().collect();
+    all.sort_by_key(|cidr| cidr.len());
+    let mut largest: Vec<Prefix> = Vec::new();
+    for cidr in all {
+        if !largest.iter().any(|other| other.covers(cidr)) {
+            largest.push(cidr);
+        }
+    }
+    largest
+}
+
+/// How many addresses of a prefix they cover.
+fn within(reserved: &[Prefix], cidr: Prefix) -> f64 {
+    if reserved.iter().any(|reserved| reserved.covers(cidr)) {
+        return addresses(cidr);
+    }
+    reserved.iter().filter(|reserved| cidr.covers(**reserved)).map(|reserved| addresses(*reserved)).sum()
 }
 
 /// Who has an address; none where it is not given out.

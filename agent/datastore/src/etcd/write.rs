@@ -160,7 +160,7 @@ async fn listed(client: &mut Client, writes: &[Write]) -> Result<Listed, String>
 /// annotations, and above all when it was made, and as which. What is edited was read from the store and has it already.
 fn merged(resource: &Resource, before: Option<&[u8]>, edited: bool, now: SystemTime) -> String {
     let new = stored_value(resource);
-    if matches!(resource.kind(), Kind::BlockAffinity | Kind::IpamBlock) {
+    if matches!(resource.kind(), Kind::BlockAffinity | Kind::IpamBlock | Kind::IpamConfiguration) {
         return over(&new, before);
     }
     let Ok(mut document) = serde_json::from_str::<Value>(&new) else { return new };

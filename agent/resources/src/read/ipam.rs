@@ -1,10 +1,11 @@
-//! The fields of IPAMBlock, as its custom resource has them and as etcd does, and of ClusterInformation.
+//! The fields of IPAMBlock, as its custom resource has them and as etcd does, of IPReservation, IPAMConfiguration and
+//! ClusterInformation.
 
 use manx_net::Prefix;
 
 use crate::{
     fields::{Fields, Form},
-    spec::{Allocation, ClusterInformation, IpamBlock},
+    spec::{Allocation, ClusterInformation, IpReservation, IpamBlock, IpamConfiguration},
 };
 
 pub(super) fn block(document: &mut Fields<'_, '_>) -> Option<IpamBlock> {
@@ -65,4 +66,28 @@ pub(super) fn cluster_information(document: &mut Fields<'_, '_>) -> Option<Clust
     spec.accept(&[("variant", Form::Text)]);
     spec.finish();
     Some(ClusterInformation { guid, cluster_type, calico_version, datastore_ready })
+}
+
+pub(super) fn reservation(document: &mut Fields<'_, '_>) -> Option<IpReservation> {
+    let Some(mut spec) = document.object("spec") else {
+        return Some(IpReservation::default()).filter(|_| !document.is_set("spec"));
+    };
+    let reserved = spec.parse_each("reservedCIDRs", str::parse);
+    spec.finish();
+    Some(IpReservation { reserved })
+}
+
+pub(super) fn configuration(document: &mut Fields<'_, '_>) -> Option<IpamConfiguration> {
+    let default = IpamConfiguration::default();
+    let Some(mut spec) = document.object("spec") else {
+        return Some(default).filter(|_| !document.is_set("spec"));
+    };
+    let strict_affinity = spec.boolean("strictAffinity").unwrap_or(default.strict_affinity);
+    let auto_allocate_blocks = spec.boolean("autoAllocateBlocks").unwrap_or(default.auto_allocate_blocks);
+    let most = spec.integer("maxBlocksPerHost", 0..=i64::from(i32::MAX)).unwrap_or(0);
+    spec.accept(&[("kubeVirtVMAddressPersistence", Form::Text), ("ipCooldownSeconds", Form::Any)]);
+    spec.finish();
+    // The range is the reader's.
+    let max_blocks_per_host = u32::try_from(most).unwrap_or(0);
+    Some(IpamConfiguration { strict_affinity, auto_allocate_blocks, max_blocks_per_host })
 }

@@ -18,6 +18,18 @@ pub(crate) enum ValueError {
         excerpt(.0)
     )]
     Name(String),
+    #[error(
+        "the label's key \"{}\" is none; write letters, digits, '-', '_' and '.', at most 63, with a letter or digit at both \
+         ends, and maybe a domain and a slash before it",
+        excerpt(.0)
+    )]
+    LabelKey(String),
+    #[error(
+        "the label's value \"{}\" is none; write letters, digits, '-', '_' and '.', at most 63, with a letter or digit at \
+         both ends, or nothing",
+        excerpt(.0)
+    )]
+    LabelValue(String),
     #[error("\"{}\" is not an IPv4 address with the length of its network; write 192.168.80.121/24", excerpt(.0))]
     Interface4(String),
     #[error("\"{}\" is not an IPv6 address with the length of its network; write 2001:db8::1/64", excerpt(.0))]
@@ -49,6 +61,25 @@ pub(crate) enum ValueError {
     InterfacePattern(String),
     #[error("\"{}\" is not a selector: {error}", excerpt(.text))]
     Selector { text: String, error: crate::selector::ParseSelectorError },
+}
+
+/// As Kubernetes wants the key and the value of a label.
+pub(crate) fn label(key: &str, value: &str) -> Result<(), ValueError> {
+    let is_word = |text: &str| {
+        let is_end = |letter: char| letter.is_ascii_alphanumeric();
+        text.len() <= 63
+            && text.starts_with(is_end)
+            && text.ends_with(is_end)
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let (domain, word) = key.split_once('/').map_or((None, key), |(domain, word)| (Some(domain), word));
+    if !is_word(word) || domain.is_some_and(|domain| name(domain).is_err()) {
+        return Err(ValueError::LabelKey(key.to_owned()));
+    }
+    if !value.is_empty() && !is_word(value) {
+        return Err(ValueError::LabelValue(value.to_owned()));
+    }
+    Ok(())
 }
 
 /// A DNS subdomain (RFC 1123), as Kubernetes wants names.

@@ -35,3 +35,26 @@ pub struct ClusterInformation {
     pub calico_version: Option<String>,
     pub datastore_ready: Option<bool>,
 }
+
+/// `IPReservation`: addresses that IPAM gives to nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpReservation {
+    pub reserved: Vec<Prefix>,
+}
+
+/// `IPAMConfiguration`: one object, named `default`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpamConfiguration {
+    /// A node takes addresses from its own blocks only.
+    pub strict_affinity: bool,
+    /// A node that needs addresses takes another block.
+    pub auto_allocate_blocks: bool,
+    /// 0: as many as there are.
+    pub max_blocks_per_host: u32,
+}
+
+impl Default for IpamConfiguration {
+    fn default() -> IpamConfiguration {
+        IpamConfiguration { strict_affinity: false, auto_allocate_blocks: true, max_blocks_per_host: 0 }
+    }
+}
