@@ -16,7 +16,8 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
 
 use crate::cli::LogFormat;
 
-pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
+/// What `--log-level` lets through.
+pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let what = || {
         format!(
             "--log-level \"{level}\": write error, warn, info, debug or trace, or directives such as warn,manxd=debug"
@@ -26,7 +27,11 @@ pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
     if let Some(word) = level.split(',').map(str::trim).find(|part| is_unknown(part)) {
         bail!("{}; \"{word}\" is no level", what());
     }
-    let filter = EnvFilter::builder().parse(level).with_context(what)?;
+    EnvFilter::builder().parse(level).with_context(what)
+}
+
+pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
+    let filter = filter(level)?;
     // What goes wrong with writing it would tell on standard error, too, and panic there.
     let lines =
         fmt().with_env_filter(filter).with_writer(Arc::new(Lines::to(stderr()))).log_internal_errors(false);

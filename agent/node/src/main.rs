@@ -6,6 +6,7 @@
 mod api;
 mod audit;
 mod blackholes;
+mod check_config;
 mod cleanup;
 mod cli;
 mod clock;
@@ -53,6 +54,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: cli::RunArgs) -> anyhow::Result<()> {
+    if args.check_config {
+        return check_config::run(&args);
+    }
     logging::start(args.log_format, &args.log_level)?;
     daemon::run(args)
 }

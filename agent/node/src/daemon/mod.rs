@@ -141,10 +141,7 @@ pub struct Daemon {
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    let node = match &args.node_name {
-        Some(name) => name.clone(),
-        None => host_name().context("cannot read the host name; say --node-name")?,
-    };
+    let node = node_name(&args)?;
     let datastore = Datastore::open(&args.datastore)?;
     let protocol = args.places.protocol;
     let _lock = Lock::take(protocol)?.with_context(|| {
@@ -484,6 +481,14 @@ async fn removals(watch: Option<&PinWatch>) -> io::Result<Vec<Removal>> {
     match watch {
         Some(watch) => watch.removed().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Of the Node resource that is this node's.
+pub fn node_name(args: &RunArgs) -> anyhow::Result<String> {
+    match &args.node_name {
+        Some(name) => Ok(name.clone()),
+        None => host_name().context("cannot read the host name; say --node-name"),
     }
 }
 
