@@ -17,6 +17,8 @@ use crate::cli::FastPathMode;
 
 /// Findings that are named; of more there is a count.
 const MOST_FOUND: usize = 50;
+/// Reasons in the sentence about the whole.
+const MOST_REASONS: usize = 3;
 
 #[derive(Debug)]
 pub struct Facts<'a> {
@@ -616,9 +618,12 @@ fn summary(choice: &Choice) -> String {
     if choice.has_pools() && !choice.has_interfaces() {
         let why: BTreeSet<&str> = choice.interfaces.iter().filter_map(|i| i.reason.as_deref()).collect();
         let why: Vec<&str> = why.into_iter().collect();
-        return match why.is_empty() {
+        // Some reasons name the interface, of which there may be hundreds.
+        let (named, more) = why.split_at(why.len().min(MOST_REASONS));
+        let more = if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+        return match named.is_empty() {
             true => "there is no uplink, and no interface of a pod".to_owned(),
-            false => format!("what comes by every interface is the stack's: {}", why.join("; ")),
+            false => format!("what comes by every interface is the stack's: {}{more}", named.join("; ")),
         };
     }
     let mut by_reason: BTreeMap<(Mode, &str), Vec<&str>> = BTreeMap::new();

@@ -313,6 +313,23 @@ fn where_every_interface_is_the_stacks_nothing_is_on_and_the_sentence_says_why()
         choice.reason,
         "what comes by every interface is the stack's: Disabled by manx.dev/fastPathInterfaces"
     );
+    let behind = ["filter 7".to_owned()];
+    let names: Vec<String> = (0..200).map(|n| format!("cali{n}")).collect();
+    facts.interfaces = (0..)
+        .zip(&names)
+        .map(|(ifindex, name)| InterfaceFacts {
+            ifindex,
+            name,
+            setting: None,
+            is_loose: false,
+            vrf: None,
+            behind: &behind,
+            before: &[],
+        })
+        .collect();
+    let choice = decide(&facts);
+    assert!(!choice.is_on());
+    assert!(choice.reason.ends_with("; and 197 more") && choice.reason.len() < 500, "{}", choice.reason);
     facts.interfaces.clear();
     let choice = decide(&facts);
     assert!(!choice.is_on());
