@@ -2,6 +2,7 @@
 
 mod again;
 mod blackholes;
+mod calico;
 mod common;
 mod communities;
 mod extensions;
