@@ -175,7 +175,7 @@ fn by_tls_and_with_a_user_and_what_is_wrong_with_either_is_said() -> Result<()> 
     let said = manxctl(&reader, "get nodes")?.success()?;
     ensure!(said.contains("k8s-worker-01"), "{said}");
     for (variables, line, expected) in [
-        (reader.as_str(), apply.as_str(), "permission denied"),
+        (reader.as_str(), "label nodes k8s-worker-01 a=b", "permission denied"),
         (
             &format!("{ca} ETCD_USERNAME=reader ETCD_PASSWORD=wrong"),
             "get nodes",
