@@ -74,3 +74,17 @@ fn what_files_would_change_is_told_beside_what_runs() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn the_log_says_more_from_the_moment_that_it_is_asked_to() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = &cluster.node("kw01").host;
+    ensure!(kw01.sh("manxctl log-level")? == "info\n");
+    let said = kw01.sh("manxctl log-level info,manxd=debug")?;
+    ensure!(said == "The log level is info,manxd=debug until manxd ends; it was info.\n", "{said}");
+    ensure!(kw01.sh("manxctl log-level")? == "info,manxd=debug\n");
+    let wrong = kw01.output("manxctl log-level loud")?;
+    ensure!(wrong.status.code() == Some(1) && wrong.stderr.contains("\"loud\" is no level"), "{wrong:?}");
+    ensure!(kw01.sh("manxctl log-level")? == "info,manxd=debug\n", "what was wrong changed nothing");
+    Ok(())
+}

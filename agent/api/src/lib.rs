@@ -77,6 +77,8 @@ pub mod path {
     pub const DISABLE: &str = "/v1/peers/disable";
     /// By POST, `?peer=`: [`super::Ordered`]
     pub const ENABLE: &str = "/v1/peers/enable";
+    /// [`super::LogLevel`]; by POST, `?level=`: the log lets that through until manxd ends.
+    pub const LOG_LEVEL: &str = "/v1/log-level";
     /// [`super::Blackholes`]: those of operators and peers; `?all=true` also own blocks and closed pools.
     pub const BLACKHOLES: &str = "/v1/blackholes";
     /// By POST, [`super::AddBlackholes`]: all of them, or none with an error that names each that cannot be. Answers
@@ -84,6 +86,15 @@ pub mod path {
     pub const BLACKHOLE_ADD: &str = "/v1/blackholes/add";
     /// By POST, [`super::DeleteBlackholes`], likewise. Answers [`super::BlackholesOrdered`].
     pub const BLACKHOLE_DELETE: &str = "/v1/blackholes/delete";
+}
+
+/// What the log lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// A level, or directives such as `warn,manxd=debug`.
+    pub level: String,
+    /// What it was before an order.
+    pub before: Option<String>,
 }
 
 /// The body of every answer that is not a success.

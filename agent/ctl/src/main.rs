@@ -15,6 +15,7 @@ mod input;
 mod ipam;
 mod left_behind;
 mod lint;
+mod log_level;
 mod node_status;
 mod output;
 mod peer;
@@ -93,6 +94,8 @@ enum Command {
     /// Ask the manxd of this node about its eBPF programs
     #[command(subcommand)]
     Dataplane(dataplane::Command),
+    /// Show what the log of the manxd of this node lets through, or set it until manxd ends
+    LogLevel(log_level::Args),
     /// Show what a node, or each, would do with these resources, without a daemon; or what would change
     Plan(plan::Args),
     /// Say what is wrong with the resources of the whole cluster: each with what follows, and what to do
@@ -141,6 +144,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Blackhole(command) => blackhole::run(command, &cli.socket),
         Command::Dataplane(command) => dataplane::run(command, &cli.socket),
         Command::Plan(args) => plan::run(args, &datastore, &cli.socket),
+        Command::LogLevel(args) => log_level::run(args, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
         Command::Ipam(command) => ipam::run(command, &datastore()?),
         Command::Version(args) => version::run(args, &datastore),

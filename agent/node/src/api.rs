@@ -25,7 +25,7 @@ use axum::{
     serve::IncomingStream,
 };
 use futures_util::stream::try_unfold;
-use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, MapAction, path};
+use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, LogLevel, MapAction, path};
 use manx_net::Prefix;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -38,7 +38,7 @@ use tokio::{
 use crate::{
     audit,
     gather::{Found, Gather, Piece, Stopping},
-    traffic,
+    logging, traffic,
 };
 
 /// How often an answer that takes long shows that it is coming.
@@ -183,6 +183,7 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::REFRESH, order(|_| PeerOrder::Refresh))
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
         .route(path::ENABLE, order(|_| PeerOrder::Enable))
+        .route(path::LOG_LEVEL, get(log_level).post(set_log_level))
         .route(path::BLACKHOLES, get(blackholes))
         .route(path::BLACKHOLE_ADD, post(add_blackholes))
         .route(path::BLACKHOLE_DELETE, post(delete_blackholes))
@@ -283,6 +284,37 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
         Caller { user_id: stream.io().peer_cred().ok().map(|caller| caller.uid()) }
     }
+}
+
+/// The log is nobody's but its own: the loop is not asked.
+async fn log_level() -> Response {
+    match logging::level() {
+        Some(level) => axum::Json(LogLevel { level, before: None }).into_response(),
+        None => failure(StatusCode::SERVICE_UNAVAILABLE, "there is no log".to_owned()),
+    }
+}
+
+#[derive(Deserialize)]
+struct LogLevelQuery {
+    level: String,
+}
+
+async fn set_log_level(
+    Query(query): Query<LogLevelQuery>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Response {
+    let before = logging::level();
+    if let Err(error) = logging::set_level(&query.level) {
+        return failure(StatusCode::BAD_REQUEST, format!("{error:#}"));
+    }
+    // Said at each level, for whoever reads the log later wonders.
+    tracing::error!(
+        user_id = caller.user_id,
+        "the log level is {} now, by order; it was {}",
+        query.level,
+        before.as_deref().unwrap_or("unknown")
+    );
+    axum::Json(LogLevel { level: query.level, before }).into_response()
 }
 
 #[derive(Deserialize)]

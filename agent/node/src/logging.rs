@@ -5,14 +5,17 @@ use std::{
     io::{self, IsTerminal, Write, stderr},
     os::fd::AsFd,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
+};
 
 use crate::cli::LogFormat;
 
@@ -20,7 +23,7 @@ use crate::cli::LogFormat;
 pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let what = || {
         format!(
-            "--log-level \"{level}\": write error, warn, info, debug or trace, or directives such as warn,manxd=debug"
+            "the log level \"{level}\": write error, warn, info, debug or trace, or directives such as warn,manxd=debug"
         )
     };
     // A word alone that is no level names a module to the filter, and everything else falls silent.
@@ -31,16 +34,44 @@ pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 }
 
 pub fn start(format: LogFormat, level: &str) -> anyhow::Result<()> {
-    let filter = filter(level)?;
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     // What goes wrong with writing it would tell on standard error, too, and panic there.
-    let lines =
-        fmt().with_env_filter(filter).with_writer(Arc::new(Lines::to(stderr()))).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(Arc::new(Lines::to(stderr()))).log_internal_errors(false);
+    let registry = tracing_subscriber::registry();
     let started = match format {
-        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(stderr().is_terminal()).with_target(false);
+            registry.with(lines.with_filter(filter)).try_init()
+        }
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init(),
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
+    // It starts once.
+    let _ = LEVEL.set(Level { handle, text: Mutex::new(level.to_owned()) });
+    Ok(())
 }
+
+/// What the log lets through now.
+pub fn level() -> Option<String> {
+    let text = LEVEL.get()?.text.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(text.clone())
+}
+
+/// The log lets this through from now on, until the daemon ends.
+pub fn set_level(level: &str) -> anyhow::Result<()> {
+    let filter = filter(level)?;
+    let log = LEVEL.get().context("there is no log")?;
+    log.handle.reload(filter).context("cannot change the log")?;
+    level.clone_into(&mut log.text.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(())
+}
+
+struct Level {
+    handle: reload::Handle<EnvFilter, Registry>,
+    text: Mutex<String>,
+}
+
+static LEVEL: OnceLock<Level> = OnceLock::new();
 
 /// Lines that were lost since the last call, since nobody read them or nothing had room for them.
 pub fn lost() -> u64 {

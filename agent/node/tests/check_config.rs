@@ -65,7 +65,7 @@ fn all_that_is_wrong_is_said_at_once_and_no_password_is() {
     let run = check(dir.path(), &["--log-level", "loud", "--uplink", "("]);
     assert_eq!(run.code, 1);
     for expected in [
-        "error: --log-level \"loud\": write error, warn, info",
+        "error: the log level \"loud\": write error, warn, info",
         "error: --uplink \"(\" is no regular expression: ",
         "error: --state-dir DIR/state: is there, and is no directory",
         "error: DIR/store/bad.yaml:4:16: BGPPeer \"p\": spec.peerIP: ",
