@@ -41,6 +41,8 @@ struct Node {
 
 enum Form {
     Scalar,
+    /// Lines below a `|` or a `>`, which is no part of its span: only all behind its key can be replaced.
+    Block,
     Sequence(Vec<Node>),
     Mapping(Vec<Entry>),
 }
@@ -74,18 +76,16 @@ fn nodes(text: &str) -> Option<Node> {
         let at = byte(span.start)?..byte(span.end)?;
         let done = match event {
             Event::Scalar(scalar, style, 0, None) => {
-                // A block scalar's span has the line ends after it, too.
-                let end = match style {
-                    ScalarStyle::Literal | ScalarStyle::Folded => {
-                        at.start + text.get(at.clone())?.trim_end().len()
-                    }
-                    _ => at.end,
-                };
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 if let Some(Open::Mapping(_, _, key @ None)) = open.last_mut() {
                     *key = Some((scalar.into_owned(), at));
                     continue;
                 }
-                Node { at: at.start..end, form: Form::Scalar }
+                // The span of a block scalar has the line ends behind it, too.
+                let said = text.get(at.clone())?;
+                let end = if is_block { at.start + said.trim_end().len() } else { at.end };
+                let form = if is_block { Form::Block } else { Form::Scalar };
+                Node { at: at.start..end, form }
             }
             Event::SequenceStart(0, None) => {
                 open.push(Open::Sequence(at.start, Vec::new()));
@@ -383,6 +383,33 @@ spec:
             edit("{a: 1, b: [1, 2]}\n", &json!({"a": 1, "b": [1, 3]})).unwrap(),
             "{a: 1, b: [1, 3]}\n"
         );
+    }
+
+    #[test]
+    fn texts_of_several_lines_are_changed_left_alone_and_taken_out() {
+        let text = |note: &str, spec: &str| format!("a:\n  note: {note}{spec}b: 1 # last\n");
+        for (style, says) in
+            [("|", "one\n\ntwo\n"), ("|-", "one\n\ntwo"), (">", "one\ntwo\n"), ("|+", "one\n\ntwo\n\n")]
+        {
+            let tail = if style == "|+" { "\n" } else { "" };
+            let note = format!("{style}\n    one\n\n    two\n{tail}");
+            let before = text(&note, "");
+            assert_eq!(read(&before).unwrap(), json!({"a": {"note": says}, "b": 1}), "{before:?}");
+            assert_eq!(
+                edit(&before, &json!({"a": {"note": says}, "b": 2})).unwrap(),
+                text(&note, "").replace("1 #", "2 #")
+            );
+            let edited = edit(&before, &json!({"a": {"note": "x"}, "b": 1}));
+            assert!(
+                edited.as_deref().is_none_or(|edited| edited.starts_with("a:\n  note: x\n")),
+                "{edited:?}"
+            );
+            let edited = edit(&before, &json!({"a": {"note": says, "z": 1}, "b": 1}));
+            assert!(edited.as_deref().is_none_or(|edited| edited.contains("b: 1 # last")), "{edited:?}");
+            assert!(edited.is_some() || style == "|+", "{style}");
+            let edited = edit(&before, &json!({"b": 1})).unwrap();
+            assert_eq!(edited.trim_start(), "b: 1 # last\n");
+        }
     }
 
     fn leaf() -> impl Strategy<Value = Value> {
