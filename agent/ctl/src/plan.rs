@@ -106,7 +106,12 @@ fn render(plan: &NodePlan) -> String {
         // Writing to a String cannot fail; so below.
         let _ = write!(text, ", route reflector of cluster {cluster_id}");
     }
-    let _ = writeln!(text, ", listens on port {}", plan.listen_port);
+    let _ = write!(text, ", listens on port {}", plan.listen_port);
+    if !plan.listen_addresses.is_empty() {
+        let addresses: Vec<String> = plan.listen_addresses.iter().map(ToString::to_string).collect();
+        let _ = write!(text, " of {}", addresses.join(" and "));
+    }
+    text.push('\n');
     for line in speaker(&plan.speaker).into_iter().chain(fast_path(plan)) {
         let _ = writeln!(text, "{line}");
     }

@@ -74,7 +74,7 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_AUDIT_INTERVAL", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub audit_interval: u32,
 
-    /// Listen for BGP on this address only [default: every address]
+    /// Listen for BGP on this address only [default: every address, or the node's own with bindMode: NodeIP]
     #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]
     pub listen_address: Option<IpAddr>,
 

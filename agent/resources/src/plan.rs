@@ -53,6 +53,8 @@ pub struct NodePlan {
     /// Set on a route reflector.
     pub cluster_id: Option<Ipv4Addr>,
     pub listen_port: u16,
+    /// Where to listen, at most one of each family; none: on every address.
+    pub listen_addresses: Vec<IpAddr>,
     pub speaker: SpeakerPlan,
     pub fast_path: FastPathPlan,
     /// By address, then port; no two have the same address and port.
@@ -285,6 +287,7 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
         router_id: address.ipv4.map_or_else(|| router_id_of_name(node), |interface| interface.addr),
         cluster_id: cluster_id(own),
         listen_port: cluster.listen_port_of(own),
+        listen_addresses: listen_addresses(snapshot, address),
         speaker: speaker::speaker(cluster, own),
         fast_path: fast_path::fast_path(cluster, own),
         peers,
@@ -310,6 +313,16 @@ fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePl
     warnings.dedup();
     plan.warnings = warnings;
     plan
+}
+
+/// With `bindMode: NodeIP` the node's own, in a family without one nothing. A node without any address listens as without.
+fn listen_addresses(snapshot: &Snapshot, own: OwnAddress) -> Vec<IpAddr> {
+    if !snapshot.bgp_configuration("default").is_some_and(|object| object.spec.bind_node_ip) {
+        return Vec::new();
+    }
+    let ipv4 = own.ipv4.map(|interface| IpAddr::V4(interface.addr));
+    let ipv6 = own.ipv6.map(|interface| IpAddr::V6(interface.addr));
+    ipv4.into_iter().chain(ipv6).collect()
 }
 
 /// A node's own prefixAdvertisements stand in the place of the cluster's.

@@ -32,6 +32,8 @@ pub struct BgpConfiguration {
     pub node_to_node_mesh_enabled: Option<bool>,
     pub as_number: Option<Asn>,
     pub listen_port: Option<u16>,
+    /// `bindMode: NodeIP`. Counts on `default` only (Calico's rule).
+    pub bind_node_ip: bool,
     pub node_mesh_password: Option<SecretKey>,
     /// In seconds, at most 4095, which is what the capability can say (RFC 4724 §3).
     pub node_mesh_max_restart_time: Option<u32>,

@@ -20,8 +20,13 @@ impl Daemon {
     pub(super) fn listen(&mut self) {
         let Some(plan) = &self.plan else { return };
         let port = plan.listen_port;
-        let anew = !self.sockets.listens_on(self.args.listen_address, port);
-        let error = self.sockets.listen(self.args.listen_address, port).err().map(|error| {
+        // The flag is this host's own word, and comes before the cluster's.
+        let addresses = match self.args.listen_address {
+            Some(address) => vec![address],
+            None => plan.listen_addresses.clone(),
+        };
+        let anew = !self.sockets.listens_on(&addresses, port);
+        let error = self.sockets.listen(&addresses, port).err().map(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => "; another BGP daemon runs here",
                 io::ErrorKind::PermissionDenied => "; that takes CAP_NET_BIND_SERVICE",

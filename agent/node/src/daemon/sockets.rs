@@ -41,7 +41,8 @@ pub struct Sockets {
     dials: HashMap<ConnId, AbortHandle>,
     guards: Guards,
     listeners: Vec<(Listener, JoinHandle<()>)>,
-    listening_on: Option<(Option<IpAddr>, u16)>,
+    /// The addresses, none for every one, and the port.
+    listening_on: Option<(Vec<IpAddr>, u16)>,
 }
 
 impl Sockets {
@@ -88,24 +89,21 @@ impl Sockets {
         manx_transport::protect_accepted(stream, remote.ip(), &guard)
     }
 
-    /// Listens on `port`, on `address` or on every address; what was listened on before is closed. Does nothing if
+    /// Listens on `port`, on `addresses` or, without any, on every address; what was listened on before is closed. Does nothing if
     /// that is so already. On an error nothing is listened on; call again to try again.
-    pub fn listen(&mut self, address: Option<IpAddr>, port: u16) -> io::Result<()> {
-        if self.listens_on(address, port) {
+    pub fn listen(&mut self, addresses: &[IpAddr], port: u16) -> io::Result<()> {
+        if self.listens_on(addresses, port) {
             return Ok(());
         }
         self.stop_listening();
-        let addresses = match address {
-            Some(address) => vec![address],
-            None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
-        };
+        let every = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let mut listeners = Vec::new();
-        for ip in addresses {
+        for &ip in if addresses.is_empty() { &every } else { addresses } {
             match connection::listen(SocketAddr::new(ip, port), &self.guards) {
                 Ok(listener) => listeners.push(listener),
                 // A kernel without IPv6, or with IPv6 switched off.
                 Err(error)
-                    if address.is_none()
+                    if addresses.is_empty()
                         && ip.is_ipv6()
                         && matches!(
                             error.raw_os_error().map(Errno::from_raw),
@@ -121,12 +119,12 @@ impl Sockets {
                 (listener, tokio::spawn(accepting))
             })
             .collect();
-        self.listening_on = Some((address, port));
+        self.listening_on = Some((addresses.to_vec(), port));
         Ok(())
     }
 
-    pub fn listens_on(&self, address: Option<IpAddr>, port: u16) -> bool {
-        self.listening_on == Some((address, port))
+    pub fn listens_on(&self, addresses: &[IpAddr], port: u16) -> bool {
+        self.listening_on.as_ref().is_some_and(|on| on.0 == addresses && on.1 == port)
     }
 
     pub fn stop_listening(&mut self) {

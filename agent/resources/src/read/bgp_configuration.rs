@@ -49,6 +49,7 @@ pub(super) fn read(
         node_to_node_mesh_enabled: spec.boolean("nodeToNodeMeshEnabled"),
         as_number: spec.parse("asNumber", str::parse),
         listen_port: spec.integer("listenPort", 1..=65535).and_then(|port| u16::try_from(port).ok()),
+        bind_node_ip: spec.choice("bindMode", &[("None", false), ("NodeIP", true)]).unwrap_or(false),
         node_mesh_password: value::secret(&mut spec, "nodeMeshPassword"),
         node_mesh_max_restart_time: value::seconds(&mut spec, "nodeMeshMaxRestartTime", 0, 4095),
         services: Services {
@@ -71,7 +72,7 @@ pub(super) fn read(
         ("localWorkloadPeeringIPV4", Form::Text),
         ("localWorkloadPeeringIPV6", Form::Text),
     ]);
-    if spec.choice("bindMode", &[("None", false), ("NodeIP", true)]) == Some(true) {
+    if read.bind_node_ip && name != "default" {
         spec.without_effect("bindMode");
     }
     // Which of Calico's programs writes the routes; here there is one.

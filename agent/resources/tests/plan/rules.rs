@@ -532,3 +532,19 @@ fn a_peer_without_an_as_gets_the_clusters_and_it_is_said() {
     assert_eq!(peers(&[&all], "a"), ["10.0.0.2 179 as64512 node later by BGPPeer/p"]);
     assert_eq!(warnings(&[&all], "a"), ["BGPPeer/p has no asNumber; the cluster's, 64512, is taken"]);
 }
+
+#[test]
+fn with_bind_mode_node_ip_a_node_listens_on_its_own_addresses_only() {
+    let both = "---\napiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: a}\n\
+                spec: {bgp: {ipv4Address: 10.0.0.1/24, ipv6Address: 'fd00::1/64'}}\n";
+    let four = node("b", "10.0.0.2", "");
+    let listens = |configuration: &str, node| -> Vec<String> {
+        let plan = plan_of(&[both, &four, configuration], node);
+        plan.listen_addresses.iter().map(ToString::to_string).collect()
+    };
+    let node_ip = config("default", "bindMode: NodeIP");
+    assert_eq!(listens(&node_ip, "a"), ["10.0.0.1", "fd00::1"]);
+    assert_eq!(listens(&node_ip, "b"), ["10.0.0.2"]);
+    assert_eq!(listens(&config("default", "bindMode: None"), "a"), [""; 0]);
+    assert_eq!(listens(&config("default", ""), "a"), [""; 0]);
+}

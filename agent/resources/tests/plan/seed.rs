@@ -125,6 +125,7 @@ fn the_plans_json_is_the_interface() {
         "routerId": "192.168.80.121",
         "clusterId": "224.0.0.1",
         "listenPort": 179,
+        "listenAddresses": [],
         "speaker": {
             "multipath": {"ebgp": 1, "ibgp": 1},
             "longLivedRestartTime": null,

@@ -34,7 +34,7 @@ impl Node {
         let (events_in, events) = mpsc::channel(256);
         let clock = Clock::start();
         let mut sockets = Sockets::new(events_in);
-        sockets.listen(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0).unwrap();
+        sockets.listen(&[IpAddr::V4(Ipv4Addr::LOCALHOST)], 0).unwrap();
         Node { speaker: Speaker::new(config, clock.now()), sockets, events, clock }
     }
 
@@ -155,4 +155,31 @@ async fn a_peer_that_does_not_read_is_handed_no_more_however_often_its_table_cha
     }
     assert_eq!(node.updates_sent(), handed);
     drop(peer);
+}
+
+#[tokio::test]
+async fn whoever_dials_another_address_than_those_listened_on_is_refused() {
+    let (events_in, _events) = mpsc::channel(16);
+    let mut sockets = Sockets::new(events_in);
+    let [one, other] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+    sockets.listen(&[IpAddr::V4(one), IpAddr::V6(Ipv6Addr::LOCALHOST)], 0).unwrap();
+    let listening: Vec<SocketAddr> =
+        sockets.listeners.iter().map(|(listener, _)| listener.socket.local_addr().unwrap()).collect();
+    assert_eq!(listening.len(), 2);
+    for address in &listening {
+        TcpStream::connect(address).await.unwrap();
+    }
+    let port = listening[0].port();
+    assert!(TcpStream::connect((other, port)).await.is_err());
+    // The node's address has changed.
+    sockets.listen(&[IpAddr::V4(other)], port).unwrap();
+    TcpStream::connect((other, port)).await.unwrap();
+    // Until the former task has let go of its socket a connection may still come up.
+    timeout(Duration::from_secs(5), async {
+        while TcpStream::connect((one, port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the address listened on before is closed");
 }
