@@ -51,6 +51,11 @@ const PACKAGES: &[Package] = &[
         program: "ip",
         why: "lays out the lab's namespaces; the tests look at routes with it",
     },
+    Package {
+        name: "ethtool",
+        program: "ethtool",
+        why: "switches offloads of the tests' and benchmarks' interfaces",
+    },
     Package { name: "iputils-ping", program: "ping", why: "the demo's and the tests' traffic" },
     Package {
         name: "net-tools",
