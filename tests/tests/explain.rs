@@ -1,11 +1,12 @@
 //! What the operator asks: why a route is as it is, and what became of the sessions.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use manx_api::{Explanation, History, SessionState};
 use manx_tests::{
     cluster::{Node, SEED},
     programs,
     story::{DOCUMENTS, SETTLED, Stage, mesh, settled},
+    wait::eventually,
 };
 
 fn explain(node: &Node, prefix: &str) -> Result<Explanation> {
@@ -46,6 +47,30 @@ fn a_reflected_route_is_explained_on_all_three_nodes_and_each_session_has_its_hi
     let down = history.events.iter().find(|event| event.from == SessionState::Established);
     ensure!(down.is_some_and(|event| !event.cause.is_empty()), "{history:?}");
     Ok(())
+}
+
+#[test]
+fn a_route_that_lacks_only_a_way_to_its_next_hop_is_shown_with_the_reason() -> Result<()> {
+    let cluster = mesh()?;
+    DOCUMENTS.iter().try_for_each(|document| cluster.apply(document).map(drop))?;
+    settled(&cluster, Stage::Reflector, SETTLED)?;
+    let kw01 = cluster.node("kw01");
+    // The session is the reflector's, and goes on.
+    kw01.host.sh("ip route add unreachable 192.168.80.125")?;
+    let why =
+        "next hop 192.168.80.125 cannot be reached: its route is a blackhole, unreachable or prohibit route";
+    eventually("the row stays, with the reason", SETTLED, || {
+        let said = kw01.host.sh("manxctl routes")?;
+        let row =
+            said.lines().find(|line| line.starts_with("172.16.118.64/26")).with_context(|| said.clone())?;
+        ensure!(row.contains(&format!("announced, and not used: {why}")), "{row}");
+        Ok(())
+    })?;
+    let path = &explain(kw01, "172.16.118.64/26")?.paths[0];
+    ensure!(!path.used && path.standing.ends_with("unreachable or prohibit route"), "{path:?}");
+    kw01.host.sh("manxctl dataplane audit")?;
+    kw01.host.sh("ip route del unreachable 192.168.80.125")?;
+    settled(&cluster, Stage::Reflector, SETTLED)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Kept, PeerSlot, Rib, Table, by_family,
-    table::{OWN, Path, Route, RouteId},
+    table::{OWN, PackedStanding, Path, Route, RouteId},
 };
 use crate::{
     config::{Family, PeerKey},
@@ -71,7 +71,7 @@ impl Rib {
         views.collect()
     }
 
-    /// The prefixes with a best path among the next `slots` places of the tables, in no order, and where the walk goes
+    /// The prefixes with a best path, or with one that only its next hop keeps from being it, among the next `slots` places of the tables, in no order, and where the walk goes
     /// on. What stands throughout a walk is met once.
     pub fn walk(&self, from: Walk, slots: u32) -> (Vec<Prefix>, Option<Walk>) {
         let family = if from.ipv6 { Family::Ipv6Unicast } else { Family::Ipv4Unicast };
@@ -79,7 +79,9 @@ impl Rib {
             let table = P::table(&self.tables);
             let end = from.next.saturating_add(slots).min(table.end());
             let routes = (from.next..end).filter_map(|id| table.get(id));
-            let found = routes.filter(|route| route.best().is_some()).map(|route| route.prefix.into());
+            let waits = |path: &Path| path.standing == PackedStanding::UNREACHABLE;
+            let counts = |route: &&Route<P>| route.best().is_some() || route.paths.iter().any(waits);
+            let found = routes.filter(counts).map(|route| route.prefix.into());
             let next = match (end < table.end(), from.ipv6) {
                 (true, ipv6) => Some(Walk { ipv6, next: end }),
                 (false, false) => Some(Walk { ipv6: true, next: 0 }),

@@ -27,9 +27,10 @@ impl Daemon {
             ));
         }
         let (paths, sent) = match view {
-            Some(PrefixView { paths, sent, .. }) => {
-                (paths.into_iter().map(path_row).collect(), sent.iter().map(sent_row).collect())
-            }
+            Some(PrefixView { paths, sent, .. }) => (
+                paths.into_iter().map(|path| self.path_row(path)).collect(),
+                sent.iter().map(sent_row).collect(),
+            ),
             None => (Vec::new(), Vec::new()),
         };
         answers::json(&api::Explanation { node: self.node.clone(), prefix, paths, sent, route })
@@ -81,16 +82,26 @@ impl Daemon {
             .collect();
         api::History { node: self.node.clone(), events, forgotten: self.history.forgotten }
     }
+
+    fn path_row(&self, path: PathView) -> api::PathRow {
+        let why = path.next_hop.filter(|_| path.standing == Standing::Unreachable);
+        let why = why.and_then(|next_hop| self.why_unreachable(next_hop));
+        path_row(path, why)
+    }
 }
 
-fn path_row(path: PathView) -> api::PathRow {
+/// `unreachable`: what the kernel says against its next hop.
+fn path_row(path: PathView, unreachable: Option<String>) -> api::PathRow {
     let attributes = path.attributes;
     api::PathRow {
         from: address_of(path.source),
         best: path.standing == Standing::Best,
         used: matches!(path.standing, Standing::Best | Standing::Multipath),
         path_id: path.path_id,
-        standing: standing(path.standing),
+        standing: match unreachable {
+            Some(why) => format!("{}: {why}", standing(path.standing)),
+            None => standing(path.standing),
+        },
         rule: path.rule.map(|rule| rule.to_string()),
         stale: path.stale,
         next_hop: path.next_hop.map(|hop| hop.address),

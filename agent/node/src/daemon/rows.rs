@@ -8,11 +8,12 @@ use std::{
 };
 
 use manx_api as api;
-use manx_bgp::{PathSource, view};
+use manx_bgp::{NextHop, PathSource, view};
 use manx_dataplane::{
     ebpf::EbpfSink,
     fib::{FibRoute, FibState},
     kernel::{Leg, RouteKind, TABLE_LOCAL},
+    resolve::{Resolution, resolve},
     route::{Action, BlackholeKind, Route},
 };
 use manx_net::Prefix;
@@ -126,10 +127,39 @@ impl Daemon {
         if let Some(why) = self.dataplane.withheld(prefix) {
             return Some(why.to_string());
         }
+        if let Some(why) = self.unreachable(prefix) {
+            return Some(why);
+        }
         match self.dataplane.fib_state(prefix)? {
             FibState::Stale => Some("left by an earlier run, not learned again yet".into()),
             FibState::Pending => Some("waiting to be written".into()),
             FibState::Installed | FibState::Failed(_) => None,
+        }
+    }
+
+    /// Why there is no best path though peers announce some that are good but for their next hops.
+    fn unreachable(&self, prefix: Prefix) -> Option<String> {
+        let speaker = self.speaker.as_ref().filter(|speaker| speaker.best(prefix).is_none())?;
+        let paths = speaker.explain(prefix)?.paths;
+        let mut why: Vec<String> = Vec::new();
+        for path in paths.iter().filter(|path| path.standing == view::Standing::Unreachable) {
+            let Some(next_hop) = path.next_hop else { continue };
+            let said = match self.why_unreachable(next_hop) {
+                Some(said) => format!("next hop {} cannot be reached: {said}", next_hop.address),
+                None => format!("next hop {} could not be reached until now", next_hop.address),
+            };
+            if !why.contains(&said) {
+                why.push(said);
+            }
+        }
+        (!why.is_empty()).then(|| format!("announced, and not used: {}", why.join("; ")))
+    }
+
+    /// What the kernel says against a next hop. None: nothing any more.
+    pub(super) fn why_unreachable(&self, next_hop: NextHop) -> Option<String> {
+        match resolve(*self.next_hops.get(&next_hop)?, self.dataplane.kernel()) {
+            Resolution::Unreachable(why) => Some(why.to_string()),
+            Resolution::Reachable { .. } => None,
         }
     }
 
@@ -237,13 +267,13 @@ fn route_text(kind: &RouteKind, legs: &[Leg], names: &BTreeMap<u32, String>) -> 
 
 #[cfg(test)]
 mod tests {
-    use manx_dataplane::route::NextHop;
+    use manx_dataplane::route;
 
     use super::*;
 
     #[test]
     fn a_kernel_route_to_another_gateway_does_not_agree() {
-        let hop = |last: u8| NextHop { gateway: [192, 168, 80, last].into(), ifindex: 2 };
+        let hop = |last: u8| route::NextHop { gateway: [192, 168, 80, last].into(), ifindex: 2 };
         let fib = |last: u8| FibRoute {
             prefix: "172.16.118.64/26".parse().unwrap(),
             table: 254,
