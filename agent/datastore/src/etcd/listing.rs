@@ -39,7 +39,7 @@ pub(super) async fn list(client: &mut Client, prefixes: Vec<String>) -> Result<L
             }
             let mut answer = match client.get(from.as_slice(), Some(options)).await {
                 Ok(answer) => answer,
-                Err(Error::GRpcStatus(status)) if i32::from(status.code()) == OUT_OF_RANGE && page > 1 => {
+                Err(error) if is_too_large(&error) && page > 1 => {
                     page = (page / 8).max(1);
                     continue;
                 }
@@ -65,6 +65,11 @@ pub(super) async fn list(client: &mut Client, prefixes: Vec<String>) -> Result<L
         }
     }
     Ok(listing)
+}
+
+/// The answer is longer than a message may be.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if i32::from(status.code()) == OUT_OF_RANGE)
 }
 
 /// The first key behind all that begin so: a prefix ends in a slash, and '0' is the character behind that.

@@ -95,13 +95,23 @@ impl Etcd {
     /// All that is given, or nothing. Blocks, for some seconds at most.
     pub(crate) fn write(&self, writes: &[Write]) -> Result<Vec<Written>, Refused> {
         let now = SystemTime::now();
-        self.ask(|mut client| async move { write::write(self, &mut client, writes, now).await })
-            .map_err(|why| vec![WriteError::Store { store: self.to_string(), why }])?
+        // Each is read and written; thousands take seconds.
+        let patience = FIRST_ANSWER + PER_OBJECT * u32::try_from(writes.len()).unwrap_or(u32::MAX);
+        let job = |mut client| async move { write::write(self, &mut client, writes, now).await };
+        self.ask_for(patience, job).map_err(|why| vec![WriteError::Store { store: self.to_string(), why }])?
     }
 
     /// One conversation, on a thread of its own: the caller's may belong to a runtime.
     fn ask<T: Send, F: Future<Output = T>>(
         &self,
+        question: impl FnOnce(Client) -> F + Send,
+    ) -> Result<T, String> {
+        self.ask_for(FIRST_ANSWER, question)
+    }
+
+    fn ask_for<T: Send, F: Future<Output = T>>(
+        &self,
+        patience: Duration,
         question: impl FnOnce(Client) -> F + Send,
     ) -> Result<T, String> {
         let ask = || {
@@ -111,7 +121,7 @@ impl Etcd {
                 .map_err(|error| error.to_string())?;
             runtime.block_on(async {
                 let all = async { Ok(question(access::connect(self).await?).await) };
-                timeout(FIRST_ANSWER, all).await.map_err(|_| NO_ANSWER.to_owned())?
+                timeout(patience, all).await.map_err(|_| NO_ANSWER.to_owned())?
             })
         };
         thread::scope(|scope| scope.spawn(ask).join()).unwrap_or_else(|panic| resume_unwind(panic))
@@ -126,6 +136,8 @@ impl Etcd {
 
 /// How long the first answer may take.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// And how much longer for each object that is written.
+const PER_OBJECT: Duration = Duration::from_millis(5);
 const NO_ANSWER: &str = "does not answer; see whether it runs and has a leader";
 
 /// The URL that opens it.

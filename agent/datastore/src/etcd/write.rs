@@ -1,9 +1,9 @@
-//! Writing into etcd: all that is given in one transaction, and only over what was seen. Who writes meanwhile makes the
-//! transaction fail; then what is there is read again.
+//! Writing into etcd: only over what was seen, and all that is given in one transaction, or, where that is more than one
+//! holds, in as few as can be. Who writes meanwhile makes a transaction fail; then what is there is read again.
 
 use std::{collections::BTreeMap, fs, time::SystemTime};
 
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
 use jiff::Timestamp;
 use manx_resources::{
     Key, Kind, Resource, Snapshot, parse_stored, stored_key, stored_key_of, stored_prefixes_with,
@@ -11,7 +11,11 @@ use manx_resources::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Etcd, access::said, listing::list};
+use super::{
+    Etcd,
+    access::said,
+    listing::{is_too_large, list},
+};
 use crate::{
     Refused, Write, WriteError, Written,
     write::{Action, Found, check, keys, not_admitted},
@@ -19,8 +23,23 @@ use crate::{
 
 /// Operations in a transaction, of which each may have a comparison: etcd's `--max-txn-ops`.
 const MOST: usize = 128;
+/// Octets in a transaction: below etcd's `--max-request-bytes`, which is 1.5 MiB.
+const LARGEST: usize = 1 << 20;
+/// Objects that are read at once: a message has 4 MiB, and a large object some tens of kilobytes.
+const READ: usize = 64;
 /// How often others may come first.
 const ATTEMPTS: usize = 8;
+
+/// What is to be done for one of the writes, once the object is as it was seen.
+struct Step {
+    /// Its place among the writes.
+    of: usize,
+    becomes: Written,
+    seen: Option<Compare>,
+    operation: Option<TxnOp>,
+    /// Octets of key and value.
+    size: usize,
+}
 
 pub(super) async fn write(
     etcd: &Etcd,
@@ -29,82 +48,154 @@ pub(super) async fn write(
     now: SystemTime,
 ) -> Result<Vec<Written>, Refused> {
     keys(writes)?;
-    if writes.len() > MOST {
-        return Err(vec![WriteError::TooMany { given: writes.len(), most: MOST }]);
-    }
+    let mut written: Vec<Option<Written>> = vec![None; writes.len()];
+    let partly = |written: &[Option<Written>], mut refused: Refused| {
+        let done = written.iter().flatten().count();
+        if done > 0 {
+            refused.insert(0, WriteError::Partly { store: etcd.to_string(), done, of: writes.len() });
+        }
+        refused
+    };
     let failed = |why: String| vec![WriteError::Store { store: etcd.to_string(), why }];
-    for _ in 0..ATTEMPTS {
-        let listing = listed(client, writes).await.map_err(failed)?;
-        let (mut compares, mut operations) = (Vec::new(), Vec::new());
-        let (mut written, mut refused) = (Vec::new(), Vec::new());
-        for write in writes {
-            let key = listing.key(write);
-            let found = match &key {
-                Some(key) => {
-                    let mut found = client.get(key.as_str(), None).await.map_err(|e| failed(said(&e)))?;
-                    found.take_kvs().pop()
-                }
-                None => None,
-            };
-            let seen = found.as_ref().map_or(0, |found| found.mod_revision());
-            let there = found
-                .as_ref()
-                .map(|found| Found { version: found.mod_revision().to_string(), place: etcd.to_string() });
-            let action = check(write, there, is_own, |kind| listing.names(kind));
-            let (action, key) = match (action, key) {
-                (Ok(action), Some(key)) => (action, key),
-                (Ok(_), None) => {
-                    written.push(Written::Skipped);
-                    continue;
-                }
-                (Err(error), _) => {
-                    refused.push(error);
-                    continue;
-                }
-            };
-            if action != Action::Skip || seen == 0 {
-                compares.push(Compare::mod_revision(key.as_str(), CompareOp::Equal, seen));
+    'again: for _ in 0..ATTEMPTS {
+        let steps = match steps(etcd, client, writes, &written, now).await {
+            Ok(steps) => steps,
+            Err(refused) => return Err(partly(&written, refused)),
+        };
+        // What is more than one transaction holds is checked as a whole, and then written in parts.
+        let mut steps = steps.into_iter().peekable();
+        loop {
+            let mut part = Vec::new();
+            let mut size = 0;
+            while let Some(step) =
+                steps.next_if(|step| part.len() < MOST && (part.is_empty() || size + step.size <= LARGEST))
+            {
+                size += step.size;
+                part.push(step);
             }
-            let before = found.as_ref().map(|found| found.value());
-            written.push(match (action, write.resource()) {
-                (Action::Skip, _) => Written::Skipped,
-                (Action::Put, Some(resource)) => {
-                    let edited = matches!(write, Write::Edit { .. });
-                    let value = merged(resource, before, edited, now);
-                    if before == Some(value.as_bytes()) {
-                        Written::Unchanged
-                    } else {
-                        operations.push(TxnOp::put(key, value, None));
-                        if seen == 0 { Written::Created } else { Written::Replaced }
-                    }
-                }
-                _ => {
-                    operations.push(TxnOp::delete(key, None));
-                    Written::Deleted
-                }
-            });
-        }
-        if refused.is_empty() {
-            let changed = writes.iter().zip(&written).filter(|(_, written)| **written != Written::Skipped);
-            let changed: Vec<&Write> = changed.map(|(write, _)| write).collect();
-            let mut after = listing.snapshot.clone();
-            for write in &changed {
-                match write.resource() {
-                    Some(new) => after.insert(new.clone()),
-                    None => drop(after.remove(&write.key())),
+            if part.is_empty() {
+                return Ok(written.into_iter().flatten().collect());
+            }
+            let done: Vec<(usize, Written)> = part.iter().map(|step| (step.of, step.becomes)).collect();
+            let (seen, operations): (Vec<_>, Vec<_>) =
+                part.into_iter().map(|step| (step.seen, step.operation)).unzip();
+            let transaction = Txn::new()
+                .when(seen.into_iter().flatten().collect::<Vec<_>>())
+                .and_then(operations.into_iter().flatten().collect::<Vec<_>>());
+            match client.txn(transaction).await {
+                Ok(answer) if answer.succeeded() => {}
+                Ok(_) => continue 'again,
+                Err(error) => return Err(partly(&written, failed(said(&error)))),
+            }
+            for (of, becomes) in done {
+                if let Some(place) = written.get_mut(of) {
+                    *place = Some(becomes);
                 }
             }
-            refused = not_admitted(&etcd.to_string(), changed, &listing.snapshot, &after);
-        }
-        if !refused.is_empty() {
-            return Err(refused);
-        }
-        let answer = client.txn(Txn::new().when(compares).and_then(operations)).await;
-        if answer.map_err(|error| failed(said(&error)))?.succeeded() {
-            return Ok(written);
         }
     }
-    Err(failed("others wrote to the same resources each time; try again".to_owned()))
+    Err(partly(&written, failed("others wrote to the same resources each time; try again".to_owned())))
+}
+
+/// What is to be done for those that are not written yet, or all that hinders it.
+async fn steps(
+    etcd: &Etcd,
+    client: &mut Client,
+    writes: &[Write],
+    written: &[Option<Written>],
+    now: SystemTime,
+) -> Result<Vec<Step>, Refused> {
+    let failed = |why: String| vec![WriteError::Store { store: etcd.to_string(), why }];
+    let listing = listed(client, writes).await.map_err(failed)?;
+    let pending = writes.iter().enumerate().zip(written).filter(|(_, written)| written.is_none());
+    let pending: Vec<(usize, &Write, Option<String>)> =
+        pending.map(|((of, write), _)| (of, write, listing.key(write))).collect();
+    let keys = pending.iter().filter_map(|(_, _, key)| key.clone());
+    let found = objects(client, keys.collect()).await.map_err(failed)?;
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
+    for (of, write, key) in pending {
+        let found = key.as_ref().and_then(|key| found.get(key));
+        let revision = found.map_or(0, |found| found.revision);
+        let there = found.map(|found| Found { version: found.revision.to_string(), place: etcd.to_string() });
+        let (action, key) = match (check(write, there, is_own, |kind| listing.names(kind)), key) {
+            (Ok(action), Some(key)) => (action, key),
+            (Ok(_), None) => {
+                steps.push(Step { of, becomes: Written::Skipped, seen: None, operation: None, size: 0 });
+                continue;
+            }
+            (Err(error), _) => {
+                refused.push(error);
+                continue;
+            }
+        };
+        let seen = Compare::mod_revision(key.as_str(), CompareOp::Equal, revision);
+        let before = found.map(|found| found.value.as_slice());
+        let mut size = key.len();
+        let (becomes, operation) = match (action, write.resource()) {
+            (Action::Skip, _) => (Written::Skipped, None),
+            (Action::Put, Some(resource)) => {
+                let edited = matches!(write, Write::Edit { .. });
+                let value = merged(resource, before, edited, now);
+                size += value.len();
+                match before {
+                    Some(before) if before == value.as_bytes() => (Written::Unchanged, None),
+                    Some(_) => (Written::Replaced, Some(TxnOp::put(key, value, None))),
+                    None => (Written::Created, Some(TxnOp::put(key, value, None))),
+                }
+            }
+            _ => (Written::Deleted, Some(TxnOp::delete(key, None))),
+        };
+        let seen = (action != Action::Skip || revision == 0).then_some(seen);
+        steps.push(Step { of, becomes, seen, operation, size });
+    }
+    if refused.is_empty() {
+        let changed = steps.iter().filter(|step| step.becomes != Written::Skipped);
+        let changed: Vec<&Write> = changed.filter_map(|step| writes.get(step.of)).collect();
+        let mut after = listing.snapshot.clone();
+        for write in &changed {
+            match write.resource() {
+                Some(new) => after.insert(new.clone()),
+                None => drop(after.remove(&write.key())),
+            }
+        }
+        refused = not_admitted(&etcd.to_string(), changed, &listing.snapshot, &after);
+    }
+    if refused.is_empty() { Ok(steps) } else { Err(refused) }
+}
+
+/// What stands under a key.
+struct Object {
+    revision: i64,
+    value: Vec<u8>,
+}
+
+/// What stands under these keys, by key.
+async fn objects(client: &mut Client, keys: Vec<String>) -> Result<BTreeMap<String, Object>, String> {
+    let mut found = BTreeMap::new();
+    let mut parts: Vec<&[String]> = keys.chunks(READ).collect();
+    while let Some(part) = parts.pop() {
+        let gets: Vec<TxnOp> = part.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+        let answer = match client.txn(Txn::new().and_then(gets)).await {
+            Ok(answer) => answer,
+            Err(error) if is_too_large(&error) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([first, second]);
+                continue;
+            }
+            Err(error) => return Err(said(&error)),
+        };
+        for answer in answer.op_responses() {
+            let TxnOpResponse::Get(mut got) = answer else { continue };
+            for object in got.take_kvs() {
+                let revision = object.mod_revision();
+                let (key, value) = object.into_key_value();
+                if let Ok(key) = String::from_utf8(key) {
+                    found.insert(key, Object { revision, value });
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Versions are revisions here.

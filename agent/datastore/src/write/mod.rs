@@ -125,8 +125,11 @@ pub enum WriteError {
     Locked(PathBuf),
     #[error("{0} is given twice")]
     GivenTwice(Key),
-    #[error("{given} resources are more than etcd writes at once, which is {most}; apply them in parts")]
-    TooMany { given: usize, most: usize },
+    /// Stands before what hindered the rest.
+    #[error(
+        "{store}: {done} of {of} resources were written, and the rest was not; what is given may be given again"
+    )]
+    Partly { store: String, done: usize, of: usize },
     #[error("{store}: {why}")]
     Store { store: String, why: String },
     #[error("resource already exists: {}({}); it stands in {place}; apply or replace changes it", key.kind, key.name)]
