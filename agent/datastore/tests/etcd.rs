@@ -261,6 +261,38 @@ fn an_etcd_that_is_not_there_is_an_answer_and_no_wait_without_end() {
     });
 }
 
+/// More than a transaction may hold, in number and in octets.
+#[test]
+fn any_number_is_written_at_once_or_nothing_where_something_hinders_it() {
+    Lab::new().run(|| async {
+        let store = datastore();
+        let padding = "x".repeat(20_000);
+        let all = |count: usize| {
+            let name = |number: usize| format!("node-{number:04}");
+            let text: Vec<String> = (0..count)
+                .map(|number| {
+                    node(&name(number), &format!("10.0.{}.{}", number >> 8, number & 255)).replace(
+                        "\"metadata\":{",
+                        &format!("\"metadata\":{{\"annotations\":{{\"example.com/note\":\"{padding}\"}},"),
+                    )
+                })
+                .collect();
+            manifests(&text.join("\n---\n"))
+        };
+        let create = |manifest: Manifest| Write::Create { manifest, skip_existing: false };
+        let written = store.write(&all(300).into_iter().map(create).collect::<Vec<_>>()).unwrap();
+        assert_eq!(written, [Written::Created; 300]);
+        assert_eq!(store.read().snapshot.len(), 300);
+        // All that are there hinder it, and those that are not do not come.
+        let refused = store.write(&all(400).into_iter().map(create).collect::<Vec<_>>()).unwrap_err();
+        assert_eq!(refused.len(), 300);
+        assert_eq!(store.read().snapshot.len(), 300);
+        let applied = store.write(&all(400).into_iter().map(Write::Apply).collect::<Vec<_>>()).unwrap();
+        let count = |what: Written| applied.iter().filter(|written| **written == what).count();
+        assert_eq!((count(Written::Unchanged), count(Written::Created)), (300, 100));
+    });
+}
+
 /// More than a message may hold.
 #[test]
 fn ten_thousand_objects_come_in_pages() {
