@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use manx_tests::{
-    cluster::{CLUSTER, Cluster, SEED},
+    cluster::{CLUSTER, Cluster, Node, SEED},
     etcd::{self, Etcd},
     netns::Netns,
     programs,
@@ -126,6 +126,70 @@ fn three_nodes_on_one_etcd_lose_nothing_while_it_is_killed_and_compacted() -> Re
         shared.apply(document)?;
     }
     settled(&shared.cluster, Stage::Reflector, SETTLED)?;
+    Ok(())
+}
+
+/// A node that boots while etcd is away: it has nothing but what an earlier run kept on disk.
+#[test]
+fn a_node_that_starts_while_etcd_is_away_goes_on_with_its_last_word() -> Result<()> {
+    let mut shared = Shared::new()?;
+    shared.cluster.start()?;
+    settled(&shared.cluster, Stage::Mesh, SETTLED)?;
+    let kept = |node: &Node| node.host.sh("cat /var/lib/manx/resources");
+    eventually("the last change is on disk", HEARD, || {
+        for node in &shared.cluster.nodes {
+            ensure!(kept(node)?.contains("k8s-worker-02"), "{}", node.role.host);
+        }
+        Ok(())
+    })?;
+    let etcd_host = "km01";
+    shared.etcd.kill()?;
+    // A restart under traffic, and then one as after a boot: without routes, and without the session's other end knowing.
+    let flows = flows(&shared.cluster)?;
+    shared.cluster.node_mut("kw01").kill()?;
+    shared.cluster.node_mut("kw01").start()?;
+    let says = |shared: &Shared, host: &str| -> Result<()> {
+        let status = shared.cluster.node(host).status()?.datastore;
+        ensure!(
+            status.kept_at.is_some() && status.problems.iter().any(|problem| problem.starts_with(URL)),
+            "{status:?}"
+        );
+        Ok(())
+    };
+    eventually("it says whence its resources are", HEARD, || says(&shared, "kw01"))?;
+    settled(&shared.cluster, Stage::Mesh, SETTLED)?;
+    let said = shared.cluster.node("kw01").host.sh("manxctl node status")?;
+    ensure!(said.contains("that an earlier run kept on disk, written 20"), "{said}");
+    for report in Flow::stop_all(flows)? {
+        ensure!(report.lost.is_empty() && report.sent > 100, "{report}");
+    }
+    shared.cluster.node_mut("kw02").terminate()?;
+    shared.cluster.node("kw02").host.sh("ip route flush proto 77")?;
+    shared.cluster.node_mut("kw02").start()?;
+    eventually("so does the other", HEARD, || says(&shared, "kw02"))?;
+    settled(&shared.cluster, Stage::Mesh, SETTLED)?;
+    // With etcd back nothing is of yesterday any more, and what changes is heard.
+    shared.etcd.start_again(&shared.cluster.node(etcd_host).host)?;
+    eventually("nothing is wrong any more", HEARD, || {
+        for node in &shared.cluster.nodes {
+            let status = node.status()?.datastore;
+            ensure!(status.problems.is_empty() && status.kept_at.is_none(), "{}: {status:?}", node.role.host);
+        }
+        Ok(())
+    })?;
+    for document in DOCUMENTS {
+        shared.apply(document)?;
+    }
+    settled(&shared.cluster, Stage::Reflector, SETTLED)?;
+    // A damaged file is as none, and is said.
+    shared.etcd.kill()?;
+    shared.cluster.node_mut("kw01").terminate()?;
+    shared.cluster.node("kw01").host.sh("sed -i s/k8s-worker-02/k8s-worker-03/ /var/lib/manx/resources")?;
+    shared.cluster.node_mut("kw01").start()?;
+    let status = shared.cluster.node("kw01").status()?;
+    ensure!(status.datastore.kept_at.is_none() && status.as_number.is_none(), "{status:?}");
+    let log = std::fs::read_to_string(shared.cluster.node("kw01").log())?;
+    ensure!(log.contains("where an earlier run kept the resources, is not used: it is damaged"), "{log}");
     Ok(())
 }
 

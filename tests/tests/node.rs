@@ -10,6 +10,7 @@ use manx_tests::{
     story::{self, SETTLED, Stage, Way, counted, mesh, ping, settled},
     wait::{eventually, throughout},
 };
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(5);
@@ -224,6 +225,22 @@ fn a_route_that_somebody_deletes_comes_back() -> Result<()> {
     let repairs = kw01.dataplane()?.repairs;
     ensure!(repairs >= 2, "{repairs} repairs counted");
     Ok(())
+}
+
+/// By habit: `systemctl reload`, logrotate, a terminal that closes.
+#[test]
+fn signals_by_which_other_daemons_read_their_files_again_end_nothing() -> Result<()> {
+    let cluster = mesh()?;
+    let kw01 = cluster.node("kw01");
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        kw01.daemon()?.signal(signal)?;
+        eventually("it is said", SOON, || {
+            let log = fs::read_to_string(kw01.log())?;
+            ensure!(log.contains(&format!("{signal}: there is nothing to do")), "{log}");
+            Ok(())
+        })?;
+    }
+    story::sessions_are(kw01, Stage::Mesh)
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod blackholes;
 mod dataplane;
 mod explain;
 mod modes;
+mod ready;
 mod routes;
 mod status;
 mod traffic;
@@ -24,6 +25,7 @@ pub use dataplane::{
 };
 pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
 pub use modes::{InterfaceMode, Modes, PoolMode};
+pub use ready::Readiness;
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
     AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered, PeerKind,
@@ -46,6 +48,11 @@ pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/manx";
 pub mod path {
     /// [`super::NodeStatus`]
     pub const STATUS: &str = "/v1/status";
+    /// 200 or 503, and text for people: whether this node is ready. `?format=json` answers [`super::Readiness`], always
+    /// with 200.
+    pub const READY: &str = "/readyz";
+    /// 200 while the daemon's loop comes round, else 503.
+    pub const LIVE: &str = "/livez";
     /// The running `NodePlan`, as `manxctl plan -o json` prints it.
     pub const PLAN: &str = "/v1/plan";
     /// [`super::Routes`]; `?limit=` rows at most, of those after the prefix `?after=`.
@@ -79,6 +86,8 @@ pub mod path {
     pub const ENABLE: &str = "/v1/peers/enable";
     /// [`super::LogLevel`]; by POST, `?level=`: the log lets that through until manxd ends.
     pub const LOG_LEVEL: &str = "/v1/log-level";
+    /// [`super::LogLines`]
+    pub const LOG: &str = "/v1/log";
     /// [`super::Blackholes`]: those of operators and peers; `?all=true` also own blocks and closed pools.
     pub const BLACKHOLES: &str = "/v1/blackholes";
     /// By POST, [`super::AddBlackholes`]: all of them, or none with an error that names each that cannot be. Answers
@@ -95,6 +104,12 @@ pub struct LogLevel {
     pub level: String,
     /// What it was before an order.
     pub before: Option<String>,
+}
+
+/// The last lines of the log, oldest first, each with its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLines {
+    pub lines: Vec<String>,
 }
 
 /// The body of every answer that is not a success.

@@ -39,6 +39,9 @@ pub struct DatastoreStatus {
     pub location: String,
     /// When the resources in force were read.
     pub loaded_at: Option<String>,
+    /// If they are those that an earlier run kept on disk, since nothing good was read: when it wrote them.
+    #[serde(default)]
+    pub kept_at: Option<String>,
     /// Why newer resources were not taken, or the plan could not be made; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -119,6 +122,10 @@ pub struct PeerStatus {
     pub since: String,
     /// What follows the state in the INFO column: empty, or why it is not Established.
     pub info: String,
+    /// If it is not Established, in a sentence or two: which address, by which interface, what went wrong, who should dial,
+    /// since when.
+    #[serde(default)]
+    pub why_down: Option<String>,
     /// Sessions established since this peer was configured.
     pub times_established: u64,
     /// The connection of the session, if there is one.

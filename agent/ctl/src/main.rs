@@ -22,6 +22,7 @@ mod peer;
 mod plan;
 mod print;
 mod routes;
+mod support_dump;
 mod table;
 mod verbs;
 mod version;
@@ -103,6 +104,8 @@ enum Command {
     /// Show what Calico's IPAM has given out
     #[command(subcommand)]
     Ipam(ipam::Command),
+    /// Pack all that explains the state of this node into one file, without what is secret
+    SupportDump(support_dump::Args),
     /// Show which manxctl this is, and which Calico the cluster says that it has
     Version(version::Args),
     /// Print what makes a shell complete manxctl's command lines
@@ -147,6 +150,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::LogLevel(args) => log_level::run(args, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
         Command::Ipam(command) => ipam::run(command, &datastore()?),
+        Command::SupportDump(args) => support_dump::run(args, &datastore, &cli.datastore, &cli.socket),
         Command::Version(args) => version::run(args, &datastore),
         Command::Completion(args) => {
             completion::completion(args, &mut <Cli as clap::CommandFactory>::command())

@@ -1,10 +1,16 @@
 //! `manxctl node status`: the two tables of `calicoctl node status`, from the running manxd. What is wrong
 //! besides is said below them, and only then.
 
-use std::{fmt::Write, path::Path, process::ExitCode};
+use std::{
+    fmt::Write,
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use manx_api::{NodeStatus, PeerStatus, SessionState, path};
+use manx_api::{NodeStatus, PeerStatus, Readiness, SessionState, path};
 
 use crate::{
     client::{self, AskError},
@@ -15,14 +21,26 @@ use crate::{
 #[command(after_help = "\
 Examples:
   manxctl node status
+  manxctl node status --wait 90    # until this node is ready; ends in 1 if it is not after 90 s
   manxctl node status -o json | jq '.peers[] | {address, state}'")]
 pub struct Args {
     /// Print what manxd answers, with more in it: who dialled, counters, notifications
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     pub output: Option<String>,
+
+    /// Wait until this node is ready by calico-node's rule (in its first 30 s all sessions, later one), for so many
+    /// seconds at most [default: 60]; end in 1 and say why if it is not then
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    pub wait: Option<u32>,
 }
 
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Sentences about peers; the JSON form has all.
+const SENTENCES: usize = 10;
+
 pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
+    let waited = args.wait.map(|seconds| (seconds, wait(socket, Duration::from_secs(seconds.into()))));
     let status: NodeStatus = match client::ask(socket, path::STATUS) {
         Err(error @ AskError::NotRunning { .. }) => {
             output::print("Manx process is not running.\n")?;
@@ -35,7 +53,28 @@ pub fn run(args: &Args, socket: &Path) -> anyhow::Result<ExitCode> {
     } else {
         output::print(&render(&status, &Timestamp::now().to_zoned(TimeZone::system())))?;
     }
-    Ok(ExitCode::SUCCESS)
+    match waited {
+        Some((seconds, Err(reason))) => anyhow::bail!("not ready after {seconds} s: {reason}"),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Until the node is ready, or why it was not in all that time.
+fn wait(socket: &Path, time: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + time;
+    loop {
+        // Who waits may have come before the daemon.
+        let reason = match client::ask::<Readiness>(socket, &format!("{}?format=json", path::READY)) {
+            Ok(Readiness { ready: true, .. }) => return Ok(()),
+            Ok(Readiness { reason, .. }) => reason.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(reason);
+        }
+        thread::sleep(AGAIN.min(left));
+    }
 }
 
 fn render(status: &NodeStatus, now: &Zoned) -> String {
@@ -81,15 +120,19 @@ fn since(stamp: &str, now: &Zoned) -> String {
 fn notes(status: &NodeStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if !status.datastore.problems.is_empty() {
-        notes.push(match (&status.datastore.loaded_at, status.as_number) {
-            (Some(at), _) => {
+        let datastore = &status.datastore;
+        notes.push(match (&datastore.kept_at, &datastore.loaded_at, status.as_number) {
+            (Some(at), _, _) => format!(
+                "The resources in force are those that an earlier run kept on disk, written {at}; those that are there now have problems:"
+            ),
+            (None, Some(at), _) => {
                 format!("The resources in force are the last good ones, read {at}; newer ones have problems:")
             }
-            (None, Some(_)) => {
+            (None, None, Some(_)) => {
                 "The resources have problems, and there were none before; what is good of them is in force:"
                     .into()
             }
-            (None, None) => "No resources are in force; those that are there have problems:".into(),
+            (None, None, None) => "No resources are in force; those that are there have problems:".into(),
         });
         notes.extend(status.datastore.problems.iter().map(|problem| format!("  {problem}")));
     }
@@ -103,6 +146,11 @@ fn notes(status: &NodeStatus) -> Vec<String> {
             range.resource, range.peers, range.limit, range.range
         )
     }));
+    let down: Vec<&String> = status.peers.iter().filter_map(|peer| peer.why_down.as_ref()).collect();
+    notes.extend(down.iter().take(SENTENCES).map(|why| format!("Not established: {why}")));
+    if down.len() > SENTENCES {
+        notes.push(format!("and {} more that are not established; -o json has all", down.len() - SENTENCES));
+    }
     notes.extend(status.warnings.iter().map(|warning| format!("Warning: {warning}")));
     notes
 }
@@ -128,6 +176,7 @@ mod tests {
             state: SessionState::Established,
             since: since.into(),
             info: String::new(),
+            why_down: None,
             times_established: 1,
             connection: None,
             add_path: Vec::new(),
@@ -155,6 +204,7 @@ mod tests {
             datastore: DatastoreStatus {
                 location: "dir:/etc/manx".into(),
                 loaded_at: None,
+                kept_at: None,
                 problems: vec![],
             },
             fast_path: FastPath { mode: "auto".into(), on: true, reason: String::new() },
@@ -216,6 +266,16 @@ No IPv6 peers found.
     }
 
     #[test]
+    fn why_peers_are_down_is_said_below_the_tables_of_some() {
+        let mut down = peer("10.0.0.1", PeerKind::Mesh, "2026-11-22T11:59:00Z");
+        down.why_down = Some("10.0.0.1 (kw01, node-to-node mesh) by eth0 …".into());
+        let all = notes(&status(vec![down; 12]));
+        assert_eq!(all.len(), SENTENCES + 1);
+        assert_eq!(all[0], "Not established: 10.0.0.1 (kw01, node-to-node mesh) by eth0 …");
+        assert_eq!(all[SENTENCES], "and 2 more that are not established; -o json has all");
+    }
+
+    #[test]
     fn a_range_says_how_many_peers_it_has() {
         let mut status = status(vec![]);
         let range = |peers, info: &str| RangeStatus {
@@ -254,5 +314,8 @@ No IPv6 peers found.
             let text = render(&status, &now());
             assert!(text.contains(said) && text.ends_with(problem), "{text}");
         }
+        status.datastore.kept_at = Some("2025-12-31T00:00:00.000Z".into());
+        let text = render(&status, &now());
+        assert!(text.contains("kept on disk, written 2025-12-31T00:00:00.000Z;"), "{text}");
     }
 }

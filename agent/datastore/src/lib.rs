@@ -6,16 +6,22 @@
 
 mod directory;
 mod etcd;
+mod kept;
 mod version;
 mod watch;
 mod write;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use manx_resources::{Kind, Problem, Snapshot};
 
 pub use directory::{ReadError, read_texts};
 pub use etcd::Etcd;
+pub use kept::Kept;
 pub use version::Reading;
 pub use watch::WatchError;
 pub use write::{Manifest, Refused, Write, WriteError, Written};
@@ -28,6 +34,9 @@ pub struct Update {
     /// says.
     pub problems: Arc<[Problem]>,
     pub holds: Holds,
+    /// The snapshot is of an earlier run, kept on disk, and the datastore has said nothing good since the start: when it was
+    /// written, RFC 3339.
+    pub kept_at: Option<Arc<str>>,
     /// Grows by one with every update.
     pub revision: u64,
 }
@@ -97,8 +106,7 @@ impl Datastore {
                 Update {
                     snapshot: Arc::new(collected.snapshot),
                     problems: collected.problems.into(),
-                    holds: Holds::Everything,
-                    revision: 0,
+                    ..Update::default()
                 }
             }
             Datastore::Etcd(etcd) => etcd.read(),
@@ -108,9 +116,36 @@ impl Datastore {
     /// Reads everything, then goes on watching in a task of the current tokio runtime (which must have its I/O and
     /// its timers enabled) until every receiver is dropped. The receiver holds the first reading already.
     pub async fn watch(&self) -> Result<tokio::sync::watch::Receiver<Update>, WatchError> {
+        self.watch_since(None).await
+    }
+
+    /// As [`Datastore::watch`], and keeps in this file what the datastore says. Where the first reading has errors, what
+    /// the file says is in force until there is better. It is used by one process at a time.
+    pub async fn watch_and_keep(
+        &self,
+        file: &Path,
+    ) -> Result<tokio::sync::watch::Receiver<Update>, WatchError> {
+        let name = self.to_string();
+        let kept = kept::load(file, &name).unwrap_or_else(|error| {
+            tracing::warn!(
+                "{}, where an earlier run kept the resources, is not used: {error}",
+                file.display()
+            );
+            None
+        });
+        let on_disk = kept.as_ref().map(|kept| Arc::new(kept.snapshot.clone()));
+        let updates = self.watch_since(kept).await?;
+        tokio::spawn(kept::keep(file.to_owned(), name, updates.clone(), on_disk));
+        Ok(updates)
+    }
+
+    async fn watch_since(
+        &self,
+        kept: Option<Kept>,
+    ) -> Result<tokio::sync::watch::Receiver<Update>, WatchError> {
         match self {
-            Datastore::Directory(path) => watch::watch(path),
-            Datastore::Etcd(etcd) => Ok(etcd::watch(etcd).await),
+            Datastore::Directory(path) => watch::watch(path, kept),
+            Datastore::Etcd(etcd) => Ok(etcd::watch(etcd, kept).await),
         }
     }
 

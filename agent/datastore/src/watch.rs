@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{Holds, Update, directory::Reader};
+use crate::{Holds, Kept, Update, directory::Reader};
 
 /// How long nothing must happen before the directory is read.
 const QUIET: Duration = Duration::from_millis(40);
@@ -36,7 +36,7 @@ pub struct WatchError {
     pub source: io::Error,
 }
 
-pub(crate) fn watch(path: &Path) -> Result<watch::Receiver<Update>, WatchError> {
+pub(crate) fn watch(path: &Path, kept: Option<Kept>) -> Result<watch::Receiver<Update>, WatchError> {
     let error = |source| WatchError { path: path.to_owned(), source };
     let inotify = Inotify::init().map_err(error)?;
     let watches = inotify.watches();
@@ -45,10 +45,14 @@ pub(crate) fn watch(path: &Path) -> Result<watch::Receiver<Update>, WatchError> 
     let path = std::path::absolute(path).map_err(error)?;
     let mut eyes = Eyes { reader: Reader::new(&path), watches, armed: HashMap::new(), blind: false };
     let first = eyes.look();
+    let good = !first.problems.iter().any(|problem| problem.is_error());
+    let kept = kept.filter(|_| !good);
+    let kept_at = kept.as_ref().map(|kept| Arc::from(kept.written_at.as_str()));
     let (sender, receiver) = watch::channel(Update {
-        snapshot: Arc::new(first.snapshot),
+        snapshot: Arc::new(kept.map_or(first.snapshot, |kept| kept.snapshot)),
         problems: first.problems.into(),
         holds: Holds::Everything,
+        kept_at,
         revision: 1,
     });
     tokio::spawn(run(eyes, events, sender));
@@ -86,12 +90,13 @@ async fn run(
         };
         sender.send_if_modified(|update| {
             let good = !collected.problems.iter().any(|problem| problem.is_error());
-            let changed = good && *update.snapshot != collected.snapshot;
+            let changed = good && (*update.snapshot != collected.snapshot || update.kept_at.is_some());
             if !changed && *update.problems == *collected.problems {
                 return false;
             }
             if changed {
                 update.snapshot = Arc::new(collected.snapshot);
+                update.kept_at = None;
             }
             update.problems = collected.problems.into();
             update.revision += 1;

@@ -225,3 +225,43 @@ async fn dropping_the_receiver_ends_the_watching() {
         sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// What an earlier run kept, where what is there now is wrong.
+#[tokio::test]
+async fn a_start_with_files_that_are_wrong_goes_on_with_what_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let kept = state.path().join("resources");
+    let path = dir.path().join("a.yaml");
+    let start = async || Datastore::Directory(dir.path().to_owned()).watch_and_keep(&kept).await.unwrap();
+    fs::write(&path, node("a", "10.0.0.1")).unwrap();
+    fs::write(dir.path().join("b.yaml"), node("b", "10.0.0.2")).unwrap();
+    let updates = start().await;
+    assert!(updates.borrow().kept_at.is_none());
+    timeout(Duration::from_secs(5), async {
+        while !kept.exists() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    drop(updates);
+    fs::write(&path, "kind: Nod").unwrap();
+    let mut updates = start().await;
+    let update = updates.borrow_and_update().clone();
+    assert!(update.has_errors() && update.kept_at.is_some(), "{update:?}");
+    assert_eq!(update.snapshot.len(), 2);
+    // Good again, and the same as was kept: nothing is of an earlier run any more.
+    fs::write(&path, node("a", "10.0.0.1")).unwrap();
+    until(&mut updates, |update| !update.has_errors() && update.kept_at.is_none()).await;
+    // From here on the last good ones are those of this run.
+    fs::write(&path, "kind: Nod").unwrap();
+    let update = until(&mut updates, Update::has_errors).await;
+    assert!(update.kept_at.is_none() && update.snapshot.len() == 2);
+    // A file that is good needs nothing that was kept.
+    drop(updates);
+    fs::write(&path, node("a", "10.0.0.9")).unwrap();
+    let updates = start().await;
+    assert_eq!(address(&updates.borrow(), "a").as_deref(), Some("10.0.0.9"));
+    assert!(updates.borrow().kept_at.is_none());
+}

@@ -25,7 +25,7 @@ use axum::{
     serve::IncomingStream,
 };
 use futures_util::stream::try_unfold;
-use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, LogLevel, MapAction, path};
+use manx_api::{AddBlackholes, ApiError, DeleteBlackholes, LogLevel, LogLines, MapAction, path};
 use manx_net::Prefix;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -38,7 +38,7 @@ use tokio::{
 use crate::{
     audit,
     gather::{Found, Gather, Piece, Stopping},
-    logging, traffic,
+    health, logging, traffic,
 };
 
 /// How often an answer that takes long shows that it is coming.
@@ -85,6 +85,7 @@ pub enum Question {
     },
     /// Of an answer that is too long for one turn of the loop.
     Piece(Piece),
+    Ready(oneshot::Sender<manx_api::Readiness>),
 }
 
 /// An answer, or why there is none.
@@ -184,11 +185,13 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
         .route(path::ENABLE, order(|_| PeerOrder::Enable))
         .route(path::LOG_LEVEL, get(log_level).post(set_log_level))
+        .route(path::LOG, get(log))
         .route(path::BLACKHOLES, get(blackholes))
         .route(path::BLACKHOLE_ADD, post(add_blackholes))
         .route(path::BLACKHOLE_DELETE, post(delete_blackholes))
         .fallback(unknown)
-        .with_state(questions)
+        .with_state(questions.clone())
+        .merge(health::router(questions))
 }
 
 async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {
@@ -292,6 +295,10 @@ async fn log_level() -> Response {
         Some(level) => axum::Json(LogLevel { level, before: None }).into_response(),
         None => failure(StatusCode::SERVICE_UNAVAILABLE, "there is no log".to_owned()),
     }
+}
+
+async fn log() -> Response {
+    axum::Json(LogLines { lines: logging::last() }).into_response()
 }
 
 #[derive(Deserialize)]

@@ -17,6 +17,12 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
     say(&format!("removed {routes} routes of protocol {}", places.protocol));
     let state = places.state_dir.display();
+    let kept = places.kept_resources();
+    match std::fs::remove_file(&kept) {
+        Ok(()) => say(&format!("removed the resources that were kept in {}", kept.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot remove {}: {error}", kept.display()),
+    }
     if crate::blackholes::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
         say(&format!("removed operators' blackholes from {state}"));
     }

@@ -1,6 +1,10 @@
 //! The flags of manxd and their environment variables.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -78,6 +82,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_LISTEN_ADDRESS", value_name = "ADDRESS")]
     pub listen_address: Option<IpAddr>,
 
+    /// Answer /readyz and /livez by HTTP there, and nothing else, such as 127.0.0.1:9099 [default: on the API's socket only]
+    #[arg(long, env = "MANX_HEALTH_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub health_address: Option<SocketAddr>,
+
     /// Where passwords are: the key K of the secret S is the file S/K in this directory
     #[arg(long, env = "MANX_SECRETS", value_name = "DIR", default_value = "/etc/manx/secrets")]
     pub secrets: PathBuf,
@@ -131,13 +139,20 @@ pub struct Places {
     #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = manx_api::DEFAULT_BPF_DIR)]
     pub bpf_dir: PathBuf,
 
-    /// Where operators' blackholes are kept over a restart
+    /// Where operators' blackholes and the last good resources are kept over a restart
     #[arg(long, env = "MANX_STATE_DIR", value_name = "DIR", default_value = "/var/lib/manx")]
     pub state_dir: PathBuf,
 
     /// What the routes' protocol field says, 5 to 255; in rt_protos.d, 77 is "manx"
     #[arg(long, env = "MANX_PROTOCOL", value_name = "N", default_value_t = 77, value_parser = clap::value_parser!(u8).range(5..))]
     pub protocol: u8,
+}
+
+impl Places {
+    /// What the datastore said last, for a start while it says nothing.
+    pub fn kept_resources(&self) -> PathBuf {
+        self.state_dir.join("resources")
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -33,6 +33,10 @@ impl Clock {
         stamp(self.wall + time.since(Time::ZERO + EPOCH))
     }
 
+    pub fn running_for(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     pub fn started_at(&self) -> String {
         stamp(self.wall)
     }

@@ -2,6 +2,7 @@
 //! then lines are lost, counted, and nothing else. No session waits for a logger, and no daemon ends with it.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal, Write, stderr},
     os::fd::AsFd,
     sync::{
@@ -80,6 +81,35 @@ pub fn lost() -> u64 {
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// The last lines, oldest first.
+pub fn last() -> Vec<String> {
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    last.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+}
+
+static LAST: Mutex<Last> = Mutex::new(Last { lines: VecDeque::new(), size: 0 });
+
+/// Octets of lines that are kept for whoever asks.
+const KEPT: usize = 256 << 10;
+
+#[derive(Debug)]
+struct Last {
+    lines: VecDeque<Box<[u8]>>,
+    size: usize,
+}
+
+impl Last {
+    fn keep(&mut self, line: &[u8]) {
+        let line = line.get(..line.len().min(KEPT)).unwrap_or(line);
+        self.size += line.len();
+        self.lines.push_back(line.into());
+        while self.size > KEPT {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.size -= oldest.len();
+        }
+    }
+}
+
 /// Octets that a pipe has room for when it can be written to (`PIPE_BUF`).
 const CERTAIN: usize = 4096;
 /// How long a reader may take, in milliseconds, before it counts as one that does not read.
@@ -130,6 +160,7 @@ impl<F: AsFd> Lines<F> {
 
 impl<F: AsFd> Write for &Lines<F> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LAST.lock().unwrap_or_else(PoisonError::into_inner).keep(line);
         if self.put(line).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
@@ -180,6 +211,18 @@ mod tests {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         (&Lines::to(full)).write_all(b"no room\n").unwrap();
         assert_eq!(lost(), 1);
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_and_the_oldest_go() {
+        let mut last = Last { lines: VecDeque::new(), size: 0 };
+        for n in 0..20_000 {
+            last.keep(format!("line {n:08}: {}\n", "x".repeat(40)).as_bytes());
+        }
+        assert!(last.size <= KEPT && last.size > KEPT - 100, "{}", last.size);
+        assert!(last.lines.back().unwrap().starts_with(b"line 00019999"));
+        last.keep(&vec![b'y'; 2 * KEPT]);
+        assert_eq!((last.lines.len(), last.size), (1, KEPT));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod daemon;
 mod gather;
+mod health;
 mod logging;
 mod netstat;
 mod process;

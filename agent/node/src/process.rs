@@ -1,6 +1,7 @@
 //! Small questions to the system: who did that, which interface is it.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::{
@@ -10,6 +11,7 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A connection takes a descriptor, and a service manager's soft limit is 1024 for the sake of programs that call
 /// select(2). The number that this process may have from now on.
@@ -19,6 +21,25 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(hard)
+}
+
+/// For ever. Without a handler each of these would end the process; who sends one means "read your files again", or that
+/// a terminal has closed.
+pub async fn let_signals_pass() -> io::Result<Infallible> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut first = signal(SignalKind::user_defined1())?;
+    let mut second = signal(SignalKind::user_defined2())?;
+    loop {
+        let name = tokio::select! {
+            _ = hangup.recv() => "SIGHUP",
+            _ = first.recv() => "SIGUSR1",
+            _ = second.recv() => "SIGUSR2",
+        };
+        tracing::info!(
+            "{name}: there is nothing to do; resources and secrets are followed as they change, and `manxctl log-level` says \
+             what the log lets through"
+        );
+    }
 }
 
 /// What writing routes, and loading and attaching programs takes, by number (capabilities(7)); `deploy/manxd.service`

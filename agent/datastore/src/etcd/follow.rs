@@ -17,7 +17,7 @@ use super::{
     listing::list,
     store::Store,
 };
-use crate::{Holds, Update};
+use crate::{Holds, Kept, Update};
 
 /// After the first change so long is waited for others, so that a burst is one update.
 const GATHER: Duration = Duration::from_millis(50);
@@ -27,11 +27,17 @@ const LATER: Duration = Duration::from_secs(5);
 /// A listing takes less.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The receiver holds what etcd said, if it answered soon enough.
-pub(crate) async fn watch(etcd: &Etcd) -> watch::Receiver<Update> {
-    let nothing = Update { problems: [etcd.away(NO_ANSWER)].into(), ..Update::default() };
+/// The receiver holds what etcd said, if it answered soon enough, else what an earlier run kept.
+pub(crate) async fn watch(etcd: &Etcd, kept: Option<Kept>) -> watch::Receiver<Update> {
+    let mut nothing = Update { problems: [etcd.away(NO_ANSWER)].into(), ..Update::default() };
+    let mut store = Store::default();
+    if let Some(kept) = kept {
+        store = Store::of_snapshot(kept.snapshot);
+        nothing.snapshot = store.update().snapshot;
+        nothing.kept_at = Some(kept.written_at.into());
+    }
     let (sender, mut receiver) = watch::channel(nothing);
-    tokio::spawn(Follower { etcd: etcd.clone(), sender, known: None, store: Store::default() }.run());
+    tokio::spawn(Follower { etcd: etcd.clone(), sender, known: None, store }.run());
     // Whatever comes first: what is there, or why it cannot be read.
     let _ = timeout(FIRST_ANSWER, receiver.changed()).await;
     receiver.mark_changed();
@@ -181,7 +187,7 @@ impl Follower {
         let new = self.store.update();
         self.sender.send_if_modified(|update| {
             let same = *update.snapshot == *new.snapshot && update.problems == new.problems;
-            if same && update.holds == new.holds {
+            if same && (update.holds, &update.kept_at) == (new.holds, &new.kept_at) {
                 return false;
             }
             *update = Update { revision: update.revision + 1, ..new };

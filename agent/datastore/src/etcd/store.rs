@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use manx_resources::{Key, Problem, Snapshot, parse_stored};
+use manx_resources::{Key, Kind, Problem, Resource, Snapshot, parse_stored, stored_key};
 
 use super::listing::{Listing, Object};
 use crate::{Holds, Update};
@@ -26,6 +26,16 @@ impl Store {
         let mut store = Store::default();
         store.take(listing);
         store
+    }
+
+    /// As an earlier run knew them. Until all is read they are what there is.
+    pub fn of_snapshot(snapshot: Snapshot) -> Store {
+        let resources = Kind::ALL.into_iter().flat_map(|kind| snapshot.of_kind(kind));
+        let known = |resource: Resource| {
+            (stored_key(&resource), Stored { good: Some(resource.key()), problems: Vec::new() })
+        };
+        let objects = resources.map(known).collect();
+        Store { objects, snapshot }
     }
 
     /// Everything anew. What has an error now stays as it was.
@@ -69,7 +79,7 @@ impl Store {
             snapshot: Arc::new(self.snapshot.clone()),
             problems: self.objects.values().flat_map(|stored| &stored.problems).cloned().collect(),
             holds: Holds::Objects,
-            revision: 0,
+            ..Update::default()
         }
     }
 }
@@ -116,6 +126,20 @@ mod tests {
         assert_eq!((address(&store).unwrap().as_str(), store.update().problems.len()), ("10.0.0.1/24", 1));
         store.put(KEY, &node("10.0.0.2/24"));
         assert_eq!((address(&store).unwrap().as_str(), store.update().problems.len()), ("10.0.0.2/24", 0));
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_stays_where_it_has_an_error_now_and_goes_where_it_is_gone() {
+        let other = KEY.replace("kw01", "kw02");
+        let earlier = Store::new(listing(&[
+            (KEY, node("10.0.0.1/24")),
+            (&other, String::from_utf8(node("10.0.0.2/24")).unwrap().replace("kw01", "kw02").into_bytes()),
+        ]));
+        let mut store = Store::of_snapshot(earlier.snapshot);
+        assert_eq!(store.update().snapshot.len(), 2);
+        store.take(listing(&[(KEY, node("nowhere"))]));
+        assert_eq!((address(&store).unwrap().as_str(), store.update().snapshot.len()), ("10.0.0.1/24", 1));
+        assert_eq!(store.update().problems.len(), 1);
     }
 
     #[test]

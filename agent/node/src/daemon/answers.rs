@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_api as api;
-use manx_bgp::{Family, PeerKey, view};
+use manx_bgp::{Family, PeerKey, Speaker, view};
 use manx_net::Prefix;
 use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
@@ -19,6 +19,7 @@ impl Daemon {
         let (subject, answer_to) = match question {
             Question::Whole { subject, answer } => (subject, answer),
             Question::Piece(piece) => return self.answer_piece(piece),
+            Question::Ready(answer) => return drop(answer.send(self.readiness())),
         };
         let answer = match subject {
             Subject::Status => json(&self.status()),
@@ -50,15 +51,7 @@ impl Daemon {
 
     fn status(&self) -> api::NodeStatus {
         let plan = self.plan.as_ref();
-        let mut views: BTreeMap<PeerKey, view::PeerView> = BTreeMap::new();
-        if let Some(speaker) = &self.speaker {
-            views.extend(
-                speaker
-                    .peers()
-                    .into_iter()
-                    .map(|peer| (PeerKey { address: peer.address, port: peer.port }, peer)),
-            );
-        }
+        let views = self.peer_views();
         let peers = plan
             .iter()
             .flat_map(|plan| &plan.peers)
@@ -83,6 +76,7 @@ impl Daemon {
             datastore: api::DatastoreStatus {
                 location: self.args.datastore.clone(),
                 loaded_at: self.loaded_at.clone(),
+                kept_at: self.kept_at.as_deref().map(str::to_owned),
                 problems: self.problems.clone(),
             },
             fast_path: self.fast_path.state(),
@@ -90,6 +84,11 @@ impl Daemon {
             ranges: self.ranges(&views),
             warnings: self.warnings(),
         }
+    }
+
+    pub(super) fn peer_views(&self) -> BTreeMap<PeerKey, view::PeerView> {
+        let peers = self.speaker.iter().flat_map(Speaker::peers);
+        peers.map(|peer| (PeerKey { address: peer.address, port: peer.port }, peer)).collect()
     }
 
     /// Those whom no resource names.
@@ -155,6 +154,7 @@ impl Daemon {
             state: api::SessionState::Idle,
             since: self.clock.started_at(),
             info: why.into(),
+            why_down: Some(self.why_down(plan, None)),
             times_established: 0,
             connection: None,
             add_path: Vec::new(),
@@ -188,6 +188,7 @@ impl Daemon {
                 Some(error) => error.clone(),
                 None => String::new(),
             },
+            why_down: (!established).then(|| self.why_down(plan, Some(peer))),
             times_established: peer.established_count,
             connection: match (peer.local, peer.remote, peer.dialled_by) {
                 (Some(local), Some(remote), Some(direction)) => {
@@ -219,7 +220,7 @@ impl Daemon {
     }
 
     /// The name of the Node resource with this address.
-    fn node_at(&self, address: IpAddr) -> Option<String> {
+    pub(super) fn node_at(&self, address: IpAddr) -> Option<String> {
         self.snapshot
             .nodes()
             .find(|node| {
@@ -250,7 +251,7 @@ pub(super) fn dialler(direction: view::Direction) -> api::Dialler {
     }
 }
 
-fn kind(kind: PeerKind) -> api::PeerKind {
+pub(super) fn kind(kind: PeerKind) -> api::PeerKind {
     match kind {
         PeerKind::Mesh => api::PeerKind::Mesh,
         PeerKind::Global => api::PeerKind::Global,

@@ -18,6 +18,7 @@ mod orders;
 mod outputs;
 mod protection;
 mod pulse;
+mod ready;
 mod repairs;
 mod rows;
 mod sockets;
@@ -65,8 +66,8 @@ use crate::{
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
-    logging,
-    process::{Lock, lacking_capabilities, raise_descriptor_limit},
+    health, logging,
+    process::{Lock, lacking_capabilities, let_signals_pass, raise_descriptor_limit},
 };
 
 /// How often netfilter is looked at, and a port that could not be bound is tried again.
@@ -96,6 +97,8 @@ pub struct Daemon {
     planner: Planner,
     plan: Option<Arc<NodePlan>>,
     loaded_at: Option<String>,
+    /// When the resources in force were written to disk, if an earlier run kept them and nothing good was read since.
+    kept_at: Option<Arc<str>>,
     /// Why newer resources were not taken.
     problems: Vec<String>,
     /// What else is wrong with those in force.
@@ -193,7 +196,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let restarting = args.dataplane == DataplaneMode::On && left.stale + left.elsewhere > 0;
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
-        let updates = datastore.watch().await?;
+        tokio::spawn(async {
+            let Err(error) = let_signals_pass().await;
+            tracing::warn!("SIGHUP, SIGUSR1 and SIGUSR2 will end this process: {error}");
+        });
+        if let Some(address) = args.health_address {
+            tokio::spawn(health::serve(address, questions_in.clone()));
+        }
+        let updates = datastore.watch_and_keep(&args.places.kept_resources()).await?;
         let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();
@@ -204,6 +214,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             snapshot: Arc::default(),
             plan: None,
             loaded_at: None,
+            kept_at: None,
             problems: Vec::new(),
             remarks: Vec::new(),
             speaker: None,

@@ -26,12 +26,17 @@ impl Daemon {
             }
         }
         if refused {
-            let instead = match &self.loaded_at {
-                Some(at) => format!("the last good ones, read {at}, stay in force"),
-                None if update.snapshot.is_empty() => {
+            let instead = match (&update.kept_at, &self.loaded_at) {
+                (Some(at), _) => {
+                    format!("those that an earlier run kept on disk, written {at}, are in force")
+                }
+                (None, Some(at)) => format!("the last good ones, read {at}, stay in force"),
+                (None, None) if update.snapshot.is_empty() => {
                     String::from("there are no others, so this node speaks to nobody until they are good")
                 }
-                None => String::from("there are no earlier ones, so what is good of them is in force"),
+                (None, None) => {
+                    String::from("there are no earlier ones, so what is good of them is in force")
+                }
             };
             tracing::error!("the resources have errors; {instead}");
         } else if update.has_errors() {
@@ -56,6 +61,7 @@ impl Daemon {
             tracing::info!("the resources are good again");
         }
         self.snapshot = update.snapshot;
+        self.kept_at = update.kept_at;
         if !refused {
             self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
         }
