@@ -109,12 +109,9 @@ fn row(peer: &PeerStatus, now: &Zoned) -> Vec<String> {
     vec![address, peer.kind.to_string(), state.into(), since(&peer.since, now), info]
 }
 
-/// As BIRD prints it: the time of day, or the date of what is older than twenty hours.
+/// As BIRD prints it.
 fn since(stamp: &str, now: &Zoned) -> String {
-    let Ok(at) = stamp.parse::<Timestamp>() else { return stamp.to_owned() };
-    let local = at.to_zoned(now.time_zone().clone());
-    let old = now.timestamp().duration_since(at).as_hours() >= 20;
-    local.strftime(if old { "%Y-%m-%d" } else { "%H:%M:%S" }).to_string()
+    stamp.parse().map_or_else(|_| stamp.to_owned(), |at| manx_birdctl::since(at, now))
 }
 
 fn notes(status: &NodeStatus) -> Vec<String> {

@@ -1,20 +1,8 @@
 //! The local API: HTTP/JSON on a unix socket. Handlers only pass the question to the daemon's loop, which owns
 //! all state, and its answer back.
 
-use std::{
-    error::Error,
-    fs, io,
-    net::IpAddr,
-    num::NonZeroUsize,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt},
-        net::UnixStream,
-    },
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{error::Error, io, net::IpAddr, num::NonZeroUsize, path::Path, time::Duration};
 
-use anyhow::{Context, bail};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
@@ -39,15 +27,13 @@ use crate::{
     audit,
     gather::{Found, Gather, Piece, Stopping},
     health, logging, traffic,
+    unix_socket::Place,
 };
 
 /// How often an answer that takes long shows that it is coming.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
-
-/// Read and written by root and the socket's group.
-const MODE: u32 = 0o660;
 
 #[derive(Clone, Debug)]
 pub enum Subject {
@@ -102,63 +88,37 @@ pub enum Answer {
     Refused(String),
 }
 
-/// Removes the socket when dropped.
+/// Ends, and its file with it, when dropped.
 #[derive(Debug)]
 pub struct Socket {
-    path: PathBuf,
-    /// Of the file that we made; another process may make one of the same name.
-    inode: Option<u64>,
+    place: Place,
     server: JoinHandle<()>,
 }
 
 impl Socket {
     /// False if somebody removed it: then nobody can ask any more.
     pub fn is_there(&self) -> bool {
-        self.inode.is_some() && inode(&self.path) == self.inode
+        self.place.is_there()
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         self.server.abort();
-        if self.is_there() {
-            // Somebody may remove it in this very moment, which is what we want.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
-/// Listens and serves in a task of its own. A socket that nobody serves any more is replaced.
+/// Listens and serves in a task of its own.
 pub fn serve(path: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<Socket> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    }
-    if UnixStream::connect(path).is_ok() {
-        bail!(
-            "another manxd serves {}; stop it, or give this one an --api-socket of its own",
-            path.display()
-        );
-    }
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => bail!("cannot replace {}: {error}", path.display()),
-    }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
-        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    let (listener, place) =
+        Place::listen(path, "by another manxd; stop it, or give this one an --api-socket of its own")?;
     let service = router(questions).into_make_service_with_connect_info::<Caller>();
     let server = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, service).await {
             tracing::error!("the local API has ended: {error}");
         }
     });
-    Ok(Socket { path: path.to_owned(), inode: inode(path), server })
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    fs::metadata(path).ok().map(|file| file.ino())
+    Ok(Socket { place, server })
 }
 
 fn router(questions: mpsc::Sender<Question>) -> Router {

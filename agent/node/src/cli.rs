@@ -86,6 +86,15 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_HEALTH_ADDRESS", value_name = "ADDRESS:PORT")]
     pub health_address: Option<SocketAddr>,
 
+    /// Answer BIRD's commands for IPv4 there, so that calicoctl, calico-node's probes and bird_exporter see this node, such as
+    /// /var/run/calico/bird.ctl
+    #[arg(long, env = "MANX_BIRD_SOCKET", value_name = "PATH")]
+    pub bird_socket: Option<PathBuf>,
+
+    /// The same for IPv6, such as /var/run/calico/bird6.ctl
+    #[arg(long, env = "MANX_BIRD6_SOCKET", value_name = "PATH")]
+    pub bird6_socket: Option<PathBuf>,
+
     /// Where passwords are: the key K of the secret S is the file S/K in this directory
     #[arg(long, env = "MANX_SECRETS", value_name = "DIR", default_value = "/etc/manx/secrets")]
     pub secrets: PathBuf,

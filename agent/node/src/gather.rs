@@ -16,7 +16,7 @@ use manx_dataplane::{ebpf, fib::FibRoute, route::Route};
 use manx_net::Prefix;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{api::Question, audit::Step, traffic};
+use crate::{api::Question, audit::Step, bird, traffic};
 
 /// Rows that are asked for at a time. The loop gives as many of them as it has time for.
 const CHUNK: usize = 256;
@@ -29,6 +29,7 @@ pub enum Piece {
     Sources(oneshot::Sender<Sources>),
     Audit(Step),
     Traffic(traffic::Request),
+    Bird(bird::Look),
     Bgp {
         from: Walk,
         answer: oneshot::Sender<(Vec<Prefix>, Option<Walk>)>,

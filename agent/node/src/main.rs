@@ -5,6 +5,7 @@
 
 mod api;
 mod audit;
+mod bird;
 mod blackholes;
 mod check_config;
 mod cleanup;
@@ -19,6 +20,7 @@ mod netstat;
 mod process;
 mod secrets;
 mod traffic;
+mod unix_socket;
 
 use std::{
     io::{Write, stderr},

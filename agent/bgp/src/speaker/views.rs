@@ -70,8 +70,9 @@ impl Speaker {
         self.rib.routes(after, limit)
     }
 
-    /// The Loc-RIB's prefixes, and those whose paths only lack a next hop that can be reached, in pieces, in no order: of each piece at most `slots` places are looked at, whatever the
-    /// table's size. `None`: that was the last. What stands throughout a walk is met once.
+    /// The Loc-RIB's prefixes, and those whose paths only lack a next hop that can be reached, in pieces, in no order: of
+    /// each piece at most `slots` places are looked at, whatever the table's size. `None`: that was the last. What stands
+    /// throughout a walk is met once.
     pub fn walk(&self, from: Walk, slots: u32) -> (Vec<Prefix>, Option<Walk>) {
         self.rib.walk(from, slots)
     }

@@ -3,7 +3,7 @@
 //! The table follows single events where they are unambiguous. Where netlink's semantics are not (a leg of an
 //! IPv6 multipath route goes away, a route is appended behind another), it says so and is read anew.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::Bound};
 
 use manx_net::Prefix;
 
@@ -32,6 +32,12 @@ impl Routes {
 
     pub fn iter(&self) -> impl Iterator<Item = &KernelRoute> {
         self.by_prefix.values().flatten()
+    }
+
+    /// In order, those after a prefix.
+    pub fn prefixes_after(&self, after: Option<Prefix>) -> impl Iterator<Item = Prefix> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_prefix.range((from, Bound::Unbounded)).map(|(prefix, _)| *prefix)
     }
 
     /// Who holds this very place in a table: the route that would make NLM_F_EXCL fail.

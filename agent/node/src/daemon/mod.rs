@@ -6,6 +6,7 @@
 mod alarms;
 mod answers;
 mod audit;
+mod bird;
 mod blackholes;
 mod dataplane;
 mod explain;
@@ -63,6 +64,7 @@ use self::{
 };
 use crate::{
     api::{self, Question},
+    bird as bird_sockets,
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
     connection::Event,
@@ -76,6 +78,8 @@ const CHECK_PERIOD: Duration = Duration::from_secs(5);
 const SETTLING: Duration = Duration::from_millis(200);
 /// A loop that comes back so much later than it wanted was stopped.
 const LATE: Duration = Duration::from_millis(500);
+/// How long work beside the loop may take to end with it.
+const LAST_WORK: Duration = Duration::from_millis(200);
 /// Enough for the peers of any node.
 const DESCRIPTORS: u64 = 8192;
 /// For the kernel's events; holds some ten thousand changed routes. Overflow costs a dump, not correctness.
@@ -182,7 +186,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
+    let ended = runtime.block_on(async move {
         let dataplane = Dataplane::open(manx_dataplane::Config {
             protocol: args.places.protocol,
             table: args.table,
@@ -196,6 +200,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let restarting = args.dataplane == DataplaneMode::On && left.stale + left.elsewhere > 0;
         let (questions_in, questions) = mpsc::channel(16);
         let socket = api::serve(&args.places.api_socket, questions_in.clone())?;
+        let _birds = [(&args.bird_socket, true), (&args.bird6_socket, false)]
+            .into_iter()
+            .filter_map(|(path, ipv4)| Some(bird_sockets::serve(path.as_ref()?, ipv4, questions_in.clone())))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         tokio::spawn(async {
             let Err(error) = let_signals_pass().await;
             tracing::warn!("SIGHUP, SIGUSR1 and SIGUSR2 will end this process: {error}");
@@ -252,7 +260,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         );
         daemon.order_blackholes();
         daemon.turn(updates, events, questions).await
-    })
+    });
+    // A thread that waits for a slow disk or a long dump must not keep it.
+    runtime.shutdown_timeout(LAST_WORK);
+    ended
 }
 
 impl Daemon {

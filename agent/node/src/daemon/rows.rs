@@ -35,6 +35,7 @@ impl Daemon {
         match piece {
             Piece::Audit(step) => self.answer_audit(step),
             Piece::Traffic(request) => self.answer_traffic(request),
+            Piece::Bird(look) => self.look(look),
             Piece::Sources(answer) => drop(answer.send(self.sources())),
             Piece::Bgp { from, answer } => {
                 let found = self.speaker.as_ref().map(|speaker| speaker.walk(from, PLACES));
