@@ -360,6 +360,9 @@ fn headings_of(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::IpamConfiguration, true) => {
             &["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"]
         }
+        (Kind::FelixConfiguration, _) => &["NAME"],
+        (Kind::CalicoNodeStatus, false) => &["NAME", "NODE"],
+        (Kind::CalicoNodeStatus, true) => &["NAME", "NODE", "CLASSES"],
     }
 }
 
@@ -453,6 +456,11 @@ fn row(resource: &Resource, snapshot: &Snapshot, wide: bool) -> Vec<String> {
             let flags = [spec.strict_affinity, spec.auto_allocate_blocks].map(|flag| flag.to_string());
             let most = wide.then(|| spec.max_blocks_per_host.to_string());
             std::iter::once(name).chain(flags).chain(most).collect()
+        }
+        Resource::FelixConfiguration(_) => vec![name],
+        Resource::CalicoNodeStatus(object) => {
+            let classes = wide.then(|| object.spec.classes.join(","));
+            [name, object.spec.node.clone()].into_iter().chain(classes).collect()
         }
     }
 }

@@ -152,12 +152,12 @@ fn nothing_to_apply_is_an_error() {
     assert_eq!(lab.fails(1, &["apply", "-f", &file]), "error: No resources specified\n");
     assert_eq!(lab.fails(1, &["apply", "-f", "missing.yaml"]), "error: missing.yaml: does not exist\n");
     let other = lab.file(
-        "felix.yaml",
-        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\n",
+        "controllers.yaml",
+        "apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\n",
     );
     assert_eq!(
         lab.fails(1, &["apply", "-f", &other]),
-        "warning: DIR/felix.yaml:2:7: FelixConfiguration \"default\": kind: FelixConfiguration is not used by Manx; the document is skipped\nerror: No resources specified\n"
+        "warning: DIR/controllers.yaml:2:7: KubeControllersConfiguration \"default\": kind: KubeControllersConfiguration is not used by Manx; the document is skipped\nerror: No resources specified\n"
     );
 }
 

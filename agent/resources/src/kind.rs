@@ -17,10 +17,12 @@ pub enum Kind {
     ClusterInformation,
     IpReservation,
     IpamConfiguration,
+    FelixConfiguration,
+    CalicoNodeStatus,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 12] = [
         Kind::BgpConfiguration,
         Kind::BgpPeer,
         Kind::BgpFilter,
@@ -31,6 +33,8 @@ impl Kind {
         Kind::ClusterInformation,
         Kind::IpReservation,
         Kind::IpamConfiguration,
+        Kind::FelixConfiguration,
+        Kind::CalicoNodeStatus,
     ];
 
     /// The name in a document's `kind:` field.
@@ -46,6 +50,8 @@ impl Kind {
             Kind::ClusterInformation => "ClusterInformation",
             Kind::IpReservation => "IPReservation",
             Kind::IpamConfiguration => "IPAMConfiguration",
+            Kind::FelixConfiguration => "FelixConfiguration",
+            Kind::CalicoNodeStatus => "CalicoNodeStatus",
         }
     }
 
@@ -65,6 +71,12 @@ impl Kind {
             Kind::IpReservation => &["ipreservation", "ipreservations", "reservation", "reservations"],
             Kind::IpamConfiguration => {
                 &["ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"]
+            }
+            Kind::FelixConfiguration => {
+                &["felixconfiguration", "felixconfigurations", "felixconfig", "felixconfigs"]
+            }
+            Kind::CalicoNodeStatus => {
+                &["caliconodestatus", "caliconodestatuses", "nodestatus", "nodestatuses"]
             }
         }
     }

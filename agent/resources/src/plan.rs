@@ -39,6 +39,7 @@ pub use fast_path::FastPathPlan;
 pub use planner::Planner;
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
+pub(crate) use warning::felix_beside;
 
 /// What one node has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -8,6 +8,7 @@ mod bgp_peer;
 mod block_affinity;
 mod extensions;
 mod fast_path;
+mod felix;
 mod ip_pool;
 mod ipam;
 mod node;
@@ -32,9 +33,7 @@ const MAX_PROBLEMS: usize = 100;
 
 /// Calico's other kinds. A file may hold them; Manx has no use for them.
 const OTHER_KINDS: &[&str] = &[
-    "CalicoNodeStatus",
     "ExternalNetwork",
-    "FelixConfiguration",
     "GlobalNetworkPolicy",
     "GlobalNetworkSet",
     "HostEndpoint",
@@ -227,6 +226,8 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
         Kind::ClusterInformation => object!(ClusterInformation, ipam::cluster_information(&mut fields)),
         Kind::IpReservation => object!(IpReservation, ipam::reservation(&mut fields)),
         Kind::IpamConfiguration => object!(IpamConfiguration, ipam::configuration(&mut fields)),
+        Kind::FelixConfiguration => object!(FelixConfiguration, felix::configuration(&mut fields, name)),
+        Kind::CalicoNodeStatus => object!(CalicoNodeStatus, felix::node_status(&mut fields)),
     }
 }
 

@@ -30,52 +30,96 @@ impl<S> Object<S> {
     }
 }
 
-/// An object of any kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Resource {
-    BgpConfiguration(Arc<Object<spec::BgpConfiguration>>),
-    BgpPeer(Arc<Object<spec::BgpPeer>>),
-    BgpFilter(Arc<Object<spec::BgpFilter>>),
-    Node(Arc<Object<spec::Node>>),
-    IpPool(Arc<Object<spec::IpPool>>),
-    BlockAffinity(Arc<Object<spec::BlockAffinity>>),
-    IpamBlock(Arc<Object<spec::IpamBlock>>),
-    ClusterInformation(Arc<Object<spec::ClusterInformation>>),
-    IpReservation(Arc<Object<spec::IpReservation>>),
-    IpamConfiguration(Arc<Object<spec::IpamConfiguration>>),
+pub(crate) type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
+
+/// Each kind has a variant of [`Resource`] and a map in [`Snapshot`].
+macro_rules! kinds {
+    ($($variant:ident: $map:ident),* $(,)?) => {
+        /// An object of any kind.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Resource {
+            $($variant(Arc<Object<spec::$variant>>),)*
+        }
+
+        impl Resource {
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Resource::$variant(_) => Kind::$variant,)*
+                }
+            }
+
+            pub fn metadata(&self) -> &Metadata {
+                match self {
+                    $(Resource::$variant(object) => &object.metadata,)*
+                }
+            }
+
+            /// The document as written, unknown fields included.
+            pub fn document(&self) -> &serde_json::Value {
+                match self {
+                    $(Resource::$variant(object) => &object.document,)*
+                }
+            }
+        }
+
+        /// All resources at one moment, each kind in the order of its names.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Snapshot {
+            $($map: ByName<spec::$variant>,)*
+        }
+
+        impl Snapshot {
+            /// Puts a resource in, in place of the one with the same kind and name.
+            pub fn insert(&mut self, resource: Resource) {
+                let name = resource.name().to_owned();
+                match resource {
+                    $(Resource::$variant(object) => drop(self.$map.insert(name, object)),)*
+                }
+            }
+
+            /// False if there was none.
+            pub fn remove(&mut self, key: &Key) -> bool {
+                match key.kind {
+                    $(Kind::$variant => self.$map.remove(&key.name).is_some(),)*
+                }
+            }
+
+            pub fn get(&self, key: &Key) -> Option<Resource> {
+                match key.kind {
+                    $(Kind::$variant => self.$map.get(&key.name).cloned().map(Resource::$variant),)*
+                }
+            }
+
+            /// All resources of a kind, by name.
+            pub fn of_kind(&self, kind: Kind) -> Vec<Resource> {
+                match kind {
+                    $(Kind::$variant => self.$map.values().cloned().map(Resource::$variant).collect(),)*
+                }
+            }
+
+            pub fn len(&self) -> usize {
+                0 $(+ self.$map.len())*
+            }
+        }
+    };
+}
+
+kinds! {
+    BgpConfiguration: bgp_configurations,
+    BgpPeer: bgp_peers,
+    BgpFilter: bgp_filters,
+    Node: nodes,
+    IpPool: ip_pools,
+    BlockAffinity: block_affinities,
+    IpamBlock: ipam_blocks,
+    ClusterInformation: cluster_informations,
+    IpReservation: ip_reservations,
+    IpamConfiguration: ipam_configurations,
+    FelixConfiguration: felix_configurations,
+    CalicoNodeStatus: node_statuses,
 }
 
 impl Resource {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Resource::BgpConfiguration(_) => Kind::BgpConfiguration,
-            Resource::BgpPeer(_) => Kind::BgpPeer,
-            Resource::BgpFilter(_) => Kind::BgpFilter,
-            Resource::Node(_) => Kind::Node,
-            Resource::IpPool(_) => Kind::IpPool,
-            Resource::BlockAffinity(_) => Kind::BlockAffinity,
-            Resource::IpamBlock(_) => Kind::IpamBlock,
-            Resource::ClusterInformation(_) => Kind::ClusterInformation,
-            Resource::IpReservation(_) => Kind::IpReservation,
-            Resource::IpamConfiguration(_) => Kind::IpamConfiguration,
-        }
-    }
-
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Resource::BgpConfiguration(object) => &object.metadata,
-            Resource::BgpPeer(object) => &object.metadata,
-            Resource::BgpFilter(object) => &object.metadata,
-            Resource::Node(object) => &object.metadata,
-            Resource::IpPool(object) => &object.metadata,
-            Resource::BlockAffinity(object) => &object.metadata,
-            Resource::IpamBlock(object) => &object.metadata,
-            Resource::ClusterInformation(object) => &object.metadata,
-            Resource::IpReservation(object) => &object.metadata,
-            Resource::IpamConfiguration(object) => &object.metadata,
-        }
-    }
-
     pub fn name(&self) -> &str {
         &self.metadata().name
     }
@@ -83,123 +127,9 @@ impl Resource {
     pub fn key(&self) -> Key {
         Key::new(self.kind(), self.name())
     }
-
-    /// The document as written, unknown fields included.
-    pub fn document(&self) -> &serde_json::Value {
-        match self {
-            Resource::BgpConfiguration(object) => &object.document,
-            Resource::BgpPeer(object) => &object.document,
-            Resource::BgpFilter(object) => &object.document,
-            Resource::Node(object) => &object.document,
-            Resource::IpPool(object) => &object.document,
-            Resource::BlockAffinity(object) => &object.document,
-            Resource::IpamBlock(object) => &object.document,
-            Resource::ClusterInformation(object) => &object.document,
-            Resource::IpReservation(object) => &object.document,
-            Resource::IpamConfiguration(object) => &object.document,
-        }
-    }
-}
-
-pub(crate) type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
-
-/// All resources at one moment, each kind in the order of its names.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    bgp_configurations: ByName<spec::BgpConfiguration>,
-    bgp_peers: ByName<spec::BgpPeer>,
-    bgp_filters: ByName<spec::BgpFilter>,
-    nodes: ByName<spec::Node>,
-    ip_pools: ByName<spec::IpPool>,
-    block_affinities: ByName<spec::BlockAffinity>,
-    ipam_blocks: ByName<spec::IpamBlock>,
-    cluster_informations: ByName<spec::ClusterInformation>,
-    ip_reservations: ByName<spec::IpReservation>,
-    ipam_configurations: ByName<spec::IpamConfiguration>,
 }
 
 impl Snapshot {
-    /// Puts a resource in, in place of the one with the same kind and name.
-    pub fn insert(&mut self, resource: Resource) {
-        let name = resource.name().to_owned();
-        match resource {
-            Resource::BgpConfiguration(object) => drop(self.bgp_configurations.insert(name, object)),
-            Resource::BgpPeer(object) => drop(self.bgp_peers.insert(name, object)),
-            Resource::BgpFilter(object) => drop(self.bgp_filters.insert(name, object)),
-            Resource::Node(object) => drop(self.nodes.insert(name, object)),
-            Resource::IpPool(object) => drop(self.ip_pools.insert(name, object)),
-            Resource::BlockAffinity(object) => drop(self.block_affinities.insert(name, object)),
-            Resource::IpamBlock(object) => drop(self.ipam_blocks.insert(name, object)),
-            Resource::ClusterInformation(object) => drop(self.cluster_informations.insert(name, object)),
-            Resource::IpReservation(object) => drop(self.ip_reservations.insert(name, object)),
-            Resource::IpamConfiguration(object) => drop(self.ipam_configurations.insert(name, object)),
-        }
-    }
-
-    /// False if there was none.
-    pub fn remove(&mut self, key: &Key) -> bool {
-        match key.kind {
-            Kind::BgpConfiguration => self.bgp_configurations.remove(&key.name).is_some(),
-            Kind::BgpPeer => self.bgp_peers.remove(&key.name).is_some(),
-            Kind::BgpFilter => self.bgp_filters.remove(&key.name).is_some(),
-            Kind::Node => self.nodes.remove(&key.name).is_some(),
-            Kind::IpPool => self.ip_pools.remove(&key.name).is_some(),
-            Kind::BlockAffinity => self.block_affinities.remove(&key.name).is_some(),
-            Kind::IpamBlock => self.ipam_blocks.remove(&key.name).is_some(),
-            Kind::ClusterInformation => self.cluster_informations.remove(&key.name).is_some(),
-            Kind::IpReservation => self.ip_reservations.remove(&key.name).is_some(),
-            Kind::IpamConfiguration => self.ipam_configurations.remove(&key.name).is_some(),
-        }
-    }
-
-    pub fn get(&self, key: &Key) -> Option<Resource> {
-        let name = &key.name;
-        match key.kind {
-            Kind::BgpConfiguration => {
-                self.bgp_configurations.get(name).cloned().map(Resource::BgpConfiguration)
-            }
-            Kind::BgpPeer => self.bgp_peers.get(name).cloned().map(Resource::BgpPeer),
-            Kind::BgpFilter => self.bgp_filters.get(name).cloned().map(Resource::BgpFilter),
-            Kind::Node => self.nodes.get(name).cloned().map(Resource::Node),
-            Kind::IpPool => self.ip_pools.get(name).cloned().map(Resource::IpPool),
-            Kind::BlockAffinity => self.block_affinities.get(name).cloned().map(Resource::BlockAffinity),
-            Kind::IpamBlock => self.ipam_blocks.get(name).cloned().map(Resource::IpamBlock),
-            Kind::ClusterInformation => {
-                self.cluster_informations.get(name).cloned().map(Resource::ClusterInformation)
-            }
-            Kind::IpReservation => self.ip_reservations.get(name).cloned().map(Resource::IpReservation),
-            Kind::IpamConfiguration => {
-                self.ipam_configurations.get(name).cloned().map(Resource::IpamConfiguration)
-            }
-        }
-    }
-
-    /// All resources of a kind, by name.
-    pub fn of_kind(&self, kind: Kind) -> Vec<Resource> {
-        match kind {
-            Kind::BgpConfiguration => {
-                self.bgp_configurations.values().cloned().map(Resource::BgpConfiguration).collect()
-            }
-            Kind::BgpPeer => self.bgp_peers.values().cloned().map(Resource::BgpPeer).collect(),
-            Kind::BgpFilter => self.bgp_filters.values().cloned().map(Resource::BgpFilter).collect(),
-            Kind::Node => self.nodes.values().cloned().map(Resource::Node).collect(),
-            Kind::IpPool => self.ip_pools.values().cloned().map(Resource::IpPool).collect(),
-            Kind::BlockAffinity => {
-                self.block_affinities.values().cloned().map(Resource::BlockAffinity).collect()
-            }
-            Kind::IpamBlock => self.ipam_blocks.values().cloned().map(Resource::IpamBlock).collect(),
-            Kind::ClusterInformation => {
-                self.cluster_informations.values().cloned().map(Resource::ClusterInformation).collect()
-            }
-            Kind::IpReservation => {
-                self.ip_reservations.values().cloned().map(Resource::IpReservation).collect()
-            }
-            Kind::IpamConfiguration => {
-                self.ipam_configurations.values().cloned().map(Resource::IpamConfiguration).collect()
-            }
-        }
-    }
-
     pub fn bgp_configuration(&self, name: &str) -> Option<&Object<spec::BgpConfiguration>> {
         self.bgp_configurations.get(name).map(Arc::as_ref)
     }
@@ -272,17 +202,19 @@ impl Snapshot {
         self.cluster_informations.get("default").map(Arc::as_ref)
     }
 
-    pub fn len(&self) -> usize {
-        self.bgp_configurations.len()
-            + self.bgp_peers.len()
-            + self.bgp_filters.len()
-            + self.nodes.len()
-            + self.ip_pools.len()
-            + self.block_affinities.len()
-            + self.ipam_blocks.len()
-            + self.cluster_informations.len()
-            + self.ip_reservations.len()
-            + self.ipam_configurations.len()
+    pub fn felix_configuration(&self, name: &str) -> Option<&Object<spec::FelixConfiguration>> {
+        self.felix_configurations.get(name).map(Arc::as_ref)
+    }
+
+    /// What holds for a node: its own settings, and where they say nothing the cluster's.
+    pub fn felix_on(&self, node: &str) -> spec::FelixConfiguration {
+        let named = [format!("node.{node}"), "default".to_owned()];
+        let found = named.iter().filter_map(|name| self.felix_configuration(name));
+        found.fold(spec::FelixConfiguration::default(), |all, next| all.or(&next.spec))
+    }
+
+    pub fn felix_configurations(&self) -> impl Iterator<Item = &Object<spec::FelixConfiguration>> {
+        self.felix_configurations.values().map(Arc::as_ref)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -3,6 +3,7 @@
 
 mod extensions;
 mod fast_path;
+mod felix;
 mod filter;
 mod ipam;
 
@@ -20,6 +21,7 @@ pub use extensions::{
     SpeakerExtensions,
 };
 pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCheck};
+pub use felix::{CalicoNodeStatus, FelixConfiguration, ProgramClusterRoutes};
 pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };

@@ -18,10 +18,10 @@ const CONFIGURATION_FIELDS: [(&str, &str); 2] =
     [("strictAffinity", "strict_affinity"), ("autoAllocateBlocks", "auto_allocate_blocks")];
 
 /// Everything that plans depend on stands under one of these, and little else. What nodes and pods change all day
-/// (handles, blocks, workloads) is not there.
+/// (handles, blocks, workloads, statuses) is not there.
 pub fn stored_prefixes() -> Vec<String> {
-    let plurals = Kind::ALL.into_iter().filter(|kind| !IN_IPAM.contains(kind));
-    let mut prefixes: Vec<String> = plurals.map(|kind| format!("{RESOURCES}{}/", plural(kind))).collect();
+    let is_watched = |kind: &Kind| !IN_IPAM.contains(kind) && *kind != Kind::CalicoNodeStatus;
+    let mut prefixes: Vec<String> = Kind::ALL.into_iter().filter(is_watched).map(all_of).collect();
     prefixes.extend(["host", "virtual"].map(|of| format!("{IPAM}{of}/")));
     prefixes
 }
@@ -29,9 +29,14 @@ pub fn stored_prefixes() -> Vec<String> {
 /// The same with what objects of these kinds stand under, to be read once: blocks change with every pod, and are many.
 pub fn stored_prefixes_with(kinds: &[Kind]) -> Vec<String> {
     let mut prefixes = stored_prefixes();
+    prefixes.extend(kinds.contains(&Kind::CalicoNodeStatus).then(|| all_of(Kind::CalicoNodeStatus)));
     prefixes.extend(kinds.contains(&Kind::IpamBlock).then(|| BLOCKS.to_owned()));
     prefixes.extend(kinds.contains(&Kind::IpamConfiguration).then(|| CONFIGURATION.to_owned()));
     prefixes
+}
+
+fn all_of(kind: Kind) -> String {
+    format!("{RESOURCES}{}/", plural(kind))
 }
 
 /// The key under which Calico stores the resource.

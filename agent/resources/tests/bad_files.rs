@@ -104,7 +104,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:13: ConfigMap \"p\": apiVersion: \"v1\" is not known; write projectcalico.org/v3",
             "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, BGPFilter, Node, \
-             IPPool, BlockAffinity, IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration",
+             IPPool, BlockAffinity, IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus",
         ],
     );
     expect(
@@ -112,7 +112,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:1: apiVersion: is missing; write projectcalico.org/v3",
             "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, BGPFilter, Node, IPPool, BlockAffinity, \
-             IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration",
+             IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus",
         ],
     );
     expect("- 1\n", &["error f:1:3: \"1\" stands where a mapping must; write fields below it"]);
@@ -121,9 +121,9 @@ fn kind_and_version_are_named_by_what_is_nearest() {
 #[test]
 fn calicos_other_kinds_are_skipped_with_a_word() {
     expect(
-        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {x: 1}\n",
+        "apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {x: 1}\n",
         &[
-            "warning f:2:7: FelixConfiguration \"default\": kind: FelixConfiguration is not used by Manx; the document is skipped",
+            "warning f:2:7: KubeControllersConfiguration \"default\": kind: KubeControllersConfiguration is not used by Manx; the document is skipped",
         ],
     );
 }

@@ -131,6 +131,7 @@ impl Daemon {
                 "this node asks everybody to go another way (manx.dev/gracefulShutdown on its Node)".into(),
             );
         }
+        warnings.extend(self.beside.iter().cloned());
         warnings.extend(self.plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string));
         warnings.extend(self.remarks.iter().take(REMARKS).cloned());
         if self.remarks.len() > REMARKS {

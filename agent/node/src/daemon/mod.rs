@@ -105,6 +105,8 @@ pub struct Daemon {
     kept_at: Option<Arc<str>>,
     /// Why newer resources were not taken.
     problems: Vec<String>,
+    /// Where Felix's settings and our flags do not go together.
+    beside: Vec<String>,
     /// What else is wrong with those in force.
     remarks: Vec<String>,
     /// `None` until the first plan: a speaker without numbers cannot speak.
@@ -224,6 +226,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             loaded_at: None,
             kept_at: None,
             problems: Vec::new(),
+            beside: Vec::new(),
             remarks: Vec::new(),
             speaker: None,
             settled: false,

@@ -62,12 +62,41 @@ impl Daemon {
         }
         self.snapshot = update.snapshot;
         self.kept_at = update.kept_at;
+        let beside = self.beside_felix();
+        for said in beside.iter().filter(|said| !self.beside.contains(said)) {
+            tracing::warn!("{said}");
+        }
+        self.beside = beside;
         if !refused {
             self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
         }
         if self.plan.as_ref() != Some(&plan) {
             self.follow_plan(plan);
         }
+    }
+
+    /// What Felix, where it runs, has been told otherwise than this daemon.
+    fn beside_felix(&self) -> Vec<String> {
+        let felix = self.snapshot.felix_on(&self.node);
+        let ours = &self.args.pod_interface_prefix;
+        let mut said = Vec::new();
+        if let Some(prefix) = felix.interface_prefix
+            && !prefix.split(',').any(|one| one == ours)
+        {
+            said.push(format!(
+                "FelixConfiguration says that the names of pods' interfaces begin with {prefix}, and this manxd looks for \
+                 {ours}: it sees no pods, and their addresses are blackholed; start it with --pod-interface-prefix {prefix}"
+            ));
+        }
+        let protocol = self.args.places.protocol;
+        if felix.device_route_protocol == Some(protocol) {
+            said.push(format!(
+                "FelixConfiguration gives Felix's routes to pods the protocol number {protocol}, which is this manxd's: it \
+                 takes them for its own, and deletes them; set deviceRouteProtocol to another, or start manxd with another \
+                 --protocol"
+            ));
+        }
+        said
     }
 
     fn follow_plan(&mut self, plan: Arc<NodePlan>) {

@@ -3,6 +3,7 @@
 //! [`Warning`](crate::Warning)s.
 
 mod blocks;
+mod felix;
 mod peers;
 mod reach;
 mod sessions;
@@ -50,6 +51,8 @@ pub enum Rule {
     DuplicatePeer,
     DuplicateRange,
     Encapsulated,
+    FelixBpf,
+    FelixRoutes,
     LargeMesh,
     NoAddress,
     NoPeers,
@@ -57,6 +60,7 @@ pub enum Rule {
     OneReflector,
     OneSided,
     PoolsOverlap,
+    PriorityMismatch,
     SelectsNobody,
     ServiceInPool,
     SharedAddress,
@@ -83,6 +87,8 @@ impl Rule {
             Rule::DuplicatePeer => "duplicate-peer",
             Rule::DuplicateRange => "duplicate-range",
             Rule::Encapsulated => "encapsulated",
+            Rule::FelixBpf => "felix-bpf",
+            Rule::FelixRoutes => "felix-routes",
             Rule::LargeMesh => "large-mesh",
             Rule::NoAddress => "no-address",
             Rule::NoPeers => "no-peers",
@@ -90,6 +96,7 @@ impl Rule {
             Rule::OneReflector => "one-reflector",
             Rule::OneSided => "one-sided",
             Rule::PoolsOverlap => "pools-overlap",
+            Rule::PriorityMismatch => "priority-mismatch",
             Rule::SelectsNobody => "selects-nobody",
             Rule::ServiceInPool => "service-in-pool",
             Rule::SharedAddress => "shared-address",
@@ -160,6 +167,7 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     sessions::derived(&cluster, &sessions, &mut found);
     reach::reflectors(&cluster, &sessions, &mut found);
     reach::unreached(&cluster, &sessions, &mut found);
+    felix::beside(snapshot, &mut found);
     blocks::pools(snapshot, &mut found);
     blocks::blocks(&cluster, &mut found);
     let mut found = found.0;

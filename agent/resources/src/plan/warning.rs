@@ -9,7 +9,7 @@ use super::{
     NodePlan, PeerPlan, PoolPlan, PoolWrite, WhyForwarded,
     cluster::{Cluster, Family, NodeObject, address},
 };
-use crate::{Key, Kind, Object};
+use crate::{Key, Kind, Object, Snapshot, spec};
 
 /// Prints as a sentence that says the consequence. In JSON it is that sentence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -94,6 +94,21 @@ pub enum Warning {
          to a service must reach netfilter; give pods and services prefixes of their own"
     )]
     ServiceInBlock { block: Prefix, service: Prefix },
+    #[error(
+        "{0} switches Felix's own BPF dataplane on: its programs stand on the same interfaces, carry packets past ours, and know \
+         no route that BGP brought; switch bpfEnabled off, or start manxd with --fast-path off"
+    )]
+    FelixBpf(Key),
+    #[error(
+        "{0} has Felix write the routes of pools that are not encapsulated, which Manx writes, too: who comes second leaves \
+         the other's route where it is; write programClusterRoutes: EnabledIPIPOnly"
+    )]
+    FelixRoutes(Key),
+    #[error(
+        "{felix} says {field}: {is}, and the BGPConfiguration {says}: a node that follows the one takes the other's routes \
+         for better or worse ones; write the same in both"
+    )]
+    PriorityMismatch { felix: Key, field: &'static str, is: u32, says: u32 },
     #[error("{resource}: {} {} no effect yet", .fields.join(", "), if .fields.len() == 1 { "has" } else { "have" })]
     WithoutEffect { resource: Key, fields: Vec<String> },
 }
@@ -123,7 +138,56 @@ pub(super) fn look_over(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan
     blocks(cluster, found);
     pools(plan, found);
     overlaps(plan, found);
+    felix(cluster, own, found);
     without_effect(cluster, own, plan, found);
+}
+
+/// What Felix, where it runs, does on this node.
+fn felix(cluster: &Cluster<'_>, own: &NodeObject, found: &mut Vec<Warning>) {
+    found.extend(felix_beside(cluster.snapshot, Some(own.name())));
+}
+
+/// The same for a node, or for all that have no settings of their own.
+pub(crate) fn felix_beside(snapshot: &Snapshot, node: Option<&str>) -> Vec<Warning> {
+    let of_node = node.and_then(|node| snapshot.felix_configuration(&format!("node.{node}")));
+    let default = snapshot.felix_configuration("default");
+    let mut found = Vec::new();
+    if of_node.or(default).is_none() {
+        return found;
+    }
+    // Whose field it is.
+    let key = |is_set: &dyn Fn(&spec::FelixConfiguration) -> bool| {
+        let of = of_node.filter(|object| is_set(&object.spec)).or(default);
+        Key::new(Kind::FelixConfiguration, of.map_or("default", Object::name))
+    };
+    let specs: Vec<&spec::FelixConfiguration> =
+        [of_node, default].into_iter().flatten().map(|object| &object.spec).collect();
+    let felix = specs.iter().fold(spec::FelixConfiguration::default(), |all, next| all.or(next));
+    if felix.bpf_enabled == Some(true) {
+        found.push(Warning::FelixBpf(key(&|spec| spec.bpf_enabled.is_some())));
+    }
+    if felix.program_cluster_routes.is_some_and(spec::ProgramClusterRoutes::is_plain) {
+        found.push(Warning::FelixRoutes(key(&|spec| spec.program_cluster_routes.is_some())));
+    }
+    let configuration = |field: fn(&spec::BgpConfiguration) -> Option<u32>| {
+        let of_node = node.and_then(|node| snapshot.bgp_configuration(&format!("node.{node}")));
+        let default = snapshot.bgp_configuration("default");
+        [of_node, default].into_iter().flatten().find_map(|object| field(&object.spec))
+    };
+    let ipv4 = (felix.ipv4_normal_route_priority, configuration(|spec| spec.ipv4_normal_route_priority));
+    let ipv6 = (felix.ipv6_normal_route_priority, configuration(|spec| spec.ipv6_normal_route_priority));
+    for (field, (is, says)) in [("ipv4NormalRoutePriority", ipv4), ("ipv6NormalRoutePriority", ipv6)] {
+        if let (Some(is), Some(says)) = (is, says)
+            && is != says
+        {
+            let felix = key(&|spec| match field {
+                "ipv4NormalRoutePriority" => spec.ipv4_normal_route_priority.is_some(),
+                _ => spec.ipv6_normal_route_priority.is_some(),
+            });
+            found.push(Warning::PriorityMismatch { felix, field, is, says });
+        }
+    }
+    found
 }
 
 fn nodes(cluster: &Cluster<'_>, own: &NodeObject, plan: &NodePlan, found: &mut Vec<Warning>) {

@@ -348,3 +348,42 @@ fn what_has_no_effect_is_found() {
     let found = rules(&[&with]);
     assert!(found.is_empty() || found == [Rule::WithoutEffect], "{found:?}");
 }
+
+#[test]
+fn what_felix_does_to_the_same_routes_is_told_once_for_the_cluster_and_for_nodes_that_differ() {
+    let felix = |name: &str, of: &str| spec("FelixConfiguration", name, of);
+    let two = [node("a", 1, ""), node("b", 2, "")].concat();
+    let finding = only_in_the_first(
+        Rule::FelixBpf,
+        &[&two, &felix("default", "bpfEnabled: true")],
+        &[&two, &felix("default", "bpfEnabled: false")],
+    );
+    assert!(finding.message.starts_with("switches Felix's own BPF dataplane on"), "{finding:?}");
+    assert_eq!(
+        (finding.nodes.len(), finding.resources[0].to_string().as_str()),
+        (0, "FelixConfiguration/default")
+    );
+    // One node alone has it.
+    let finding = one(
+        Rule::FelixBpf,
+        &[&two, &felix("default", "bpfEnabled: false"), &felix("node.b", "bpfEnabled: true")],
+    );
+    assert_eq!(
+        (finding.nodes.as_slice(), finding.resources[0].name.as_str()),
+        (&["b".to_owned()][..], "node.b")
+    );
+    for (routes, is) in
+        [("Enabled", true), ("EnabledNoEncapOnly", true), ("EnabledIPIPOnly", false), ("Disabled", false)]
+    {
+        let found = rules(&[&two, &felix("default", &format!("programClusterRoutes: {routes}"))]);
+        assert_eq!(found.contains(&Rule::FelixRoutes), is, "{routes}");
+    }
+    let says =
+        |priority: u32| spec("BGPConfiguration", "default", &format!("ipv4NormalRoutePriority: {priority}"));
+    let finding = only_in_the_first(
+        Rule::PriorityMismatch,
+        &[&two, &says(2048), &felix("default", "ipv4NormalRoutePriority: 1024")],
+        &[&two, &says(1024), &felix("default", "ipv4NormalRoutePriority: 1024")],
+    );
+    assert!(finding.message.contains("1024, and the BGPConfiguration 2048"), "{finding:?}");
+}
