@@ -361,6 +361,7 @@ fn headings_of(kind: Kind, wide: bool) -> &'static [&'static str] {
             &["NAME", "STRICTAFFINITY", "AUTOALLOCATEBLOCKS", "MAXBLOCKSPERHOST"]
         }
         (Kind::FelixConfiguration, _) => &["NAME"],
+        (Kind::Secret, _) => &["NAME", "KEYS"],
         (Kind::CalicoNodeStatus, false) => &["NAME", "NODE"],
         (Kind::CalicoNodeStatus, true) => &["NAME", "NODE", "CLASSES"],
     }
@@ -458,6 +459,10 @@ fn row(resource: &Resource, snapshot: &Snapshot, wide: bool) -> Vec<String> {
             std::iter::once(name).chain(flags).chain(most).collect()
         }
         Resource::FelixConfiguration(_) => vec![name],
+        Resource::Secret(object) => {
+            let keys: Vec<&str> = object.spec.data.keys().map(String::as_str).collect();
+            vec![name, keys.join(",")]
+        }
         Resource::CalicoNodeStatus(object) => {
             let classes = wide.then(|| object.spec.classes.join(","));
             [name, object.spec.node.clone()].into_iter().chain(classes).collect()

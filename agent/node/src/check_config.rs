@@ -72,7 +72,7 @@ fn look(args: &RunArgs) -> anyhow::Result<Findings> {
     };
     found.warnings.extend(plan.warnings.iter().map(ToString::to_string));
     let mut secrets = Secrets::new(&args.secrets);
-    secrets.read(plan.every_peer().filter_map(|peer| peer.password_from.as_ref()));
+    secrets.read(&read.snapshot, plan.every_peer().filter_map(|peer| peer.password_from.as_ref()));
     let mut refused: Vec<String> = plan
         .every_peer()
         .filter_map(|peer| {

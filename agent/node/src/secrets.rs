@@ -1,5 +1,5 @@
-//! Passwords, read from files: the key `K` of the secret `S` is the file `S/K` below one directory, which is the shape of
-//! Kubernetes' mounted secrets. Nothing that is read here is printed, logged or served; what is said of a secret is its
+//! Passwords: the key `K` of the secret `S` is the file `S/K` below one directory, which is the shape of Kubernetes'
+//! mounted secrets, and where there is none, what a Secret of the datastore has. Nothing that is read here is printed, logged or served; what is said of a secret is its
 //! file's name.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use manx_resources::SecretKey;
+use manx_resources::{SecretKey, Snapshot, spec::Hidden};
 use manx_transport::{MAX_PASSWORD, Password};
 use nix::fcntl::OFlag;
 
@@ -46,7 +46,7 @@ impl Secrets {
 
     /// Reads these secrets, and forgets all others. A password that was read once stays in force while its file cannot
     /// be read: a volume that is mounted anew must not cost the sessions. True: something is other than before.
-    pub fn read<'k>(&mut self, wanted: impl Iterator<Item = &'k SecretKey>) -> bool {
+    pub fn read<'k>(&mut self, snapshot: &Snapshot, wanted: impl Iterator<Item = &'k SecretKey>) -> bool {
         let mut before = std::mem::take(&mut self.known);
         let mut changed = false;
         for key in wanted {
@@ -54,7 +54,7 @@ impl Secrets {
                 continue;
             }
             let mut known = before.remove(key).unwrap_or_default();
-            let problem = match self.read_file(key) {
+            let problem = match self.look_for(key, snapshot) {
                 Ok(password) => {
                     if known.password.as_ref().is_none_or(|(old, _)| *old != password) {
                         self.revisions += 1;
@@ -92,17 +92,30 @@ impl Secrets {
             .collect()
     }
 
-    fn read_file(&self, key: &SecretKey) -> Result<Password, String> {
+    /// This host's own file comes first.
+    fn look_for(&self, key: &SecretKey, snapshot: &Snapshot) -> Result<Password, String> {
         let is_name = |text: &str| !matches!(text, "" | "." | "..") && !text.contains(['/', '\0']);
         if !is_name(&key.name) || !is_name(&key.key) {
             return Err(format!("secretKeyRef {:?}, {:?} names no file of a secret", key.name, key.key));
         }
         let path = self.directory.join(&key.name).join(&key.key);
-        let content = content(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("{} does not exist", path.display()),
-            _ => format!("{} cannot be read: {error}", path.display()),
-        })?;
-        Password::from_file(&content).map_err(|error| format!("{} {error}", path.display()))
+        let (content, place) = match content(&path) {
+            Ok(content) => (content, path.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = snapshot.secret(&key.name);
+                let value = secret.and_then(|secret| secret.spec.data.get(&key.key));
+                let Some(Hidden(value)) = value else {
+                    let lacks = match secret {
+                        Some(_) => format!("Secret/{} of the datastore has no key {}", key.name, key.key),
+                        None => format!("the datastore has no Secret/{}", key.name),
+                    };
+                    return Err(format!("{} does not exist, and {lacks}", path.display()));
+                };
+                (value.clone(), format!("the value of {} in Secret/{}", key.key, key.name))
+            }
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        };
+        Password::from_file(&content).map_err(|error| format!("{place} {error}"))
     }
 }
 
@@ -134,6 +147,7 @@ mod tests {
     /// Kubernetes puts a link to a directory in another one's place.
     #[test]
     fn a_secret_that_kubernetes_changes_is_another_revision_and_an_unchanged_one_is_not() {
+        let none = Snapshot::default();
         let directory = tempfile::tempdir().unwrap();
         let volume = directory.path().join("bgp");
         for (generation, text) in [("..1", "first"), ("..2", "second")] {
@@ -144,40 +158,45 @@ mod tests {
         symlink("..data/password", volume.join("password")).unwrap();
         let wanted = key("bgp", "password");
         let mut secrets = Secrets::new(directory.path());
-        assert!(secrets.read([&wanted, &wanted].into_iter()));
+        assert!(secrets.read(&none, [&wanted, &wanted].into_iter()));
         let first = secrets.get(&wanted).unwrap();
         assert_eq!((first.password, first.revision), (&password("first"), 1));
-        assert!(!secrets.read([&wanted].into_iter()));
+        assert!(!secrets.read(&none, [&wanted].into_iter()));
         symlink("..2", volume.join("..new")).unwrap();
         fs::rename(volume.join("..new"), volume.join("..data")).unwrap();
-        assert!(secrets.read([&wanted].into_iter()));
+        assert!(secrets.read(&none, [&wanted].into_iter()));
         let second = secrets.get(&wanted).unwrap();
         assert_eq!((second.password, second.revision), (&password("second"), 2));
     }
 
     #[test]
     fn a_missing_secret_is_named_by_its_file_and_one_that_vanishes_stays_in_force() {
+        let none = Snapshot::default();
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("bgp/password");
         let wanted = key("bgp", "password");
         let mut secrets = Secrets::new(directory.path());
-        assert!(secrets.read([&wanted].into_iter()));
-        assert_eq!(secrets.get(&wanted).unwrap_err(), format!("{} does not exist", file.display()));
-        assert!(!secrets.read([&wanted].into_iter()), "the same problem is no news");
+        assert!(secrets.read(&none, [&wanted].into_iter()));
+        assert_eq!(
+            secrets.get(&wanted).unwrap_err(),
+            format!("{} does not exist, and the datastore has no Secret/bgp", file.display())
+        );
+        assert!(!secrets.read(&none, [&wanted].into_iter()), "the same problem is no news");
         fs::create_dir(directory.path().join("bgp")).unwrap();
         fs::write(&file, "first\n").unwrap();
-        assert!(secrets.read([&wanted].into_iter()));
+        assert!(secrets.read(&none, [&wanted].into_iter()));
         assert!(secrets.outlived().is_empty());
         fs::remove_file(&file).unwrap();
-        assert!(secrets.read([&wanted].into_iter()));
+        assert!(secrets.read(&none, [&wanted].into_iter()));
         assert_eq!(secrets.get(&wanted).unwrap().revision, 1);
         assert!(secrets.outlived().first().unwrap().contains("stays in force"));
-        secrets.read(std::iter::empty());
+        secrets.read(&none, std::iter::empty());
         assert!(secrets.get(&wanted).is_err(), "nobody asks for it any more");
     }
 
     #[test]
     fn what_is_no_password_is_said_without_its_content() {
+        let none = Snapshot::default();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("bgp/folder")).unwrap();
         fs::write(directory.path().join("bgp/long"), "x".repeat(100)).unwrap();
@@ -194,9 +213,31 @@ mod tests {
             ("..", "outside", "names no file"),
         ] {
             let wanted = key(name, file);
-            secrets.read([&wanted].into_iter());
+            secrets.read(&none, [&wanted].into_iter());
             let said = secrets.get(&wanted).unwrap_err();
             assert!(said.contains(problem) && !said.contains("xxx"), "{said}");
         }
+    }
+
+    #[test]
+    fn what_no_file_has_is_taken_from_the_datastore_and_a_file_comes_first() {
+        let collected = manx_resources::collect([(
+            "secret.yaml",
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: bgp, namespace: kube-system}\n\
+             data: {password: Zmlyc3QK}\nstringData: {plain: second}\n",
+        )]);
+        assert_eq!(collected.problems, []);
+        let directory = tempfile::tempdir().unwrap();
+        let mut secrets = Secrets::new(directory.path());
+        let (first, plain, absent) = (key("bgp", "password"), key("bgp", "plain"), key("bgp", "passwort"));
+        assert!(secrets.read(&collected.snapshot, [&first, &plain, &absent].into_iter()));
+        assert_eq!(secrets.get(&first).unwrap().password, &password("first"));
+        assert_eq!(secrets.get(&plain).unwrap().password, &password("second"));
+        let said = secrets.get(&absent).unwrap_err();
+        assert!(said.ends_with("and Secret/bgp of the datastore has no key passwort"), "{said}");
+        fs::create_dir(directory.path().join("bgp")).unwrap();
+        fs::write(directory.path().join("bgp/password"), "of this host").unwrap();
+        assert!(secrets.read(&collected.snapshot, [&first].into_iter()));
+        assert_eq!(secrets.get(&first).unwrap().password, &password("of this host"));
     }
 }

@@ -69,7 +69,7 @@ fn all_that_is_wrong_is_said_at_once_and_no_password_is() {
         "error: --uplink \"(\" is no regular expression: ",
         "error: --state-dir DIR/state: is there, and is no directory",
         "error: DIR/store/bad.yaml:4:16: BGPPeer \"p\": spec.peerIP: ",
-        "error: BGPPeer/tor: the password for 10.0.0.250 (DIR/secrets/tor/password does not exist): there would be no session",
+        "error: BGPPeer/tor: the password for 10.0.0.250 (DIR/secrets/tor/password does not exist, and the datastore has no Secret/tor): there would be no session",
     ] {
         assert!(run.out.contains(expected), "{expected}\n{}", run.out);
     }

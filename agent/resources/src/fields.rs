@@ -268,6 +268,28 @@ impl<'t, 's> Fields<'t, 's> {
         map
     }
 
+    /// As [`Fields::map`], of what no message may show. Whoever reads the object sees to its values.
+    pub(crate) fn hidden(&mut self, name: &'static str) -> Vec<(String, &'t str)> {
+        let Some(tree) = self.tree(name) else { return Vec::new() };
+        let Value::Mapping(entries) = &tree.value else {
+            self.refuse(name, "is no mapping of keys to values");
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            match &entry.value.value {
+                Value::Scalar(scalar) if scalar.is_text() => {
+                    found.push((entry.key.clone(), scalar.text.as_str()))
+                }
+                _ => self.refuse(
+                    name,
+                    format!("the value of {} is no text; put it in quotes", excerpt(&entry.key)),
+                ),
+            }
+        }
+        found
+    }
+
     /// The fields of a mapping inside this one.
     pub(crate) fn object(&mut self, name: &'static str) -> Option<Fields<'t, 's>> {
         let tree = self.tree(name)?;

@@ -19,10 +19,11 @@ pub enum Kind {
     IpamConfiguration,
     FelixConfiguration,
     CalicoNodeStatus,
+    Secret,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::BgpConfiguration,
         Kind::BgpPeer,
         Kind::BgpFilter,
@@ -35,6 +36,7 @@ impl Kind {
         Kind::IpamConfiguration,
         Kind::FelixConfiguration,
         Kind::CalicoNodeStatus,
+        Kind::Secret,
     ];
 
     /// The name in a document's `kind:` field.
@@ -52,6 +54,7 @@ impl Kind {
             Kind::IpamConfiguration => "IPAMConfiguration",
             Kind::FelixConfiguration => "FelixConfiguration",
             Kind::CalicoNodeStatus => "CalicoNodeStatus",
+            Kind::Secret => "Secret",
         }
     }
 
@@ -78,6 +81,7 @@ impl Kind {
             Kind::CalicoNodeStatus => {
                 &["caliconodestatus", "caliconodestatuses", "nodestatus", "nodestatuses"]
             }
+            Kind::Secret => &["secret", "secrets"],
         }
     }
 

@@ -12,6 +12,7 @@ mod felix;
 mod ip_pool;
 mod ipam;
 mod node;
+mod secret;
 mod value;
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
@@ -228,6 +229,7 @@ fn read_root(root: &Tree, sink: &Sink<'_>) -> Read {
         Kind::IpamConfiguration => object!(IpamConfiguration, ipam::configuration(&mut fields)),
         Kind::FelixConfiguration => object!(FelixConfiguration, felix::configuration(&mut fields, name)),
         Kind::CalicoNodeStatus => object!(CalicoNodeStatus, felix::node_status(&mut fields)),
+        Kind::Secret => object!(Secret, secret::read(&mut fields)),
     }
 }
 
@@ -242,6 +244,11 @@ fn read_kind(fields: &mut Fields<'_, '_>) -> Option<Known> {
     match version {
         None if !fields.is_set("apiVersion") => {
             fields.refuse("apiVersion", format!("is missing; write {API_VERSION}"));
+        }
+        // The one kind here that is Kubernetes' own.
+        Some("v1") if name == Some(Kind::Secret.name()) => {}
+        Some(version) if name == Some(Kind::Secret.name()) => {
+            fields.refuse("apiVersion", format!("\"{}\" is not known; a Secret is of v1", excerpt(version)));
         }
         Some(version) if version != API_VERSION && version != CRD_API_VERSION => {
             let near = nearest(version, [API_VERSION, CRD_API_VERSION]).unwrap_or(API_VERSION);
@@ -299,7 +306,7 @@ fn read_metadata(fields: &mut Fields<'_, '_>, kind: Kind) -> Option<Metadata> {
         }
     }
     let annotations = metadata.map("annotations");
-    if metadata.text("namespace").is_some() {
+    if metadata.text("namespace").is_some() && kind != Kind::Secret {
         metadata
             .refuse("namespace", format!("{kind} belongs to the cluster, not to a namespace; leave it out"));
     }

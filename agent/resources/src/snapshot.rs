@@ -117,6 +117,7 @@ kinds! {
     IpamConfiguration: ipam_configurations,
     FelixConfiguration: felix_configurations,
     CalicoNodeStatus: node_statuses,
+    Secret: secrets,
 }
 
 impl Resource {
@@ -215,6 +216,10 @@ impl Snapshot {
 
     pub fn felix_configurations(&self) -> impl Iterator<Item = &Object<spec::FelixConfiguration>> {
         self.felix_configurations.values().map(Arc::as_ref)
+    }
+
+    pub fn secret(&self, name: &str) -> Option<&Object<spec::Secret>> {
+        self.secrets.get(name).map(Arc::as_ref)
     }
 
     pub fn is_empty(&self) -> bool {

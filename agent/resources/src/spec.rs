@@ -6,6 +6,7 @@ mod fast_path;
 mod felix;
 mod filter;
 mod ipam;
+mod secret;
 
 use std::{
     fmt,
@@ -26,6 +27,7 @@ pub use filter::{
     BgpFilter, CidrMatch, Community, FilterAction, FilterOperation, FilterRule, MatchOperator, PeerType,
 };
 pub use ipam::{Allocation, ClusterInformation, IpReservation, IpamBlock, IpamConfiguration};
+pub use secret::{Hidden, Secret};
 
 /// `BGPConfiguration`: `default` for the cluster, or `node.NAME` for one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -104,7 +104,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:13: ConfigMap \"p\": apiVersion: \"v1\" is not known; write projectcalico.org/v3",
             "error f:2:7: ConfigMap \"p\": kind: \"ConfigMap\" is not known; Manx knows BGPConfiguration, BGPPeer, BGPFilter, Node, \
-             IPPool, BlockAffinity, IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus",
+             IPPool, BlockAffinity, IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus, Secret",
         ],
     );
     expect(
@@ -112,7 +112,7 @@ fn kind_and_version_are_named_by_what_is_nearest() {
         &[
             "error f:1:1: apiVersion: is missing; write projectcalico.org/v3",
             "error f:1:1: kind: is missing; write one of BGPConfiguration, BGPPeer, BGPFilter, Node, IPPool, BlockAffinity, \
-             IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus",
+             IPAMBlock, ClusterInformation, IPReservation, IPAMConfiguration, FelixConfiguration, CalicoNodeStatus, Secret",
         ],
     );
     expect("- 1\n", &["error f:1:3: \"1\" stands where a mapping must; write fields below it"]);

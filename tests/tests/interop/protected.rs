@@ -375,3 +375,80 @@ fn a_new_password_of_the_mesh_costs_no_route_in_the_kernel() -> Result<()> {
     })
     .map_err(told)
 }
+
+/// In the datastore, as Kubernetes has it; and then nowhere else.
+#[test]
+fn a_password_of_a_secret_in_the_datastore_protects_a_session_and_is_shown_by_nothing() -> Result<()> {
+    const ENCODED: &str = "Y29ycmVjdC1ob3JzZQ==";
+    let secret = |value: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: bgp, namespace: kube-system}}\ndata: {{password: {value}}}\n"
+        )
+    };
+    let mut lab = Lab::new()?;
+    let peers = peers_with(&[LOW], SIGNED);
+    write_resources(&lab, &peers, &secret(ENCODED))?;
+    let flags = ["--dataplane", "off", "--log-level", "trace"];
+    let manx = Manx::start(MIDDLE.host(&mut lab)?, &flags, &lab.logs())?;
+    let mut speaking = LOW.speaking(AS, &[(MIDDLE, AS)]);
+    speaking.password = Some(PASSWORD);
+    let low = Peer::start(&Bird, LOW.host(&mut lab)?, speaking, &lab.logs())?;
+    let told = |e: anyhow::Error| e.context([manx.account(), low.account()].join("\n"));
+    let [v4, v6] = LOW.addresses();
+    eventually("both sessions stand", UP, || is_up(&manx, v4).and_then(|()| is_up(&manx, v6)))
+        .map_err(told)?;
+    // Another one, which BIRD does not know, at once and not when files are looked at again; and the first again.
+    write_resources(&lab, &peers, &secret("bWlzdGFrZW4taG9yc2U="))?;
+    eventually("the changed password is taken", UP, || {
+        ensure!(manx.peer(v4)?.state != SessionState::Established, "still the old one");
+        Ok(())
+    })
+    .map_err(told)?;
+    // What is wrong is told without its value, also where a value is what is wrong.
+    for wrong in ["not-base64!", "1234567890123", "{sentinel: 1}"] {
+        write_resources(&lab, &peers, &secret(wrong))?;
+        eventually("the mistake is told", UP, || {
+            ensure!(!manx.status()?.datastore.problems.is_empty(), "no problem yet");
+            Ok(())
+        })?;
+    }
+    write_resources(&lab, &peers, &secret(ENCODED))?;
+    eventually("both stand again", UP, || is_up(&manx, v4).and_then(|()| is_up(&manx, v6))).map_err(told)?;
+    let mut shown = manx.log_text()?;
+    ensure!(shown.contains("DEBUG"), "the log says little");
+    for line in [
+        "node status",
+        "node status -o json",
+        "plan -o json",
+        "plan --all -o json",
+        "history -o json",
+        "lint",
+        "lint -o json",
+        "get secrets",
+        "get bgppeers -o yaml",
+        "log-level",
+    ] {
+        let said = manx.host.output(&format!("manxctl {line}"))?;
+        shown += &said.stdout;
+        shown += &said.stderr;
+    }
+    shown += &manx.host.sh("manxctl support-dump /tmp/manx/dump.tar.gz")?;
+    shown += &manx.host.shell("mkdir -p /tmp/manx/dump && tar -xzf /tmp/manx/dump.tar.gz -C /tmp/manx/dump && grep -rh . /tmp/manx/dump")?.success()?;
+    ensure!(shown.contains("Secret"), "the Secret's name is nowhere");
+    for sentinel in [
+        PASSWORD,
+        ENCODED,
+        "mistaken-horse",
+        "bWlzdGFrZW4taG9yc2U",
+        "not-base64!",
+        "1234567890123",
+        "sentinel",
+    ] {
+        if let Some(line) = shown.lines().find(|line| line.contains(sentinel)) {
+            anyhow::bail!("{sentinel} is shown: {line}");
+        }
+    }
+    // Who may read the datastore may ask for it by its name.
+    ensure!(manx.host.sh("manxctl get secret bgp -o yaml")?.contains(ENCODED));
+    Ok(())
+}

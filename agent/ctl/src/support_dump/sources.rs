@@ -37,7 +37,7 @@ const OF_MANXD: [&str; 12] = [
 /// Of the datastore.
 const OF_RESOURCES: [&str; 4] = ["lint", "plan --all", "ipam show --show-blocks", "version"];
 /// Of the kernel and what else looks after it.
-const OF_THE_KERNEL: [(&str, &str); 22] = [
+const OF_THE_KERNEL: [(&str, &str); 23] = [
     ("uname.txt", "uname -a"),
     ("links.json", "ip -j -d -s link"),
     ("addresses.json", "ip -j -d address"),
@@ -48,7 +48,9 @@ const OF_THE_KERNEL: [(&str, &str); 22] = [
     ("neighbours.json", "ip -j -s neighbour"),
     ("next-hops.json", "ip -j nexthop"),
     ("qdiscs.json", "tc -j -s qdisc"),
-    ("bgp-sockets.txt", "ss -tnpie"),
+    // ss(8) would show root the sockets' passwords.
+    ("tcp4.txt", "cat /proc/net/tcp"),
+    ("tcp6.txt", "cat /proc/net/tcp6"),
     ("nftables.txt", "nft -a list ruleset"),
     ("iptables4.txt", "iptables-save -c"),
     ("iptables6.txt", "ip6tables-save -c"),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU8, path::Path};
 
 use manx_bgp::PeerKey;
 use manx_net::Prefix;
-use manx_resources::{NodePlan, PeerPlan, RangePlan, SecretKey};
+use manx_resources::{NodePlan, PeerPlan, RangePlan, SecretKey, Snapshot};
 use manx_transport::{Guard, Guards, min_ttl_of};
 
 use crate::{netstat::Dropped, secrets::Secrets};
@@ -36,8 +36,8 @@ impl Protection {
     }
 
     /// Reads the secrets that the plan names. True: something is other than before.
-    pub fn read_secrets(&mut self, plan: &NodePlan) -> bool {
-        self.secrets.read(plan.every_peer().filter_map(|peer| peer.password_from.as_ref()))
+    pub fn read_secrets(&mut self, plan: &NodePlan, snapshot: &Snapshot) -> bool {
+        self.secrets.read(snapshot, plan.every_peer().filter_map(|peer| peer.password_from.as_ref()))
     }
 
     /// Works out who is protected how, from the secrets as they were read last. Returns the peers that have no session
@@ -192,7 +192,7 @@ mod tests {
         ]);
         let directory = tempfile::tempdir().unwrap();
         let mut protection = Protection::new(directory.path());
-        protection.read_secrets(&plan);
+        protection.read_secrets(&plan, &Snapshot::default());
         let news = protection.follow(&plan);
         let named: Vec<String> = news.iter().map(|(peer, _)| peer.resource.to_string()).collect();
         assert_eq!(named, ["BGPPeer/closed", "BGPPeer/narrow"]);
@@ -208,7 +208,7 @@ mod tests {
         }
         fs::create_dir(directory.path().join("s")).unwrap();
         fs::write(directory.path().join("s/k"), "password").unwrap();
-        assert!(protection.read_secrets(&plan));
+        assert!(protection.read_secrets(&plan, &Snapshot::default()));
         assert!(protection.follow(&plan).is_empty());
         assert!(protection.is_closed_to(ip("10.0.7.1")).is_none());
         let guards = protection.guards();
@@ -225,7 +225,7 @@ mod tests {
         let mut protection = Protection::new(directory.path());
         let mut number = |peers: &[(&str, &str, &str)]| {
             let plan = plan_of(peers);
-            protection.read_secrets(&plan);
+            protection.read_secrets(&plan, &Snapshot::default());
             protection.follow(&plan);
             let peer = plan.peers.iter().find(|peer| peer.address == ip("10.0.0.2")).unwrap();
             protection.transport_of(peer).unwrap()

@@ -72,6 +72,8 @@ impl Daemon {
         }
         if self.plan.as_ref() != Some(&plan) {
             self.follow_plan(plan);
+        } else {
+            self.follow_secrets();
         }
     }
 
@@ -116,7 +118,7 @@ impl Daemon {
             self.dataplane.configure(wiring::route_plan(&plan));
             self.blackholes.follow_plan(&plan);
         }
-        self.protection.read_secrets(&plan);
+        self.protection.read_secrets(&plan, &self.snapshot);
         self.plan = Some(plan);
         self.decide();
         self.open_sessions();
@@ -147,7 +149,7 @@ impl Daemon {
     /// A changed password reaches the sessions that it is for, and no others.
     pub(super) fn follow_secrets(&mut self) {
         let Some(plan) = &self.plan else { return };
-        if self.protection.read_secrets(plan) {
+        if self.protection.read_secrets(plan, &self.snapshot) {
             tracing::info!("secrets have changed");
             self.open_sessions();
         } else if self.sockets.refused().is_some() {

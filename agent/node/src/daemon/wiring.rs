@@ -291,7 +291,7 @@ spec:
 
     fn protection(plan: &NodePlan, secrets: &Path) -> Protection {
         let mut protection = Protection::new(secrets);
-        protection.read_secrets(plan);
+        protection.read_secrets(plan, &manx_resources::Snapshot::default());
         protection.follow(plan);
         protection
     }
@@ -345,7 +345,12 @@ spec:
         assert!(is_peer(&config_of_a(directory.path())).is_none());
         let file = directory.path().join("s/k");
         let without = protection(&plan, directory.path());
-        assert!(without.why_closed(secret).unwrap().ends_with(&format!("{} does not exist", file.display())));
+        assert!(
+            without
+                .why_closed(secret)
+                .unwrap()
+                .contains(&format!("{} does not exist, and the datastore has no Secret/s", file.display()))
+        );
         assert!(without.is_closed_to(secret.address).is_some());
         std::fs::create_dir(directory.path().join("s")).unwrap();
         std::fs::write(&file, "password").unwrap();
