@@ -215,6 +215,11 @@ impl Node {
         Ok(daemon)
     }
 
+    /// From its next start on Manx speaks there, or BIRD.
+    pub fn set_bird(&mut self, is_bird: bool) {
+        self.is_bird = is_bird;
+    }
+
     pub fn is_bird(&self) -> bool {
         self.is_bird
     }

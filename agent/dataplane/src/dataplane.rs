@@ -604,6 +604,14 @@ pub fn read_back(protocol: u8) -> io::Result<Vec<FibRoute>> {
     fib::read_back(&mut Requests::open()?, protocol)
 }
 
+/// Gives routes of protocol `from` that are `wanted`, by table and prefix, the protocol `to`, each in one message.
+pub fn relabel(from: u8, to: u8, wanted: impl Fn(u32, Prefix) -> bool) -> io::Result<fib::Relabelled> {
+    if let Some(kernels) = [from, to].into_iter().find(|protocol| *protocol <= 4) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, OpenError::Protocol(kernels)));
+    }
+    fib::relabel(&mut Requests::open()?, (from, to), |key| wanted(key.table, key.prefix))
+}
+
 /// Deletes every route of `protocol` in all tables of this thread's network namespace, and says how many.
 pub fn cleanup(protocol: u8) -> io::Result<usize> {
     if protocol <= 4 {

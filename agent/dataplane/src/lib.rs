@@ -23,5 +23,6 @@ pub mod table;
 
 pub use dataplane::{
     Config, DEFAULT_PROTOCOL, Dataplane, LinkChange, NotWritten, OpenError, Report, Step, WRITTEN_AT_ONCE,
-    cleanup, read_back,
+    cleanup, read_back, relabel,
 };
+pub use fib::Relabelled;

@@ -14,8 +14,23 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     // Programs first: without them the kernel forwards by its own routes, which are still there.
     let pins = manx_dataplane::ebpf::cleanup(&places.bpf_dir)?;
     say(&format!("removed {pins} pinned programs and maps under {}", places.bpf_dir.display()));
-    let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
-    say(&format!("removed {routes} routes of protocol {}", places.protocol));
+    match args.hand_back {
+        None => {
+            let routes = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
+            say(&format!("removed {routes} routes of protocol {}", places.protocol));
+        }
+        Some(to) => {
+            let done =
+                manx_dataplane::relabel(places.protocol, to.0, |_, _| true).context("handing routes back")?;
+            say(&format!(
+                "handed {} routes of protocol {} on, as of protocol {to}",
+                done.taken, places.protocol
+            ));
+            for (prefix, why) in &done.refused {
+                say(&format!("left the route to {prefix}: {why}"));
+            }
+        }
+    }
     let state = places.state_dir.display();
     let kept = places.kept_resources();
     match std::fs::remove_file(&kept) {

@@ -1,8 +1,10 @@
 //! The flags of manxd and their environment variables.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -107,6 +109,11 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_METRIC", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub metric: Option<u32>,
 
+    /// Take over the routes inside pools that a routing daemon has left behind, by the name or number of their protocol:
+    /// bird, zebra, bgp or 5 to 255
+    #[arg(long, env = "MANX_ADOPT_PROTOCOL", value_name = "PROTOCOL")]
+    pub adopt_protocol: Option<Protocol>,
+
     /// Only say whether the daemon could do its work with these flags, resources and secrets; ends in 0 if so, else in 1
     #[arg(long)]
     pub check_config: bool,
@@ -168,6 +175,38 @@ impl Places {
 pub struct CleanupArgs {
     #[command(flatten)]
     pub places: Places,
+
+    /// Leave the routes, as those of another routing daemon that goes on with them: bird if nothing else is named
+    #[arg(long, value_name = "PROTOCOL", num_args = 0..=1, default_missing_value = "bird")]
+    pub hand_back: Option<Protocol>,
+}
+
+/// What a route's protocol field says, 5 to 255: lower ones are the kernel's and the administrator's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol(pub u8);
+
+/// Of routing daemons, as iproute2 has them.
+const PROTOCOLS: [(&str, u8); 3] = [("bird", 12), ("zebra", 11), ("bgp", 186)];
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Protocol, String> {
+        let named = PROTOCOLS.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
+        let number = named.or_else(|| text.parse().ok()).filter(|number| *number >= 5);
+        number.map(Protocol).ok_or_else(|| {
+            "no protocol of a routing daemon; write bird, zebra, bgp, or a number from 5 to 255".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match PROTOCOLS.iter().find(|(_, number)| *number == self.0) {
+            Some((name, number)) => write!(f, "{number} ({name})"),
+            None => self.0.fmt(f),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,9 +9,11 @@ use serde::Serialize;
 pub enum FibError {
     /// Written again as soon as that route goes.
     #[error(
-        "a route of protocol {} holds this prefix in table {table} with the same metric; delete that route, or choose \
+        "a route of protocol {} holds this prefix in table {table} with the same metric; delete that route, {}or choose \
          another metric for ours (--metric)",
-        name(*protocol)
+        name(*protocol),
+        // Routing daemons leave theirs behind.
+        if matches!(protocol, 11 | 12 | 186) { "take such routes over (--adopt-protocol), " } else { "" }
     )]
     Foreign { protocol: u8, table: u32 },
     #[error("the kernel does not take {gateway} for a neighbour: {text}")]
@@ -56,8 +58,8 @@ mod tests {
         let error = FibError::Foreign { protocol: 12, table: 254 };
         assert_eq!(
             error.to_string(),
-            "a route of protocol 12 (bird) holds this prefix in table 254 with the same metric; delete that route, or \
-             choose another metric for ours (--metric)"
+            "a route of protocol 12 (bird) holds this prefix in table 254 with the same metric; delete that route, take such \
+             routes over (--adopt-protocol), or choose another metric for ours (--metric)"
         );
     }
 }

@@ -6,6 +6,7 @@
 //! tell (a link went down, events were lost, an audit). Multipath routes are written whole with RTA_MULTIPATH; replacing one
 //! removes all legs of the old one in both families.
 
+mod adopt;
 mod audit;
 mod error;
 mod failing;
@@ -37,6 +38,8 @@ pub use report::{AuditReport, Difference, FibRoute, FibState, FibStatus, Tamperi
 use spec::Spec;
 use writer::{Answer, Writer};
 
+pub use adopt::Relabelled;
+pub(crate) use adopt::relabel;
 pub(crate) use audit::{cleanup, read_back};
 
 /// Changes written to the kernel in one call of [`FibSink::step`] where there is no thread for them.

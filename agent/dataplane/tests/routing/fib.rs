@@ -439,3 +439,53 @@ fn one_refused_route_does_not_stop_the_others_and_is_tried_again() {
         assert!(retry < std::time::Instant::now() + Duration::from_secs(2));
     });
 }
+
+/// Both families, several next hops, a metric, another table, and what only the kernel's own routes have.
+#[test]
+fn routes_of_another_protocol_change_hands_as_they_are_and_come_back() {
+    isolated(|| async {
+        uplink();
+        let lines = [
+            "172.16.1.0/26 via 192.168.80.126 proto 12",
+            "172.16.2.0/26 proto 12 metric 1024 nexthop via 192.168.80.126 nexthop via 192.168.80.125",
+            "blackhole 172.16.3.0/26 proto 12",
+            "172.16.4.0/26 via 192.168.80.126 proto 12 table 100",
+            "172.16.5.0/26 via 192.168.80.126 proto 12 mtu 1300",
+            "192.0.2.0/24 via 192.168.80.126 proto 12",
+            "172.16.6.0/26 via 192.168.80.126 proto static",
+            "fd00:1::/64 via fd80::126 proto 12",
+            "fd00:2::/64 proto 12 nexthop via fd80::126 nexthop via fd80::125",
+            "blackhole fd00:3::/64 proto 12",
+        ];
+        lines.iter().for_each(|line| {
+            drop(ip(&format!("{} route add {line}", if line.contains("fd00") { "-6" } else { "-4" })))
+        });
+        let shown = || {
+            let mut routes: Vec<_> = [12, MANX]
+                .iter()
+                .flat_map(|protocol| manx_dataplane::read_back(*protocol).unwrap())
+                .collect();
+            routes.sort_by_key(|route| (route.prefix, route.table));
+            routes
+        };
+        let before = shown();
+        let ours = |table: u32, prefix| {
+            let pools = [p("172.16.0.0/16"), p("fd00::/16")];
+            table == 254 && pools.iter().any(|pool| pool.covers(prefix))
+        };
+        let done = manx_dataplane::relabel(12, MANX, ours).unwrap();
+        assert_eq!(done.taken, 6);
+        let refused: Vec<String> = done.refused.iter().map(|(prefix, _)| prefix.to_string()).collect();
+        assert_eq!(refused, ["172.16.5.0/26"]);
+        let left: Vec<String> = done.left.iter().map(ToString::to_string).collect();
+        assert_eq!(left, ["172.16.4.0/26", "192.0.2.0/24"]);
+        let taken: Vec<String> =
+            manx_dataplane::read_back(MANX).unwrap().iter().map(|route| route.prefix.to_string()).collect();
+        assert_eq!(taken.len(), 6, "{taken:?}");
+        assert_eq!(shown(), before, "they lead where they led");
+        assert_eq!(manx_dataplane::relabel(MANX, 12, |_, _| true).unwrap().taken, 6);
+        assert!(manx_dataplane::read_back(MANX).unwrap().is_empty());
+        assert_eq!(shown(), before);
+        assert!(manx_dataplane::relabel(2, MANX, |_, _| true).is_err());
+    });
+}

@@ -44,6 +44,7 @@ use manx_dataplane::{
     resolve::Gateway,
 };
 use manx_datastore::{Datastore, Update};
+use manx_net::Prefix;
 use manx_resources::{NodePlan, Planner, Snapshot};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -63,6 +64,7 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
+    adopt,
     api::{self, Question},
     bird as bird_sockets,
     cli::{DataplaneMode, RunArgs},
@@ -107,6 +109,8 @@ pub struct Daemon {
     problems: Vec<String>,
     /// Where Felix's settings and our flags do not go together.
     beside: Vec<String>,
+    /// Who writes on what was taken over.
+    adopted_again: Option<String>,
     /// What else is wrong with those in force.
     remarks: Vec<String>,
     /// `None` until the first plan: a speaker without numbers cannot speak.
@@ -189,6 +193,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async move {
+        if let (Some(from), DataplaneMode::On) = (args.adopt_protocol, args.dataplane) {
+            adopt::adopt(from, &args, &datastore);
+        }
         let dataplane = Dataplane::open(manx_dataplane::Config {
             protocol: args.places.protocol,
             table: args.table,
@@ -227,6 +234,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             kept_at: None,
             problems: Vec::new(),
             beside: Vec::new(),
+            adopted_again: None,
             remarks: Vec::new(),
             speaker: None,
             settled: false,
@@ -371,6 +379,7 @@ impl Daemon {
         if instant >= self.next_audit {
             self.next_audit = instant + self.args.audit_interval();
             self.fast_path.say_forged(self.args.audit_interval());
+            self.look_for_adopted();
             self.start_audit();
         }
         self.drain_outputs();
@@ -417,6 +426,33 @@ impl Daemon {
     fn flush(&mut self) {
         if let Some(speaker) = &mut self.speaker {
             self.sockets.flush(speaker, self.clock.now());
+        }
+    }
+
+    /// Whether somebody still writes what was taken over.
+    fn look_for_adopted(&mut self) {
+        let Some(from) = self.args.adopt_protocol.filter(|from| from.0 != self.args.places.protocol) else {
+            return;
+        };
+        let pools = adopt::pools(&self.snapshot);
+        let again = self.dataplane.kernel().routes().iter().filter(|route| {
+            route.protocol == from.0
+                && route.key.table == self.args.table
+                && pools.iter().any(|pool| pool.covers(route.key.prefix))
+        });
+        let again: Vec<Prefix> = again.map(|route| route.key.prefix).collect();
+        let said = (!again.is_empty()).then(|| {
+            format!(
+                "somebody still writes routes of protocol {from} inside pools, though they were taken over: {}; stop that \
+                 daemon, or two fight for the same routes",
+                adopt::listed(&again)
+            )
+        });
+        if said != self.adopted_again {
+            if let Some(said) = &said {
+                tracing::error!("{said}");
+            }
+            self.adopted_again = said;
         }
     }
 
