@@ -1,7 +1,11 @@
 //! `manxctl lint`: what is wrong with the resources of the whole cluster, from files or from the datastore. Its exit code
 //! is for whoever guards a repository of them.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use manx_datastore::{Datastore, OpenError};
 use manx_resources::{Finding, Gravity, Key, Problem};
@@ -27,6 +31,20 @@ pub struct Args {
     #[arg(short, long = "filename", value_name = "FILE")]
     filename: Vec<PathBuf>,
 
+    /// Look at this host too, for what deletes or owns routes behind our back; without -f it always is
+    #[arg(long)]
+    host: bool,
+
+    /// How the names of pods' interfaces begin, as manxd has been told
+    #[arg(
+        long,
+        env = "MANX_POD_INTERFACE_PREFIX",
+        hide_env_values = true,
+        value_name = "TEXT",
+        default_value = "cali"
+    )]
+    pod_interface_prefix: String,
+
     /// Warnings end in exit code 3, too
     #[arg(long)]
     strict: bool,
@@ -42,7 +60,12 @@ pub fn run(args: &Args, datastore: &dyn Fn() -> Result<Datastore, OpenError>) ->
     if problems.iter().any(Problem::is_error) {
         anyhow::bail!("what has errors cannot be looked at as a whole");
     }
-    let findings = manx_resources::lint(&snapshot);
+    let mut findings = manx_resources::lint(&snapshot);
+    // Files may be of any cluster; the datastore is the one that this host belongs to.
+    if args.host || args.filename.is_empty() {
+        findings.extend(manx_host::look(Path::new("/"), &args.pod_interface_prefix));
+        findings.sort();
+    }
     if args.output.is_some() {
         output::print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
     } else {

@@ -133,6 +133,7 @@ impl Daemon {
         }
         warnings.extend(self.beside.iter().cloned());
         warnings.extend(self.adopted_again.clone());
+        warnings.extend(self.host.iter().cloned());
         warnings.extend(self.plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string));
         warnings.extend(self.remarks.iter().take(REMARKS).cloned());
         if self.remarks.len() > REMARKS {

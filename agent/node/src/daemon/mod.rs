@@ -31,6 +31,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     net::IpAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -109,6 +110,8 @@ pub struct Daemon {
     problems: Vec<String>,
     /// Where Felix's settings and our flags do not go together.
     beside: Vec<String>,
+    /// What else on this host deletes or owns routes.
+    host: Vec<String>,
     /// Who writes on what was taken over.
     adopted_again: Option<String>,
     /// What else is wrong with those in force.
@@ -234,6 +237,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             kept_at: None,
             problems: Vec::new(),
             beside: Vec::new(),
+            host: Vec::new(),
             adopted_again: None,
             remarks: Vec::new(),
             speaker: None,
@@ -270,6 +274,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             "manxd starts{}", if restarting { ", taking over the routes of an earlier run" } else { "" }
         );
         daemon.order_blackholes();
+        daemon.look_at_host();
         daemon.turn(updates, events, questions).await
     });
     // A thread that waits for a slow disk or a long dump must not keep it.
@@ -380,6 +385,7 @@ impl Daemon {
             self.next_audit = instant + self.args.audit_interval();
             self.fast_path.say_forged(self.args.audit_interval());
             self.look_for_adopted();
+            self.look_at_host();
             self.start_audit();
         }
         self.drain_outputs();
@@ -427,6 +433,16 @@ impl Daemon {
         if let Some(speaker) = &mut self.speaker {
             self.sockets.flush(speaker, self.clock.now());
         }
+    }
+
+    fn look_at_host(&mut self) {
+        let found = manx_host::look(Path::new("/"), &self.args.pod_interface_prefix);
+        let found: Vec<String> =
+            found.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
+        for said in found.iter().filter(|said| !self.host.contains(said)) {
+            tracing::warn!("{said}");
+        }
+        self.host = found;
     }
 
     /// Whether somebody still writes what was taken over.
