@@ -270,6 +270,7 @@ fn settings(peer: &PeerPlan) -> String {
     if peer.source_address.is_none() {
         words.push("any source address".to_owned());
     }
+    words.extend(peer.reachable_by.map(|router| format!("reached by {router}")));
     words.extend(peer.ttl_security.map(|hops| format!("TTL security {hops}")));
     if peer.password_from.is_some() {
         words.push("password".to_owned());

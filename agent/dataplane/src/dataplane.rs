@@ -14,6 +14,7 @@ mod reading;
 use std::{
     collections::{BTreeSet, HashSet},
     io, mem,
+    net::IpAddr,
     time::Instant,
 };
 
@@ -30,7 +31,7 @@ use crate::{
     netlink::Requests,
     pods::Pods,
     resolve::{Gateway, Resolution, Resolver},
-    route::{NextHop, Route},
+    route::{Action, NextHop, Route},
     silent::Silent,
     table::{Delta, Foreign, Plan, Reply, Table, Withheld},
 };
@@ -97,6 +98,8 @@ pub enum Report {
     BlackholeOverPod { prefix: Prefix },
     /// A blackhole is none, for it overlaps a prefix of services.
     BlackholeOverService { prefix: Prefix, service: Prefix },
+    /// A peer is not led to by the router that its BGPPeer names, which is no neighbour.
+    RouterNotOnLink { prefix: Prefix, router: IpAddr },
     /// A route could not be written; it is tried again. Said when the error changes.
     NotInstalled { prefix: Prefix, error: FibError },
     /// A route that could not be written is in the FIB now.
@@ -127,6 +130,8 @@ pub enum NotWritten {
     Encapsulated { pool: String },
     #[error("IPPool/{pool} is CrossSubnet and the next hop is behind a router; Manx does not encapsulate")]
     BehindRouter { pool: String },
+    #[error("the router {router} that a BGPPeer names in reachableBy is on no link of this node")]
+    RouterNotOnLink { router: IpAddr },
     #[error("no next hop can be used")]
     NoNextHop,
     #[error(
@@ -179,6 +184,9 @@ pub struct Dataplane {
     table: Table,
     fib: FibSink,
     place: Place,
+    /// By which peers are reached, once for each; in use as next hops.
+    routers: Vec<IpAddr>,
+    routers_changed: bool,
     reports: Vec<Report>,
     /// Pools that were reported since the plan changed.
     reported_pools: HashSet<String>,
@@ -239,6 +247,8 @@ impl Dataplane {
             table: Table::default(),
             fib,
             place,
+            routers: Vec::new(),
+            routers_changed: false,
             reports: Vec::new(),
             reported_pools: HashSet::new(),
             retry_reading: None,
@@ -252,6 +262,22 @@ impl Dataplane {
     /// Pools and own blocks, as a whole; what did not change is not touched.
     pub fn configure(&mut self, plan: Plan) {
         self.reported_pools.clear();
+        if self.resolver.set_routers(&plan.routers) {
+            let before: Vec<IpAddr> = mem::take(&mut self.routers);
+            self.routers = plan.routers.values().copied().collect();
+            for router in self.routers.iter().copied().map(Gateway::from) {
+                if let Some(resolution) = self.resolver.use_for_path(router, &self.view) {
+                    self.table.set_resolution(router, Some(resolution));
+                }
+            }
+            for router in before.into_iter().map(Gateway::from) {
+                if self.resolver.release(router) {
+                    self.table.set_resolution(router, None);
+                }
+            }
+            // Next hops are reached in another way now.
+            self.routers_changed = true;
+        }
         self.table.set_plan(plan);
     }
 
@@ -388,7 +414,7 @@ impl Dataplane {
             .extend(gone.map(|(ifindex, name)| LinkChange::Gone { ifindex: *ifindex, name: name.clone() }));
 
         let topology = !changes.links.is_empty() || !changes.gone.is_empty() || !changes.routes.is_empty();
-        if topology {
+        if topology || mem::take(&mut self.routers_changed) {
             for moved in self.resolver.refresh(&self.view) {
                 if moved.used {
                     self.table.set_resolution(moved.gateway, Some(moved.resolution.clone()));
@@ -425,7 +451,7 @@ impl Dataplane {
 
     fn report_withheld(&mut self, withheld: Vec<(Prefix, Withheld)>) {
         for (prefix, why) in withheld {
-            let (pool, report) = match self.not_written(why) {
+            let (pool, report) = match self.not_written(prefix, why) {
                 Some(NotWritten::Encapsulated { pool }) => (pool.clone(), Report::PoolNotWritten { pool }),
                 Some(NotWritten::BehindRouter { pool }) => {
                     (pool.clone(), Report::PoolNotOnLink { pool, prefix })
@@ -438,6 +464,10 @@ impl Dataplane {
                     self.reports.push(Report::BlackholeOverService { prefix, service });
                     continue;
                 }
+                Some(NotWritten::RouterNotOnLink { router }) => {
+                    self.reports.push(Report::RouterNotOnLink { prefix, router });
+                    continue;
+                }
                 // The speaker knows: it was told that the next hop cannot be reached. And what leads to services is as it
                 // should be.
                 Some(NotWritten::NoNextHop | NotWritten::ToService { .. }) | None => continue,
@@ -448,7 +478,7 @@ impl Dataplane {
         }
     }
 
-    fn not_written(&self, why: Withheld) -> Option<NotWritten> {
+    fn not_written(&self, prefix: Prefix, why: Withheld) -> Option<NotWritten> {
         let pool = |index| self.table.pool(index).map(|pool| pool.name.clone());
         Some(match why {
             Withheld::PoolNever(index) => NotWritten::Encapsulated { pool: pool(index)? },
@@ -456,13 +486,16 @@ impl Dataplane {
             Withheld::PodInPlace => NotWritten::PodInPlace,
             Withheld::Service(index) => NotWritten::Service { service: self.table.service(index)? },
             Withheld::ToService(index) => NotWritten::ToService { service: self.table.service(index)? },
+            Withheld::RouterNotOnLink => {
+                NotWritten::RouterNotOnLink { router: self.table.router_of(prefix)? }
+            }
             Withheld::NoNextHop => NotWritten::NoNextHop,
         })
     }
 
     /// Why the best path for this prefix is in neither sink; `None` if it is, or if there is none.
     pub fn withheld(&self, prefix: Prefix) -> Option<NotWritten> {
-        self.not_written(self.table.withheld(prefix)?)
+        self.not_written(prefix, self.table.withheld(prefix)?)
     }
 
     /// False while what the kernel has could not be read: the map may be behind.
@@ -535,6 +568,16 @@ impl Dataplane {
     /// As [`Self::map_routes`], for one prefix.
     pub fn map_route(&self, prefix: Prefix) -> Option<Route> {
         self.table.map_route(prefix)
+    }
+
+    /// What the FIB should have for a prefix, as of the last step. Mostly what the map should have, too.
+    pub fn fib_action(&self, prefix: Prefix) -> Option<&Action> {
+        self.table.fib_action(prefix)
+    }
+
+    /// How a next hop is reached, by routes of the kernel and those that lead to peers by a router.
+    pub fn resolve(&self, gateway: Gateway) -> Resolution {
+        self.resolver.resolve(gateway, &self.view)
     }
 
     /// Prefixes of which something is wanted or withheld as of the last step, in order, after `after`.

@@ -4,7 +4,7 @@
 //! there, so one lookup resolves any depth of recursion; a next hop behind a router becomes that router.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -99,10 +99,29 @@ pub fn resolve(gateway: Gateway, view: &KernelView) -> Resolution {
     Resolution::Reachable { next_hops, metric: route.key.metric, onlink }
 }
 
+/// The same, where our own routes lead to some by a router. One that is itself behind another, or that is on no link, leads
+/// nowhere: so no route of ours ever stands on itself.
+fn resolve_by(gateway: Gateway, routers: &BTreeMap<IpAddr, IpAddr>, view: &KernelView) -> Resolution {
+    let kernels = || resolve(gateway, view);
+    let Some(router) = routers.get(&gateway.address).filter(|router| !routers.contains_key(router)) else {
+        return kernels();
+    };
+    // Ours is not written where the kernel has a route to exactly that address.
+    let exact = view.routes().lookup(gateway.address).is_some_and(|route| route.key.prefix.is_host());
+    match resolve(Gateway::from(*router), view) {
+        Resolution::Reachable { next_hops, metric, onlink: true } if !exact => {
+            Resolution::Reachable { next_hops, metric, onlink: false }
+        }
+        _ => kernels(),
+    }
+}
+
 /// The next hops in use, each with its current resolution.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
     gateways: HashMap<Gateway, Watched>,
+    /// By which router an address is reached. The routes to them are our own, which no lookup finds.
+    routers: BTreeMap<IpAddr, IpAddr>,
 }
 
 #[derive(Debug)]
@@ -116,11 +135,25 @@ struct Watched {
 
 impl Resolver {
     fn entry(&mut self, gateway: Gateway, view: &KernelView) -> &mut Watched {
-        self.gateways.entry(gateway).or_insert_with(|| Watched {
-            resolution: resolve(gateway, view),
+        let Resolver { gateways, routers } = self;
+        gateways.entry(gateway).or_insert_with(|| Watched {
+            resolution: resolve_by(gateway, routers, view),
             paths: 0,
             reported: false,
         })
+    }
+
+    /// What holds from the next [`Self::refresh`] on. True if it is other than before.
+    pub fn set_routers(&mut self, routers: &BTreeMap<IpAddr, IpAddr>) -> bool {
+        let changed = self.routers != *routers;
+        if changed {
+            self.routers.clone_from(routers);
+        }
+        changed
+    }
+
+    pub fn resolve(&self, gateway: Gateway, view: &KernelView) -> Resolution {
+        resolve_by(gateway, &self.routers, view)
     }
 
     pub fn watch(&mut self, gateway: Gateway, view: &KernelView) -> Resolution {
@@ -181,7 +214,7 @@ impl Resolver {
     pub fn refresh(&mut self, view: &KernelView) -> Vec<Moved> {
         let mut moved = Vec::new();
         for (gateway, watched) in &mut self.gateways {
-            let resolution = resolve(*gateway, view);
+            let resolution = resolve_by(*gateway, &self.routers, view);
             if resolution != watched.resolution {
                 watched.resolution = resolution.clone();
                 let (used, reported) = (watched.paths > 0, watched.reported);

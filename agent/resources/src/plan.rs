@@ -149,6 +149,8 @@ pub struct PeerPlan {
     pub strict_role: bool,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// A router on a link of this node, by which the peer's address is reached.
+    pub reachable_by: Option<IpAddr>,
     /// The rule that made this peer. `BGPConfiguration/default` for a mesh peer, also where that object does not
     /// exist: the mesh is its default.
     pub resource: Key,

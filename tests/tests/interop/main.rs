@@ -16,6 +16,7 @@ mod long_lived;
 mod long_messages;
 mod operator;
 mod protected;
+mod reachable_by;
 mod restart;
 mod roles;
 mod sessions;

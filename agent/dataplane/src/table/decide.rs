@@ -6,15 +6,16 @@
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
 //!    address that another node borrowed) is another prefix, and wins by its length. A block of one address is no
 //!    blackhole: it would stand in the place of its pod's route, and keep it out while nobody is there to yield.
-//! 3. A best path whose next hop can be used and whose pool allows it.
-//! 4. A closed pool: a blackhole, but only when all has been learned: blocks of others may still be on their way.
-//! 5. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
-//! 6. A pool's own prefix: the map passes, and knows that its addresses are pods'.
+//! 3. A peer that a router on a link leads to: the FIB has the route, whatever peers announce there; the map has none.
+//! 4. A best path whose next hop can be used and whose pool allows it.
+//! 5. A closed pool: a blackhole, but only when all has been learned: blocks of others may still be on their way.
+//! 6. A foreign route inside any of the above, or in the place of ours and preferred by the kernel: the map passes.
+//! 7. A pool's own prefix: the map passes, and knows that its addresses are pods'.
 //!
 //! What overlaps a prefix of services is no blackhole, whoever asks; and what leads to services is not written: it is for
 //! whoever is outside, and here packets to them are translated.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use manx_net::Prefix;
 
@@ -37,6 +38,8 @@ pub(crate) enum Withheld {
     Service(usize),
     /// It leads to services (their prefix's place in the plan), which this node reaches by its own netfilter.
     ToService(usize),
+    /// The router that leads to a peer is on no link of this node.
+    RouterNotOnLink,
     /// No next hop can be reached, or none is of a family that the kernel could take.
     NoNextHop,
 }
@@ -56,6 +59,7 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
         return Entry { fib: None, map: Some(Arc::new(local)), withheld };
     }
     let own_block = table.blocks.get(&prefix).filter(|_| !prefix.is_host());
+    let mut leads_to_peer = false;
     let ours = if let Some(explicit) = &explicit {
         Some(blackhole(BlackholeKind::Explicit, explicit.reply))
     } else if let Some(reply) = own_block {
@@ -66,6 +70,13 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
                 None
             }
         }
+    } else if let Some(router) = table.router_of(prefix) {
+        let action = by_router(table, router);
+        if action.is_none() {
+            withheld = Some(Withheld::RouterNotOnLink);
+        }
+        leads_to_peer = action.is_some();
+        action
     } else if let Some(gateways) = table.paths.get(&prefix) {
         match via(table, prefix, gateways) {
             Ok(action) => Some(action),
@@ -89,6 +100,7 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
             }
             _ => Some(Arc::new(Action::Pass)),
         },
+        (Some(_), _) if leads_to_peer => table.cover.covers(prefix).then(|| Arc::new(Action::Pass)),
         (Some(action), _) => Some(action.clone()),
         (None, Some(_)) => Some(Arc::new(Action::Pass)),
         (None, None) => passes.then(|| Arc::new(Action::Pass)),
@@ -114,6 +126,15 @@ fn explicit(table: &Table, prefix: Prefix) -> Option<Explicit> {
 /// The first prefix of services that the prefix overlaps, by its place in the plan.
 fn service(table: &Table, prefix: Prefix) -> Option<usize> {
     table.plan.services.iter().position(|service| service.overlaps(prefix))
+}
+
+/// By a router that is a neighbour. By any other the kernel's own routes lead there, if any does.
+fn by_router(table: &Table, router: IpAddr) -> Option<Action> {
+    match table.resolutions.get(&Gateway::from(router)).filter(|_| !table.plan.routers.contains_key(&router))
+    {
+        Some(Resolution::Reachable { next_hops, onlink: true, .. }) => Some(Action::Via(next_hops.clone())),
+        _ => None,
+    }
 }
 
 fn closed_pool(table: &Table, prefix: Prefix) -> Option<Action> {

@@ -1,5 +1,7 @@
 //! What the desired table is made from, apart from what the kernel says.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use manx_net::Prefix;
 
 /// When a pool's routes may be written (`ipipMode` and `vxlanMode`: Never, CrossSubnet, Always). This node does
@@ -58,4 +60,7 @@ pub struct Plan {
     /// Prefixes of services and load balancers. Programs act before netfilter translates, so what overlaps one of these
     /// is no blackhole.
     pub services: Vec<Prefix>,
+    /// Addresses of peers that are reached by a router on a link of this node, with that router. Routes to these and no
+    /// more: the map has none, for no pod is there.
+    pub routers: BTreeMap<IpAddr, IpAddr>,
 }

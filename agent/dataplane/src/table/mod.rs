@@ -13,6 +13,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
+    net::IpAddr,
     ops::Bound,
     sync::Arc,
 };
@@ -118,6 +119,7 @@ impl Table {
         self.closed = by_prefix(&plan.closed_pools);
         self.dirty.extend(self.closed.keys());
         let before = mem::replace(&mut self.plan, plan);
+        self.routers_changed(&before);
         if before.services != self.plan.services {
             self.pools_changed = true;
             self.dirty.extend(self.blocks.keys().chain(self.ordered.keys()).chain(&self.blackholes));
@@ -135,6 +137,33 @@ impl Table {
             self.dirty.extend(self.entries.keys());
             self.dirty.extend(self.paths.keys());
             self.dirty.extend(self.pods.keys());
+        }
+    }
+
+    fn routers_changed(&mut self, before: &Plan) {
+        if before.routers == self.plan.routers {
+            return;
+        }
+        let either = before.routers.iter().chain(&self.plan.routers);
+        let changed = either.filter(|(peer, _)| before.routers.get(peer) != self.plan.routers.get(peer));
+        self.dirty.extend(changed.map(|(peer, _)| Prefix::host(*peer)));
+        for router in self.plan.routers.values() {
+            *self.uses.entry(Gateway::from(*router)).or_default() += 1;
+        }
+        before.routers.values().for_each(|router| self.forget_use(Gateway::from(*router)));
+    }
+
+    /// The router by which a peer with this address is reached, if it is for us to lead there.
+    pub fn router_of(&self, prefix: Prefix) -> Option<IpAddr> {
+        prefix.is_host().then(|| self.plan.routers.get(&prefix.addr()).copied()).flatten()
+    }
+
+    fn forget_use(&mut self, gateway: Gateway) {
+        if let Some(uses) = self.uses.get_mut(&gateway) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.uses.remove(&gateway);
+            }
         }
     }
 
@@ -156,12 +185,7 @@ impl Table {
         self.dirty.insert(prefix);
         let before = before.unwrap_or_default();
         for gateway in &before {
-            if let Some(uses) = self.uses.get_mut(gateway) {
-                *uses -= 1;
-                if *uses == 0 {
-                    self.uses.remove(gateway);
-                }
-            }
+            self.forget_use(*gateway);
         }
         before
     }
@@ -233,15 +257,22 @@ impl Table {
     fn cover(&mut self, prefix: Prefix) {
         self.dirty.insert(prefix);
         if self.cover.add(prefix) {
-            self.dirty.extend(self.foreign.range(within(prefix)).map(|(inside, _)| *inside));
+            self.look_inside(prefix);
         }
     }
 
     fn uncover(&mut self, prefix: Prefix) {
         self.dirty.insert(prefix);
         if self.cover.remove(prefix) {
-            self.dirty.extend(self.foreign.range(within(prefix)).map(|(inside, _)| *inside));
+            self.look_inside(prefix);
         }
+    }
+
+    /// What the map passes to the kernel inside of a prefix that covers, and not elsewhere.
+    fn look_inside(&mut self, prefix: Prefix) {
+        self.dirty.extend(self.foreign.range(within(prefix)).map(|(inside, _)| *inside));
+        let peers = self.plan.routers.keys().map(|peer| Prefix::host(*peer));
+        self.dirty.extend(peers.filter(|peer| prefix.covers(*peer)));
     }
 
     /// The prefixes that the facts since the last commit touch.
@@ -252,6 +283,8 @@ impl Table {
         let mut touched = self.dirty.clone();
         let moved = |gateways: &[Gateway]| gateways.iter().any(|gateway| self.moved.contains(gateway));
         touched.extend(self.paths.iter().filter(|(_, gateways)| moved(gateways)).map(|(prefix, _)| *prefix));
+        let peers = self.plan.routers.iter().filter(|(_, router)| moved(&[Gateway::from(**router)]));
+        touched.extend(peers.map(|(peer, _)| Prefix::host(*peer)));
         Cow::Owned(touched)
     }
 
@@ -313,11 +346,17 @@ impl Table {
     /// As [`Self::map_routes`], for one prefix.
     pub fn map_route(&self, prefix: Prefix) -> Option<Route> {
         let paths = self.paths.get(&prefix);
-        let moved = paths.is_some_and(|paths| paths.iter().any(|gateway| self.moved.contains(gateway)));
+        let moved = paths.is_some_and(|paths| paths.iter().any(|gateway| self.moved.contains(gateway)))
+            || self.router_of(prefix).is_some_and(|router| self.moved.contains(&Gateway::from(router)));
         if moved || self.dirty.contains(&prefix) {
             return decide(self, prefix).map_route(prefix);
         }
         self.entries.get(&prefix)?.map_route(prefix)
+    }
+
+    /// What the FIB should have for a prefix, as of the last commit.
+    pub fn fib_action(&self, prefix: Prefix) -> Option<&Action> {
+        self.entries.get(&prefix)?.fib.as_deref()
     }
 
     /// Prefixes of which something is wanted or withheld as of the last commit, in order, after `after`.

@@ -309,6 +309,35 @@ fn a_route_to_services_is_not_written_unless_pods_are_there() {
 }
 
 #[test]
+fn a_peer_behind_a_router_has_a_route_in_the_fib_and_no_pod_has_it() {
+    let (router, peer) = (gateway("192.168.80.1"), "10.9.0.2/32");
+    let led = |table: &Table, peer: &str, router: &str| Plan {
+        routers: BTreeMap::from([(peer.parse().unwrap(), router.parse().unwrap())]),
+        ..table.plan.clone()
+    };
+    let mut table = worker();
+    table.commit();
+    table.set_resolution(router, Some(reachable("192.168.80.1", true)));
+    table.set_plan(led(&table, "10.9.0.2", "192.168.80.1"));
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, peer), Some(Action::Via(hops)) if hops.len() == 1));
+    assert!(changed.map.is_empty());
+    // Not by a router that is itself behind one, for that route could be ours.
+    table.set_resolution(router, Some(reachable("192.168.80.7", false)));
+    let changed = table.commit();
+    assert_eq!(changed.fib.removals, [p(peer)]);
+    assert_eq!(changed.withheld, [(p(peer), Withheld::RouterNotOnLink)]);
+    table.set_resolution(router, Some(reachable("192.168.80.1", true)));
+    // Where the map has pods all around, the kernel knows better.
+    table.set_plan(led(&table, "172.16.200.1", "192.168.80.1"));
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, "172.16.200.1/32"), Some(Action::Via(_))));
+    assert_eq!(action(&changed.map.upserts, "172.16.200.1/32"), Some(Action::Pass));
+    table.set_plan(Plan { routers: BTreeMap::new(), ..table.plan.clone() });
+    assert_eq!(table.commit().fib.removals, [p("172.16.200.1/32")]);
+}
+
+#[test]
 fn an_operators_blackhole_stands_over_what_the_kernel_has_and_may_answer_elsewhere() {
     let host = "172.16.118.100/32";
     let mut table = worker();
@@ -337,7 +366,13 @@ fn an_operators_blackhole_stands_over_what_the_kernel_has_and_may_answer_elsewhe
 /// A fact about the small world in which the property is tested: few prefixes, deeply nested.
 #[derive(Clone, Debug)]
 enum Fact {
-    Plan { pools: Vec<(usize, u8, bool)>, blocks: Vec<usize>, closed: bool, services: Vec<usize> },
+    Plan {
+        pools: Vec<(usize, u8, bool)>,
+        blocks: Vec<usize>,
+        closed: bool,
+        services: Vec<usize>,
+        routers: Vec<(usize, usize)>,
+    },
     Path(usize, Vec<usize>),
     Resolution(usize, Option<bool>),
     Blackhole(usize, bool),
@@ -360,6 +395,8 @@ const PREFIXES: [&str; 10] = [
     "fd00::/16",
     "fd00::1/128",
 ];
+/// The last is a gateway, too.
+const HOSTS: [&str; 4] = ["10.0.1.1", "10.0.1.2", "fd00::1", "192.0.2.2"];
 const GATEWAYS: [&str; 3] = ["192.0.2.1", "192.0.2.2", "fd99::1"];
 
 fn fact() -> impl Strategy<Value = Fact> {
@@ -370,12 +407,14 @@ fn fact() -> impl Strategy<Value = Fact> {
             proptest::collection::vec(prefix.clone(), 0..3),
             any::<bool>(),
             proptest::collection::vec(prefix.clone(), 0..2),
+            proptest::collection::vec((0..HOSTS.len(), 0..GATEWAYS.len()), 0..3),
         )
-            .prop_map(|(pools, blocks, closed, services)| Fact::Plan {
+            .prop_map(|(pools, blocks, closed, services, routers)| Fact::Plan {
                 pools,
                 blocks,
                 closed,
-                services
+                services,
+                routers
             }),
         (prefix.clone(), any::<Option<bool>>())
             .prop_map(|(prefix, unreachable)| Fact::Ordered(prefix, unreachable)),
@@ -393,7 +432,7 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 fn tell(table: &mut Table, fact: &Fact) {
     match fact {
-        Fact::Plan { pools, blocks, closed, services } => {
+        Fact::Plan { pools, blocks, closed, services, routers } => {
             let writes = [PoolWrite::Always, PoolWrite::OnLinkOnly, PoolWrite::Never];
             let pools = pools.iter().map(|(prefix, write, fast_path)| Pool {
                 fast_path: *fast_path,
@@ -406,7 +445,11 @@ fn tell(table: &mut Table, fact: &Fact) {
                 reply: if *closed { Reply::Unreachable } else { Reply::Drop },
             });
             let services = services.iter().map(|prefix| p(PREFIXES[*prefix])).collect();
-            table.set_plan(Plan { own_blocks: own_blocks.collect(), closed_pools, services, pools });
+            let routers = routers
+                .iter()
+                .map(|(peer, router)| (HOSTS[*peer].parse().unwrap(), GATEWAYS[*router].parse().unwrap()));
+            let routers = routers.collect();
+            table.set_plan(Plan { own_blocks: own_blocks.collect(), closed_pools, services, pools, routers });
         }
         Fact::Path(prefix, gateways) => {
             let gateways = gateways.iter().map(|index| gateway(GATEWAYS[*index])).collect();
@@ -479,6 +522,7 @@ proptest! {
         scratch.entries.clear();
         let all: Vec<Prefix> = PREFIXES.iter().map(|prefix| p(prefix)).collect();
         scratch.dirty.extend(all);
+        scratch.dirty.extend(HOSTS.iter().map(|host| Prefix::host(host.parse().unwrap())));
         let expected = scratch.commit();
 
         prop_assert_eq!(&incremental.entries, &scratch.entries);

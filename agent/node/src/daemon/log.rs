@@ -164,6 +164,11 @@ fn log_report(report: &Report) {
             "IPPool/{pool}: {prefix} is not written: its next hop is behind a router, where the pool's CrossSubnet \
              mode asks for encapsulation, and Manx does not encapsulate"
         ),
+        Report::RouterNotOnLink { prefix, router } => tracing::warn!(
+            "the peer {} is not led to by {router}, which a BGPPeer names in reachableBy: no route of an interface holds that \
+             address",
+            prefix.addr()
+        ),
         Report::BlackholeOverPod { prefix } => tracing::warn!(
             %prefix,
             "is to be a blackhole while a pod of this node has it: the programs drop its packets, and the kernel's own \

@@ -13,7 +13,7 @@ use manx_dataplane::{
     ebpf::EbpfSink,
     fib::{FibRoute, FibState},
     kernel::{Leg, RouteKind, TABLE_LOCAL},
-    resolve::{Resolution, resolve},
+    resolve::Resolution,
     route::{Action, BlackholeKind, Route},
 };
 use manx_net::Prefix;
@@ -84,8 +84,8 @@ impl Daemon {
         let map_agrees = self.fast_path.sink().is_none_or(|sink| !refused && expected(sink) == map);
         let fib_agrees = match self.dataplane.fib_state(prefix) {
             None => fib.is_none(),
-            Some(FibState::Installed) => match (&wanted, &fib) {
-                (Some(wanted), Some(fib)) => is_as_wanted(&wanted.action, fib),
+            Some(FibState::Installed) => match (self.dataplane.fib_action(prefix), &fib) {
+                (Some(wanted), Some(fib)) => is_as_wanted(wanted, fib),
                 _ => false,
             },
             Some(_) => false,
@@ -158,7 +158,7 @@ impl Daemon {
 
     /// What the kernel says against a next hop. None: nothing any more.
     pub(super) fn why_unreachable(&self, next_hop: NextHop) -> Option<String> {
-        match resolve(*self.next_hops.get(&next_hop)?, self.dataplane.kernel()) {
+        match self.dataplane.resolve(*self.next_hops.get(&next_hop)?) {
             Resolution::Unreachable(why) => Some(why.to_string()),
             Resolution::Reachable { .. } => None,
         }

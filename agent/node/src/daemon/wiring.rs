@@ -221,6 +221,13 @@ pub fn route_plan(plan: &NodePlan) -> RoutePlan {
             .filter_map(|pool| Some(Blackhole { prefix: pool.cidr, reply: reply(pool.unallocated_blocks?) }))
             .collect(),
         services: plan.services.clone(),
+        // Of two ports of an address the lower one's counts.
+        routers: plan
+            .peers
+            .iter()
+            .rev()
+            .filter_map(|peer| Some((peer.address, peer.reachable_by?)))
+            .collect(),
     }
 }
 

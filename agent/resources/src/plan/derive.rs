@@ -126,6 +126,7 @@ impl<'s> Derivation<'_, 's> {
                 let allow_local_as =
                     if object.spec.peer_ip.is_some() { object.spec.allow_local_as } else { 0 };
                 let settings = Settings {
+                    reachable_by: object.spec.reachable_by,
                     local_as: local_as_towards(object),
                     allow_local_as,
                     keep_next_hop: object.spec.keep_original_next_hop,
@@ -154,6 +155,8 @@ impl<'s> Derivation<'_, 's> {
                     // The forward end shows us this AS instead of its own.
                     remote.as_number = local_as_towards(object).unwrap_or(remote.as_number);
                     let settings = Settings {
+                        // How the other end is reached from here is nothing that it can say.
+                        reachable_by: None,
                         local_as: None,
                         allow_local_as: 0,
                         keep_next_hop: object.spec.keep_original_next_hop,
@@ -207,6 +210,7 @@ impl<'s> Derivation<'_, 's> {
                     local_role: None,
                     strict_role: false,
                     extended_next_hop: extensions.extended_next_hop,
+                    reachable_by: None,
                     resource: Key::new(Kind::BgpConfiguration, "default"),
                 };
                 self.peers.insert((remote.address, remote.port), peer);
@@ -315,6 +319,7 @@ impl<'s> Derivation<'_, 's> {
         };
         let remote = Remote { address: network, port: 179, as_number, cluster_id: None };
         let settings = Settings {
+            reachable_by: None,
             local_as: object.spec.local_as_number,
             allow_local_as: object.spec.allow_local_as,
             keep_next_hop: object.spec.keep_original_next_hop,
@@ -384,6 +389,7 @@ impl<'s> Derivation<'_, 's> {
             local_role: extensions.local_role.filter(|_| !internal),
             strict_role: extensions.strict_role && !internal,
             extended_next_hop: extensions.extended_next_hop,
+            reachable_by: settings.reachable_by,
             resource: Key::new(Kind::BgpPeer, object.name()),
         }
     }
@@ -391,6 +397,7 @@ impl<'s> Derivation<'_, 's> {
 
 /// What holds at one end of a session only.
 struct Settings {
+    reachable_by: Option<IpAddr>,
     local_as: Option<Asn>,
     allow_local_as: u32,
     keep_next_hop: bool,

@@ -54,10 +54,8 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         reverse_peering_manual: reverse.unwrap_or(false),
         extensions,
     };
-    for field in ["reachableBy", "localWorkloadSelector"] {
-        if spec.is_set(field) {
-            spec.without_effect(field);
-        }
+    if spec.is_set("localWorkloadSelector") {
+        spec.without_effect("localWorkloadSelector");
     }
     exclusions(&mut spec, &read);
     if named.is_none() && !annotations.is_set(extensions::PEER_RANGE) {

@@ -1,6 +1,6 @@
 //! The examples of Calico's own tests of its templates (`confd/tests` in projectcalico/calico), as facts: what the
 //! resources say, and which sessions BIRD is then told to hold. Mesh examples that differ in pools alone stand here once.
-//! Not here: local workloads, and routes towards peers (`reachableBy`). Peers that Calico has at multicast addresses
+//! Not here: local workloads. Peers that Calico has at multicast addresses
 //! (`ffee::10`), which are refused here, have others.
 
 use manx_resources::{Dial, NextHopMode, PeerPlan};

@@ -382,6 +382,19 @@ fn settings_of_a_peer_are_carried_into_the_plan() {
 }
 
 #[test]
+fn a_router_leads_to_a_peer_from_the_end_that_names_it() {
+    let led =
+        [three(), peer("p", "node: a, peerIP: 10.0.0.2, asNumber: 64512, reachableBy: 10.0.0.254")].concat();
+    let router = |node: &str| {
+        let plan = plan_of(&[&led], node);
+        assert_eq!(plan.warnings, []);
+        plan.peers.iter().find_map(|peer| peer.reachable_by).map(|router| router.to_string())
+    };
+    assert_eq!(router("a").as_deref(), Some("10.0.0.254"));
+    assert_eq!(router("b"), None, "how b reaches a is nothing that the resource says");
+}
+
+#[test]
 fn a_node_does_not_peer_with_itself_whatever_the_port() {
     let all = mesh_off() + &three() + &peer("p", "peerIP: '10.0.0.1:1790', asNumber: 64512");
     let own = peers(&[&all], "a");

@@ -167,6 +167,7 @@ fn the_plans_json_is_the_interface() {
             "localRole": null,
             "strictRole": false,
             "extendedNextHop": false,
+            "reachableBy": null,
             "resource": "BGPPeer/bgppeer-global",
         }))),
         "blocks": [],
