@@ -251,7 +251,7 @@ fn a_pool_must_make_sense_as_a_whole() {
     expect(
         &pool("  cidr: 10.0.0.0/27\n  ipipMode: Always\n  vxlanMode: Always\n"),
         &[
-            "error f:6:9: IPPool \"i\": spec.cidr: IP pool size is too small: 10.0.0.0/27 holds no block of size 26; it must be equal to or greater than the block size",
+            "error f:6:9: IPPool \"i\": spec.cidr: IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size: 10.0.0.0/27 holds no block of size 26",
             "error f:8:14: IPPool \"i\": spec.vxlanMode: ipipMode and vxlanMode cannot both be enabled on the same IP pool",
         ],
     );
@@ -259,7 +259,7 @@ fn a_pool_must_make_sense_as_a_whole() {
         &pool("  cidr: 2001:db8::/64\n  ipipMode: Always\n  blockSize: 26\n"),
         &[
             "error f:7:13: IPPool \"i\": spec.ipipMode: IPIP is not supported on IPv6 pools; use vxlanMode, or Never",
-            "error f:8:14: IPPool \"i\": spec.blockSize: the block size of an IPv6 pool is 116 to 128, not 26",
+            "error f:8:14: IPPool \"i\": spec.blockSize: blockSize must be between 20 and 32 for IPv4 pools, and between 116 and 128 for IPv6 pools, not 26",
         ],
     );
     expect(
@@ -267,11 +267,11 @@ fn a_pool_must_make_sense_as_a_whole() {
             "  cidr: 169.254.0.0/16\n  allowedUses: [LoadBalancer, Tunnel, Lunch]\n  nodeSelector: global()\n",
         ),
         &[
-            "error f:6:9: IPPool \"i\": spec.cidr: 169.254.0.0/16 is link-local; pods cannot be reached by such addresses",
+            "error f:6:9: IPPool \"i\": spec.cidr: IPPool CIDR overlaps with IPv4 link local range 169.254.0.0/16; pods cannot be reached by such addresses",
             "error f:7:16: IPPool \"i\": spec.allowedUses: \"Lunch\" is not one of Workload, Tunnel, LoadBalancer",
             "error f:7:16: IPPool \"i\": spec.allowedUses: LoadBalancer cannot be combined with Workload or Tunnel allowed uses",
-            "error f:8:17: IPPool \"i\": spec.nodeSelector: \"global()\" is not a selector: character 1: global() has a meaning \
-         only in a namespaceSelector",
+            "error f:8:17: IPPool \"i\": spec.nodeSelector: global() selector is not valid for IPPool nodeSelector; leave it out",
+            "error f:8:17: IPPool \"i\": spec.nodeSelector: IP Pool with AllowedUse LoadBalancer must have nodeSelector set to all()",
         ],
     );
 }
@@ -301,7 +301,7 @@ fn every_field_that_calico_knows_is_known() {
         peer("  {node: a, peerIP: '[2001:db8::1]:179', asNumber: '1.10', localASNumber: 1, keepOriginalNextHop: yes, password: {secretKeyRef: {name: s, key: k}}, sourceAddress: UseNodeIP, maxRestartTime: 120s, keepaliveTime: 60s, numAllowedLocalASNumbers: 1, ttlSecurity: 1, reachableBy: '2001:db8::2', filters: [f], reversePeering: Auto}\n"),
         peer("  {nodeSelector: all(), localWorkloadSelector: app == 'x', asNumber: 65000}\n"),
         node("  {bgp: {asNumber: 1, ipv4Address: 10.0.0.1/24, ipv6Address: '2001:db8::1/64', ipv4IPIPTunnelAddr: 10.0.0.1, routeReflectorClusterID: 1.0.0.1}, ipv4VXLANTunnelAddr: 10.0.0.1, ipv6VXLANTunnelAddr: '::1', vxlanTunnelMACAddr: '66:00:00:00:00:00', vxlanTunnelMACAddrV6: '66:00:00:00:00:00', orchRefs: [{nodeName: n, orchestrator: k8s}], wireguard: {interfaceIPv4Address: 10.0.0.1}, addresses: [{address: 10.0.0.1, type: InternalIP}], interfaces: [{name: e, addresses: []}]}\nstatus: {wireguardPublicKey: k, podCIDRs: []}\n"),
-        pool("  {cidr: 10.0.0.0/16, vxlanMode: Never, ipipMode: CrossSubnet, natOutgoing: true, disabled: false, disableBGPExport: true, blockSize: 26, nodeSelector: all(), namespaceSelector: all(), allowedUses: [Workload, Tunnel], assignmentMode: Manual}\nstatus: {conditions: []}\n"),
+        pool("  {cidr: 10.0.0.0/16, vxlanMode: Never, ipipMode: CrossSubnet, natOutgoing: true, disabled: false, disableBGPExport: true, blockSize: 26, nodeSelector: all(), namespaceSelector: all(), allowedUses: [Workload], assignmentMode: Manual}\nstatus: {conditions: []}\n"),
         "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {name: b, uid: u, resourceVersion: '1', creationTimestamp: 2026-11-22T00:00:00Z, generation: 1, managedFields: [], ownerReferences: [], finalizers: [], annotations: {}, labels: null, selfLink: s}\nspec: {state: confirmed, node: n, type: host, cidr: 10.0.0.0/26, deleted: 'false'}\n".to_owned(),
     ];
     for document in documents {

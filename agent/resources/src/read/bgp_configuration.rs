@@ -1,6 +1,6 @@
 //! The fields of BGPConfiguration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_net::Prefix;
 
@@ -67,6 +67,14 @@ pub(super) fn read(
         fast_path,
         mesh,
     };
+    spec.parse_each("ignoredInterfaces", value::interface_pattern);
+    for (field, ipv4) in [("localWorkloadPeeringIPV4", true), ("localWorkloadPeeringIPV6", false)] {
+        let of_family = |address: IpAddr| match address.is_ipv4() == ipv4 {
+            true => Ok(address),
+            false => Err(format!("{address} is of the other family")),
+        };
+        spec.parse(field, |text| value::ip(text).map_err(|error| error.to_string()).and_then(of_family));
+    }
     spec.accept_without_effect(&[
         ("ignoredInterfaces", Form::List),
         ("localWorkloadPeeringIPV4", Form::Text),
@@ -76,7 +84,10 @@ pub(super) fn read(
         spec.without_effect("bindMode");
     }
     // Which of Calico's programs writes the routes; here there is one.
-    spec.accept(&[("programClusterRoutes", Form::Text)]);
+    spec.choice(
+        "programClusterRoutes",
+        &["Enabled", "Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly"].map(|word| (word, ())),
+    );
     if name != "default" {
         for field in CLUSTER_ONLY.into_iter().filter(|field| spec.is_set(field)) {
             spec.refuse(field, format!("Cannot set {field} on a non default BGP Configuration."));

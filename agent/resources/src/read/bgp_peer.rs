@@ -31,7 +31,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
     let allow_local_as = spec.integer("numAllowedLocalASNumbers", 0..=i64::from(i32::MAX));
     let ttl_security = spec.integer("ttlSecurity", 0..=255).and_then(|hops| u8::try_from(hops).ok());
     let read = BgpPeer {
-        node: spec.text("node").map(str::to_owned),
+        node: spec.parse("node", value::name),
         node_selector: spec.parse("nodeSelector", value::selector),
         peer_ip: spec.parse("peerIP", value::peer_ip),
         // Calico's object has 0 where none is set.
@@ -49,7 +49,7 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         allow_local_as: allow_local_as.and_then(|times| u32::try_from(times).ok()).unwrap_or(0),
         ttl_security: ttl_security.filter(|hops| *hops > 0),
         reachable_by: spec.parse("reachableBy", value::ip),
-        filters: spec.texts("filters").into_iter().map(str::to_owned).collect(),
+        filters: spec.parse_each("filters", value::name),
         local_workload_selector: spec.parse("localWorkloadSelector", value::selector),
         reverse_peering_manual: reverse.unwrap_or(false),
         extensions,

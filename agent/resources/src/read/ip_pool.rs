@@ -1,6 +1,6 @@
 //! The fields of IPPool.
 
-use manx_net::Prefix;
+use manx_net::{ParsePrefixError, Prefix};
 
 use crate::{
     fields::{Fields, Form},
@@ -24,7 +24,12 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         }
         return None;
     };
-    let cidr: Option<Prefix> = spec.parse("cidr", str::parse);
+    let cidr: Option<Prefix> = spec.parse("cidr", |text| {
+        text.parse().map_err(|error: ParsePrefixError| match error {
+            ParsePrefixError::HostBits { .. } => format!("IPPool CIDR must be strictly masked; {error}"),
+            error => error.to_string(),
+        })
+    });
     if cidr.is_none() && !spec.is_set("cidr") {
         spec.refuse("cidr", "is missing; write a prefix, such as 172.16.0.0/16");
     }
@@ -38,10 +43,12 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
     let nat_outgoing = spec.boolean("natOutgoing").unwrap_or(false);
     let disabled = spec.boolean("disabled").unwrap_or(false);
     let disable_bgp_export = spec.boolean("disableBGPExport").unwrap_or(false);
-    spec.parse("nodeSelector", value::selector);
+    selector(&mut spec, "nodeSelector", "global() selector is not valid for IPPool nodeSelector");
     let node_selector = spec.text("nodeSelector").unwrap_or("all()").to_owned();
+    selector(&mut spec, "namespaceSelector", "global() selector is not valid for IPPool namespaceSelector");
+    let of_namespaces = spec.text("namespaceSelector").is_some();
+    let given = spec.length_of("allowedUses") > 0;
     let allowed_uses = allowed_uses(&mut spec);
-    spec.parse("namespaceSelector", value::selector);
     if spec.is_set("ipip") || spec.is_set("nat-outgoing") {
         spec.accept(&[("ipip", Form::Any), ("nat-outgoing", Form::Any)]);
         spec.refuse_all("ipip and nat-outgoing are fields of the old v1 form; use ipipMode and natOutgoing");
@@ -52,6 +59,20 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
     let encapsulated = ipip_mode != Encapsulation::Never || vxlan_mode != Encapsulation::Never;
     if encapsulated && allowed_uses.contains(&AllowedUse::LoadBalancer) {
         spec.refuse("allowedUses", "LoadBalancer IP pool cannot have IPIP or VXLAN enabled");
+    }
+    if allowed_uses.contains(&AllowedUse::LoadBalancer) {
+        if disable_bgp_export {
+            spec.refuse("disableBGPExport", "LoadBalancer IP pools cannot disable BGP export");
+        }
+        if node_selector != "all()" {
+            spec.refuse(
+                "nodeSelector",
+                "IP Pool with AllowedUse LoadBalancer must have nodeSelector set to all()",
+            );
+        }
+    }
+    if given && of_namespaces && allowed_uses.contains(&AllowedUse::Tunnel) {
+        spec.refuse("namespaceSelector", "IP Pool with AllowedUse Tunnel cannot have namespaceSelector");
     }
     let pool = cidr.map(|cidr| IpPool {
         cidr,
@@ -74,30 +95,48 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
     pool
 }
 
+/// Of nodes or namespaces; of neither has `global()` a meaning.
+fn selector(spec: &mut Fields<'_, '_>, field: &'static str, global: &'static str) {
+    match spec.text(field) {
+        Some(text) if text.contains("global(") => spec.refuse(field, format!("{global}; leave it out")),
+        _ => drop(spec.parse(field, value::selector)),
+    }
+}
+
+/// Where no pod can have an address (RFC 3927, RFC 4291 §2.5.6), in Calico's words.
+const LINK_LOCAL: [(&str, &str); 2] = [("169.254.0.0/16", "IPv4"), ("fe80::/10", "IPv6")];
+
 /// What depends on the pool's family and size.
 fn check_cidr(spec: &Fields<'_, '_>, pool: &IpPool) {
     let (cidr, size) = (pool.cidr, pool.block_size);
     if !cidr.is_v4() && pool.ipip_mode != Encapsulation::Never {
         spec.refuse("ipipMode", "IPIP is not supported on IPv6 pools; use vxlanMode, or Never");
     }
-    let link_local = match cidr {
-        Prefix::V4(cidr) => cidr.addr().is_link_local(),
-        Prefix::V6(cidr) => cidr.addr().is_unicast_link_local(),
-    };
-    if link_local {
-        spec.refuse("cidr", format!("{cidr} is link-local; pods cannot be reached by such addresses"));
+    for (range, family) in LINK_LOCAL {
+        if range.parse().is_ok_and(|range: Prefix| range.overlaps(cidr)) {
+            spec.refuse(
+                "cidr",
+                format!(
+                    "IPPool CIDR overlaps with {family} link local range {range}; pods cannot be reached by such addresses"
+                ),
+            );
+        }
     }
-    let (family, range) = if cidr.is_v4() { ("IPv4", 20..=32) } else { ("IPv6", 116..=128) };
+    let range = if cidr.is_v4() { 20..=32 } else { 116..=128 };
     if !range.contains(&size) {
-        let (from, to) = range.into_inner();
-        spec.refuse("blockSize", format!("the block size of an {family} pool is {from} to {to}, not {size}"));
+        spec.refuse(
+            "blockSize",
+            format!(
+                "blockSize must be between 20 and 32 for IPv4 pools, and between 116 and 128 for IPv6 pools, not {size}"
+            ),
+        );
     } else if size < cidr.len() && !pool.disabled {
         let field = if spec.is_set("blockSize") { "blockSize" } else { "cidr" };
         spec.refuse(
             field,
             format!(
-                "IP pool size is too small: {cidr} holds no block of size {size}; it must be equal to or \
-                     greater than the block size"
+                "IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size: \
+                 {cidr} holds no block of size {size}"
             ),
         );
     }

@@ -12,10 +12,16 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         return (!document.is_set("spec")).then_some(Node { bgp: None, graceful_shutdown });
     };
     let bgp = spec.object("bgp").map(|bgp| read_bgp(bgp));
+    for mut address in spec.objects("addresses") {
+        // With or without the length of its network.
+        let host = |text: &str| value::ip(text.split_once('/').map_or(text, |(host, _)| host)).map(drop);
+        address.parse("address", host);
+        address.accept(&[("type", Form::Text)]);
+        address.finish();
+    }
     spec.accept(&[
         // A back-reference to the orchestrator's name of the node.
         ("orchRefs", Form::List),
-        ("addresses", Form::List),
         ("interfaces", Form::List),
         ("ipv4VXLANTunnelAddr", Form::Text),
         ("ipv6VXLANTunnelAddr", Form::Text),
