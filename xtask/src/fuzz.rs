@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: feeds the speaker, and the dataplane's readers, what a fuzzer thinks of. cargo-fuzz is built under `target/tools` when it is
+//! `cargo xtask fuzz`: feeds the speaker, the dataplane's readers, and the reader of resources what a fuzzer thinks of. cargo-fuzz is built under `target/tools` when it is
 //! missing, and says so. What is found beyond the kept corpus stays under `target/fuzz/found` and is built upon next time.
 
 use std::{env, fs, path::Path, process::Command};
@@ -18,20 +18,24 @@ struct Target {
 
 const SPEAKER: &str = "agent/bgp/fuzz";
 const DATAPLANE: &str = "agent/dataplane/fuzz";
-const TARGETS: [Target; 5] = [
+const RESOURCES: &str = "agent/resources/fuzz";
+const TARGETS: [Target; 7] = [
     Target { name: "messages", folder: SPEAKER, longest: 2000 },
     Target { name: "events", folder: SPEAKER, longest: 2000 },
     // A ruleset is long before it says anything.
     Target { name: "netfilter", folder: DATAPLANE, longest: 8000 },
     Target { name: "types", folder: DATAPLANE, longest: 1000 },
     Target { name: "maps", folder: DATAPLANE, longest: 3000 },
+    Target { name: "selectors", folder: RESOURCES, longest: 1100 },
+    Target { name: "documents", folder: RESOURCES, longest: 6000 },
 ];
 
 fn names() -> Vec<&'static str> {
     TARGETS.iter().map(|target| target.name).collect()
 }
 
-/// Fuzz the speaker (messages, whole histories of events) and the dataplane (netfilter's rules, a kernel's types, maps)
+/// Fuzz the speaker (messages, whole histories of events), the dataplane (netfilter's rules, a kernel's types, maps) and
+/// the reader of resources (selectors, documents)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// For how long altogether

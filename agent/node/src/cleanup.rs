@@ -33,6 +33,8 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     }
     let state = places.state_dir.display();
     let kept = places.kept_resources();
+    // What a writing that was cut short has left, if anything.
+    let _ = std::fs::remove_file(kept.with_extension("new"));
     match std::fs::remove_file(&kept) {
         Ok(()) => say(&format!("removed the resources that were kept in {}", kept.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

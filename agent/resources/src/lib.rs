@@ -10,6 +10,8 @@ mod duration;
 mod edit;
 mod emit;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod kind;
 mod lint;
 mod nearest;

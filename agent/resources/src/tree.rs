@@ -370,6 +370,11 @@ impl Scalar {
         {
             return number.into();
         }
+        if let Ok(number) = self.text.parse::<u64>()
+            && number.to_string() == self.text
+        {
+            return number.into();
+        }
         if let Ok(number) = self.text.parse::<f64>()
             && number.is_finite()
             && looks_like_number(&self.text)

@@ -67,3 +67,13 @@ fn a_node_status_says_of_which_node_what_and_how_often() {
         assert!(!found.is_empty() && found.iter().any(|found| found.contains(said)), "{wrong}: {found:?}");
     }
 }
+
+#[test]
+fn numbers_of_fields_that_nobody_here_knows_are_written_as_they_were() {
+    for number in ["0", "-1", "9223372036854775807", "-9223372036854775808", "18446744073709551615", "1.5"] {
+        let text = document("FelixConfiguration", "default", &format!("  future: {number}\n"));
+        let parsed = parse("f.yaml", &text);
+        let written = to_yaml(parsed.documents[0].resource.document());
+        assert!(written.contains(&format!("future: {number}\n")), "{number}: {written}");
+    }
+}

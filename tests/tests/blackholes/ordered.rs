@@ -280,7 +280,8 @@ fn a_state_that_cannot_be_read_is_set_aside_and_named_and_the_daemon_runs() -> R
     let warnings = kw01.status()?.warnings;
     let named = warnings.iter().any(|text| text.contains("/var/lib/manx/blackholes.json cannot be read"));
     ensure!(named, "{warnings:?}");
-    let kept = kw01.host.paths_below("/var/lib/manx")?;
+    let mut kept = kw01.host.paths_below("/var/lib/manx")?;
+    kept.retain(|path| path.to_string_lossy().contains("blackholes"));
     ensure!(kept.len() == 1 && kept[0].to_string_lossy().contains("blackholes.bad-"), "{kept:?}");
     Ok(())
 }
