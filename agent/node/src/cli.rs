@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -97,6 +97,11 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_BIRD6_SOCKET", value_name = "PATH")]
     pub bird6_socket: Option<PathBuf>,
 
+    /// The BGP identifier: an IPv4 address that no other node has, or hash, which is made of the node's name; CALICO_ROUTER_ID is
+    /// understood, too [default: the node's IPv4 address, else hash]
+    #[arg(long, env = "MANX_ROUTER_ID", value_name = "ADDRESS|hash")]
+    pub router_id: Option<RouterId>,
+
     /// Where passwords are: the key K of the secret S is the file S/K in this directory
     #[arg(long, env = "MANX_SECRETS", value_name = "DIR", default_value = "/etc/manx/secrets")]
     pub secrets: PathBuf,
@@ -130,9 +135,59 @@ pub struct RunArgs {
     pub log_level: String,
 }
 
+/// What Calico's node calls [`RunArgs::router_id`].
+const CALICOS_ROUTER_ID: &str = "CALICO_ROUTER_ID";
+
 impl RunArgs {
+    /// As if what Calico's environment says had been said here; our own word comes before it.
+    pub fn with_calicos_environment(mut self) -> anyhow::Result<RunArgs> {
+        if self.router_id.is_none()
+            && let Some(text) = std::env::var_os(CALICOS_ROUTER_ID).filter(|text| !text.is_empty())
+        {
+            let text = text.to_string_lossy();
+            let read =
+                text.parse().map_err(|error| anyhow::anyhow!("{CALICOS_ROUTER_ID}={text}: {error}"))?;
+            self.router_id = Some(read);
+        }
+        Ok(self)
+    }
+
     pub fn audit_interval(&self) -> Duration {
         Duration::from_secs(self.audit_interval.into())
+    }
+}
+
+/// A BGP identifier, or how one is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterId {
+    Address(Ipv4Addr),
+    /// Of the node's name.
+    Hash,
+}
+
+impl RouterId {
+    pub fn of(self, node: &str) -> Ipv4Addr {
+        match self {
+            RouterId::Address(address) => address,
+            RouterId::Hash => manx_resources::router_id_of_name(node),
+        }
+    }
+}
+
+impl FromStr for RouterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RouterId, String> {
+        if text == "hash" {
+            return Ok(RouterId::Hash);
+        }
+        // RFC 6286 §2.1: any but zero. An address that no host can have is refused by older speakers.
+        let address = text.parse::<Ipv4Addr>().ok();
+        let address = address.filter(|address| !address.is_unspecified() && address.octets()[0] <= 223);
+        address.map(RouterId::Address).ok_or_else(|| {
+            "no BGP identifier; write an IPv4 address that no other node has, such as 10.0.0.1, or hash"
+                .to_owned()
+        })
     }
 }
 

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: cli::RunArgs) -> anyhow::Result<()> {
+    let args = args.with_calicos_environment()?;
     if args.check_config {
         return check_config::run(&args);
     }

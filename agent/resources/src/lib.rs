@@ -36,6 +36,7 @@ pub use plan::{
     AddPath, CommunityPlan, Dial, FastPathPlan, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath,
     NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan, PoolWrite, RangeAs,
     RangePlan, Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded, plan, plan_all,
+    router_id_of_name,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

@@ -371,11 +371,14 @@ fn pool_plan(name: &str, pool: &IpPool) -> PoolPlan {
     }
 }
 
-/// FNV-1a over the name, for a node without an IPv4 address.
-fn router_id_of_name(name: &str) -> Ipv4Addr {
+/// FNV-1a over the name, for a node without an IPv4 address. Speakers older than RFC 6286 take an address that a host may
+/// have and no other, so what would be multicast is put below (Calico's rule, whose hash is another).
+pub fn router_id_of_name(name: &str) -> Ipv4Addr {
     let hash =
         name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    Ipv4Addr::from_bits(hash.max(1))
+    let [first, rest @ ..] = hash.max(1).to_be_bytes();
+    let [second, third, fourth] = rest;
+    Ipv4Addr::new(if first > 223 { first - 32 } else { first }, second, third, fourth)
 }
 
 fn unknown_node(snapshot: &Snapshot, name: &str) -> PlanError {

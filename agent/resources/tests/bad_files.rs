@@ -295,9 +295,21 @@ fn a_value_of_the_wrong_form_is_told_with_the_form() {
 }
 
 #[test]
+fn interfaces_that_bird_alone_would_ignore_are_told_to_be_no_matter_here() {
+    expect(
+        &config("default", "  ignoredInterfaces: [eth9]\n"),
+        &[
+            "warning f:6:22: BGPConfiguration \"default\": spec.ignoredInterfaces: has no effect: it keeps Calico's BIRD from \
+             taking the prefixes of these interfaces as routes of its own, and Manx takes those of no interface; what is \
+             announced are blocks, services and pods' addresses",
+        ],
+    );
+}
+
+#[test]
 fn every_field_that_calico_knows_is_known() {
     let documents = [
-        config("default", "  {logSeverityScreen: Info, nodeToNodeMeshEnabled: true, asNumber: 64512, serviceLoadBalancerIPs: [{cidr: 10.0.0.0/24}], serviceExternalIPs: [], serviceClusterIPs: [], serviceLoadBalancerAggregation: Enabled, communities: [{name: c, value: '1:2'}], prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [c]}], listenPort: 179, nodeMeshPassword: {secretKeyRef: {name: s, key: k, optional: true}}, nodeMeshMaxRestartTime: 2m0s, bindMode: NodeIP, ignoredInterfaces: [x*], localWorkloadPeeringIPV4: 169.254.1.1, localWorkloadPeeringIPV6: 'fe80::1', programClusterRoutes: Enabled, ipv4NormalRoutePriority: 1024, ipv6NormalRoutePriority: 1024}\n"),
+        config("default", "  {logSeverityScreen: Info, nodeToNodeMeshEnabled: true, asNumber: 64512, serviceLoadBalancerIPs: [{cidr: 10.0.0.0/24}], serviceExternalIPs: [], serviceClusterIPs: [], serviceLoadBalancerAggregation: Enabled, communities: [{name: c, value: '1:2'}], prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [c]}], listenPort: 179, nodeMeshPassword: {secretKeyRef: {name: s, key: k, optional: true}}, nodeMeshMaxRestartTime: 2m0s, bindMode: NodeIP, ignoredInterfaces: [], localWorkloadPeeringIPV4: 169.254.1.1, localWorkloadPeeringIPV6: 'fe80::1', programClusterRoutes: Enabled, ipv4NormalRoutePriority: 1024, ipv6NormalRoutePriority: 1024}\n"),
         peer("  {node: a, peerIP: '[2001:db8::1]:179', asNumber: '1.10', localASNumber: 1, keepOriginalNextHop: yes, password: {secretKeyRef: {name: s, key: k}}, sourceAddress: UseNodeIP, maxRestartTime: 120s, keepaliveTime: 60s, numAllowedLocalASNumbers: 1, ttlSecurity: 1, reachableBy: '2001:db8::2', filters: [f], reversePeering: Auto}\n"),
         peer("  {nodeSelector: all(), localWorkloadSelector: app == 'x', asNumber: 65000}\n"),
         node("  {bgp: {asNumber: 1, ipv4Address: 10.0.0.1/24, ipv6Address: '2001:db8::1/64', ipv4IPIPTunnelAddr: 10.0.0.1, routeReflectorClusterID: 1.0.0.1}, ipv4VXLANTunnelAddr: 10.0.0.1, ipv6VXLANTunnelAddr: '::1', vxlanTunnelMACAddr: '66:00:00:00:00:00', vxlanTunnelMACAddrV6: '66:00:00:00:00:00', orchRefs: [{nodeName: n, orchestrator: k8s}], wireguard: {interfaceIPv4Address: 10.0.0.1}, addresses: [{address: 10.0.0.1, type: InternalIP}], interfaces: [{name: e, addresses: []}]}\nstatus: {wireguardPublicKey: k, podCIDRs: []}\n"),

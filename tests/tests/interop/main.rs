@@ -22,3 +22,4 @@ mod roles;
 mod sessions;
 mod settings;
 mod slow_writer;
+mod wire;

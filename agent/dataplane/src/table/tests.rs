@@ -322,6 +322,14 @@ fn a_peer_behind_a_router_has_a_route_in_the_fib_and_no_pod_has_it() {
     let changed = table.commit();
     assert!(matches!(action(&changed.fib.upserts, peer), Some(Action::Via(hops)) if hops.len() == 1));
     assert!(changed.map.is_empty());
+    table.set_path(p("10.9.0.0/16"), vec![gateway("192.168.80.125")]);
+    assert_eq!(
+        action(&table.commit().map.upserts, peer),
+        Some(Action::Pass),
+        "the map has what is around it now"
+    );
+    table.set_path(p("10.9.0.0/16"), Vec::new());
+    assert_eq!(table.commit().map.removals, [p("10.9.0.0/16"), p(peer)]);
     // Not by a router that is itself behind one, for that route could be ours.
     table.set_resolution(router, Some(reachable("192.168.80.7", false)));
     let changed = table.commit();

@@ -49,7 +49,7 @@ impl Daemon {
             return;
         }
         let plan = match self.planner.plan(&update.snapshot) {
-            Ok(plan) => plan,
+            Ok(plan) => self.with_router_id(plan),
             Err(error) => {
                 let stays = if self.plan.is_some() { "; the last good plan stays in force" } else { "" };
                 tracing::error!("{error}{stays}");
@@ -99,6 +99,17 @@ impl Daemon {
             ));
         }
         said
+    }
+
+    /// The flag's word for the identifier, which is this daemon's alone.
+    fn with_router_id(&self, mut plan: Arc<NodePlan>) -> Arc<NodePlan> {
+        if let Some(chosen) = self.args.router_id {
+            let router_id = chosen.of(&self.node);
+            if plan.router_id != router_id {
+                Arc::make_mut(&mut plan).router_id = router_id;
+            }
+        }
+        plan
     }
 
     fn follow_plan(&mut self, plan: Arc<NodePlan>) {

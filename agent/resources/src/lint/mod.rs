@@ -68,6 +68,7 @@ pub enum Rule {
     SelectsNobody,
     ServiceInPool,
     SharedAddress,
+    SharedRouterId,
     UnknownFilter,
     UnknownNode,
     Unreached,
@@ -108,6 +109,7 @@ impl Rule {
             Rule::SelectsNobody => "selects-nobody",
             Rule::ServiceInPool => "service-in-pool",
             Rule::SharedAddress => "shared-address",
+            Rule::SharedRouterId => "shared-router-id",
             Rule::UnknownFilter => "unknown-filter",
             Rule::UnknownNode => "unknown-node",
             Rule::Unreached => "unreached",
@@ -168,6 +170,7 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     let sessions = Sessions::of(&cluster);
     let mut found = Findings::default();
     peers::nodes(&cluster, &mut found);
+    peers::router_ids(&cluster, &mut found);
     peers::rules(&cluster, &mut found);
     peers::filters(snapshot, &mut found);
     peers::without_effect(snapshot, &mut found);

@@ -8,7 +8,7 @@ use std::{
 use super::{Findings, Rule, default_configuration, list};
 use crate::{
     Key, Kind, Object, Snapshot,
-    plan::{Cluster, cluster_id},
+    plan::{Cluster, Family, address, cluster_id, router_id_of_name},
 };
 
 /// Interfaces that a host has for itself alone, by the address that they have where nobody changes it.
@@ -21,6 +21,35 @@ const BRIDGES: [(Ipv4Addr, &str); 4] = [
 
 /// Calico's own advice: above a hundred nodes a mesh is too much.
 const LARGE_MESH: usize = 100;
+
+/// A node without an IPv4 address has one of its name, which may be another's. Two nodes of one IPv4 address are told as that.
+pub(super) fn router_ids(cluster: &Cluster<'_>, found: &mut Findings) {
+    let mut of_names: BTreeMap<Ipv4Addr, Vec<String>> = BTreeMap::new();
+    for node in cluster.nodes() {
+        if address(node, Family::V4).is_none() && address(node, Family::V6).is_some() {
+            of_names.entry(router_id_of_name(node.name())).or_default().push(node.name().to_owned());
+        }
+    }
+    for (id, mut nodes) in of_names {
+        nodes.extend(cluster.index.nodes_at(IpAddr::V4(id)).map(|node| node.name().to_owned()));
+        if let [first, _, ..] = nodes.as_slice() {
+            let remedy = format!(
+                "start manxd on {first} with a --router-id of its own, such as an unused IPv4 address"
+            );
+            found.error(
+                Rule::SharedRouterId,
+                nodes.iter().map(|name| Key::new(Kind::Node, name)).collect(),
+                nodes.clone(),
+                format!(
+                    "{} have the router ID {id}, made of the names of those without an IPv4 address: within an AS they refuse \
+                     each other's sessions, and drop what a reflector passes on",
+                    list(&nodes)
+                ),
+                remedy,
+            );
+        }
+    }
+}
 
 pub(super) fn nodes(cluster: &Cluster<'_>, found: &mut Findings) {
     let without: Vec<String> = cluster.index.without_address().iter().cloned().collect();

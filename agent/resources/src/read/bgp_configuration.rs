@@ -76,10 +76,17 @@ pub(super) fn read(
         spec.parse(field, |text| value::ip(text).map_err(|error| error.to_string()).and_then(of_family));
     }
     spec.accept_without_effect(&[
-        ("ignoredInterfaces", Form::List),
         ("localWorkloadPeeringIPV4", Form::Text),
         ("localWorkloadPeeringIPV6", Form::Text),
     ]);
+    spec.accept(&[("ignoredInterfaces", Form::List)]);
+    if spec.length_of("ignoredInterfaces") > 0 {
+        spec.warn(
+            "ignoredInterfaces",
+            "has no effect: it keeps Calico's BIRD from taking the prefixes of these interfaces as routes of its own, and \
+             Manx takes those of no interface; what is announced are blocks, services and pods' addresses",
+        );
+    }
     if read.bind_node_ip && name != "default" {
         spec.without_effect("bindMode");
     }

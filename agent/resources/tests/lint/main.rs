@@ -343,8 +343,23 @@ fn pools_and_blocks_that_do_not_fit_are_found() {
 }
 
 #[test]
+fn a_router_id_that_two_nodes_have_is_found() {
+    let six = |name: &str| head("Node", name) + "spec: {bgp: {ipv6Address: 'fd00::6/64'}}\n";
+    let id = manx_resources::router_id_of_name("six");
+    let four =
+        |address: &str| head("Node", "four") + &format!("spec: {{bgp: {{ipv4Address: {address}/24}}}}\n");
+    let finding = only_in_the_first(
+        Rule::SharedRouterId,
+        &[&six("six"), &four(&id.to_string())],
+        &[&six("six"), &four("10.0.0.1")],
+    );
+    assert!(finding.message.contains(&id.to_string()), "{finding:?}");
+    assert_eq!(finding.nodes, ["six", "four"]);
+}
+
+#[test]
 fn what_has_no_effect_is_found() {
-    let with = spec("BGPConfiguration", "default", "ignoredInterfaces: [eth9]");
+    let with = spec("BGPConfiguration", "default", "localWorkloadPeeringIPV4: 10.0.0.1");
     let found = rules(&[&with]);
     assert!(found.is_empty() || found == [Rule::WithoutEffect], "{found:?}");
 }
