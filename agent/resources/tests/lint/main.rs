@@ -272,6 +272,8 @@ fn rules_that_say_different_things_of_one_session_are_found() {
         &[&peers("251, asNumber: 65002")],
     );
     assert!(finding.message.contains("BGPPeer/p1 counts"), "{}", finding.message);
+    let named: Vec<String> = finding.resources.iter().map(ToString::to_string).collect();
+    assert!(["BGPPeer/p1", "BGPPeer/p2"].iter().all(|name| named.iter().any(|is| is == name)), "{named:?}");
     // What says the same is none.
     assert!(!rules(&[&peers("250, asNumber: 65001")]).contains(&Rule::DuplicatePeer));
 }

@@ -231,6 +231,44 @@ fn the_reverse_of_a_peer_by_address_needs_the_nodes_as_and_port() {
 }
 
 #[test]
+fn with_selectors_on_both_sides_each_family_has_its_session_and_manual_leaves_the_other_end_out() {
+    let both = |name: &str, last: u8, labels: &str| {
+        let addresses = format!("labels:{labels};ipv6Address: 'fd00::{last}/64'");
+        node(name, &format!("10.0.0.{last}"), &addresses)
+    };
+    let nodes = both("a", 1, "rack: one") + &both("b", 2, "rack: one") + &both("t", 3, "top: one");
+    let down = |manual: &str| {
+        peer("down", &format!("nodeSelector: rack == 'one', peerSelector: top == 'one'{manual}"))
+    };
+    let up = |manual: &str| {
+        peer("up", &format!("nodeSelector: top == 'one', peerSelector: rack == 'one'{manual}"))
+    };
+    let of = |texts: &[String], node: &str| {
+        let all = mesh_off() + &nodes + &texts.concat();
+        assert_eq!(warnings(&[&all], node).iter().filter(|text| text.contains("otherwise")).count(), 0);
+        peers(&[&all], node)
+    };
+    let manual = ", reversePeering: Manual";
+    let (of_a, of_t) = (
+        ["10.0.0.3 179 as64512 node later by BGPPeer/down", "fd00::3 179 as64512 node later by BGPPeer/down"],
+        |by: &str| {
+            ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]
+                .map(|address| format!("{address} 179 as64512 node first by BGPPeer/{by}"))
+        },
+    );
+    // One resource makes both ends, or one alone; two of them make an end each.
+    assert_eq!(of(&[down("")], "a"), of_a);
+    assert_eq!(of(&[down("")], "t"), of_t("down"));
+    assert_eq!(of(&[down(manual)], "a"), of_a);
+    assert_eq!(of(&[down(manual)], "t"), [] as [&str; 0]);
+    assert_eq!(of(&[down(manual), up(manual)], "a"), of_a);
+    assert_eq!(of(&[down(manual), up(manual)], "t"), of_t("up"));
+    // Whose forward end it is says what holds there, whatever the other's reverse would be.
+    assert_eq!(of(&[down(""), up("")], "a"), of_a);
+    assert_eq!(of(&[down(""), up("")], "t"), of_t("up"));
+}
+
+#[test]
 fn a_port_that_the_node_does_not_listen_on_is_told_at_both_ends() {
     let told = |port: &str, end: &str| {
         let all = mesh_off().replace("false", port)
