@@ -119,6 +119,15 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_ADOPT_PROTOCOL", value_name = "PROTOCOL")]
     pub adopt_protocol: Option<Protocol>,
 
+    /// Where Felix says which pods peer with their node (localWorkloadSelector)
+    #[arg(
+        long,
+        env = "MANX_ENDPOINT_STATUS",
+        value_name = "DIR",
+        default_value = "/var/run/calico/endpoint-status"
+    )]
+    pub endpoint_status: PathBuf,
+
     /// Only say whether the daemon could do its work with these flags, resources and secrets; ends in 0 if so, else in 1
     #[arg(long)]
     pub check_config: bool,

@@ -22,6 +22,7 @@ mod process;
 mod secrets;
 mod traffic;
 mod unix_socket;
+mod workloads;
 
 use std::{
     io::{Write, stderr},

@@ -320,16 +320,6 @@ impl<'t, 's> Fields<'t, 's> {
         false
     }
 
-    /// As [`Self::accept`], for fields that matter and have no effect yet: those that are set are remembered, so
-    /// that the plan can say so.
-    pub(crate) fn accept_without_effect(&mut self, fields: &[(&'static str, Form)]) {
-        for (name, form) in fields {
-            if self.accept_one(name, *form) {
-                self.without_effect(name);
-            }
-        }
-    }
-
     /// Remembers that this field has no effect yet.
     pub(crate) fn without_effect(&self, name: &str) {
         self.sink.without_effect.borrow_mut().push(self.path_of(name));

@@ -11,6 +11,7 @@ mod planner;
 mod services;
 mod speaker;
 mod warning;
+mod workloads;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +41,7 @@ pub use planner::Planner;
 pub use speaker::SpeakerPlan;
 pub use warning::Warning;
 pub(crate) use warning::felix_beside;
+pub use workloads::{LocalWorkload, with_workloads};
 
 /// What one node has to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -132,6 +132,7 @@ impl Daemon {
             );
         }
         warnings.extend(self.beside.iter().cloned());
+        warnings.extend(self.workloads_said.iter().cloned());
         warnings.extend(self.adopted_again.clone());
         warnings.extend(self.host.iter().cloned());
         warnings.extend(self.plan.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string));

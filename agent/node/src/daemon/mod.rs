@@ -46,7 +46,7 @@ use manx_dataplane::{
 };
 use manx_datastore::{Datastore, Update};
 use manx_net::Prefix;
-use manx_resources::{NodePlan, Planner, Snapshot};
+use manx_resources::{LocalWorkload, NodePlan, Planner, Snapshot};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
@@ -108,6 +108,10 @@ pub struct Daemon {
     kept_at: Option<Arc<str>>,
     /// Why newer resources were not taken.
     problems: Vec<String>,
+    /// Pods that peer with this node.
+    workloads: Vec<LocalWorkload>,
+    /// What is wrong with what Felix says of others.
+    workloads_said: Vec<String>,
     /// Where Felix's settings and our flags do not go together.
     beside: Vec<String>,
     /// What else on this host deletes or owns routes.
@@ -236,6 +240,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             loaded_at: None,
             kept_at: None,
             problems: Vec::new(),
+            workloads: Vec::new(),
+            workloads_said: Vec::new(),
             beside: Vec::new(),
             host: Vec::new(),
             adopted_again: None,
@@ -486,6 +492,7 @@ impl Daemon {
         }
         self.decide();
         self.keep_blackholes();
+        self.follow_workloads();
         self.follow_secrets();
         self.listen();
         if self.writes() {

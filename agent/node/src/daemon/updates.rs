@@ -8,7 +8,7 @@ use manx_datastore::{Holds, Update};
 use manx_resources::NodePlan;
 
 use super::{Daemon, wiring};
-use crate::cli::DataplaneMode;
+use crate::{cli::DataplaneMode, workloads};
 
 impl Daemon {
     pub(super) fn take_update(&mut self, update: Update) {
@@ -70,10 +70,39 @@ impl Daemon {
         if !refused {
             self.loaded_at = Some(crate::clock::stamp(std::time::SystemTime::now()));
         }
+        let plan = self.with_workloads(plan);
         if self.plan.as_ref() != Some(&plan) {
             self.follow_plan(plan);
         } else {
             self.follow_secrets();
+        }
+    }
+
+    fn with_workloads(&self, plan: Arc<NodePlan>) -> Arc<NodePlan> {
+        if self.workloads.is_empty() {
+            return plan;
+        }
+        Arc::new(manx_resources::with_workloads(&plan, &self.snapshot, &self.workloads))
+    }
+
+    /// Pods that begin or cease to peer with this node.
+    pub(super) fn follow_workloads(&mut self) {
+        let is_wanted = self.snapshot.bgp_peers().any(|peer| peer.spec.local_workload_selector.is_some());
+        let (workloads, problems) =
+            if is_wanted { workloads::read(&self.args.endpoint_status) } else { Default::default() };
+        for problem in problems.iter().filter(|problem| !self.workloads_said.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        self.workloads_said = problems;
+        if workloads == self.workloads {
+            return;
+        }
+        self.workloads = workloads;
+        // Without a plan they wait for one.
+        let (Some(_), Ok(plan)) = (&self.plan, self.planner.plan(&self.snapshot)) else { return };
+        let plan = self.with_workloads(plan);
+        if self.plan.as_ref() != Some(&plan) {
+            self.follow_plan(plan);
         }
     }
 

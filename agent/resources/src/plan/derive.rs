@@ -96,6 +96,37 @@ pub(super) fn leads_to(
     Some(reached)
 }
 
+/// Whether a BGPPeer makes peers of this node's pods.
+pub(super) fn chooses_workloads(own: &NodeObject, object: &PeerObject) -> bool {
+    object.spec.local_workload_selector.is_some() && is_local_to(own, object)
+}
+
+/// A pod's session: it dials the address that its node shows it, and from where is its own affair.
+pub(super) fn workload_peer(
+    cluster: &Cluster<'_>,
+    own: &NodeObject,
+    object: &PeerObject,
+    own_address: IpAddr,
+    address: IpAddr,
+    as_number: Asn,
+) -> PeerPlan {
+    let derivation =
+        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings: Vec::new() };
+    let settings = Settings {
+        reachable_by: None,
+        local_as: object.spec.local_as_number,
+        allow_local_as: object.spec.allow_local_as,
+        keep_next_hop: object.spec.keep_original_next_hop,
+        extensions: object.spec.extensions.clone(),
+    };
+    let remote = Remote { address, port: 179, as_number, cluster_id: None };
+    PeerPlan {
+        dial: Dial::Never,
+        source_address: None,
+        ..derivation.peer_plan(object, PeerKind::LocalWorkload, own_address, remote, settings)
+    }
+}
+
 /// The AS that this node shows instead of its own: to a peer that is named by its address. Nodes that a selector chooses,
 /// and those that a rule leads back from, see each node's own (Calico's rule).
 fn local_as_towards(object: &PeerObject) -> Option<Asn> {

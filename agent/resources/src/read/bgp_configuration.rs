@@ -68,6 +68,7 @@ pub(super) fn read(
         mesh,
     };
     spec.parse_each("ignoredInterfaces", value::interface_pattern);
+    // Felix gives it to the interfaces of pods that peer with their node.
     for (field, ipv4) in [("localWorkloadPeeringIPV4", true), ("localWorkloadPeeringIPV6", false)] {
         let of_family = |address: IpAddr| match address.is_ipv4() == ipv4 {
             true => Ok(address),
@@ -75,10 +76,6 @@ pub(super) fn read(
         };
         spec.parse(field, |text| value::ip(text).map_err(|error| error.to_string()).and_then(of_family));
     }
-    spec.accept_without_effect(&[
-        ("localWorkloadPeeringIPV4", Form::Text),
-        ("localWorkloadPeeringIPV6", Form::Text),
-    ]);
     spec.accept(&[("ignoredInterfaces", Form::List)]);
     if spec.length_of("ignoredInterfaces") > 0 {
         spec.warn(

@@ -54,9 +54,6 @@ pub(super) fn read(document: &mut Fields<'_, '_>, annotations: &mut Annotations<
         reverse_peering_manual: reverse.unwrap_or(false),
         extensions,
     };
-    if spec.is_set("localWorkloadSelector") {
-        spec.without_effect("localWorkloadSelector");
-    }
     exclusions(&mut spec, &read);
     if named.is_none() && !annotations.is_set(extensions::PEER_RANGE) {
         // Calico takes it, and makes nothing of it.
