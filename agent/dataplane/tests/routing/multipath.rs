@@ -67,18 +67,14 @@ fn flows_are_spread_over_all_next_hops() {
     });
 }
 
-/// The kernel puts an IPv6 route's first next hop in the place of all old ones and appends the others; readers find
-/// some way at every moment.
-#[test]
-fn no_packet_is_refused_while_the_next_hops_change() {
-    isolated(|| async {
-        uplink();
-        second_uplink();
-        let mut dataplane = open();
-        for (prefix, hops) in FAMILIES {
-            dataplane.set_path(p(prefix), gateways(&hops));
-            settle(&mut dataplane).await;
-        }
+/// Datagrams to both families' prefixes, as fast as they go.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    sender: thread::JoinHandle<(u32, Vec<i32>)>,
+}
+
+impl Traffic {
+    fn start() -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
         let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
@@ -101,6 +97,34 @@ fn no_packet_is_refused_while_the_next_hops_change() {
             }
             (sent, refused)
         });
+        Traffic { stop, sender }
+    }
+
+    fn never_without_a_route(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (sent, refused) = self.sender.join().unwrap();
+        // A neighbour that has yet to answer may have its queue full; that is not the route's doing.
+        let no_route: Vec<i32> = refused
+            .into_iter()
+            .filter(|errno| matches!(*errno, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES))
+            .collect();
+        assert!(sent > 10_000 && no_route.is_empty(), "{sent} sent, {no_route:?}");
+    }
+}
+
+/// The kernel puts an IPv6 route's first next hop in the place of all old ones and appends the others; readers find
+/// some way at every moment.
+#[test]
+fn no_packet_is_refused_while_the_next_hops_change() {
+    isolated(|| async {
+        uplink();
+        second_uplink();
+        let mut dataplane = open();
+        for (prefix, hops) in FAMILIES {
+            dataplane.set_path(p(prefix), gateways(&hops));
+            settle(&mut dataplane).await;
+        }
+        let traffic = Traffic::start();
         for round in 0..200 {
             for (prefix, hops) in FAMILIES {
                 let wanted = [&hops[..2], &hops[1..], &hops[..1], &hops[..]][round % 4];
@@ -108,18 +132,42 @@ fn no_packet_is_refused_while_the_next_hops_change() {
             }
             settle_for(&mut dataplane, std::time::Duration::from_millis(2)).await;
         }
-        stop.store(true, Ordering::Relaxed);
-        let (sent, refused) = sender.join().unwrap();
-        // A neighbour that has yet to answer may have its queue full; that is not the route's doing.
-        let no_route: Vec<i32> = refused
-            .into_iter()
-            .filter(|errno| matches!(*errno, libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES))
-            .collect();
-        assert!(sent > 10_000 && no_route.is_empty(), "{sent} sent, {no_route:?}");
+        traffic.never_without_a_route();
         for (prefix, hops) in FAMILIES {
             assert_eq!(alive(prefix), hops);
         }
         assert!(dataplane.audit().unwrap().is_clean());
+    });
+}
+
+/// Those of BIRD with `merge paths`, taken over and handed back, also where it gives them a metric of its own. No route is
+/// there besides that would hide a gap.
+#[test]
+fn no_packet_is_refused_while_routes_of_several_next_hops_change_hands() {
+    isolated(|| async {
+        uplink();
+        second_uplink();
+        ip("route del default");
+        for metric in ["", "metric 512"] {
+            for (prefix, hops) in FAMILIES {
+                let legs = hops.map(|hop| format!("nexthop via {hop}")).join(" ");
+                let family = if prefix.contains(':') { "-6" } else { "-4" };
+                ip(&format!("{family} route add {prefix} proto 12 {metric} {legs}"));
+            }
+            let traffic = Traffic::start();
+            for round in 0..400 {
+                let (from, to) = if round % 2 == 0 { (12, MANX) } else { (MANX, 12) };
+                let done = manx_dataplane::relabel(from, to, |table, _| table == 254).unwrap();
+                assert_eq!((done.taken, done.refused), (2, vec![]), "round {round}");
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+            traffic.never_without_a_route();
+            assert!(manx_dataplane::read_back(MANX).unwrap().is_empty());
+            for (prefix, hops) in FAMILIES {
+                assert_eq!(alive(prefix), hops);
+                ip(&format!("route del {prefix} proto 12 {metric}"));
+            }
+        }
     });
 }
 
