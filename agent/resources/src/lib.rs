@@ -19,6 +19,7 @@ mod patch;
 mod plan;
 mod problem;
 mod read;
+mod remedy;
 mod selector;
 mod snapshot;
 pub mod spec;

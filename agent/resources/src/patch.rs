@@ -42,7 +42,7 @@ pub fn parse_patch(text: &str) -> Result<Value, PatchError> {
     let fault = fault.or_else(|| documents.iter().find_map(|document| document.faults.first().cloned()));
     match (fault, documents.as_slice()) {
         (Some(fault), _) => {
-            Err(PatchError::Syntax(format!("{} at {}:{}", fault.message, fault.place.0, fault.place.1)))
+            Err(PatchError::Syntax(format!("at {}:{}, {}", fault.place.0, fault.place.1, fault.message)))
         }
         (None, [document]) => Ok(document.root.to_json()),
         (None, []) => Err(PatchError::Syntax("it is empty".to_owned())),

@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 
+use crate::remedy::with_remedy;
+
 /// No resource nests deeper than a dozen levels. The bound keeps every recursion over a tree within the stack.
 const MAX_DEPTH: usize = 64;
 /// How many nodes of one text may be kept for aliases and come from aliases: "billion laughs" ends here.
@@ -76,7 +78,7 @@ pub(crate) fn parse(text: &str) -> (Vec<Document>, Option<Fault>) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                let fault = Fault { place: place(*error.marker()), message: error.info().to_owned() };
+                let fault = Fault { place: place(*error.marker()), message: with_remedy(error.info()) };
                 return (documents, Some(fault));
             }
         };

@@ -83,11 +83,40 @@ fn json_has_lines_and_columns_too() {
 
 #[test]
 fn a_fault_of_the_text_itself_has_its_place() {
-    expect("a: b\n c: d\n", &["error f:2:3: mapping values are not allowed in this context"]);
+    expect(
+        "a: b\n c: d\n",
+        &[
+            "error f:2:3: mapping values are not allowed in this context; indent the line as its neighbours are, or put text \
+             that has \": \" in it in quotes",
+        ],
+    );
     expect(
         &peer("  peerIP: 192.0.2.1\n  peerIP: 192.0.2.2\n"),
         &["error f:7:3: BGPPeer \"p\": the key \"peerIP\" stands twice; the first is in line 6"],
     );
+}
+
+#[test]
+fn what_is_no_yaml_is_told_with_its_remedy() {
+    for (text, place, remedy) in [
+        ("a:\n\tb: c\n", "2:2", "spaces, not with tabs"),
+        ("a:\n  b: 1\n\tc: 2\n", "2:6", "spaces, not with tabs"),
+        ("a:\n  b: c\n d: e\n", "3:2", "as its neighbours are"),
+        ("a: has(x) && b == 'c': d\n", "1:22", "in it in quotes"),
+        ("a: [1, 2\nb: c\n", "2:2", "is a ] or } missing"),
+        ("{\"a\": 1 \"b\": 2}\n", "1:12", "is a comma, ] or } missing?"),
+        ("a: b\nc\n", "3:1", "with a space behind the colon"),
+        ("a: @x\n", "1:4", "begins with it in quotes"),
+        ("a: \"\\q\"\n", "1:4", "for a backslash"),
+        ("a: 'it's'\n", "1:8", "write '' for a quote"),
+        ("a: \"x\nb: c\n", "1:4", "is the last quote missing?"),
+    ] {
+        let found = problems(text).join("\n");
+        assert!(
+            found.starts_with(&format!("error f:{place}: ")) && found.contains(remedy),
+            "{text:?}: {found}"
+        );
+    }
 }
 
 #[test]
