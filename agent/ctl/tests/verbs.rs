@@ -30,6 +30,29 @@ fn stored(lab: &Lab) -> String {
 }
 
 #[test]
+fn what_get_prints_changes_nothing_when_it_is_applied() {
+    let later = "  later:\n    a: 18446744073709551615\n    b: 0.1000\n    c: 1e400\n    d: 123456789012345678901234567890\n    e: 0x1F\n";
+    let text = format!("{PEER}{later}");
+    let lab = Lab::new();
+    fs::write(lab.store().join("bgppeer.rack-7.yaml"), &text).unwrap();
+    for form in ["yaml", "json"] {
+        let printed = lab.run(&["get", "bgppeer", "rack-7", "-o", form]);
+        assert_eq!(printed.code, 0, "{}", printed.stderr);
+        for verb in ["apply", "replace"] {
+            let run = lab.run_with(&[verb, "-f", "-"], &printed.stdout);
+            assert_eq!(run.code, 0, "{}", run.stderr);
+            assert_eq!(stored(&lab), text, "{verb} of {form}");
+        }
+    }
+    // Somebody's own text is taken over with its comments.
+    let own =
+        text.replace("the network team", "the other team").replace("the reflector", "the old reflector");
+    let run = lab.run_with(&["apply", "-f", "-"], &own);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(stored(&lab).contains("the old reflector"), "{}", stored(&lab));
+}
+
+#[test]
 fn each_verb_says_what_calicoctl_says() {
     let lab = with_peer();
     let file = lab.file("peer.yaml", PEER);

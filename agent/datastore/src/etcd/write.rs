@@ -138,7 +138,7 @@ async fn steps(
                 let value = merged(resource, before, edited, now);
                 size += value.len();
                 match before {
-                    Some(before) if before == value.as_bytes() => (Written::Unchanged, None),
+                    Some(before) if says_the_same(&key, before, &value) => (Written::Unchanged, None),
                     Some(_) => (Written::Replaced, Some(TxnOp::put(key, value, None))),
                     None => (Written::Created, Some(TxnOp::put(key, value, None))),
                 }
@@ -272,6 +272,17 @@ fn merged(resource: &Resource, before: Option<&[u8]>, edited: bool, now: SystemT
     document.to_string()
 }
 
+/// Other tools sort keys and write numbers (`0.10`) in other ways; that is no difference.
+fn says_the_same(key: &str, before: &[u8], value: &str) -> bool {
+    let document = |value: &[u8]| {
+        let parsed = parse_stored(key, value)?;
+        let [document] = parsed.documents.as_slice() else { return None };
+        Some(document.resource.document().clone())
+    };
+    before == value.as_bytes()
+        || document(before).is_some_and(|there| document(value.as_bytes()) == Some(there))
+}
+
 /// Fields that only the stored value has stay.
 fn over(new: &str, before: Option<&[u8]>) -> String {
     let before = before.and_then(|value| serde_json::from_slice::<Map<String, Value>>(value).ok());
@@ -327,6 +338,15 @@ mod tests {
         assert_eq!(metadata.get("resourceVersion"), None, "it is the store's");
         assert_eq!(merged(&pool, Some(first.as_bytes()), false, at(1_795_000_999)), first);
         assert_eq!(value(&merged(&pool, Some(b"no JSON"), false, at(0)))["spec"], value(POOL)["spec"]);
+    }
+
+    #[test]
+    fn what_another_tool_wrote_in_its_own_order_is_not_written_again() {
+        let stored = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"pods","uid":"7","creationTimestamp":"2026-11-18T11:06:40Z"},"spec":{"cidr":"172.16.0.0/16","later":0.10}}"#;
+        let printed = merged(&resource(KEY, stored), Some(stored.as_bytes()), false, at(0));
+        assert!(says_the_same(KEY, stored.as_bytes(), &printed), "{printed}");
+        assert!(!says_the_same(KEY, stored.as_bytes(), &printed.replace("172.16", "172.17")));
+        assert!(!says_the_same(KEY, b"no JSON", &printed));
     }
 
     #[test]

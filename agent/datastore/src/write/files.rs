@@ -200,6 +200,10 @@ impl<'d> Files<'d> {
             return Ok(Written::Unchanged);
         }
         let says = new.resource.document().clone();
+        // Neither text has comments that would be lost by not writing it; the file's own may stand around its fields.
+        if old.as_ref() == Some(&says) && (draft.is_json() || new.is_printed()) {
+            return Ok(Written::Unchanged);
+        }
         let text = draft_text(draft, Some(new), &says);
         draft.replace(key, body, text, says);
         Ok(Written::Replaced)

@@ -49,6 +49,12 @@ impl Manifest {
         };
         parsed.documents.iter().map(manifest).collect()
     }
+
+    /// Its text is what `get` would print, or JSON: it says nothing that the resource does not.
+    pub(crate) fn is_printed(&self) -> bool {
+        self.body.trim_end() == to_yaml(self.resource.document()).trim_end()
+            || serde_json::from_str::<Value>(&self.body).is_ok()
+    }
 }
 
 /// The version that a document has, and the document without it.
