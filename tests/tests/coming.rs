@@ -76,12 +76,14 @@ fn birds_routes_are_taken_over_and_handed_back_under_traffic_and_none_is_lost() 
     })?;
     kw01.host.sh("ip route del 172.16.201.0/26 proto bird")?;
 
-    // And back.
+    // And back, but for what an operator has ordered.
+    kw01.host.sh("manxctl blackhole add 172.16.202.0/26")?;
     let flows_back = flows(&cluster)?;
     thread::sleep(Duration::from_millis(500));
     cluster.node_mut("kw01").terminate()?;
     let said = cluster.node("kw01").host.sh("manxd cleanup --hand-back")?;
     ensure!(said.contains("handed 2 routes of protocol 77 on, as of protocol 12 (bird)"), "{said}");
+    ensure!(said.contains("removed 1 routes that were operators' blackholes"), "{said}");
     ensure!(of_protocol(&cluster, "kw01", "manx")?.is_empty());
     cluster.node_mut("kw01").set_bird(true);
     cluster.node_mut("kw01").start()?;

@@ -225,6 +225,11 @@ mod tests {
             "[keyfile]\nunmanaged-devices=interface-name:cali*;interface-name:tunl*\n",
         );
         assert_eq!(root.rules(), []);
+        root.write(
+            "etc/NetworkManager/conf.d/calico.conf",
+            "[keyfile]\nunmanaged-devices+=interface-name:cali*\n",
+        );
+        assert_eq!(root.rules(), [], "added to what the main file says");
     }
 
     #[test]

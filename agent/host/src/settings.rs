@@ -47,7 +47,16 @@ fn read(text: &str, section: &str, found: &mut BTreeMap<String, String>) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             inside = name == section;
         } else if let (true, Some((key, value))) = (inside, line.split_once('=')) {
-            found.insert(key.trim().to_owned(), value.trim().to_owned());
+            let (key, value) = (key.trim(), value.trim());
+            match key.strip_suffix('+') {
+                // NetworkManager adds to a list so.
+                Some(list) => {
+                    let entry: &mut String = found.entry(list.trim().to_owned()).or_default();
+                    entry.push(';');
+                    entry.push_str(value);
+                }
+                None => drop(found.insert(key.to_owned(), value.to_owned())),
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 //! taken over before anything else, and from then on are as those of an earlier run of ours: kept until their peers have
 //! been heard, changed in place, and swept if nobody claims them.
 
+use std::collections::BTreeSet;
+
 use manx_dataplane::Relabelled;
 use manx_datastore::Datastore;
 use manx_net::Prefix;
@@ -12,12 +14,13 @@ use crate::cli::{Protocol, RunArgs};
 /// Names in one line of the log.
 const NAMED: usize = 10;
 
-/// Takes over the routes inside pools. What is wrong is said; the daemon goes on with whatever is there.
-pub fn adopt(from: Protocol, args: &RunArgs, datastore: &Datastore) {
+/// Takes over the routes inside pools, and returns those that it could not. What is wrong is said; the daemon goes on with
+/// whatever is there.
+pub fn adopt(from: Protocol, args: &RunArgs, datastore: &Datastore) -> BTreeSet<Prefix> {
     let ours = args.places.protocol;
     if from.0 == ours {
         tracing::warn!("--adopt-protocol {from} is this manxd's own protocol; there is nothing to take over");
-        return;
+        return BTreeSet::new();
     }
     let read = datastore.read();
     let pools = pools(&read.snapshot);
@@ -28,13 +31,19 @@ pub fn adopt(from: Protocol, args: &RunArgs, datastore: &Datastore) {
              Start manxd again when the resources can be read",
             why.map(|why| format!(" ({why})")).unwrap_or_default()
         );
-        return;
+        return BTreeSet::new();
     }
     let is_ours =
         |table: u32, prefix: Prefix| table == args.table && pools.iter().any(|pool| pool.covers(prefix));
     match manx_dataplane::relabel(from.0, ours, is_ours) {
-        Ok(done) => say(from, &done),
-        Err(error) => tracing::error!("taking over routes of protocol {from} failed: {error}"),
+        Ok(done) => {
+            say(from, &done);
+            done.refused.into_iter().map(|(prefix, _)| prefix).collect()
+        }
+        Err(error) => {
+            tracing::error!("taking over routes of protocol {from} failed: {error}");
+            BTreeSet::new()
+        }
     }
 }
 
@@ -46,6 +55,9 @@ fn say(from: Protocol, done: &Relabelled) {
     tracing::info!("took over {} routes of protocol {from}", done.taken);
     for (prefix, why) in done.refused.iter().take(NAMED) {
         tracing::warn!("the route of protocol {from} to {prefix} is not taken over: {why}");
+    }
+    if done.refused.len() > NAMED {
+        tracing::warn!("and {} more are not taken over", done.refused.len() - NAMED);
     }
     if !done.left.is_empty() {
         tracing::warn!(

@@ -20,14 +20,20 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             say(&format!("removed {routes} routes of protocol {}", places.protocol));
         }
         Some(to) => {
+            // What operators have ordered is nobody else's to keep.
+            let orders = crate::blackholes::Orders::open(&places.state_dir);
+            let is_theirs = |_, prefix| orders.get(prefix).is_none();
             let done =
-                manx_dataplane::relabel(places.protocol, to.0, |_, _| true).context("handing routes back")?;
+                manx_dataplane::relabel(places.protocol, to.0, is_theirs).context("handing routes back")?;
             say(&format!(
                 "handed {} routes of protocol {} on, as of protocol {to}",
                 done.taken, places.protocol
             ));
-            for (prefix, why) in &done.refused {
-                say(&format!("left the route to {prefix}: {why}"));
+            let rest = manx_dataplane::cleanup(places.protocol).context("deleting routes")?;
+            if rest > 0 {
+                say(&format!(
+                    "removed {rest} routes that were operators' blackholes or could not be handed on"
+                ));
             }
         }
     }

@@ -116,6 +116,8 @@ pub struct Daemon {
     beside: Vec<String>,
     /// What else on this host deletes or owns routes.
     host: Vec<String>,
+    /// Routes that could not be taken over, and stay another's.
+    not_adopted: BTreeSet<Prefix>,
     /// Who writes on what was taken over.
     adopted_again: Option<String>,
     /// What else is wrong with those in force.
@@ -200,9 +202,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async move {
-        if let (Some(from), DataplaneMode::On) = (args.adopt_protocol, args.dataplane) {
-            adopt::adopt(from, &args, &datastore);
-        }
+        let not_adopted = match (args.adopt_protocol, args.dataplane) {
+            (Some(from), DataplaneMode::On) => adopt::adopt(from, &args, &datastore),
+            _ => BTreeSet::new(),
+        };
         let dataplane = Dataplane::open(manx_dataplane::Config {
             protocol: args.places.protocol,
             table: args.table,
@@ -244,6 +247,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             workloads_said: Vec::new(),
             beside: Vec::new(),
             host: Vec::new(),
+            not_adopted,
             adopted_again: None,
             remarks: Vec::new(),
             speaker: None,
@@ -460,6 +464,7 @@ impl Daemon {
         let again = self.dataplane.kernel().routes().iter().filter(|route| {
             route.protocol == from.0
                 && route.key.table == self.args.table
+                && !self.not_adopted.contains(&route.key.prefix)
                 && pools.iter().any(|pool| pool.covers(route.key.prefix))
         });
         let again: Vec<Prefix> = again.map(|route| route.key.prefix).collect();
