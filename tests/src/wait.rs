@@ -67,6 +67,6 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(60));
     }
 }
