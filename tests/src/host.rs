@@ -102,6 +102,11 @@ impl Host {
 
     /// A pod, and the host route to each of its addresses that says it lives here.
     pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod> {
+        self.pod_by(name, addresses, None)
+    }
+
+    /// The same with a metric of the host's routes to it, as newer Felix sets one.
+    pub fn pod_by(&self, name: &str, addresses: &[IpAddr], metric: Option<u32>) -> Result<Pod> {
         let ns = Netns::inside(name, &self.ns)?;
         quick_ipv6(&ns)?;
         ns.sh("ip link set lo up")?;
@@ -128,10 +133,11 @@ impl Host {
         if addresses.iter().any(IpAddr::is_ipv6) {
             ns.sh(&format!("ip route add default via {POD_GATEWAY6} dev eth0"))?;
         }
+        let metric = metric.map(|metric| format!(" metric {metric}")).unwrap_or_default();
         for address in addresses {
             match address {
-                IpAddr::V4(a) => self.sh(&format!("ip route add {a} dev {interface} scope link"))?,
-                IpAddr::V6(a) => self.sh(&format!("ip -6 route add {a} dev {interface}"))?,
+                IpAddr::V4(a) => self.sh(&format!("ip route add {a} dev {interface} scope link{metric}"))?,
+                IpAddr::V6(a) => self.sh(&format!("ip -6 route add {a} dev {interface}{metric}"))?,
             };
         }
         Ok(Pod { ns, addresses: addresses.to_vec(), interface })

@@ -38,8 +38,9 @@ pub struct Config {
     /// Own prefixes, announced to every peer. Of two with one prefix the first counts.
     pub originated: Vec<Originated>,
     /// Host routes of our own beside those, such as of a pod whose address lies in another node's block. They are announced, and
-    /// of routes that come from peers they say nothing, so that none is judged anew when one of them comes or goes.
-    pub hosts: Vec<Prefix>,
+    /// of routes that come from peers they say nothing, so that none is judged anew when one of them comes or goes. One wins
+    /// against what peers announce for the same prefix, but for a priority better than its own: whose it is now says so.
+    pub hosts: Vec<OwnHost>,
     /// Prefixes of services of our own, which many nodes announce. As of `hosts`, nothing follows from them for others' routes.
     pub services: Vec<Prefix>,
     pub export: ExportRule,
@@ -89,6 +90,20 @@ impl Config {
             normal_priority: NormalPriority::default(),
             seed: 0,
         }
+    }
+}
+
+/// A host route of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnHost {
+    pub prefix: Prefix,
+    /// Sent in LOCAL_PREF within the AS (see [`crate::policy::local_pref_of_priority`]); None: that of a usual route.
+    pub priority: Option<u32>,
+}
+
+impl From<Prefix> for OwnHost {
+    fn from(prefix: Prefix) -> OwnHost {
+        OwnHost { prefix, priority: None }
     }
 }
 

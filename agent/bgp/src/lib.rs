@@ -32,8 +32,8 @@ pub mod view;
 pub use attr::parse::{AttributeError, Outcome};
 pub use config::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes,
-    Multipath, NextHopMode, NormalPriority, Originated, PeerConfig, PeerKey, PoolRule, RemoteAs, Role,
-    WellKnown,
+    Multipath, NextHopMode, NormalPriority, Originated, OwnHost, PeerConfig, PeerKey, PoolRule, RemoteAs,
+    Role, WellKnown,
 };
 pub use event::{
     About, BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent, Warning,

@@ -12,7 +12,7 @@
 mod reading;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io, mem,
     net::IpAddr,
     time::Instant,
@@ -295,6 +295,14 @@ impl Dataplane {
             if self.resolver.release(gateway) {
                 self.table.set_resolution(gateway, None);
             }
+        }
+    }
+
+    /// The priority of the best path, a metric as Calico counts it, if it is better than the usual one: it stands before a pod
+    /// of this node whose route has a higher metric, because the pod is about to be elsewhere.
+    pub fn set_priority(&mut self, prefix: Prefix, priority: Option<u32>) {
+        if self.table.set_priority(prefix, priority) {
+            self.note(prefix);
         }
     }
 
@@ -621,8 +629,8 @@ impl Dataplane {
         self.fib.failures()
     }
 
-    /// Addresses of this node's pods, as the kernel's host routes to their interfaces show them.
-    pub fn hosted(&self) -> &BTreeSet<Prefix> {
+    /// Addresses of this node's pods, as the kernel's host routes to their interfaces show them, with those routes' metric.
+    pub fn hosted(&self) -> &BTreeMap<Prefix, u32> {
         self.pods.hosted()
     }
 

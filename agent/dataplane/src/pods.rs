@@ -34,6 +34,8 @@ const PROBE_LONGEST: Duration = Duration::from_secs(30);
 pub struct Pod {
     pub ifindex: u32,
     pub mac: Option<Mac>,
+    /// Of the kernel's route to it. A peer's path of a better priority says that the pod is about to be there.
+    pub metric: u32,
 }
 
 #[derive(Debug)]
@@ -46,14 +48,14 @@ struct Probe {
 pub(crate) struct Pods {
     pods: BTreeMap<Prefix, Pod>,
     probes: BTreeMap<Prefix, Probe>,
-    /// Addresses of pods of this node, those too that the stack alone can reach.
-    hosted: BTreeSet<Prefix>,
+    /// Addresses of pods of this node, those too that the stack alone can reach, with the metric of the kernel's route.
+    hosted: BTreeMap<Prefix, u32>,
     hosted_changed: bool,
 }
 
-/// The pod interface to which the kernel's best host route for this address leads. None where that route says more than
+/// The pod interface to which the kernel's best host route for this address leads, and that route's metric. None where that route says more than
 /// "out there" (another MTU, a tunnel) or holds for some packets only (a TOS): the stack alone heeds it.
-fn interface(prefix: Prefix, view: &KernelView) -> Option<u32> {
+fn interface(prefix: Prefix, view: &KernelView) -> Option<(u32, u32)> {
     if !prefix.is_host() {
         return None;
     }
@@ -67,24 +69,29 @@ fn interface(prefix: Prefix, view: &KernelView) -> Option<u32> {
     let (_, best) = routes.into_iter().min_by_key(|(place, route)| (*place, route.key.metric))?;
     match best.legs.as_slice() {
         [leg] if best.kind == RouteKind::Unicast && !best.special && leg.gateway.is_none() => {
-            (view.link(leg.ifindex)?.role == Role::Pod).then_some(leg.ifindex)
+            (view.link(leg.ifindex)?.role == Role::Pod).then_some((leg.ifindex, best.key.metric))
         }
         _ => None,
     }
 }
 
-/// The kernel sends what is for this address out of a pod's interface, in whatever way.
-fn is_hosted(prefix: Prefix, view: &KernelView) -> bool {
+/// The least metric of the routes by which the kernel sends what is for this address out of a pod's interface, in whatever
+/// way; None: by none.
+fn hosted(prefix: Prefix, view: &KernelView) -> Option<u32> {
+    if !prefix.is_host() {
+        return None;
+    }
     let routes = view.routes().exact(prefix).iter().filter(|route| {
         [TABLE_MAIN, TABLE_DEFAULT].contains(&route.key.table) && route.kind == RouteKind::Unicast
     });
     let is_pods = |ifindex: u32| view.link(ifindex).is_some_and(|link| link.role == Role::Pod);
-    prefix.is_host()
-        && routes.flat_map(|route| &route.legs).any(|leg| leg.gateway.is_none() && is_pods(leg.ifindex))
+    let to_pod =
+        routes.filter(|route| route.legs.iter().any(|leg| leg.gateway.is_none() && is_pods(leg.ifindex)));
+    to_pod.map(|route| route.key.metric).min()
 }
 
 impl Pods {
-    pub fn hosted(&self) -> &BTreeSet<Prefix> {
+    pub fn hosted(&self) -> &BTreeMap<Prefix, u32> {
         &self.hosted
     }
 
@@ -104,7 +111,7 @@ impl Pods {
         suspects.extend(self.pods.iter().filter(|(_, pod)| moved(&pod.ifindex)).map(|(prefix, _)| *prefix));
         if !changes.gone.is_empty() {
             // Their routes go without an event each.
-            suspects.extend(&self.hosted);
+            suspects.extend(self.hosted.keys());
         }
         if changes.links.iter().any(|ifindex| view.link(*ifindex).is_some_and(|link| link.role == Role::Pod))
         {
@@ -122,10 +129,12 @@ impl Pods {
     }
 
     fn refresh_one(&mut self, prefix: Prefix, view: &KernelView, now: Instant) -> bool {
-        self.hosted_changed |=
-            if is_hosted(prefix, view) { self.hosted.insert(prefix) } else { self.hosted.remove(&prefix) };
+        self.hosted_changed |= match hosted(prefix, view) {
+            Some(metric) => self.hosted.insert(prefix, metric) != Some(metric),
+            None => self.hosted.remove(&prefix).is_some(),
+        };
         let before = self.pods.get(&prefix).copied();
-        let Some(ifindex) = interface(prefix, view) else {
+        let Some((ifindex, metric)) = interface(prefix, view) else {
             self.probes.remove(&prefix);
             return self.pods.remove(&prefix).is_some();
         };
@@ -140,7 +149,7 @@ impl Pods {
                 before.filter(|pod| pod.ifindex == ifindex && known.is_none()).and_then(|pod| pod.mac)
             }
         };
-        let pod = Pod { ifindex, mac };
+        let pod = Pod { ifindex, mac, metric };
         self.pods.insert(prefix, pod);
         before != Some(pod)
     }

@@ -14,7 +14,7 @@ use manx_net::{Asn, Prefix};
 use crate::{attr::Attributes, config::Family};
 
 pub(crate) use priority::preference;
-pub use priority::{NORMAL as NORMAL_PRIORITY, local_pref_of_priority, priority_of_local_pref};
+pub use priority::{NORMAL as NORMAL_PRIORITY, is_elevated, local_pref_of_priority, priority_of_local_pref};
 
 /// The rules of one peer in one direction, by family.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -34,6 +34,11 @@ pub(crate) const fn preference(local_pref: u32, normal: u32) -> i64 {
     }
 }
 
+/// Whether LOCAL_PREF stands for a better priority than the usual one: a pod that is about to move has it where it will be.
+pub const fn is_elevated(local_pref: u32, normal: u32) -> bool {
+    matches!(priority_of_local_pref(local_pref), Some(priority) if priority < normal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{ExportRule, NextHopMode, Originated, PeerKey},
+        config::{ExportRule, NextHopMode, NormalPriority, Originated, PeerKey},
         rib::{
             PeerKind,
             export::{ExportRules, GroupKey, Policy},
@@ -116,8 +116,12 @@ mod tests {
         let prefix = |n: u32| format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap();
         let own = (0..1000).map(|n| Originated { prefix: prefix(n), communities: Vec::new() });
         let own: Vec<Originated> = own.collect();
-        rib.set_policy(Policy::new(ExportRule::default(), own.iter().map(|own| own.prefix)));
-        rib.originate(&own);
+        rib.set_policy(Policy::new(
+            ExportRule::default(),
+            NormalPriority::default(),
+            own.iter().map(|own| own.prefix),
+        ));
+        rib.originate(&own, &[]);
         let mut slots = Vec::new();
         for n in 0..10 {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, n));

@@ -16,8 +16,8 @@ use crate::{
         Attributes,
         encode::{Outgoing, OutgoingKind},
     },
-    config::{ExportRule, Family, NextHopMode, Role, WellKnown},
-    policy::{Candidate, Change, Community, Rules, Verdict, changed},
+    config::{ExportRule, Family, NextHopMode, NormalPriority, Role, WellKnown},
+    policy::{Candidate, Change, Community, NORMAL_PRIORITY, Rules, Verdict, changed, is_elevated},
     view::Export,
 };
 
@@ -117,15 +117,20 @@ pub struct Source {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     rule: ExportRule,
+    normal_priority: NormalPriority,
     /// The prefixes that we originate, of which there may be thousands, and their lengths.
     own: HashSet<Prefix>,
     own_lengths: BTreeSet<u8>,
 }
 
 impl Policy {
-    pub fn new(rule: ExportRule, own: impl IntoIterator<Item = Prefix>) -> Policy {
+    pub fn new(
+        rule: ExportRule,
+        normal_priority: NormalPriority,
+        own: impl IntoIterator<Item = Prefix>,
+    ) -> Policy {
         let own: HashSet<Prefix> = own.into_iter().collect();
-        Policy { rule, own_lengths: own.iter().map(|own| own.len()).collect(), own }
+        Policy { rule, normal_priority, own_lengths: own.iter().map(|own| own.len()).collect(), own }
     }
 
     fn is_inside_own(&self, prefix: Prefix) -> bool {
@@ -133,11 +138,15 @@ impl Policy {
         lengths.any(|&len| Prefix::new(prefix.addr(), len).is_some_and(|around| self.own.contains(&around)))
     }
 
-    /// [`Export::Sent`], or what forbids it, for a route learned from a peer.
-    pub fn judge(&self, prefix: Prefix) -> Export {
-        if self.is_inside_own(prefix) {
-            return Export::InsideOwnBlock;
-        }
+    /// For routes learned from peers.
+    pub fn judge(&self, prefix: Prefix) -> Ruling {
+        let elevated = self.by_pool(prefix);
+        let usual = if self.is_inside_own(prefix) { Export::InsideOwnBlock } else { elevated };
+        let normal = self.normal_priority.of(Family::of(prefix)).unwrap_or(NORMAL_PRIORITY);
+        Ruling { usual, elevated, normal }
+    }
+
+    fn by_pool(&self, prefix: Prefix) -> Export {
         match self.rule.pools.iter().find(|pool| pool.prefix.covers(prefix)) {
             Some(pool) if pool.export => Export::Sent,
             Some(_) => Export::PoolNotExported,
@@ -148,12 +157,33 @@ impl Policy {
     }
 }
 
+/// What the built-in rules say of a prefix: [`Export::Sent`], or what forbids it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    usual: Export,
+    /// For a path of a better priority than the usual one: a pod that is about to move says so where it will be, though
+    /// its block is ours.
+    elevated: Export,
+    /// The usual priority.
+    normal: u32,
+}
+
+impl Ruling {
+    fn on(self, attributes: &Attributes) -> Export {
+        if self.usual == self.elevated || !is_elevated(attributes.local_pref(), self.normal) {
+            self.usual
+        } else {
+            self.elevated
+        }
+    }
+}
+
 /// May this best path go to this group? `source` is `None` for an own route, `policy` what [`Policy::judge`] says.
 pub fn verdict(
     prefix: Prefix,
     path: &Path,
     source: Option<Source>,
-    policy: Export,
+    policy: Ruling,
     key: &GroupKey,
 ) -> Export {
     let attributes = &*path.attributes;
@@ -190,9 +220,10 @@ pub fn verdict(
     match key.rules.judge(prefix, attributes, source.is_some(), key.kind) {
         Verdict::Reject(_) => return Export::Filter,
         Verdict::Accept(..) => {}
-        Verdict::Amend(_) | Verdict::Fallthrough if source.is_some() && policy != Export::Sent => {
-            return policy;
-        }
+        Verdict::Amend(_) | Verdict::Fallthrough if source.is_some() => match policy.on(attributes) {
+            Export::Sent => {}
+            forbidden => return forbidden,
+        },
         Verdict::Amend(_) | Verdict::Fallthrough => {}
     }
     match next_hop(attributes, path.peer == OWN, key) {
@@ -272,6 +303,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    const SENT: Ruling = Ruling { usual: Export::Sent, elevated: Export::Sent, normal: NORMAL_PRIORITY };
     use crate::{
         config::PoolRule,
         rib::table::{NO_NEXT_HOP, PackedStanding},
@@ -340,7 +373,7 @@ mod tests {
             (ebgp(), ebgp(), Export::Sent),
         ] {
             let key = key(target, NextHopMode::Auto);
-            assert_eq!(verdict(prefix(), &path(&[], 0), from(source), Export::Sent, &key), expected);
+            assert_eq!(verdict(prefix(), &path(&[], 0), from(source), SENT, &key), expected);
         }
     }
 
@@ -354,8 +387,7 @@ mod tests {
         ] {
             for (peer, source) in [(OWN, None), (0, from(CLIENT))] {
                 let path = path(&[5, community], peer);
-                let judge =
-                    |kind| verdict(prefix(), &path, source, Export::Sent, &key(kind, NextHopMode::Auto));
+                let judge = |kind| verdict(prefix(), &path, source, SENT, &key(kind, NextHopMode::Auto));
                 assert_eq!((judge(CLIENT), judge(ebgp())), (within, beyond));
             }
         }
@@ -366,7 +398,7 @@ mod tests {
     fn a_learned_blackhole_stays_within_the_as_and_an_own_one_goes_out() {
         let judge = |peer, source, kind| {
             let path = path(&[WellKnown::BLACKHOLE], peer);
-            verdict(prefix(), &path, source, Export::Sent, &key(kind, NextHopMode::Auto))
+            verdict(prefix(), &path, source, SENT, &key(kind, NextHopMode::Auto))
         };
         assert_eq!(judge(0, from(CLIENT), CLIENT), Export::Sent);
         assert_eq!(judge(0, from(ebgp()), ebgp()), Export::NoExport);
@@ -380,7 +412,11 @@ mod tests {
             PoolRule { prefix: "172.16.0.0/16".parse().unwrap(), export: true },
         ];
         let own = ["172.16.36.192/26".parse().unwrap()];
-        let policy = Policy::new(ExportRule { pools, transit: false, ..ExportRule::default() }, own);
+        let policy = Policy::new(
+            ExportRule { pools, transit: false, ..ExportRule::default() },
+            NormalPriority::default(),
+            own,
+        );
         for (prefix, expected) in [
             ("172.16.118.64/26", Export::Sent),
             ("172.16.118.65/32", Export::Sent),
@@ -389,10 +425,17 @@ mod tests {
             ("10.0.0.0/8", Export::NoTransit),
             ("0.0.0.0/0", Export::NoTransit),
         ] {
-            assert_eq!(policy.judge(prefix.parse().unwrap()), expected, "{prefix}");
+            let ruling = policy.judge(prefix.parse().unwrap());
+            assert_eq!(ruling.on(&path(&[], 0).attributes), expected, "{prefix}");
+            // One that is about to move into another node's hands leaves though it lies in our block, and no pool's rule is
+            // another for it.
+            let moving = Attributes { local_pref: Some(2_147_483_647 - 512), ..Attributes::own(&[]) };
+            let elevated = if expected == Export::InsideOwnBlock { Export::Sent } else { expected };
+            assert_eq!(ruling.on(&moving), elevated, "{prefix}");
         }
-        let plain = Policy::new(ExportRule { transit: true, ..ExportRule::default() }, []);
-        assert_eq!(plain.judge("10.0.0.0/8".parse().unwrap()), Export::Sent);
+        let plain =
+            Policy::new(ExportRule { transit: true, ..ExportRule::default() }, NormalPriority::default(), []);
+        assert_eq!(plain.judge("10.0.0.0/8".parse().unwrap()), SENT);
     }
 
     #[test]
@@ -411,6 +454,6 @@ mod tests {
         }
         let mut nowhere = key(ebgp(), NextHopMode::Auto);
         nowhere.self_next_hop = None;
-        assert_eq!(verdict(prefix(), &path(&[], 0), from(CLIENT), Export::Sent, &nowhere), Export::NoNextHop);
+        assert_eq!(verdict(prefix(), &path(&[], 0), from(CLIENT), SENT, &nowhere), Export::NoNextHop);
     }
 }

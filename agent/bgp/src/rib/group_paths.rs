@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{
     RouteId,
     batch::{Audience, Batch, close_part},
-    export::{GroupKey, Source, outgoing, verdict},
+    export::{GroupKey, Ruling, Source, outgoing, verdict},
     forms::{Form, Sorted},
     group::Group,
     select::Wanted,
@@ -46,7 +46,7 @@ pub fn judged_paths<P: Nlri>(
     route: &Route<P>,
     wanted: Wanted,
     source: impl Fn(PeerSlot) -> Option<Source>,
-    policy: Export,
+    policy: Ruling,
     key: &GroupKey,
 ) -> SmallVec<[(PathKey, Export); 4]> {
     let mut sent = 0;

@@ -41,7 +41,7 @@ use crate::{
     view::Export,
 };
 use earlier::Announced;
-use export::{GroupKey, PeerKind, Policy, Source, verdict};
+use export::{GroupKey, PeerKind, Policy, Ruling, Source, verdict};
 use group::Group;
 use import::Import;
 use intern::{Interner, SeededHash};
@@ -537,7 +537,7 @@ fn source(peers: &[Option<RibPeer>], slot: PeerSlot) -> Option<Source> {
 fn judged<P: Nlri>(
     route: &Route<P>,
     peers: &[Option<RibPeer>],
-    policy: Export,
+    policy: Ruling,
     key: &GroupKey,
 ) -> (Export, PeerSlot) {
     match route.best() {

@@ -7,21 +7,24 @@ use manx_net::Prefix;
 use super::{
     Kept, Rib, by_family,
     settle::identity,
-    table::{NO_NEXT_HOP, OWN, PackedStanding, Path},
+    table::{NO_NEXT_HOP, OWN, PackedStanding, Path, YIELDING},
 };
 use crate::{
     attr::Attributes,
-    config::{Family, Originated},
+    config::{Family, Originated, OwnHost},
     message::update::Nlri,
     policy::local_pref_of_priority,
 };
 
 impl Rib {
     /// Own prefixes are these from now on.
-    pub fn originate(&mut self, originated: &[Originated]) {
-        let mut wanted: BTreeMap<Prefix, &Originated> = BTreeMap::new();
+    pub fn originate(&mut self, originated: &[Originated], hosts: &[OwnHost]) {
+        let mut wanted: BTreeMap<Prefix, (&[u32], Option<OwnHost>)> = BTreeMap::new();
         for own in originated {
-            wanted.entry(own.prefix).or_insert(own);
+            wanted.entry(own.prefix).or_insert((&own.communities, None));
+        }
+        for host in hosts {
+            wanted.entry(host.prefix).or_insert((&[], Some(*host)));
         }
         let gone: Vec<Prefix> = self.own.keys().filter(|own| !wanted.contains_key(own)).copied().collect();
         for prefix in gone {
@@ -34,13 +37,14 @@ impl Rib {
                 self.release(attributes);
             }
         }
-        for (prefix, own) in wanted {
-            let priority = self.normal_priority.of(Family::of(prefix));
+        for (prefix, (communities, host)) in wanted {
+            let usual = self.normal_priority.of(Family::of(prefix));
+            let priority = host.and_then(|host| host.priority).or(usual);
             let local_pref = priority.map(local_pref_of_priority);
-            let attributes = Attributes { local_pref, ..Attributes::own(&own.communities) };
+            let attributes = Attributes { local_pref, ..Attributes::own(communities) };
             let attributes = self.intern(attributes);
             by_family!(Family::of(prefix), P => if let Some(prefix) = P::of(prefix) {
-                self.announce_own(prefix, &attributes);
+                self.announce_own(prefix, &attributes, host.is_some());
             });
             if let Some(old) = self.own.insert(prefix, attributes) {
                 self.release(old);
@@ -48,11 +52,11 @@ impl Rib {
         }
     }
 
-    fn announce_own<P: Kept>(&mut self, prefix: P, attributes: &Arc<Attributes>) {
+    fn announce_own<P: Kept>(&mut self, prefix: P, attributes: &Arc<Attributes>, yields: bool) {
         let path = Path {
             attributes: attributes.clone(),
             next_hop: NO_NEXT_HOP,
-            id: 0,
+            id: if yields { YIELDING } else { 0 },
             peer: OWN,
             number: 0,
             generation: 0,
@@ -64,7 +68,7 @@ impl Rib {
         let Some(route) = table.get_mut(id) else { return };
         let before = identity(route, wanted);
         let old = match route.paths.iter_mut().find(|path| path.peer == OWN) {
-            Some(held) if Arc::ptr_eq(&held.attributes, attributes) => return,
+            Some(held) if Arc::ptr_eq(&held.attributes, attributes) && held.id == path.id => return,
             Some(held) => Some(std::mem::replace(held, path)),
             None => {
                 route.paths.push(path);

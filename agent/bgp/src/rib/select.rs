@@ -18,7 +18,7 @@ use crate::{
     attr::Origin,
     config::{Multipath, WellKnown},
     message::update::PathId,
-    policy::preference,
+    policy::{is_elevated, preference},
     view::LostAt,
 };
 
@@ -75,7 +75,8 @@ fn rank(
     normal: u32,
     announcer: &impl Fn(PeerSlot) -> Announcer,
 ) {
-    let before_med = |path: &Path| before_med(path, normal);
+    let beaten = is_own_beaten(paths, normal);
+    let before_med = |path: &Path| before_med(path, normal, beaten);
     let Some((_, others)) = paths.split_first_mut() else { return };
     others.sort_by_cached_key(|path| {
         let external = path.peer == OWN || announcer(path.peer).ebgp;
@@ -98,10 +99,10 @@ fn rank(
 }
 
 /// The steps before MED.
-fn before_med(path: &Path, normal: u32) -> (bool, bool, Reverse<i64>, usize, Origin) {
+fn before_med(path: &Path, normal: u32, beaten: bool) -> (bool, bool, Reverse<i64>, usize, Origin) {
     let attributes = &*path.attributes;
     (
-        path.peer != OWN,
+        path.peer != OWN || beaten,
         attributes.has_community(WellKnown::LLGR_STALE),
         Reverse(preference(attributes.local_pref(), normal)),
         attributes.as_path.length(),
@@ -226,6 +227,9 @@ fn choose(
         };
     }
 
+    if is_own_beaten(paths, normal) {
+        prefer_least(paths, LostAt::LocalPref, |path| path.peer == OWN);
+    }
     prefer_least(paths, LostAt::Own, |path| path.peer != OWN);
     let long_lived = |path: &Path| path.attributes.has_community(WellKnown::LLGR_STALE);
     prefer_least(paths, LostAt::LongLivedStale, long_lived);
@@ -245,6 +249,19 @@ fn choose(
     prefer_least(paths, LostAt::PathId, |path| path.id);
 
     paths.iter().position(|path| path.standing == PackedStanding::BEST)
+}
+
+/// An own path that yields ([`Path::yields`]) does so to a peer's that stands for a better priority than its own and the
+/// usual one.
+fn is_own_beaten(paths: &[Path], normal: u32) -> bool {
+    let worth = |path: &Path| preference(path.attributes.local_pref(), normal);
+    let Some(own) = paths.iter().find(|path| path.yields()).map(worth) else { return false };
+    paths.iter().any(|path| {
+        path.peer != OWN
+            && path.standing.is_eligible()
+            && is_elevated(path.attributes.local_pref(), normal)
+            && worth(path) > own
+    })
 }
 
 fn standing(paths: &[Path]) -> impl Iterator<Item = &Path> {

@@ -21,6 +21,9 @@ pub type NextHopId = u32;
 
 /// Stands where a peer's number would for routes of our own.
 pub const OWN: PeerSlot = PeerSlot::MAX;
+
+/// Stands in [`Path::id`] of an own path that is not ours whatever peers say.
+pub const YIELDING: PathId = 1;
 /// Stands where a next hop's number would for paths that need none.
 pub const NO_NEXT_HOP: NextHopId = NextHopId::MAX;
 
@@ -29,7 +32,7 @@ pub const NO_NEXT_HOP: NextHopId = NextHopId::MAX;
 pub struct Path {
     pub attributes: Arc<Attributes>,
     pub next_hop: NextHopId,
-    /// The peer's name for it; 0 from one that has no names for its paths.
+    /// The peer's name for it; 0 from one that has no names for its paths. Of an own path [`YIELDING`] or 0.
     pub id: PathId,
     pub peer: PeerSlot,
     /// Counts the peer's paths for this prefix from 0. It stays while the path lives.
@@ -57,7 +60,12 @@ impl PathKey {
 impl Path {
     /// The peer's name for it, if it has names for its paths.
     pub fn received_id(&self) -> Option<PathId> {
-        (self.id != 0).then_some(self.id)
+        (self.id != 0 && self.peer != OWN).then_some(self.id)
+    }
+
+    /// An own one that a peer's of a better priority beats.
+    pub fn yields(&self) -> bool {
+        self.peer == OWN && self.id == YIELDING
     }
 
     pub fn key(&self) -> PathKey {

@@ -39,17 +39,17 @@ impl Speaker {
 
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
-        self.rib.set_policy(Policy::new(self.config.export.clone(), own));
+        self.rib.set_policy(Policy::new(self.config.export.clone(), self.config.normal_priority, own));
         self.rib.set_ask_interfaces(rules::ask_interfaces(&self.config));
         self.rib.set_multipath(self.config.multipath);
         self.rib.set_normal_priority(self.config.normal_priority);
         if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
             self.rib.rank_paths();
         }
-        let mut originated = self.config.originated.clone();
-        let hosts = self.config.hosts.iter().chain(&self.config.services);
-        originated.extend(hosts.map(|prefix| Originated { prefix: *prefix, communities: Vec::new() }));
-        self.rib.originate(&originated);
+        let services = self.config.services.iter();
+        let services = services.map(|prefix| Originated { prefix: *prefix, communities: Vec::new() });
+        let originated: Vec<Originated> = self.config.originated.iter().cloned().chain(services).collect();
+        self.rib.originate(&originated, &self.config.hosts);
 
         // New blocks come and go all the time; they are no reason to dial the dead anew.
         if same_peering {

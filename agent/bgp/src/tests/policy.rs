@@ -338,7 +338,7 @@ fn a_host_of_ours_is_announced_and_goes_and_no_other_route_is_told_anew() {
     let updates = |network: &mut Network| network.speaker(1).peer(key(1)).unwrap().counters.updates_received;
     let before = updates(&mut network);
     // The second is inside a block of its own, which says the same.
-    configs[0].hosts = vec![prefix("172.20.36.200/32"), prefix("172.16.5.7/32")];
+    configs[0].hosts = vec![prefix("172.20.36.200/32").into(), prefix("172.16.5.7/32").into()];
     network.configure(0, configs[0].clone());
     network.run(secs(5));
     assert_eq!(received(&mut network, 1, "172.20.36.200/32").unwrap().standing, Standing::Best);

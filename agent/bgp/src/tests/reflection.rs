@@ -127,7 +127,7 @@ fn prefixes_of_services_are_announced_by_many_and_single_addresses_in_them_are_p
         lab.configs[node].services = vec![services];
     }
     // What has a pod behind it here alone.
-    lab.configs[2].hosts = vec![prefix("10.97.1.1/32"), prefix("192.0.2.1/32")];
+    lab.configs[2].hosts = vec![prefix("10.97.1.1/32").into(), prefix("192.0.2.1/32").into()];
     lab.apply();
     let knows = |lab: &Lab, node: usize, of: &str| lab.network.nodes[node].best.contains_key(&prefix(of));
     for node in [2, 3] {
@@ -154,7 +154,7 @@ fn communities_of_a_prefix_stand_on_own_routes_and_on_those_passed_on_and_let_no
     // 0 reflects; 1 and 2 are clients; 3 is a switch of another AS.
     let mut lab = Lab::new(&[64512, 64512, 64512, 64999]);
     lab.link(0, 1, true).link(0, 2, true).link(0, 3, false);
-    lab.configs[1].hosts = vec![prefix("192.0.2.1/32")];
+    lab.configs[1].hosts = vec![prefix("192.0.2.1/32").into()];
     let amend = |name: &str, of: &str, communities: &[Community]| Rule {
         name: RuleName::new(name),
         matches: Match {

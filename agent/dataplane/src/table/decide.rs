@@ -2,7 +2,9 @@
 //! 0. Asked to be a blackhole by an operator or a peer (RFC 7999): it is, though a pod lives there, for that is whom
 //!    it is asked for. The kernel's own route to the pod is not ours to replace; the map drops. What else the kernel
 //!    has there passes where a peer asked, who must not cut a node off.
-//! 1. A pod on this node: the kernel has the route, the map takes it.
+//! 1. A pod on this node: the kernel has the route, the map takes it. But a peer's path of a better priority than that route's
+//!    says that the pod is about to be there (a virtual machine that moves): where the kernel would take our route rather
+//!    than the pod's, it is as if there were no pod.
 //! 2. An own block: a blackhole, whatever a peer says about exactly this prefix. A peer's more specific route (an
 //!    address that another node borrowed) is another prefix, and wins by its length. A block of one address is no
 //!    blackhole: it would stand in the place of its pod's route, and keep it out while nobody is there to yield.
@@ -21,6 +23,7 @@ use manx_net::Prefix;
 
 use super::{Entry, PoolWrite, Reply, Table};
 use crate::{
+    pods::Pod,
     resolve::{Gateway, Resolution},
     route::{Action, BlackholeKind, NextHop},
 };
@@ -55,8 +58,10 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
             let withheld = Some(Withheld::PodInPlace);
             return Entry { fib: None, map: Some(Arc::new(drop)), withheld };
         }
-        let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
-        return Entry { fib: None, map: Some(Arc::new(local)), withheld };
+        if !is_leaving(table, prefix, pod) {
+            let local = Action::Local { ifindex: pod.ifindex, mac: pod.mac };
+            return Entry { fib: None, map: Some(Arc::new(local)), withheld };
+        }
     }
     let own_block = table.blocks.get(&prefix).filter(|_| !prefix.is_host());
     let mut leads_to_peer = false;
@@ -106,6 +111,14 @@ pub(super) fn decide(table: &Table, prefix: Prefix) -> Entry {
         (None, None) => passes.then(|| Arc::new(Action::Pass)),
     };
     Entry { fib: ours, map, withheld }
+}
+
+/// A peer says with a better priority that the pod is there, leads there, and the kernel would heed our route for it.
+fn is_leaving(table: &Table, prefix: Prefix, pod: &Pod) -> bool {
+    let is_better = || table.priorities.get(&prefix).is_some_and(|priority| *priority < pod.metric);
+    let kernel_stays = || table.foreign.get(&prefix).is_none_or(|foreign| foreign.wins);
+    let leads = || table.paths.get(&prefix).is_some_and(|gateways| via(table, prefix, gateways).is_ok());
+    is_better() && !kernel_stays() && leads()
 }
 
 /// A blackhole that somebody asked for.

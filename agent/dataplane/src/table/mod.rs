@@ -76,6 +76,8 @@ pub(crate) struct Table {
     /// All is known that peers and an earlier run had to say.
     learned: bool,
     paths: HashMap<Prefix, Vec<Gateway>>,
+    /// Of paths whose priority is better than the usual one.
+    priorities: HashMap<Prefix, u32>,
     /// Prefixes that peers ask to be explicit blackholes.
     blackholes: HashSet<Prefix>,
     /// Those of an operator.
@@ -188,6 +190,18 @@ impl Table {
             self.forget_use(*gateway);
         }
         before
+    }
+
+    /// Of the best path, if it is better than the usual one. Returns whether it is another.
+    pub fn set_priority(&mut self, prefix: Prefix, priority: Option<u32>) -> bool {
+        let before = match priority {
+            Some(priority) => self.priorities.insert(prefix, priority),
+            None => self.priorities.remove(&prefix),
+        };
+        if before != priority {
+            self.dirty.insert(prefix);
+        }
+        before != priority
     }
 
     /// All is learned: pools may be closed.

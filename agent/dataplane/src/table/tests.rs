@@ -45,7 +45,7 @@ fn action(routes: &[Route], prefix: &str) -> Option<Action> {
 #[test]
 fn each_sink_takes_what_is_its_own() {
     let mut table = worker();
-    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: None }));
+    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: None, metric: 0 }));
     let changed = table.commit();
     let prefixes = |delta: &Delta| delta.upserts.iter().map(|route| route.prefix).collect::<Vec<_>>();
     assert_eq!(prefixes(&changed.fib), [p("172.16.36.192/26"), p("172.16.118.64/26")]);
@@ -82,7 +82,7 @@ fn an_own_block_of_one_address_leaves_its_place_to_a_pod_here_or_elsewhere() {
     table.set_path(p("172.16.36.193/32"), vec![gateway("192.168.80.125")]);
     let changed = table.commit();
     assert!(matches!(action(&changed.fib.upserts, "172.16.36.193/32"), Some(Action::Via(_))));
-    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: Some(Mac([2; 6])) }));
+    table.set_pod(p("172.16.36.193/32"), Some(Pod { ifindex: 9, mac: Some(Mac([2; 6])), metric: 0 }));
     let changed = table.commit();
     assert_eq!(changed.fib.removals, [p("172.16.36.193/32")]);
     assert!(matches!(action(&changed.map.upserts, "172.16.36.193/32"), Some(Action::Local { .. })));
@@ -156,6 +156,42 @@ fn a_changed_pool_rule_reaches_the_routes_inside() {
     assert_eq!(changed.map.removals, [p("172.16.0.0/16")]);
 }
 
+/// A virtual machine that moves: Felix gives the route to where it will run a better metric than the old node's route has.
+#[test]
+fn a_pod_that_moves_away_is_led_to_where_a_better_priority_says_if_the_kernel_would_follow() {
+    let host = "172.16.36.193/32";
+    let is_local = |map: &[Route]| matches!(action(map, host), Some(Action::Local { .. }));
+    let mut table = worker();
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None, metric: 1024 }));
+    table.set_foreign(p(host), Some(Foreign { wins: false }));
+    table.set_path(p(host), vec![gateway("192.168.80.125")]);
+    let changed = table.commit();
+    assert!(is_local(&changed.map.upserts) && action(&changed.fib.upserts, host).is_none());
+
+    assert!(table.set_priority(p(host), Some(512)) && !table.set_priority(p(host), Some(512)));
+    let changed = table.commit();
+    assert!(matches!(action(&changed.fib.upserts, host), Some(Action::Via(_))));
+    assert!(matches!(action(&changed.map.upserts, host), Some(Action::Via(_))));
+
+    // The kernel would go on to the pod; the path leads nowhere; the pod's own route is as good; nobody says so any more.
+    table.set_foreign(p(host), Some(Foreign { wins: true }));
+    let changed = table.commit();
+    assert!(is_local(&changed.map.upserts) && changed.fib.removals == [p(host)]);
+    table.set_foreign(p(host), Some(Foreign { wins: false }));
+    assert!(!is_local(&table.commit().map.upserts));
+    let nowhere = Some(Resolution::Unreachable(Unreachable::NoRoute));
+    table.set_resolution(gateway("192.168.80.125"), nowhere);
+    assert!(is_local(&table.commit().map.upserts));
+    table.set_resolution(gateway("192.168.80.125"), Some(reachable("192.168.80.125", true)));
+    assert!(!is_local(&table.commit().map.upserts));
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None, metric: 512 }));
+    assert!(is_local(&table.commit().map.upserts));
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None, metric: 1024 }));
+    assert!(!is_local(&table.commit().map.upserts));
+    table.set_priority(p(host), None);
+    assert!(is_local(&table.commit().map.upserts));
+}
+
 #[test]
 fn an_explicit_blackhole_is_one_in_both_sinks_and_over_a_pod_in_the_map_alone() {
     let host = "172.16.118.100/32";
@@ -169,7 +205,7 @@ fn an_explicit_blackhole_is_one_in_both_sinks_and_over_a_pod_in_the_map_alone() 
     assert_eq!(action(&changed.map.upserts, host), drop);
 
     // A pod appears there: the kernel's route is the pod's, and the packets still die.
-    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None }));
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None, metric: 0 }));
     table.set_foreign(p(host), Some(Foreign { wins: true }));
     let changed = table.commit();
     assert_eq!((changed.fib.removals, changed.map), (vec![p(host)], Delta::default()));
@@ -366,7 +402,7 @@ fn an_operators_blackhole_stands_over_what_the_kernel_has_and_may_answer_elsewhe
     assert_eq!(action(&table.map_routes(), host), drop);
     // Over a pod there is nobody who would answer.
     table.set_ordered_blackhole(p(host), Some(Reply::Unreachable));
-    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None }));
+    table.set_pod(p(host), Some(Pod { ifindex: 9, mac: None, metric: 0 }));
     table.commit();
     assert_eq!(action(&table.map_routes(), host), drop);
 }
@@ -383,6 +419,7 @@ enum Fact {
     },
     Path(usize, Vec<usize>),
     Resolution(usize, Option<bool>),
+    Priority(usize, Option<u32>),
     Blackhole(usize, bool),
     Ordered(usize, Option<bool>),
     Learned,
@@ -431,6 +468,8 @@ fn fact() -> impl Strategy<Value = Fact> {
             .prop_map(|(prefix, gateways)| Fact::Path(prefix, gateways)),
         (0..GATEWAYS.len(), any::<Option<bool>>())
             .prop_map(|(gateway, onlink)| Fact::Resolution(gateway, onlink)),
+        (prefix.clone(), proptest::option::of(510..1030u32))
+            .prop_map(|(prefix, priority)| Fact::Priority(prefix, priority)),
         (prefix.clone(), any::<bool>()).prop_map(|(prefix, asked)| Fact::Blackhole(prefix, asked)),
         (prefix.clone(), any::<Option<u32>>()).prop_map(|(prefix, pod)| Fact::Pod(prefix, pod)),
         (prefix, any::<Option<bool>>()).prop_map(|(prefix, wins)| Fact::Foreign(prefix, wins)),
@@ -470,6 +509,7 @@ fn tell(table: &mut Table, fact: &Fact) {
             };
             table.set_resolution(gateway(GATEWAYS[*index]), Some(resolution));
         }
+        Fact::Priority(prefix, priority) => drop(table.set_priority(p(PREFIXES[*prefix]), *priority)),
         Fact::Blackhole(prefix, asked) => table.set_blackhole(p(PREFIXES[*prefix]), *asked),
         Fact::Ordered(prefix, unreachable) => {
             let reply = unreachable.map(|yes| if yes { Reply::Unreachable } else { Reply::Drop });
@@ -477,7 +517,7 @@ fn tell(table: &mut Table, fact: &Fact) {
         }
         Fact::Learned => table.finish_startup(),
         Fact::Pod(prefix, pod) => {
-            table.set_pod(p(PREFIXES[*prefix]), pod.map(|ifindex| Pod { ifindex, mac: None }));
+            table.set_pod(p(PREFIXES[*prefix]), pod.map(|ifindex| Pod { ifindex, mac: None, metric: 1024 }));
         }
         Fact::Foreign(prefix, wins) => {
             table.set_foreign(p(PREFIXES[*prefix]), wins.map(|wins| Foreign { wins }));

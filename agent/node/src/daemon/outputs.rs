@@ -3,13 +3,17 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use manx_bgp::{Event as SpeakerEvent, NextHop, Output, PathSource, Speaker};
+use manx_bgp::{
+    BestPath, Config, Event as SpeakerEvent, NextHop, Output, PathSource, Speaker,
+    policy::priority_of_local_pref,
+};
 use manx_dataplane::{
     Dataplane,
     resolve::{Gateway, Resolution},
 };
+use manx_net::Prefix;
 
-use super::{Daemon, PATHS_AT_ONCE};
+use super::{Daemon, PATHS_AT_ONCE, wiring};
 use crate::cli::DataplaneMode;
 
 impl Daemon {
@@ -32,6 +36,8 @@ impl Daemon {
                     let sink = self.fast_path.sink().filter(|_| self.settled);
                     let counted = || sink?.prefix_count(prefix).ok()?;
                     self.blackholes.take_wish(prefix, wish.and_then(|best| peer_of(best.source)), counted);
+                    let priority = best.as_ref().and_then(|best| moving(speaker.config(), prefix, best));
+                    self.dataplane.set_priority(prefix, priority);
                     let gateways = match best {
                         // Own blocks are in the table by the plan, and a blackhole leads nowhere.
                         Some(best) if best.source != PathSource::Own && !best.blackhole => {
@@ -113,6 +119,13 @@ fn peer_of(source: PathSource) -> Option<IpAddr> {
         PathSource::Own => None,
         PathSource::Peer(peer) => Some(peer.address),
     }
+}
+
+/// The priority of a peer's path that is better than the usual one.
+fn moving(config: &Config, prefix: Prefix, best: &BestPath) -> Option<u32> {
+    let normal = wiring::normal_priority(config, prefix);
+    let of_peer = best.source != PathSource::Own && !best.blackhole;
+    priority_of_local_pref(best.local_pref).filter(|priority| of_peer && *priority < normal)
 }
 
 fn metric_of(resolution: &Resolution) -> Option<u32> {

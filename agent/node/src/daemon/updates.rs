@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use manx_bgp::{Config, Speaker};
+use manx_bgp::{Config, OwnHost, Speaker};
 use manx_datastore::{Holds, Update};
 use manx_resources::NodePlan;
 
@@ -167,19 +167,26 @@ impl Daemon {
     /// Pods have come or gone. Most have an address of an own block, of which nothing is to be told.
     pub(super) fn announce_borrowed(&mut self) {
         let Some(plan) = &self.plan else { return };
-        let hosts = wiring::borrowed(plan, self.dataplane.hosted());
+        let hosts = wiring::announced_hosts(plan, self.dataplane.hosted());
         let now = self.clock.now();
         if let Some(speaker) = &mut self.speaker
             && speaker.config().hosts != hosts
         {
             let before = &speaker.config().hosts;
-            for host in hosts.iter().filter(|host| !before.contains(host)) {
-                tracing::info!(
-                    "announcing {host}: a pod of this node has it, and it lies in no block of this node"
-                );
+            for OwnHost { prefix, priority } in hosts.iter().filter(|host| !before.contains(host)) {
+                match priority {
+                    None => tracing::info!(
+                        "announcing {prefix}: a pod of this node has it, and it lies in no block of this node"
+                    ),
+                    Some(priority) => tracing::info!(
+                        "announcing {prefix} with priority {priority}, the metric of the route to its pod: it comes \
+                         from another node"
+                    ),
+                }
             }
-            for host in before.iter().filter(|host| !hosts.contains(host)) {
-                tracing::info!("no longer announcing {host}");
+            let stays = |host: &OwnHost| hosts.iter().any(|now| now.prefix == host.prefix);
+            for OwnHost { prefix, .. } in before.iter().filter(|host| !stays(host)) {
+                tracing::info!("no longer announcing {prefix}");
             }
             let config = Config { hosts, ..speaker.config().clone() };
             speaker.configure(config, now);
@@ -206,7 +213,7 @@ impl Daemon {
         for warning in self.protection.warnings() {
             tracing::warn!("{warning}");
         }
-        let hosts = wiring::borrowed(plan, self.dataplane.hosted());
+        let hosts = wiring::announced_hosts(plan, self.dataplane.hosted());
         let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed, hosts);
         config.best_paths = self.args.dataplane == DataplaneMode::On;
         self.sockets.guard(self.protection.guards());

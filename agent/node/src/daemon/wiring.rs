@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
-    NextHopMode, NormalPriority, Originated, PeerConfig, PoolRule, RemoteAs, Role,
+    NextHopMode, NormalPriority, Originated, OwnHost, PeerConfig, PoolRule, RemoteAs, Role,
+    policy::NORMAL_PRIORITY,
 };
 use manx_dataplane::table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply};
 use manx_net::Prefix;
@@ -26,7 +27,7 @@ pub fn speaker_config(
     protection: &Protection,
     restarting: bool,
     seed: u64,
-    hosts: Vec<Prefix>,
+    hosts: Vec<OwnHost>,
 ) -> Config {
     let speaker = &plan.speaker;
     let defaults = Config::new(plan.as_number, plan.router_id);
@@ -118,16 +119,36 @@ fn exported(plan: &NodePlan, block: Prefix) -> bool {
     !plan.pools.iter().any(|pool| pool.disable_bgp_export && pool.cidr.covers(block))
 }
 
-/// Of the addresses of this node's pods those that others cannot know to be here: they lie in no block of its own. Calico
-/// announces them too, where they lie in a pool that may be announced; a pod borrows an address where its node has no
-/// block left, and keeps it where it moves.
-pub fn borrowed<'h>(plan: &NodePlan, hosted: impl IntoIterator<Item = &'h Prefix>) -> Vec<Prefix> {
+/// What is usual for a prefix in LOCAL_PREF and in kernels, as Calico counts priorities.
+pub fn normal_priority(config: &Config, prefix: Prefix) -> u32 {
+    config.normal_priority.of(Family::of(prefix)).unwrap_or(NORMAL_PRIORITY)
+}
+
+/// Of the addresses of this node's pods those that others cannot know to be here: they lie in no block of its own, or the
+/// kernel's route to them has a metric better than the usual one, which is how Felix says that a virtual machine is about
+/// to run here. Calico announces them too, where they lie in a pool that may be announced; a pod borrows an address where
+/// its node has no block left, and keeps it where it moves. Routes without a metric say nothing.
+pub fn announced_hosts<'h>(
+    plan: &NodePlan,
+    hosted: impl IntoIterator<Item = (&'h Prefix, &'h u32)>,
+) -> Vec<OwnHost> {
+    let speaker = &plan.speaker;
+    let (normal4, normal6) = (speaker.ipv4_normal_route_priority, speaker.ipv6_normal_route_priority);
+    let elevated = |host: Prefix, metric: u32| {
+        let normal = if host.is_v4() { normal4 } else { normal6 }.unwrap_or(NORMAL_PRIORITY);
+        (metric != 0 && metric < normal).then_some(metric)
+    };
     let in_pool = |host: Prefix| {
         let mut pools = plan.pools.iter();
         pools.any(|pool| !pool.disabled && pool.cidr.covers(host)) && exported(plan, host)
     };
-    let hosted = hosted.into_iter().copied();
-    hosted.filter(|host| !plan.blocks.iter().any(|block| block.covers(*host)) && in_pool(*host)).collect()
+    let in_own_block = |host: Prefix| plan.blocks.iter().any(|block| block.covers(host));
+    hosted
+        .into_iter()
+        .map(|(host, metric)| OwnHost { prefix: *host, priority: elevated(*host, *metric) })
+        .filter(|host| host.priority.is_some() || !in_own_block(host.prefix))
+        .filter(|host| in_pool(host.prefix))
+        .collect()
 }
 
 fn peer_config(plan: &NodePlan, peer: &PeerPlan) -> PeerConfig {
@@ -324,14 +345,27 @@ spec:
     #[test]
     fn of_pods_addresses_those_are_announced_that_lie_in_a_pool_and_in_no_own_block() {
         let plan = plan_of_a();
-        let hosted: Vec<Prefix> =
-            ["172.16.1.7/32", "172.16.9.7/32", "172.17.9.7/32", "10.0.0.7/32", "fd00::7/128"]
-                .map(|host| host.parse().unwrap())
-                .into();
-        assert_eq!(borrowed(&plan, &hosted), ["172.16.9.7/32".parse().unwrap()]);
+        let hosts = ["172.16.1.7/32", "172.16.9.7/32", "172.17.9.7/32", "10.0.0.7/32", "fd00::7/128"];
+        let hosted =
+            |metric: u32| -> Vec<(Prefix, u32)> { hosts.map(|host| (host.parse().unwrap(), metric)).into() };
+        let announced = |plan: &NodePlan, metric| {
+            let hosted = hosted(metric);
+            let hosts = announced_hosts(plan, hosted.iter().map(|(host, metric)| (host, metric)));
+            hosts.iter().map(|host| (host.prefix.to_string(), host.priority)).collect::<Vec<_>>()
+        };
+        let borrowed = String::from("172.16.9.7/32");
+        for usual in [0, 1024, 2000] {
+            assert_eq!(announced(&plan, usual), [(borrowed.clone(), None)], "{usual}");
+        }
+        // Where a machine is about to run its address is told though its block is; but never of a pool that must not leave.
+        let own = String::from("172.16.1.7/32");
+        assert_eq!(announced(&plan, 512), [(own.clone(), Some(512)), (borrowed.clone(), Some(512))]);
+        let mut other = plan.clone();
+        other.speaker.ipv4_normal_route_priority = Some(2001);
+        assert_eq!(announced(&other, 2000), [(own, Some(2000)), (borrowed.clone(), Some(2000))]);
         let mut disabled = plan;
         disabled.pools.iter_mut().for_each(|pool| pool.disabled = true);
-        assert_eq!(borrowed(&disabled, &hosted), []);
+        assert_eq!(announced(&disabled, 512), []);
     }
 
     #[test]
