@@ -256,5 +256,21 @@ fn by_tls_and_with_a_user_and_what_is_wrong_with_either_is_said() -> Result<()> 
         ensure!(finished.stderr.contains(expected), "{variables} {line}: {}", finished.stderr);
         ensure!(!finished.stderr.contains("secret"), "{}", finished.stderr);
     }
+    // As calicoctl has it in a file, which comes before what the environment says.
+    let config = format!(
+        "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec:\n  datastoreType: etcdv3\n  \
+         etcdEndpoints: https://127.0.0.1:2379\n  etcdUsername: reader\n  etcdPassword: page\n  etcdCACertFile: {at}/ca.pem\n"
+    );
+    std::fs::write(format!("{at}/calicoctl.cfg"), &config)?;
+    std::fs::write(format!("{at}/lost.cfg"), config.replace("ca.pem", "no.pem"))?;
+    let by_file = |file: &str| {
+        let program = programs::directory()?.join("manxctl");
+        let line = format!("{} get nodes -c {at}/{file}", program.display());
+        ns.output(&format!("env ETCD_USERNAME=root ETCD_PASSWORD=wrong MANX_DATASTORE=dir:/nowhere {line}"))
+    };
+    let said = by_file("calicoctl.cfg")?.success()?;
+    ensure!(said.contains("k8s-worker-01"), "{said}");
+    let said = by_file("lost.cfg")?.stderr;
+    ensure!(said.contains("etcdCACertFile: cannot read"), "{said}");
     Ok(())
 }

@@ -205,7 +205,11 @@ fn keys(args: &Args) -> anyhow::Result<Option<Vec<Key>>> {
         anyhow::ensure!(!keys.is_empty(), "No resources specified");
         return Ok(Some(keys));
     };
-    anyhow::ensure!(!namespaced, "{kind} is not namespaced; leave -n and -A out");
+    anyhow::ensure!(!namespaced || kind == Kind::Secret, "{kind} is not namespaced; leave -n and -A out");
+    anyhow::ensure!(
+        args.namespace.is_none(),
+        "secrets are found by their names, whatever namespace they are in; leave -n out"
+    );
     anyhow::ensure!(args.name.iter().all(|name| !name.is_empty()), "resource name may not be empty");
     let keys: Vec<Key> = args.name.iter().map(|name| Key::new(kind, name.as_str())).collect();
     Ok(Some(keys).filter(|keys| !keys.is_empty()))

@@ -29,8 +29,8 @@ mod version;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
-use manx_datastore::Datastore;
+use clap::{CommandFactory, FromArgMatches, Parser, error::ErrorKind, parser::ValueSource};
+use manx_datastore::{Datastore, OpenError};
 
 /// Where the help lists what every command takes.
 const AFTER_THE_COMMANDS_OWN: usize = 900;
@@ -54,6 +54,18 @@ struct Cli {
     /// The socket of this node's manxd
     #[arg(long, global = true, display_order = AFTER_THE_COMMANDS_OWN, env = "MANX_SOCKET", hide_env_values = true, value_name = "PATH", default_value = manx_api::DEFAULT_SOCKET)]
     socket: PathBuf,
+
+    /// calicoctl's configuration file, for the etcd that it names
+    #[arg(short, long, global = true, display_order = AFTER_THE_COMMANDS_OWN, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Refused: of calicoctl, for Kubernetes' API, which manxctl does not ask
+    #[arg(long, global = true, hide = true, value_name = "CONTEXT", value_parser = no_context)]
+    context: Option<String>,
+
+    /// Of calicoctl, and taken: manxctl does not compare its version with the cluster's
+    #[arg(long, global = true, hide = true)]
+    allow_version_mismatch: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -120,8 +132,29 @@ enum NodeCommand {
     Status(node_status::Args),
 }
 
+/// Without it the wrong cluster might be meant.
+fn no_context(_: &str) -> Result<String, &'static str> {
+    Err(
+        "manxctl asks no Kubernetes API; name a directory or an etcd with --datastore, or calicoctl's file with --config",
+    )
+}
+
+/// Where the resources live. `--config` comes before the variable of `--datastore`, which it cannot stand beside.
+fn open(cli: &Cli) -> Result<Datastore, OpenError> {
+    match &cli.config {
+        Some(file) => Datastore::of_calicoctl(file),
+        None => Datastore::open(&cli.datastore),
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if cli.config.is_some() && matches.value_source("datastore") == Some(ValueSource::CommandLine) {
+        let said =
+            "the argument '--config <FILE>' cannot be used with '--datastore <URL>': each names a datastore";
+        Cli::command().error(ErrorKind::ArgumentConflict, said).exit();
+    }
     run(&cli).unwrap_or_else(|error| {
         output::error(&error);
         ExitCode::FAILURE
@@ -129,7 +162,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let datastore = || Datastore::open(&cli.datastore);
+    let datastore = || open(cli);
     match &cli.command {
         Command::Apply(args) => verbs::apply::run(args, &datastore()?),
         Command::Create(args) => verbs::create::run(args, &datastore()?),
@@ -150,20 +183,18 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::LogLevel(args) => log_level::run(args, &cli.socket),
         Command::Lint(args) => lint::run(args, &datastore),
         Command::Ipam(command) => ipam::run(command, &datastore()?),
-        Command::SupportDump(args) => support_dump::run(args, &datastore, &cli.datastore, &cli.socket),
+        Command::SupportDump(args) => support_dump::run(args, &datastore, &cli.socket),
         Command::Version(args) => version::run(args, &datastore),
-        Command::Completion(args) => {
-            completion::completion(args, &mut <Cli as clap::CommandFactory>::command())
-        }
-        Command::Man(args) => completion::man(args, <Cli as clap::CommandFactory>::command()),
+        Command::Completion(args) => completion::completion(args, &mut Cli::command()),
+        Command::Man(args) => completion::man(args, Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{Command, CommandFactory};
+    use clap::Command;
 
-    use super::Cli;
+    use super::*;
 
     const README: &str = include_str!("../../../README.md");
 

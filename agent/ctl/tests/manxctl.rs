@@ -413,7 +413,7 @@ fn a_slip_in_a_command_line_is_answered_with_what_was_meant() {
         ("blackhole add 10.0.0.1 --reply unreachble", "'unreachable'"),
         ("dataplane counters --by prefx", "'prefix'"),
         ("dataplane audit --dryrun", "'--dry-run'"),
-        ("get nods", "'node'"),
+        ("get nods", "'nodes'"),
         ("dataplane top --interval 0", "not between 0.1 and 60 seconds"),
         ("routes -o yaml", "[possible values: json]"),
     ] {

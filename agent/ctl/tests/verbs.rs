@@ -91,6 +91,46 @@ fn each_verb_says_what_calicoctl_says() {
     let empty = lab.file("empty.yaml", "# nothing\n");
     assert_eq!(lab.ok(&["delete", "-f", &empty, "--skip-empty"]), "No resources specified\n");
     assert_eq!(lab.fails(1, &["replace", "-f", &empty]), "error: No resources specified\n");
+    assert_eq!(lab.fails(1, &["validate", "-f", &empty]), "error: No resources specified\n");
+    assert_eq!(lab.ok(&["validate", "-f", &empty, "--skip-empty"]), "No resources specified\n");
+}
+
+/// Scripts that were written for calicoctl.
+#[test]
+fn what_calicoctl_takes_is_taken_or_refused_in_its_words() {
+    let lab = with_peer();
+    let file = lab.file("peer.yaml", PEER);
+    lab.ok(&["apply", "-f", &file, "--allow-version-mismatch"]);
+    for line in [
+        &["apply", "-f", &file, "-n", "kube-system"][..],
+        &["replace", "-f", &file, "--namespace", "kube-system"],
+        &["delete", "bgpp", "rack-7", "-n", "a"],
+        &["patch", "bgpp", "rack-7", "-p", "{}", "-n", "a"],
+        &["label", "bgpp", "rack-7", "a=b", "-n", "a"],
+    ] {
+        assert_eq!(lab.fails(1, line), "error: BGPPeer is not namespaced; leave -n out\n", "{line:?}");
+    }
+    let secret = lab.file(
+        "secret.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: kube-system}\nstringData: {a: b}\n",
+    );
+    lab.ok(&["apply", "-f", &secret, "-n", "kube-system"]);
+    assert_eq!(
+        lab.fails(1, &["apply", "-f", &secret, "-n", "default"]),
+        "error: resource namespace does not match client namespace. kube-system != default\n"
+    );
+    assert!(lab.fails(2, &["get", "nodes", "--context", "prod"]).contains("manxctl asks no Kubernetes API"));
+    let kubernetes = lab.file(
+        "calicoctl.cfg",
+        "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nspec: {datastoreType: kubernetes}\n",
+    );
+    assert_eq!(
+        lab.fails(1, &["get", "nodes", "-c", &kubernetes]),
+        "error: DIR/calicoctl.cfg says datastoreType: kubernetes, and manxctl asks no Kubernetes API; name a directory \
+         (--datastore dir:PATH) or an etcd\n"
+    );
+    let both = ["get", "nodes", "-c", &kubernetes, "--datastore", "dir:store"];
+    assert!(lab.fails(2, &both).contains("each names a datastore"));
 }
 
 #[test]

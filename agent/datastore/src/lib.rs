@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
+mod calicoctl;
 mod directory;
 mod etcd;
 mod kept;
@@ -19,6 +20,7 @@ use std::{
 
 use manx_resources::{Kind, Problem, Snapshot};
 
+pub use calicoctl::Wrong as WrongConfig;
 pub use directory::{ReadError, read_texts};
 pub use etcd::Etcd;
 pub use kept::Kept;
@@ -75,6 +77,8 @@ pub enum OpenError {
     EmptyPath(String),
     #[error("datastore \"{0}\" is a path alone; write dir:{0}")]
     PathAlone(String),
+    #[error("{file} {why}")]
+    Config { file: String, why: WrongConfig },
 }
 
 /// An opened datastore. Opening checks the URL only; nothing is read yet, and nothing need exist.
@@ -96,6 +100,12 @@ impl Datastore {
             _ if url.starts_with(['/', '.']) => Err(OpenError::PathAlone(url.to_owned())),
             _ => Err(OpenError::Scheme(url.to_owned())),
         }
+    }
+
+    /// Opens the etcd that a configuration file of calicoctl names (a CalicoAPIConfig).
+    pub fn of_calicoctl(file: &Path) -> Result<Datastore, OpenError> {
+        let of_file = |why| OpenError::Config { file: file.display().to_string(), why };
+        calicoctl::datastore(file).map_err(of_file)
     }
 
     /// Reads everything once. Blocks on the file system, or on the network for some seconds.

@@ -32,7 +32,7 @@ pub use emit::to_yaml;
 pub use kind::{Key, Kind};
 pub use lint::{Finding, Gravity, Rule, lint};
 pub use nearest::nearest;
-pub use patch::{PatchError, PatchKind, parse_patch, patch};
+pub use patch::{PatchError, PatchKind, parse_patch, patch, read_document};
 pub use plan::{
     AddPath, CommunityPlan, Dial, FastPathPlan, FastPathSetting, ForInterfaces, LocalWorkload, MaxPrefixes,
     Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan,

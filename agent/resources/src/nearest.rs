@@ -1,5 +1,7 @@
 //! Which of the known names was meant: for "unknown field" and its like.
 
+use std::cmp::Reverse;
+
 /// The known name nearest to `text`, if it is near enough to have been meant. Letter case counts as nothing.
 pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody means a known name by writing a page of text.
@@ -7,12 +9,29 @@ pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         return None;
     }
     let wanted = text.to_lowercase();
+    // One letter may be anything.
+    if wanted.chars().nth(1).is_none() {
+        return None;
+    }
     known
         .into_iter()
-        .map(|name| (distance(&wanted, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= (name.chars().count().max(3) / 3))
+        .map(|name| {
+            let lower = name.to_lowercase();
+            (!is_short_for(&wanted, &lower), distance(&wanted, &lower), Reverse(lower.chars().count()), name)
+        })
+        .filter(|(is_no_short, distance, _, name)| {
+            !is_no_short || *distance <= (name.chars().count().max(3) / 3)
+        })
         .min()
-        .map(|(_, name)| name)
+        .map(|(.., name)| name)
+}
+
+/// Begins as the name does, and has only letters of it, in their order, half of them at least.
+fn is_short_for(text: &str, name: &str) -> bool {
+    let mut letters = name.chars();
+    text.chars().next() == name.chars().next()
+        && text.chars().all(|letter| letters.any(|of_name| of_name == letter))
+        && text.chars().count() * 2 >= name.chars().count()
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours that make one of the other.
@@ -49,11 +68,15 @@ mod tests {
         assert_eq!(nearest("asNumer", known), Some("asNumber"));
         assert_eq!(nearest("ASNUMBER", known), Some("asNumber"));
         assert_eq!(nearest("peerPI", known), Some("peerIP"));
+        let kinds = ["no", "node", "nodes", "bgpconfig", "felixconfig"];
+        assert_eq!(nearest("nod", kinds), Some("node"), "the longest of those that are as near");
+        assert_eq!(nearest("fconfig", kinds), Some("felixconfig"), "what it is short for");
     }
 
     #[test]
     fn what_resembles_nothing_gets_no_suggestion() {
         assert_eq!(nearest("holdTime", ["asNumber", "peerIP"]), None);
         assert_eq!(nearest(&"a".repeat(1000), ["asNumber"]), None);
+        assert_eq!(nearest("b", ["bf", "bp"]), None);
     }
 }

@@ -38,15 +38,18 @@ pub enum PatchError {
 
 /// A patch from its text, JSON or YAML.
 pub fn parse_patch(text: &str) -> Result<Value, PatchError> {
+    read_document(text).map_err(PatchError::Syntax)
+}
+
+/// The one document of a text, JSON or YAML; or what is wrong with it.
+pub fn read_document(text: &str) -> Result<Value, String> {
     let (documents, fault) = crate::tree::parse(text);
     let fault = fault.or_else(|| documents.iter().find_map(|document| document.faults.first().cloned()));
     match (fault, documents.as_slice()) {
-        (Some(fault), _) => {
-            Err(PatchError::Syntax(format!("at {}:{}, {}", fault.place.0, fault.place.1, fault.message)))
-        }
+        (Some(fault), _) => Err(format!("at {}:{}, {}", fault.place.0, fault.place.1, fault.message)),
         (None, [document]) => Ok(document.root.to_json()),
-        (None, []) => Err(PatchError::Syntax("it is empty".to_owned())),
-        (None, _) => Err(PatchError::Syntax("it holds several documents".to_owned())),
+        (None, []) => Err("it is empty".to_owned()),
+        (None, _) => Err("it holds several documents".to_owned()),
     }
 }
 

@@ -68,7 +68,6 @@ struct Made {
 pub fn run(
     args: &Args,
     datastore: &dyn Fn() -> Result<Datastore, OpenError>,
-    url: &str,
     socket: &Path,
 ) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
@@ -79,7 +78,11 @@ pub fn run(
             .map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned()),
     };
     let mut pack = Pack::default();
-    sources::gather(&mut pack, &sources::Asked { node: &node, url, socket, status: status.as_ref().ok() });
+    let url = datastore().ok().map(|datastore| datastore.to_string());
+    sources::gather(
+        &mut pack,
+        &sources::Asked { node: &node, url: url.as_deref(), socket, status: status.as_ref().ok() },
+    );
     sources::resources(&mut pack, datastore);
     let name = format!("manx-support-{node}-{}", now.strftime("%Y%m%dT%H%M%SZ"));
     let missing = pack.missing.clone();

@@ -13,7 +13,7 @@ use crate::client;
 pub(super) struct Asked<'a> {
     pub node: &'a str,
     /// Of the datastore.
-    pub url: &'a str,
+    pub url: Option<&'a str>,
     pub socket: &'a Path,
     /// If manxd answers.
     pub status: Option<&'a NodeStatus>,
@@ -91,7 +91,10 @@ pub(super) fn gather(pack: &mut Pack, asked: &Asked<'_>) {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
         command.args(line.split(' ')).args(json.then_some(["-o", "json"]).into_iter().flatten());
-        command.env("MANX_DATASTORE", asked.url).env("MANX_SOCKET", asked.socket);
+        command.env("MANX_SOCKET", asked.socket);
+        if let Some(url) = asked.url {
+            command.env("MANX_DATASTORE", url);
+        }
         run::output(&mut command)
     };
     let of_manxd = OF_MANXD.iter().filter(|_| asked.status.is_some()).map(|line| (*line).to_owned());

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use manx_datastore::{Datastore, Write};
 use manx_resources::{Key, Kind};
 
-use super::{DELETE, Files, nothing, parse_kind, write_all};
+use super::{DELETE, Files, nothing, parse_kind, scope::Scope, write_all};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -27,6 +27,8 @@ pub struct Args {
     /// It is no fault if nothing is given
     #[arg(long)]
     skip_empty: bool,
+    #[command(flatten)]
+    scope: Scope,
     /// Pass over what is not there, instead of refusing all
     #[arg(short, long)]
     skip_not_exists: bool,
@@ -39,6 +41,7 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     let (as_json, skip_absent) = (args.output.is_some(), args.skip_not_exists);
     let writes: Vec<Write> = match args.kind {
         Some(kind) => {
+            args.scope.check_kind(kind)?;
             anyhow::ensure!(args.name.iter().all(|name| !name.is_empty()), "resource name may not be empty");
             let delete = |name: &String| Write::Delete {
                 key: Key::new(kind, name.as_str()),
@@ -49,7 +52,7 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
         }
         None => {
             let (filename, recursive, skip_empty) = (args.filename.clone(), args.recursive, args.skip_empty);
-            let files = Files { filename, recursive, skip_empty };
+            let files = Files { filename, recursive, skip_empty, scope: args.scope.clone() };
             let Some(manifests) = files.manifests(DELETE)? else { return nothing(DELETE, as_json) };
             let delete = |manifest: manx_datastore::Manifest| Write::Delete {
                 key: manifest.resource.key(),

@@ -7,7 +7,7 @@ use manx_datastore::{Datastore, WriteError};
 use manx_resources::{Key, Kind};
 use serde_json::{Map, Value, json};
 
-use super::{edit, object, parse_kind};
+use super::{edit, object, parse_kind, scope::Scope};
 use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +29,8 @@ pub struct Args {
     /// Take the label off
     #[arg(long)]
     remove: bool,
+    #[command(flatten)]
+    scope: Scope,
     /// What was labelled as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
@@ -43,6 +45,7 @@ enum Done {
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     let (kind, name): (Kind, _) = (parse_kind(&args.kind).map_err(anyhow::Error::msg)?, &args.name);
+    args.scope.check_kind(kind)?;
     ensure!(!name.is_empty(), "resource name may not be empty");
     let at = format!("{} {name}", args.kind);
     let (label, value) = match args.label.split_once('=') {

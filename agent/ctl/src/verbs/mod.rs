@@ -6,6 +6,7 @@ pub mod delete;
 pub mod label;
 pub mod patch;
 pub mod replace;
+pub mod scope;
 pub mod validate;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
@@ -15,6 +16,7 @@ use manx_datastore::{Datastore, Manifest, Write, WriteError, Written};
 use manx_resources::{Key, Kind, Problem, Resource, nearest, parse};
 use serde_json::{Value, json};
 
+use self::scope::Scope;
 use crate::{input::Input, output};
 
 /// How often others may come first before an edit is given up.
@@ -32,6 +34,8 @@ pub struct Files {
     /// It is no fault if nothing is given
     #[arg(long)]
     skip_empty: bool,
+    #[command(flatten)]
+    scope: Scope,
 }
 
 /// A verb's forms, as Calico's messages have them.
@@ -56,6 +60,7 @@ impl Files {
             bail!("Failed to {} any resources", verb.bare);
         }
         let manifests = input.manifests();
+        manifests.iter().try_for_each(|manifest| self.scope.check(&manifest.resource))?;
         match (manifests.is_empty(), self.skip_empty) {
             (true, true) => Ok(None),
             (true, false) => bail!("No resources specified"),

@@ -7,7 +7,7 @@ use manx_datastore::Datastore;
 use manx_resources::{Key, Kind, PatchKind, parse_patch, patch};
 use serde_json::json;
 
-use super::{edit, object, parse_kind};
+use super::{edit, object, parse_kind, scope::Scope};
 use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +30,8 @@ pub struct Args {
     /// What the patch is
     #[arg(short, long = "type", value_name = "TYPE", value_enum, default_value_t = Type::Strategic)]
     type_: Type,
+    #[command(flatten)]
+    scope: Scope,
     /// What was patched as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
@@ -44,6 +46,7 @@ enum Type {
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!args.name.is_empty(), "resource name may not be empty");
+    args.scope.check_kind(args.kind)?;
     let key = Key::new(args.kind, args.name.as_str());
     let kind = match args.type_ {
         Type::Strategic => PatchKind::Strategic,

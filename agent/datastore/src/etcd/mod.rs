@@ -21,6 +21,7 @@ use tokio::time::timeout;
 pub(crate) use follow::watch;
 
 use crate::{OpenError, Reading, Refused, Update, Write, WriteError, Written};
+pub(crate) use access::{Access, Pem};
 use store::Store;
 
 /// Ports of clients, as IANA has it.
@@ -32,6 +33,8 @@ pub struct Etcd {
     /// HOST:PORT each.
     endpoints: Vec<String>,
     tls: bool,
+    /// None: as the environment says.
+    access: Option<Access>,
 }
 
 impl Etcd {
@@ -52,7 +55,11 @@ impl Etcd {
                 None => Ok(format!("{host}:{PORT}")),
             }
         };
-        Ok(Etcd { endpoints: hosts.split(',').map(endpoint).collect::<Result<_, _>>()?, tls })
+        Ok(Etcd { endpoints: hosts.split(',').map(endpoint).collect::<Result<_, _>>()?, tls, access: None })
+    }
+
+    pub(crate) fn with_access(self, access: Access) -> Etcd {
+        Etcd { access: Some(access), ..self }
     }
 
     fn scheme(&self) -> &'static str {
