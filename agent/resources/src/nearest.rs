@@ -10,9 +10,7 @@ pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     }
     let wanted = text.to_lowercase();
     // One letter may be anything.
-    if wanted.chars().nth(1).is_none() {
-        return None;
-    }
+    wanted.chars().nth(1)?;
     known
         .into_iter()
         .map(|name| {
