@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice)]
 
 mod admit;
+mod by_name;
 mod duration;
 mod edit;
 mod emit;

@@ -279,7 +279,7 @@ pub fn plan_all(snapshot: &Snapshot) -> Vec<NodePlan> {
 /// The plan with these peers, and whatever else it says.
 fn assemble(cluster: &Cluster<'_>, own: &NodeObject, derived: Derived) -> NodePlan {
     let (snapshot, node) = (cluster.snapshot, own.name());
-    let Derived { peers, ranges, mut warnings } = derived;
+    let Derived { peers, ranges, mut warnings, .. } = derived;
     let bgp = own.spec.bgp.as_ref();
     let address = OwnAddress { ipv4: bgp.and_then(|bgp| bgp.ipv4), ipv6: bgp.and_then(|bgp| bgp.ipv6) };
     let announced_services = services::announced(cluster, own);

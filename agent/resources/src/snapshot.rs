@@ -1,9 +1,9 @@
 //! A consistent set of resources. Objects are shared between snapshots, so that a snapshot that differs in one
 //! object costs one object.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{Key, Kind, spec};
+use crate::{Key, Kind, by_name::ByName, spec};
 
 /// What every object has besides its spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,6 @@ impl<S> Object<S> {
         &self.metadata.name
     }
 }
-
-pub(crate) type ByName<S> = BTreeMap<String, Arc<Object<S>>>;
 
 /// Each kind has a variant of [`Resource`] and a map in [`Snapshot`].
 macro_rules! kinds {
@@ -71,16 +69,15 @@ macro_rules! kinds {
         impl Snapshot {
             /// Puts a resource in, in place of the one with the same kind and name.
             pub fn insert(&mut self, resource: Resource) {
-                let name = resource.name().to_owned();
                 match resource {
-                    $(Resource::$variant(object) => drop(self.$map.insert(name, object)),)*
+                    $(Resource::$variant(object) => self.$map.insert(object),)*
                 }
             }
 
             /// False if there was none.
             pub fn remove(&mut self, key: &Key) -> bool {
                 match key.kind {
-                    $(Kind::$variant => self.$map.remove(&key.name).is_some(),)*
+                    $(Kind::$variant => self.$map.remove(&key.name),)*
                 }
             }
 
@@ -225,36 +222,4 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// An object as it was and as it is.
-pub(crate) type Change<'a, S> = (Option<&'a Arc<Object<S>>>, Option<&'a Arc<Object<S>>>);
-
-/// What is not the same object in both. Objects that equal each other may be told of, those that are shared are not.
-pub(crate) fn changes<'a, S>(
-    before: &'a ByName<S>,
-    now: &'a ByName<S>,
-) -> impl Iterator<Item = Change<'a, S>> + use<'a, S> {
-    let (mut before, mut now) = (before.values().peekable(), now.values().peekable());
-    std::iter::from_fn(move || {
-        loop {
-            return match (before.peek(), now.peek()) {
-                (None, None) => None,
-                (Some(_), None) => Some((before.next(), None)),
-                (None, Some(_)) => Some((None, now.next())),
-                (Some(old), Some(new)) => {
-                    if Arc::ptr_eq(old, new) {
-                        before.next();
-                        now.next();
-                        continue;
-                    }
-                    match old.name().cmp(new.name()) {
-                        Ordering::Less => Some((before.next(), None)),
-                        Ordering::Equal => Some((before.next(), now.next())),
-                        Ordering::Greater => Some((None, now.next())),
-                    }
-                }
-            };
-        }
-    })
 }

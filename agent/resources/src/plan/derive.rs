@@ -39,6 +39,8 @@ pub(crate) struct Derived {
     /// By prefix.
     pub ranges: Vec<RangePlan>,
     pub warnings: Vec<Warning>,
+    /// Addresses that more than one BGPPeer names, whether or not they say the same of it.
+    pub met: BTreeSet<IpAddr>,
 }
 
 struct Derivation<'c, 's> {
@@ -47,13 +49,26 @@ struct Derivation<'c, 's> {
     peers: BTreeMap<(IpAddr, u16), PeerPlan>,
     ranges: BTreeMap<Prefix, RangePlan>,
     warnings: Vec<Warning>,
+    met: BTreeSet<IpAddr>,
+}
+
+impl<'c, 's> Derivation<'c, 's> {
+    fn new(cluster: &'c Cluster<'s>, own: &'s NodeObject) -> Derivation<'c, 's> {
+        Derivation {
+            cluster,
+            own,
+            peers: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            warnings: Vec::new(),
+            met: BTreeSet::new(),
+        }
+    }
 }
 
 /// The peers of `own`. What is said of the peers at an address, and warned of them, depends on no other nodes than those
 /// that have it, which `planner` relies on.
 pub(crate) fn peers<'s>(cluster: &Cluster<'s>, own: &'s NodeObject) -> Derived {
-    let mut derivation =
-        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings: Vec::new() };
+    let mut derivation = Derivation::new(cluster, own);
     derivation.explicit(PeerKind::Global);
     derivation.explicit(PeerKind::Node);
     derivation.reverse();
@@ -62,6 +77,7 @@ pub(crate) fn peers<'s>(cluster: &Cluster<'s>, own: &'s NodeObject) -> Derived {
         peers: derivation.peers.into_values().map(Arc::new).collect(),
         ranges: derivation.ranges.into_values().collect(),
         warnings: derivation.warnings,
+        met: derivation.met,
     }
 }
 
@@ -96,6 +112,19 @@ pub(super) fn leads_to(
     Some(reached)
 }
 
+/// Whether two states of a BGPPeer make the same peers, though with other settings.
+pub(super) fn choose_alike(old: &PeerObject, new: &PeerObject) -> bool {
+    let ends = |PeerObject { spec, .. }: &PeerObject| {
+        (spec.peer_ip, spec.as_number, spec.local_as_number, spec.reverse_peering_manual)
+    };
+    ends(old) == ends(new)
+        && old.spec.node == new.spec.node
+        && old.spec.node_selector == new.spec.node_selector
+        && old.spec.peer_selector == new.spec.peer_selector
+        && old.spec.local_workload_selector == new.spec.local_workload_selector
+        && old.spec.extensions == new.spec.extensions
+}
+
 /// Whether a BGPPeer makes peers of this node's pods.
 pub(super) fn chooses_workloads(own: &NodeObject, object: &PeerObject) -> bool {
     object.spec.local_workload_selector.is_some() && is_local_to(own, object)
@@ -110,8 +139,7 @@ pub(super) fn workload_peer(
     address: IpAddr,
     as_number: Asn,
 ) -> PeerPlan {
-    let derivation =
-        Derivation { cluster, own, peers: BTreeMap::new(), ranges: BTreeMap::new(), warnings: Vec::new() };
+    let derivation = Derivation::new(cluster, own);
     let settings = Settings {
         reachable_by: None,
         local_as: object.spec.local_as_number,
@@ -317,7 +345,11 @@ impl<'s> Derivation<'_, 's> {
                 // What another BGPPeer says of the same session counts for nothing; only a difference is worth
                 // a word, and both ends naming each other is not one.
                 let same = PeerPlan { kind: peer.kind, resource: peer.resource.clone(), ..kept.clone() };
-                if peer != same && peer.resource != kept.resource {
+                if peer.resource == kept.resource {
+                    return;
+                }
+                self.met.insert(peer.address);
+                if peer != same {
                     self.warnings.push(Warning::DuplicatePeer {
                         address: peer.address,
                         kept: kept.resource.clone(),

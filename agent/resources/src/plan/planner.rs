@@ -15,7 +15,7 @@ use super::{
     index::Index,
     unknown_node,
 };
-use crate::{Snapshot, snapshot::changes};
+use crate::{Kind, Snapshot, by_name::changes};
 
 #[derive(Debug)]
 pub struct Planner {
@@ -29,6 +29,8 @@ struct Last {
     index: Index,
     /// What deriving the peers said.
     said: Vec<Warning>,
+    /// Addresses that more than one BGPPeer names: which of them says what, others' warnings depend on.
+    met: BTreeSet<IpAddr>,
     plan: Arc<NodePlan>,
 }
 
@@ -56,9 +58,9 @@ impl Planner {
                 let index = Index::new(snapshot, &self.node);
                 let cluster = Cluster::new(snapshot, &index);
                 let derived = derive::peers(&cluster, own);
-                let said = derived.warnings.clone();
+                let (said, met) = (derived.warnings.clone(), derived.met.clone());
                 let plan = Arc::new(assemble(&cluster, own, derived));
-                Last { snapshot: snapshot.clone(), index, said, plan }
+                Last { snapshot: snapshot.clone(), index, said, met, plan }
             }
             Some(last) => last.again(snapshot, own),
         };
@@ -81,7 +83,7 @@ impl Last {
             new.into_iter().for_each(|affinity| self.index.add_affinity(affinity));
         }
         let cluster = Cluster::new(snapshot, &self.index);
-        let derived = match reach(&before, &cluster, own) {
+        let derived = match reach(&before, &cluster, own, (&self.plan, &self.met)) {
             Reach::Everything => derive::peers(&cluster, own),
             Reach::Addresses(addresses) => {
                 let mut nodes: BTreeMap<&str, &Arc<NodeObject>> = addresses
@@ -101,12 +103,13 @@ impl Last {
                 };
                 let elsewhere = self.said.iter().filter(|warning| is_elsewhere(warning)).cloned();
                 let here = some.warnings.into_iter().filter(|warning| !is_elsewhere(warning));
-                Derived { peers, ranges: some.ranges, warnings: elsewhere.chain(here).collect() }
+                let met = self.met.difference(&addresses).chain(&some.met).copied().collect();
+                Derived { peers, ranges: some.ranges, warnings: elsewhere.chain(here).collect(), met }
             }
         };
-        let said = derived.warnings.clone();
+        let (said, met) = (derived.warnings.clone(), derived.met.clone());
         let plan = Arc::new(assemble(&cluster, own, derived));
-        Last { snapshot: snapshot.clone(), index: self.index, said, plan }
+        Last { snapshot: snapshot.clone(), index: self.index, said, met, plan }
     }
 }
 
@@ -131,7 +134,12 @@ fn replaced(
 }
 
 /// Where the peers of `own` may differ from what they were.
-fn reach(before: &Snapshot, cluster: &Cluster<'_>, own: &NodeObject) -> Reach {
+fn reach(
+    before: &Snapshot,
+    cluster: &Cluster<'_>,
+    own: &NodeObject,
+    last: (&NodePlan, &BTreeSet<IpAddr>),
+) -> Reach {
     let now = cluster.snapshot;
     let mut reached = BTreeSet::new();
     for (old, new) in changes(before.nodes_by_name(), now.nodes_by_name()) {
@@ -161,6 +169,15 @@ fn reach(before: &Snapshot, cluster: &Cluster<'_>, own: &NodeObject) -> Reach {
     }
     for (old, new) in changes(before.peers_by_name(), now.peers_by_name()) {
         if old.zip(new).is_some_and(|(old, new)| old.spec == new.spec) {
+            continue;
+        }
+        if let Some(object) = old.filter(|old| new.is_some_and(|new| derive::choose_alike(old, new))) {
+            let is_its = |peer: &&Arc<PeerPlan>| {
+                peer.resource.kind == Kind::BgpPeer && peer.resource.name == object.name()
+            };
+            let (plan, met) = last;
+            reached
+                .extend(plan.peers.iter().filter(is_its).map(|peer| peer.address).chain(met.iter().copied()));
             continue;
         }
         for object in [old, new].into_iter().flatten() {

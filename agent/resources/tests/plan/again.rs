@@ -131,6 +131,8 @@ fn rest() -> impl Strategy<Value = String> {
 enum Step {
     Put(String),
     Remove(prop::sample::Index),
+    /// A BGPPeer that leads where it did, with other settings.
+    Settings(prop::sample::Index, u8),
     /// What a datastore does that reads everything anew: equal objects, none of them shared.
     ReadAnew,
 }
@@ -142,6 +144,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => configuration().prop_map(Step::Put),
         3 => rest().prop_map(Step::Put),
         3 => any::<prop::sample::Index>().prop_map(Step::Remove),
+        3 => (any::<prop::sample::Index>(), 0..8_u8).prop_map(|(which, what)| Step::Settings(which, what)),
         1 => Just(Step::ReadAnew),
     ]
 }
@@ -172,6 +175,16 @@ proptest! {
                         let keys: Vec<_> = Kind::ALL.into_iter().flat_map(|kind| snapshot.of_kind(kind)).map(|one| one.key()).collect();
                         if !keys.is_empty() {
                             snapshot.remove(index.get(&keys));
+                        }
+                    }
+                    Step::Settings(index, what) => {
+                        let peers = snapshot.of_kind(Kind::BgpPeer);
+                        if !peers.is_empty() {
+                            let mut document = index.get(&peers).document().clone();
+                            document["spec"]["maxRestartTime"] = format!("{}s", 30 + what % 2).into();
+                            document["spec"]["keepOriginalNextHop"] = (what & 2 != 0).into();
+                            document["spec"]["filters"] = if what & 4 == 0 { vec!["f0"] } else { vec!["f1", "f9"] }.into();
+                            put(&mut snapshot, &document.to_string());
                         }
                     }
                     Step::ReadAnew => {
