@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     Kept, PeerSlot, Rib, RouteId,
+    checks::Checks,
     export::PeerKind,
     jobs::Job,
     table::{NO_NEXT_HOP, NextHopId, OWN, PackedStanding, Path},
@@ -25,6 +26,8 @@ use crate::{
 /// What decides on a peer's routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Import {
+    /// Asked before the rules.
+    pub checks: Checks,
     pub rules: PeerRules,
     /// Within these the peer may ask for host routes to be blackholes (RFC 7999).
     pub blackholes: Vec<Prefix>,
@@ -67,40 +70,47 @@ impl Rib {
         }
     }
 
-    /// A peer announces prefixes with one set of attributes; with each, what of the built-in checks refuses it.
+    /// A peer announces prefixes with one set of attributes.
     pub fn import<P: Kept>(
         &mut self,
         slot: PeerSlot,
-        prefixes: impl Iterator<Item = (PathId, P, Option<RefusedBy>)>,
-        received: &Arc<Attributes>,
-        next_hop: NextHopId,
+        prefixes: impl Iterator<Item = (PathId, P)>,
+        attributes: Attributes,
     ) {
+        let Some(peer) = self.peer(slot) else { return };
+        let (key, checks) = (peer.key, peer.import.checks.clone());
+        let refused = checks.refuse(&attributes);
+        let next_hop = match refused {
+            Some(_) => NO_NEXT_HOP,
+            None => self.next_hop(next_hop_from(key, attributes.next_hop)),
+        };
+        let received = self.intern(attributes);
         let Some(peer) = self.peer(slot) else { return };
         let (rules, peer_type) = (peer.import.rules.of(P::FAMILY).clone(), peer.kind.peer_type());
         let generation = peer.generation[P::FAMILY];
         let interface = self.interface_of(next_hop).cloned();
         // What each list of changes made of the set; nearly always there is one.
         let mut made: SmallVec<[(&[Change], Arc<Attributes>); 2]> = SmallVec::new();
-        for (id, prefix, refused) in prefixes {
+        for (id, prefix) in prefixes {
             let verdict = if rules.is_empty() {
                 Verdict::Fallthrough
             } else {
-                rules.judge(&candidate(prefix.into(), received, peer_type, interface.as_deref()))
+                rules.judge(&candidate(prefix.into(), &received, peer_type, interface.as_deref()))
             };
-            let changes = match (refused, verdict.changes()) {
+            let changes = match (refused.or_else(|| checks.refuse_prefix(prefix)), verdict.changes()) {
                 (None, Some(changes)) => changes,
                 (Some(refused), _) => {
-                    self.put(slot, id, prefix, received, NO_NEXT_HOP, Some(refused), generation);
+                    self.put(slot, id, prefix, &received, NO_NEXT_HOP, Some(refused), generation);
                     continue;
                 }
                 (None, None) => {
                     let held = self.held_though_refused(next_hop);
-                    self.put(slot, id, prefix, received, held, Some(RefusedBy::Filter), generation);
+                    self.put(slot, id, prefix, &received, held, Some(RefusedBy::Filter), generation);
                     continue;
                 }
             };
             let at = made.iter().position(|(of, _)| std::ptr::eq(*of, changes)).unwrap_or_else(|| {
-                made.push((changes, self.imported(received, changes, interface.clone())));
+                made.push((changes, self.imported(&received, changes, interface.clone())));
                 made.len() - 1
             });
             #[expect(clippy::indexing_slicing, reason = "just found or made")]
@@ -109,6 +119,7 @@ impl Rib {
         for (_, set) in made {
             self.release(set);
         }
+        self.release(received);
     }
 
     /// The set as it counts here. RFC 8326 §4.2: a path with GRACEFUL_SHUTDOWN is the last that is chosen, whatever
@@ -179,10 +190,11 @@ impl Rib {
         let (key, peer_type) = (peer.key, peer.kind.peer_type());
         let Some(route) = P::table(&self.tables).get(id) else { return };
         let Some(path) = route.path_of(slot, path_id) else { return };
-        if path.standing.is_refused() && path.standing != PackedStanding::refused(RefusedBy::Filter) {
-            return;
-        }
         let (prefix, generation) = (route.prefix, path.generation);
+        let checks = &peer.import.checks;
+        if let Some(refused) = checks.refuse(received).or_else(|| checks.refuse_prefix(prefix)) {
+            return self.put(slot, path_id, prefix, received, NO_NEXT_HOP, Some(refused), generation);
+        }
         let rules = peer.import.rules.of(P::FAMILY).clone();
         let next_hop = next_hop_from(key, received.next_hop);
         // The driver need not be asked about what a refused path does not use.

@@ -4,6 +4,7 @@
 
 mod announced;
 mod batch;
+pub mod checks;
 mod earlier;
 pub mod export;
 mod forms;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use manx_net::{Asn, Prefix};
 
-use super::{Speaker, established::kind_of, rules::import_of};
+use super::{Speaker, established::kind_of};
 use crate::{
     Config, DynamicPeers, PeerConfig, PeerKey, Refusal, RemoteAs, Time,
     config::Dial,
@@ -92,9 +92,7 @@ impl Speaker {
         (peer.config, peer.ours) = (known, ours);
         let kind = kind_of(peer);
         self.rib.set_kind(slot, kind);
-        if let Some(import) = self.peer_at(slot).map(|peer| import_of(&self.config, peer)) {
-            self.rib.set_import(slot, import);
-        }
+        self.judge_imports(slot);
         Ok(())
     }
 

@@ -95,6 +95,7 @@ impl Speaker {
         peer.refreshing = PerFamily::default();
         peer.near_limit = PerFamily::default();
         self.rib.set_router_id(slot, negotiated.remote_id);
+        self.judge_imports(slot);
         self.timers.clear(Timer::Dial(slot));
         for family in Family::ALL {
             let stale = self.peer_at(slot).is_some_and(|peer| peer.stale[family]);

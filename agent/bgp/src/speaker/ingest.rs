@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use manx_net::{Prefix, Prefix4, Prefix6};
+use manx_net::{Prefix4, Prefix6};
 
 use super::Speaker;
 use crate::event::{About, Output, Warning};
@@ -14,12 +14,7 @@ use crate::{
     },
     config::{Family, PerFamily, Role},
     message::update::{Prefixes, Update},
-    rib::{
-        Kept,
-        import::next_hop_from,
-        table::{NO_NEXT_HOP, PeerSlot},
-    },
-    view::RefusedBy,
+    rib::{Kept, table::PeerSlot},
 };
 
 impl Speaker {
@@ -127,74 +122,6 @@ impl Speaker {
         if let Some((Some(Role::Customer | Role::Peer | Role::RouteServerClient), remote_as)) = ours {
             attributes.only_to_customers.get_or_insert(remote_as);
         }
-        let refused = self.refuses(slot, &attributes);
-        let Some(key) = self.peer_at(slot).map(|peer| peer.config.key()) else { return };
-        let next_hop = match refused {
-            Some(_) => NO_NEXT_HOP,
-            None => self.rib.next_hop(next_hop_from(key, attributes.next_hop)),
-        };
-        let attributes = self.rib.intern(attributes);
-        let own = self.own_addresses(slot);
-        let judged = prefixes.into_iter().map(|(id, prefix)| {
-            let invalid = prefix.is_bogus()
-                || (prefix.names_host() && own.contains(&Some(Into::<Prefix>::into(prefix).addr())));
-            (id, prefix, refused.or(invalid.then_some(RefusedBy::InvalidPrefix)))
-        });
-        self.rib.import(slot, judged, &attributes, next_hop);
-        self.rib.release(attributes);
-    }
-
-    /// Behaviours 35, 40 and 47, as far as the attributes show it: such a route replaces what the peer announced before, and is not considered.
-    fn refuses(&self, slot: PeerSlot, attributes: &Attributes) -> Option<RefusedBy> {
-        let peer = self.peer_at(slot)?;
-        if let Some(number) = attributes.only_to_customers {
-            let leaked = match peer.ours.role {
-                Some(Role::Provider | Role::RouteServer) => true,
-                Some(Role::Peer) => number != peer.ours.remote_as.get(),
-                _ => false,
-            };
-            if leaked {
-                return Some(RefusedBy::RouteLeak);
-            }
-        }
-        let own = [peer.ours.local_as, self.config.local_as];
-        let allowed = usize::from(peer.config.allow_local_as);
-        if own.iter().any(|&number| attributes.as_path.count(number) > allowed) {
-            return Some(RefusedBy::AsLoop);
-        }
-        if attributes.originator_id == Some(self.config.router_id) {
-            return Some(RefusedBy::OriginatorIsUs);
-        }
-        if !attributes.cluster_list.is_empty() {
-            let own = self.config.cluster_id.unwrap_or(self.config.router_id);
-            let templates = self.config.dynamic_peers.iter().map(|peers| &peers.template);
-            let peers = self.config.peers.iter().chain(templates);
-            let mut ids = peers.filter_map(|peer| peer.cluster_id).chain([own]);
-            if ids.any(|id| attributes.cluster_list.contains(&id)) {
-                return Some(RefusedBy::ClusterLoop);
-            }
-        }
-        (!self.is_usable(slot, attributes.next_hop)).then_some(RefusedBy::InvalidNextHop)
-    }
-
-    fn is_usable(&self, slot: PeerSlot, next_hop: IpAddr) -> bool {
-        let reserved = match next_hop {
-            // RFC 1122 §3.2.1.3: 0/8 and 240/4 name nobody either.
-            IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
-            IpAddr::V6(a) => a.is_unspecified() || a.is_loopback() || a.is_multicast(),
-        };
-        !reserved && !self.own_addresses(slot).contains(&Some(next_hop))
-    }
-
-    /// Those that we know to be ours: nobody else can be the way to them.
-    fn own_addresses(&self, slot: PeerSlot) -> [Option<IpAddr>; 4] {
-        let conn = self.peer_at(slot).and_then(|peer| peer.established);
-        let connection = conn.and_then(|conn| self.connections.get(&conn));
-        [
-            self.local_address(slot),
-            connection.and_then(|connection| connection.link_local).map(IpAddr::V6),
-            self.config.next_hop_v4.map(IpAddr::V4),
-            self.config.next_hop_v6.map(IpAddr::V6),
-        ]
+        self.rib.import(slot, prefixes.into_iter(), attributes);
     }
 }

@@ -14,7 +14,8 @@ mod views;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,6 +39,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Speaker {
     config: Config,
+    /// Of all clusters that the configuration has us reflect in.
+    clusters: Arc<[Ipv4Addr]>,
     rib: Rib,
     /// By slot; a slot is empty while the RIB still cleans up after its last peer.
     peers: Vec<Option<Peer>>,
@@ -88,6 +91,7 @@ impl Speaker {
             shutting_down: false,
             unweighed: 0,
             near_bound: false,
+            clusters: Arc::default(),
             config: Config {
                 peers: Vec::new(),
                 originated: Vec::new(),
@@ -122,6 +126,8 @@ impl Speaker {
             Event::OnLink { conn, link_local } => {
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.link_local = Some(link_local);
+                    let slot = connection.peer;
+                    self.judge_imports(slot);
                 }
             }
             Event::Received { conn, bytes } => self.received(conn, bytes, now),

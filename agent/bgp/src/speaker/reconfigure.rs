@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     Speaker,
     established::{cluster_of, kind_of},
-    rules::{self, import_of},
+    rules,
 };
 use crate::{
     Config, ConnId, PeerConfig, PeerKey, Time,
@@ -35,6 +35,7 @@ impl Speaker {
             wanted.entry(peer.key()).or_insert_with(|| peer.clone());
         }
         self.config = config;
+        self.clusters = rules::clusters_of(&self.config);
         self.keep_dynamic_peers(&mut wanted);
 
         // The rules before the routes, so that nothing goes out that must not.
@@ -79,8 +80,6 @@ impl Speaker {
         let slot = self.rib.add_peer(key, kind_of(&peer));
         peer.slot = slot;
         peer.of_range = of_range;
-        let import = import_of(&self.config, &peer);
-        self.rib.set_import(slot, import);
         self.rib.set_cluster(slot, cluster_of(&self.config, &peer));
         let at = usize::from(slot);
         if self.peers.len() <= at {
@@ -90,6 +89,7 @@ impl Speaker {
         let place = &mut self.peers[at];
         *place = Some(peer);
         self.by_key.insert(key, slot);
+        self.judge_imports(slot);
         self.start(slot, now);
     }
 
@@ -126,6 +126,7 @@ impl Speaker {
         let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
         let rewired = peer.config.transport != config.transport;
         let other_side_dials = peer.config.dial != config.dial;
+        let retimed = peer.config.keepalive_time != config.keepalive_time;
         // What went wrong before may be mended; but not by what was changed for others.
         let changed = reopen || peer.config != config;
         peer.config = config;
@@ -155,10 +156,12 @@ impl Speaker {
         } else if rewired {
             self.reconnect(slot, now);
         }
+        if retimed && let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) {
+            self.set_keepalive(conn, now);
+        }
         self.rib.set_kind(slot, kind);
-        if let Some(peer) = self.peer_at(slot) {
-            let (import, cluster_id) = (import_of(&self.config, peer), cluster_of(&self.config, peer));
-            self.rib.set_import(slot, import);
+        self.judge_imports(slot);
+        if let Some(cluster_id) = self.peer_at(slot).map(|peer| cluster_of(&self.config, peer)) {
             self.rib.set_cluster(slot, cluster_id);
         }
         self.join_groups(slot);

@@ -133,6 +133,20 @@ fn keepalives_come_within_a_third_of_the_hold_time_and_only_one_waits() {
 }
 
 #[test]
+fn another_keepalive_time_holds_at_once_and_the_session_stays() {
+    let mut script = Script::established(config(64512));
+    script.take();
+    for (seconds, most) in [(Some(1), 1), (Some(4), 4), (None, 30)] {
+        let mut changed = config(64512);
+        changed.peers[0].keepalive_time = seconds;
+        script.speaker.configure(changed, script.now);
+        script.wait(secs(most));
+        assert!((1..=2).contains(&script.take().len()), "each {seconds:?}");
+        assert_eq!(script.state(), SessionState::Established);
+    }
+}
+
+#[test]
 fn a_connection_on_which_no_open_comes_is_given_up() {
     let mut script = Script::connected(config(64512));
     script.wait(secs(61));

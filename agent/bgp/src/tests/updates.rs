@@ -466,6 +466,37 @@ fn our_as_may_stand_in_the_path_as_often_as_allowed() {
     assert_eq!(seen_best(&script, A), Some(Standing::Refused(RefusedBy::AsLoop)));
 }
 
+/// What was refused stays as it came, and is judged anew without the peer's help.
+#[test]
+fn routes_that_were_refused_are_judged_anew_by_a_new_configuration() {
+    let allowing = |times| {
+        let mut config = config(EBGP);
+        config.peers[0].allow_local_as = times;
+        config
+    };
+    let mut script = Script::established(allowing(0));
+    script.give(&update(&[], &mandatory(&[EBGP, 64512]), &[A]));
+    // Whatever is allowed, nobody leads to an address of our own.
+    let mut to_us = mandatory(&[EBGP, 64512]);
+    to_us[2] = attribute(TRANSITIVE, 3, &[10, 0, 0, 1]);
+    script.give(&update(&[], &to_us, &["10.2.0.0/16"]));
+    let as_loop = Some(Standing::Refused(RefusedBy::AsLoop));
+    for (times, first, second) in [
+        (0, as_loop, as_loop),
+        (1, Some(Standing::Best), Some(Standing::Refused(RefusedBy::InvalidNextHop))),
+        (0, as_loop, as_loop),
+    ] {
+        script.speaker.configure(allowing(times), script.now);
+        script.wait(super::network::ms(1));
+        script.speaker.advance(script.now);
+        script.drain();
+        assert_eq!((seen_best(&script, A), seen_best(&script, "10.2.0.0/16")), (first, second));
+        assert_eq!(script.speaker.best(prefix(A)).is_some(), times > 0);
+        assert_eq!(script.view().counters.prefixes_accepted, u64::from(times));
+    }
+    assert_eq!(script.view().established_count, 1);
+}
+
 /// Behaviour 48.
 #[test]
 fn a_withdrawal_of_nothing_is_nothing_and_all_memory_returns() {
