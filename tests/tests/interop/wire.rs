@@ -92,7 +92,7 @@ impl Between {
     }
 
     /// BIRD's route to what low announces, as high announces it.
-    fn from_high(&self, block: &str) -> Result<String> {
+    fn routes_of_high(&self, block: &str) -> Result<String> {
         let protocol = if block.contains(':') { "to_fd00_80__90" } else { "to_192_168_80_90" };
         self.bird.host.sh(&format!("birdc show route {block} protocol {protocol} all"))
     }
@@ -191,7 +191,7 @@ fn a_bird_of_another_as_between_two_nodes_finds_what_the_resources_ask_for() -> 
         write(lab, "nodeToNodeMeshEnabled: true", more)?;
         for (block, next_hop) in LOW.blocks().iter().zip(next_hop) {
             eventually(&format!("{block} by {next_hop}{more}"), UP, || {
-                let text = between.from_high(block)?;
+                let text = between.routes_of_high(block)?;
                 ensure!(text.contains(&format!("BGP.next_hop: {next_hop}")), "{text}");
                 Ok(())
             })?;
