@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod echo;
 pub mod etcd;
 pub mod host;
+pub mod http;
 pub mod kernel;
 pub mod lab;
 pub mod netns;

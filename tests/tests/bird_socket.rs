@@ -4,18 +4,22 @@
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use manx_tests::{
     cluster::{Cluster, Node},
+    http,
+    process::Daemon,
     story::{self, DOCUMENTS, SETTLED, Stage, settled},
     wait::eventually,
 };
 
 const SOCKET: &str = "/var/run/calico/bird.ctl";
 const SOCKET6: &str = "/var/run/calico/bird6.ctl";
+const EXPORTER: &str = "127.0.0.1:9324";
 
 fn cluster() -> Result<Cluster> {
     let mut cluster = Cluster::new(&[])?;
@@ -187,6 +191,39 @@ fn calicos_programs_and_birds_own_client_see_the_node_as_manxctl_does() -> Resul
     let typed = "sh pr; sh ro primary; quit".replace("; ", "'; sleep 0.5; echo '");
     let said = kw01.host.shell(&format!("(echo '{typed}') | birdc -s {SOCKET}"))?.success()?;
     ensure!(said.contains("Mesh_192_168_80_121 BGP") && said.contains("172.16.118.64/26"), "{said}");
+    Ok(())
+}
+
+/// bird_exporter's numbers, by itself. It knows both ages of BIRD; ours is the one that Calico runs.
+#[test]
+fn birds_exporter_for_prometheus_reads_the_sessions_and_their_routes() -> Result<()> {
+    let cluster = cluster()?;
+    let km01 = cluster.node("km01");
+    let mut command = Command::new("prometheus-bird-exporter");
+    command.args(["-bird.socket", SOCKET, "-bird.socket6", SOCKET6, "-web.listen-address", EXPORTER]);
+    let mut exporter =
+        Daemon::start(&km01.host, "bird_exporter", command, &km01.log().with_extension("exporter"))?;
+    let text = eventually("the exporter answers", SETTLED, || {
+        exporter.check_running()?;
+        let (code, text) = http::get(&km01.host, EXPORTER, "/metrics")?;
+        ensure!(code == 200, "{code}: {text}");
+        Ok(text)
+    })?;
+    let value = |metric: &str, labels: &[&str]| -> Result<f64> {
+        let line = text.lines().find(|line| {
+            line.split_once('{').is_some_and(|(name, _)| name == metric)
+                && labels.iter().all(|label| line.contains(label))
+        });
+        let line = line.with_context(|| format!("no {metric} {labels:?} in\n{text}"))?;
+        Ok(line.rsplit_once(' ').context(line.to_owned())?.1.parse()?)
+    };
+    for peer in ["Mesh_192_168_80_124", "Mesh_192_168_80_125"] {
+        let labels = [&format!("name=\"{peer}\"")[..], "proto=\"BGP\"", "ip_version=\"4\""];
+        ensure!(value("bird_protocol_up", &labels)? == 1.0, "{text}");
+        ensure!(value("bird_protocol_prefix_import_count", &labels)? == 1.0, "{text}");
+        ensure!(value("bird_protocol_prefix_export_count", &labels)? == 0.0, "{text}");
+        ensure!(value("bird_protocol_changes_update_import_receive_count", &labels)? >= 1.0, "{text}");
+    }
     Ok(())
 }
 

@@ -1,15 +1,12 @@
 //! Whether a node is ready, and what it says of those that keep it from being so: who they are, by which interface, what
 //! the kernel said, who should dial, and since when.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manx_tests::{
     cluster::{Cluster, Node},
+    http,
     story::{SETTLED, Stage, settled},
     wait::eventually,
 };
@@ -18,19 +15,8 @@ const HEALTH: &str = "127.0.0.1:9099";
 /// A dial without an answer takes 5 s.
 const TRIED: Duration = Duration::from_secs(15);
 
-/// The code and the body of a probe's answer.
-fn probe(node: &Node, path: &'static str) -> Result<(u16, String)> {
-    node.host.run(move || {
-        let address: SocketAddr = HEALTH.parse()?;
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
-        let code = head.split(' ').nth(1).context("no code")?.parse()?;
-        Ok((code, body.to_owned()))
-    })
+fn probe(node: &Node, path: &str) -> Result<(u16, String)> {
+    http::get(&node.host, HEALTH, path)
 }
 
 /// The line about a peer, once it says this.

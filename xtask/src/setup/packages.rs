@@ -78,6 +78,11 @@ const PACKAGES: &[Package] = &[
         why: "looks into and flushes tables of connections in the tests of Services and policies",
     },
     Package {
+        name: "prometheus-bird-exporter",
+        program: "prometheus-bird-exporter",
+        why: "reads BIRD's socket in the tests of it",
+    },
+    Package {
         name: "ipset",
         program: "ipset",
         why: "makes sets that expire, for the tests of rules with them",
@@ -91,6 +96,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("frr", "frr.service"),
     ("gobgpd", "gobgpd.service"),
     ("exabgp", "exabgp.service"),
+    ("prometheus-bird-exporter", "prometheus-bird-exporter.service"),
 ];
 
 pub fn find(_: &Args) -> Result<Found> {
