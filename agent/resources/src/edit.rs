@@ -249,8 +249,7 @@ impl Editor<'_> {
         }
         for (key, value) in added {
             text.push_str(&" ".repeat(column));
-            text.push_str(&emit::scalar_text(key));
-            text.push(':');
+            emit::push_key(&mut text, key, column);
             emit::value(&mut text, value, column);
         }
         self.edits.push((at..at, text));

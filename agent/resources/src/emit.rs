@@ -27,11 +27,30 @@ fn mapping(text: &mut String, map: &serde_json::Map<String, Value>, indent: usiz
         if index > 0 || !inline_first {
             text.push_str(&" ".repeat(indent));
         }
-        text.push_str(&scalar_text(key));
-        text.push(':');
+        push_key(text, key, indent);
         // The keys are the map's own.
         value(text, map.get(key).unwrap_or(&Value::Null), indent);
     }
+}
+
+/// A key and its colon.
+pub(crate) fn push_key(text: &mut String, key: &str, indent: usize) {
+    let written = scalar_text(key);
+    if is_long(&written) {
+        text.push_str("? ");
+        text.push_str(&written);
+        text.push('\n');
+        text.push_str(&" ".repeat(indent));
+    } else {
+        text.push_str(&written);
+    }
+    text.push(':');
+}
+
+/// A key that stands before its colon in one line has 1,024 characters at most (YAML 1.2 §7.4.2); a longer one is said to
+/// be one.
+fn is_long(key: &str) -> bool {
+    key.chars().count() > 1000
 }
 
 /// What follows a key.
@@ -71,8 +90,26 @@ fn sequence(text: &mut String, items: &[Value], indent: usize) {
 pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::String(text) => scalar_text(text),
-        // JSON is YAML.
-        other => other.to_string(),
+        other => flow(other),
+    }
+}
+
+/// JSON is YAML, but for keys that are too long.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(flow).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Object(map) => {
+            let entries = map.iter().map(|(key, value)| {
+                let key = Value::from(key.as_str()).to_string();
+                let mark = if is_long(&key) { "? " } else { "" };
+                format!("{mark}{key}: {}", flow(value))
+            });
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        scalar => scalar.to_string(),
     }
 }
 
@@ -226,8 +263,12 @@ spec:
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::btree_map("\\PC{0,8}|[-:#'\" {},~a-z0-9]{0,6}", inner, 0..4)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+                prop::collection::btree_map(
+                    "\\PC{0,8}|[-:#'\" {},~a-z0-9]{0,6}|[a:\\u{7}]{200}|[a-z '?]{1500}",
+                    inner,
+                    0..4
+                )
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         })
     }
