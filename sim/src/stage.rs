@@ -142,6 +142,7 @@ impl Stage {
                     self.watched.remove(&next_hop);
                 }
                 Output::Warning(warning) => self.warnings.push(warning),
+                Output::Parting(_) => {}
                 // The peer of a connection that goes has stopped reading.
                 Output::Close { conn } => {
                     let mut unread = Vec::new();

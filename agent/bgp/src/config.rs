@@ -2,6 +2,7 @@
 //! Everything here is plain values; [`crate::Speaker::configure`] works out what a change means.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Index, IndexMut},
@@ -54,6 +55,7 @@ pub struct Config {
     /// read, where together with the routes that are gone and must yet be told to it the paths are more. Default four million, some
     /// 400 MB.
     pub max_paths: u64,
+    pub parting: Parting,
     /// Say each change of a best path ([`crate::Output::Best`]): a driver that forwards nothing wants none. Default true;
     /// counts when the speaker is made.
     pub best_paths: bool,
@@ -85,12 +87,28 @@ impl Config {
             ebgp_requires_policy: false,
             graceful_shutdown: false,
             max_paths: 4_000_000,
+            parting: Parting::default(),
             best_paths: true,
             multipath: Multipath::default(),
             normal_priority: NormalPriority::default(),
             seed: 0,
         }
     }
+}
+
+/// Make before break: how a change of the peers is carried out. By default it is carried out at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parting {
+    /// The session of a peer that is no longer configured goes on until every route that came by it has come by another
+    /// one, too, and no longer than this. For so long a peer that is no client any more is still treated as one.
+    pub close_after: Duration,
+    /// What had nothing in its place when a session was closed (because its peer is no longer configured, or must be
+    /// opened anew) is held as stale for so long.
+    pub hold: Duration,
+    /// Only routes inside these are held.
+    pub within: Vec<Prefix>,
+    /// Peers at these addresses go at once, and their routes with them.
+    pub at_once: BTreeSet<IpAddr>,
 }
 
 /// A host route of our own.

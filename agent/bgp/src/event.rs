@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -71,12 +72,48 @@ pub enum Output {
     Settled,
     /// A session changed its state. For the state as it is now ask [`crate::Speaker::peers`].
     Session(SessionEvent),
+    /// A change of the peers is being carried out. For the log.
+    Parting(PartingEvent),
     /// For the log; nothing is to be done about it.
     Warning(Warning),
     /// Resolve this next hop and report with [`Event::NextHop`], now and at each change.
     Watch { next_hop: NextHop },
     /// No path uses it any more.
     Unwatch { next_hop: NextHop },
+}
+
+/// A step on the way of a peer that is no longer what it was ([`crate::config::Parting`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartingEvent {
+    pub at: Time,
+    pub peer: PeerKey,
+    pub what: Parted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Parted {
+    /// It is no longer configured; its session goes on until its routes have come by another way.
+    #[serde(rename_all = "camelCase")]
+    Kept { at_most: Duration },
+    /// Its session is closed.
+    #[serde(rename_all = "camelCase")]
+    Closed {
+        /// All its routes have come by another way.
+        replaced: bool,
+        /// So many are held, as stale, no longer than this.
+        held: u64,
+        at_most: Duration,
+    },
+    /// Nothing is held of it any longer.
+    Over {
+        /// So many had nothing in their place when their time was over.
+        expired: u64,
+    },
+    /// It is no client any more, but is treated as one for so long.
+    #[serde(rename_all = "camelCase")]
+    StillClient { at_most: Duration },
 }
 
 /// Why a connection is to be closed without a byte.

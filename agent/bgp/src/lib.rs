@@ -32,11 +32,12 @@ pub mod view;
 pub use attr::parse::{AttributeError, Outcome};
 pub use config::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, HoldTime, MaxPrefixes,
-    Multipath, NextHopMode, NormalPriority, Originated, OwnHost, PeerConfig, PeerKey, PoolRule, RemoteAs,
-    Role, WellKnown,
+    Multipath, NextHopMode, NormalPriority, Originated, OwnHost, Parting, PeerConfig, PeerKey, PoolRule,
+    RemoteAs, Role, WellKnown,
 };
 pub use event::{
-    About, BestPath, ConnId, Event, NextHop, Output, PathSource, Refusal, SessionEvent, Warning,
+    About, BestPath, ConnId, Event, NextHop, Output, Parted, PartingEvent, PathSource, Refusal, SessionEvent,
+    Warning,
 };
 pub use speaker::Speaker;
 pub use time::Time;

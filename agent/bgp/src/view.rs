@@ -132,6 +132,12 @@ pub struct PeerView {
     pub near_limit: Vec<LimitView>,
     /// Families whose routes are kept though the session was lost, until when.
     pub stale_until: Option<Time>,
+    /// So many are kept so.
+    pub stale: u64,
+    /// Since when it is no longer configured ([`crate::config::Parting`]).
+    pub parting_since: Option<Time>,
+    /// When its session ends though some routes have not come by another way.
+    pub closes_at: Option<Time>,
 }
 
 /// How much a peer holds of what it may.

@@ -92,6 +92,12 @@ impl Rib {
         // What each list of changes made of the set; nearly always there is one.
         let mut made: SmallVec<[(&[Change], Arc<Attributes>); 2]> = SmallVec::new();
         for (id, prefix) in prefixes {
+            if refused == Some(RefusedBy::ClusterLoop)
+                && let Some(route) = P::table(&self.tables).find(prefix)
+                && self.withholds::<P>(route, slot, id)
+            {
+                continue;
+            }
             let verdict = if rules.is_empty() {
                 Verdict::Fallthrough
             } else {
@@ -193,6 +199,10 @@ impl Rib {
         let (prefix, generation) = (route.prefix, path.generation);
         let checks = &peer.import.checks;
         if let Some(refused) = checks.refuse(received).or_else(|| checks.refuse_prefix(prefix)) {
+            // A node that becomes one of a cluster's reflectors has had its routes by the cluster's others.
+            if refused == RefusedBy::ClusterLoop && self.withholds::<P>(id, slot, path_id) {
+                return;
+            }
             return self.put(slot, path_id, prefix, received, NO_NEXT_HOP, Some(refused), generation);
         }
         let rules = peer.import.rules.of(P::FAMILY).clone();

@@ -49,6 +49,8 @@ enum Kind {
     Rejudge,
     /// Judge under its new rules what the group with this transition has sent.
     Rules(u64),
+    /// See [`Rib::look_at`].
+    Look,
     /// After a restart's deferral.
     FirstChoice,
 }
@@ -96,6 +98,10 @@ impl Job {
 
     pub fn rules(transition: u64, family: Family) -> Job {
         Job { kind: Kind::Rules(transition), family, next: 0, end: 0, both: false }
+    }
+
+    pub fn look() -> Job {
+        Job::over_both(Kind::Look)
     }
 
     pub fn first_choice() -> Job {
@@ -163,6 +169,9 @@ impl Rib {
         if let Kind::Rules(transition) = job.kind {
             self.end_transition(transition);
         }
+        if let Kind::Look = job.kind {
+            self.end_look();
+        }
         if let Kind::FirstChoice = job.kind {
             self.release_members();
             self.settled = true;
@@ -204,6 +213,7 @@ impl Rib {
                     self.judge_paths::<P>(id, WhyPaths::Identifier(slot));
                 }
             }
+            Kind::Look => self.look_at::<P>(id),
             Kind::Reimport(slot) => self.reimport::<P>(id, slot),
             Kind::Rules(transition) => self.judge_by_new_rules::<P>(id, transition),
             Kind::Rejudge => {

@@ -17,6 +17,7 @@ pub mod jobs;
 mod long_lived;
 pub mod next_hops;
 mod own;
+pub mod parting;
 pub mod paths;
 pub mod pull;
 mod regroup;
@@ -48,6 +49,7 @@ use import::Import;
 use intern::{Interner, SeededHash};
 use jobs::Job;
 use next_hops::NextHops;
+use parting::Look;
 use pull::Membership;
 use select::{Announcer, Wanted};
 use table::{NextHopId, OWN, Path, PathKey, PeerSlot, Route, RouteId, Table};
@@ -119,6 +121,9 @@ pub struct RibPeer {
     heard: PerFamily<u64>,
     heard_refused: PerFamily<u64>,
     members: PerFamily<Option<Membership>>,
+    /// See [`Rib::set_parting`] and [`Rib::set_held`].
+    parting: bool,
+    held: bool,
 }
 
 impl RibPeer {
@@ -187,6 +192,10 @@ pub struct Rib {
     crowded: Option<(PeerSlot, Prefix)>,
     wanted: Wanted,
     normal_priority: NormalPriority,
+    look: Look,
+    held_within: Vec<Prefix>,
+    withholding: bool,
+    withheld: Vec<(PeerSlot, Family)>,
 }
 
 impl Rib {
@@ -218,6 +227,10 @@ impl Rib {
             crowded: None,
             wanted: Wanted::default(),
             normal_priority: NormalPriority::default(),
+            look: Look::default(),
+            held_within: Vec::new(),
+            withholding: false,
+            withheld: Vec::new(),
         }
     }
 
@@ -237,6 +250,8 @@ impl Rib {
             heard: PerFamily::default(),
             heard_refused: PerFamily::default(),
             members: PerFamily::default(),
+            parting: false,
+            held: false,
         };
         match self.peers.iter().position(Option::is_none) {
             Some(free) => {
@@ -323,6 +338,11 @@ impl Rib {
     /// Received and refused paths, both families.
     pub fn counts(&self, slot: PeerSlot) -> (u64, u64) {
         self.peer(slot).map_or((0, 0), |peer| (peer.received.iter().sum(), peer.refused.iter().sum()))
+    }
+
+    /// Paths that outlive the session that they came by, both families.
+    pub fn stale_count(&self, slot: PeerSlot) -> u64 {
+        self.peer(slot).map_or(0, |peer| peer.received.iter().sum::<u64>() - peer.heard.iter().sum::<u64>())
     }
 
     /// Makes all present paths of the peer stale.

@@ -113,7 +113,9 @@ impl Rib {
 
     /// A peer withdraws a path. One that it never announced is nothing (behaviour 48).
     pub fn withdraw<P: Kept>(&mut self, slot: PeerSlot, prefix: P, path_id: PathId) {
-        if let Some(id) = P::table(&self.tables).find(prefix) {
+        if let Some(id) = P::table(&self.tables).find(prefix)
+            && !self.withholds::<P>(id, slot, path_id)
+        {
             self.remove_paths::<P>(id, |path| path.peer == slot && path.id == path_id);
         }
     }

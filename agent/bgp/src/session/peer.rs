@@ -54,6 +54,10 @@ pub struct Peer {
     pub outgoing: Option<ConnId>,
     pub incoming: Option<ConnId>,
     pub established: Option<ConnId>,
+    /// Since when it is no longer configured, though something of it is kept.
+    pub parting: Option<Time>,
+    /// Since when what is stale of it is held by our own plan, for want of another way.
+    pub held: Option<Time>,
     pub disabled: bool,
     pub held_back: bool,
     /// Dials in a row that came to nothing, beyond the grace.
@@ -101,6 +105,8 @@ impl Peer {
             outgoing: None,
             incoming: None,
             established: None,
+            parting: None,
+            held: None,
             disabled: false,
             held_back: false,
             failures: 0,
@@ -147,7 +153,7 @@ impl Peer {
         let furthest = self.connections().filter_map(connection).map(Connection::state).max();
         match furthest {
             Some(state) => state,
-            None if self.disabled || self.held_back => SessionState::Idle,
+            None if !self.may_connect() => SessionState::Idle,
             None => SessionState::Active,
         }
     }
@@ -198,7 +204,7 @@ impl Peer {
     }
 
     pub fn may_connect(&self) -> bool {
-        !self.disabled && !self.held_back
+        !self.disabled && !self.held_back && self.parting.is_none()
     }
 }
 

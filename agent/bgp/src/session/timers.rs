@@ -19,6 +19,14 @@ pub enum Timer {
     HoldBack(PeerSlot),
     /// Stale routes of this family have had their time (RFC 4724 §4.2).
     Stale(PeerSlot, Family),
+    /// The session of a peer that is no longer wanted has had its time.
+    Part(PeerSlot),
+    /// Who is no client any longer has been treated as one long enough.
+    Demote(PeerSlot),
+    /// A change of the topology has had its time.
+    Change,
+    /// Which routes of leaving peers have come by another way is looked at.
+    Look,
     /// Restarting: only peers with a session count from here on.
     Settling,
     /// Restarting: nobody is waited for any longer (RFC 4724 §4.1).

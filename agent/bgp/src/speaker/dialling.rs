@@ -89,7 +89,8 @@ impl Speaker {
         let Some(peer) = self.peer_at(slot) else { return };
         // RFC 4724 §3: what was forwarded before is forwarded still if this process took it over, or if it is the
         // one that spoke to the peer before.
-        let preserved = restarted || peer.established_count > 0;
+        let preserved =
+            restarted || peer.established_count > 0 || self.spoken_to.contains(&peer.config.key());
         let open = peer.ours.open(restarting, preserved).encode();
         self.send(conn, open);
         self.timers.set(Timer::Hold(conn), now + OPEN_TIMEOUT);
@@ -139,6 +140,9 @@ impl Speaker {
             None => self.admit_from_range(remote.ip(), now)?,
         };
         let Some(peer) = self.peer_at(slot) else { return Err(Refusal::UnknownPeer) };
+        if peer.parting.is_some() {
+            return Err(Refusal::UnknownPeer);
+        }
         if peer.disabled {
             return Err(Refusal::Disabled);
         }

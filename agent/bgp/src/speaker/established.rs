@@ -102,6 +102,10 @@ impl Speaker {
             if !stale {
                 continue;
             }
+            // Our own plan is why the session went: until they have come by another way, or by this one.
+            if self.peer_at(slot).is_some_and(|peer| peer.held.is_some()) {
+                continue;
+            }
             // RFC 4724 §4.2, RFC 9494 §4.5: kept only if the peer says that it still forwards.
             let long_lived = self.is_long_lived(slot, family);
             let preserved = match negotiated.long_lived(family) {
@@ -111,10 +115,13 @@ impl Speaker {
             };
             if negotiated.families.contains(&family) && preserved {
                 self.timers.set(Timer::Stale(slot, family), now + STALE_AFTER_RETURN);
+            } else if self.is_changing() {
+                self.keep_for_change(slot, family, now);
             } else {
-                self.stale_over(slot, family);
+                self.stale_over(slot, family, now);
             }
         }
+        self.release_held(slot);
         self.join_groups(slot);
         self.check_deferral();
     }
@@ -174,6 +181,10 @@ impl Speaker {
                 continue;
             }
             let negotiated = connection.negotiated.as_ref();
+            if self.peer_at(slot).is_some_and(|peer| peer.parting.is_some() || peer.held.is_some()) {
+                self.hold_routes(slot, family, now);
+                continue;
+            }
             let long_lived_time = negotiated
                 .and_then(|n| n.long_lived(family))
                 .map(|long_lived| long_lived.time)
@@ -233,7 +244,7 @@ impl Speaker {
                 self.rib.make_long_lived(slot, family);
                 self.timers.set(Timer::Stale(slot, family), end);
             }
-            None => self.stale_over(slot, family),
+            None => self.stale_over(slot, family, now),
         }
     }
 
@@ -260,20 +271,24 @@ impl Speaker {
     }
 
     /// What is still stale has had its time.
-    pub(super) fn stale_over(&mut self, slot: PeerSlot, family: Family) {
+    pub(super) fn stale_over(&mut self, slot: PeerSlot, family: Family, now: Time) {
         self.timers.clear(Timer::Stale(slot, family));
         self.set_stale(slot, family, false);
         self.set_refreshing(slot, family, 0);
         self.end_long_lived(slot, family);
         self.may_be_forgotten(slot);
         self.rib.sweep(slot, family, 0);
+        self.held_over(slot, now);
     }
 
-    pub(super) fn end_of_rib(&mut self, slot: PeerSlot, family: Family) {
+    pub(super) fn end_of_rib(&mut self, slot: PeerSlot, family: Family, now: Time) {
         let Some(peer) = self.peer_at_mut(slot) else { return };
         peer.end_of_rib[family] = true;
-        if peer.stale[family] {
-            self.stale_over(slot, family);
+        let is_over = peer.stale[family] && peer.held.is_none();
+        if is_over && self.is_changing() {
+            self.keep_for_change(slot, family, now);
+        } else if is_over {
+            self.stale_over(slot, family, now);
         }
         self.check_deferral();
     }
@@ -310,7 +325,7 @@ impl Speaker {
             }
             RefreshKind::End => {
                 if self.peer_at(slot).is_some_and(|peer| peer.refreshing[refresh.family] > 0) {
-                    self.stale_over(slot, refresh.family);
+                    self.stale_over(slot, refresh.family, now);
                 }
             }
         }
@@ -357,7 +372,9 @@ impl Speaker {
         }
         self.by_key.values().all(|&slot| {
             let Some(peer) = self.peer_at(slot) else { return true };
-            let Some(conn) = peer.established else { return self.settling_over || peer.disabled };
+            let Some(conn) = peer.established else {
+                return self.settling_over || peer.disabled || peer.parting.is_some();
+            };
             let Some(negotiated) = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref()) else {
                 return true;
             };

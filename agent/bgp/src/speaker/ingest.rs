@@ -54,7 +54,7 @@ impl Speaker {
         }
         if let Some(family) = update.end_of_rib {
             if carries(family) {
-                self.end_of_rib(slot, family);
+                self.end_of_rib(slot, family, now);
             }
             return;
         }

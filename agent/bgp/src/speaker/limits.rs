@@ -121,7 +121,7 @@ impl Speaker {
             }
             // What was kept for its return.
             for family in Family::ALL {
-                self.stale_over(slot, family);
+                self.stale_over(slot, family, now);
             }
         }
     }

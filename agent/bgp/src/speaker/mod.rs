@@ -8,12 +8,13 @@ mod established;
 mod handshake;
 mod ingest;
 mod limits;
+mod parting;
 mod reconfigure;
 mod rules;
 mod views;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -64,6 +65,10 @@ pub struct Speaker {
     shutting_down: bool,
     /// Octets of UPDATEs since the RIB's size was last looked at.
     unweighed: usize,
+    /// Peers that were removed after a session with this process: should they come again, what they keep of ours is good.
+    spoken_to: BTreeSet<PeerKey>,
+    /// When the RIB was last asked to look for routes that have come by another way.
+    look_began: Time,
     /// The RIB's size was near its bound when it was last looked at.
     near_bound: bool,
 }
@@ -92,6 +97,8 @@ impl Speaker {
             unweighed: 0,
             near_bound: false,
             clusters: Arc::default(),
+            spoken_to: BTreeSet::new(),
+            look_began: Time::ZERO,
             config: Config {
                 peers: Vec::new(),
                 originated: Vec::new(),
@@ -241,6 +248,7 @@ impl Speaker {
 
     /// Says whose bytes are waiting.
     fn after(&mut self, now: Time) {
+        self.note_withheld(now);
         self.forget_dynamic_peers(now);
         self.ask_touched();
     }
@@ -506,6 +514,10 @@ impl Speaker {
                 self.dial(slot, now);
             }
             Timer::Stale(slot, family) => self.stale_timer(slot, family, now),
+            Timer::Part(slot) => self.part_timer(slot, now),
+            Timer::Demote(slot) => self.demote(slot, now),
+            Timer::Change => self.end_change(),
+            Timer::Look => self.look(now),
             Timer::Settling => {
                 self.settling_over = true;
                 self.check_deferral();

@@ -1,7 +1,7 @@
 //! A new configuration in place of the old one: what it means for peers that come, go or change, for own prefixes
 //! and for the export rule. What need not reset a session does not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{
     Speaker,
@@ -21,6 +21,9 @@ use crate::{
     view::{Cause, SessionState},
 };
 
+/// So many peers of the past are remembered: more than a fleet has.
+const MOST_REMEMBERED: usize = 50_000;
+
 impl Speaker {
     /// Takes a new configuration in place of the old one. A peer that stays as it was keeps its session; of a changed
     /// one, only what is in OPEN resets it ([`crate::PeerConfig`]). Removed: Cease/3. Own prefixes and the export
@@ -35,13 +38,18 @@ impl Speaker {
             wanted.entry(peer.key()).or_insert_with(|| peer.clone());
         }
         self.config = config;
-        self.clusters = rules::clusters_of(&self.config);
+        let clusters = rules::clusters_of(&self.config);
+        if clusters.iter().any(|id| !self.clusters.contains(id)) && !self.by_key.is_empty() {
+            self.begin_change(now);
+        }
+        self.clusters = clusters;
         self.keep_dynamic_peers(&mut wanted);
 
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
         self.rib.set_policy(Policy::new(self.config.export.clone(), self.config.normal_priority, own));
         self.rib.set_ask_interfaces(rules::ask_interfaces(&self.config));
+        self.rib.set_held_within(&self.config.parting.within);
         self.rib.set_multipath(self.config.multipath);
         self.rib.set_normal_priority(self.config.normal_priority);
         if self.config.peers.iter().any(|peer| peer.add_path.send > 0) {
@@ -60,7 +68,7 @@ impl Speaker {
         let gone: Vec<PeerKey> =
             self.by_key.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
         for key in gone {
-            self.remove_peer(key, Cause::Removed, now);
+            self.part(key, now);
         }
         for (key, peer) in wanted {
             match self.by_key.get(&key) {
@@ -97,14 +105,20 @@ impl Speaker {
         let Some(slot) = self.by_key.remove(&key) else { return };
         self.cease(slot, cease::DECONFIGURED, now);
         self.report_removed(slot, cause, now);
-        for timer in [Timer::Dial(slot), Timer::HoldBack(slot)] {
+        for timer in [Timer::Dial(slot), Timer::HoldBack(slot), Timer::Part(slot), Timer::Demote(slot)] {
             self.timers.clear(timer);
         }
         for family in crate::Family::ALL {
             self.timers.clear(Timer::Stale(slot, family));
             self.rib.flush(slot, family);
         }
+        self.rib.set_parting(slot, false);
+        self.rib.set_held(slot, false);
         if let Some(peer) = self.peers.get_mut(usize::from(slot)) {
+            let spoken_to = peer.as_ref().is_some_and(|p| p.established_count > 0 && p.of_range.is_none());
+            if spoken_to && self.spoken_to.len() < MOST_REMEMBERED {
+                self.spoken_to.insert(key);
+            }
             *peer = None;
         }
         if !self.rib.forget_peer(slot) {
@@ -120,8 +134,18 @@ impl Speaker {
         self.note_state(slot, cause, None, now);
     }
 
-    fn change_peer(&mut self, slot: PeerSlot, config: PeerConfig, now: Time) {
+    fn change_peer(&mut self, slot: PeerSlot, mut config: PeerConfig, now: Time) {
+        self.unpart(slot);
         let ours = Ours::new(&self.config, &config);
+        let Some(peer) = self.peer_at(slot) else { return };
+        let (was_client, was_of) = (peer.config.rr_client, peer.config.cluster_id);
+        if config.rr_client || peer.ours != ours {
+            self.timers.clear(Timer::Demote(slot));
+        } else if was_client && self.remains_client(slot, config.address, now) {
+            (config.rr_client, config.cluster_id) = (true, was_of);
+        }
+        let parting = &self.config.parting;
+        let holds = !parting.hold.is_zero() && !parting.at_once.contains(&config.address);
         let Some(peer) = self.peer_at_mut(slot) else { return };
         let reopen = peer.ours != ours || peer.config.local_address != config.local_address;
         let rewired = peer.config.transport != config.transport;
@@ -141,7 +165,11 @@ impl Speaker {
         if other_side_dials {
             self.timers.clear(Timer::Dial(slot));
         }
-        if reopen {
+        if reopen && holds {
+            self.begin_change(now);
+            self.close_to_hold(slot, cease::CONFIGURATION_CHANGE, now);
+            self.timers.clear(Timer::Dial(slot));
+        } else if reopen {
             // What was learned was learned under the old terms. The peer's routes go with the session.
             self.cease(slot, cease::CONFIGURATION_CHANGE, now);
             for family in crate::Family::ALL {
@@ -159,8 +187,8 @@ impl Speaker {
         if retimed && let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) {
             self.set_keepalive(conn, now);
         }
-        self.rib.set_kind(slot, kind);
         self.judge_imports(slot);
+        self.rib.set_kind(slot, kind);
         if let Some(cluster_id) = self.peer_at(slot).map(|peer| cluster_of(&self.config, peer)) {
             self.rib.set_cluster(slot, cluster_id);
         }
@@ -182,6 +210,16 @@ impl Speaker {
             {
                 self.note_state(slot, cause, None, now);
             }
+        }
+    }
+
+    pub(super) fn take_client(&mut self, slot: PeerSlot, rr_client: bool, cluster_id: Option<Ipv4Addr>) {
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        (peer.config.rr_client, peer.config.cluster_id) = (rr_client, cluster_id);
+        let kind = kind_of(peer);
+        self.rib.set_kind(slot, kind);
+        if let Some(cluster_id) = self.peer_at(slot).map(|peer| cluster_of(&self.config, peer)) {
+            self.rib.set_cluster(slot, cluster_id);
         }
     }
 

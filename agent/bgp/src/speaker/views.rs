@@ -62,6 +62,9 @@ impl Speaker {
                 .into_iter()
                 .filter_map(|family| self.timers.get(Timer::Stale(peer.slot, family)))
                 .max(),
+            stale: self.rib.stale_count(peer.slot),
+            parting_since: peer.parting,
+            closes_at: self.timers.get(Timer::Part(peer.slot)),
         }
     }
 

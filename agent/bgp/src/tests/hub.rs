@@ -176,6 +176,7 @@ impl Hub {
                     Output::Best { prefix, best: Some(best) } => drop(self.best.insert(prefix, best)),
                     Output::Best { prefix, best: None } => drop(self.best.remove(&prefix)),
                     Output::Warning(warning) => self.warnings.push(warning),
+                    Output::Parting(_) => {}
                     _ => {}
                 }
             }

@@ -23,6 +23,7 @@ mod multipath;
 mod network;
 mod outputs;
 mod pace;
+mod parting;
 mod policy;
 mod priorities;
 mod reflection;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use manx_net::{Asn, Prefix};
 
 use crate::{
-    BestPath, Config, ConnId, Event, NextHop, Output, PeerConfig, SessionEvent, Speaker, Time,
+    BestPath, Config, ConnId, Event, NextHop, Output, PartingEvent, PeerConfig, SessionEvent, Speaker, Time,
     session::timers::Jitter,
     view::{PeerView, SessionState},
 };
@@ -46,6 +46,9 @@ pub struct Node {
     pub speaker: Option<Speaker>,
     pub best: BTreeMap<Prefix, BestPath>,
     pub history: Vec<SessionEvent>,
+    pub parted: Vec<PartingEvent>,
+    /// Prefixes that lost their last best path, and when.
+    pub lost: Vec<(Time, Prefix)>,
     /// When each prefix got its first best path since the map was last cleared.
     pub learned: HashMap<Prefix, Time>,
     pub settled: bool,
@@ -112,6 +115,8 @@ impl Network {
             speaker: None,
             best: BTreeMap::new(),
             history: Vec::new(),
+            parted: Vec::new(),
+            lost: Vec::new(),
             learned: HashMap::new(),
             settled: false,
             watched: BTreeSet::new(),
@@ -344,6 +349,7 @@ impl Network {
                             node.best.insert(prefix, best);
                         }
                         None => {
+                            node.lost.push((now, prefix));
                             node.best.remove(&prefix);
                         }
                     }
@@ -351,6 +357,7 @@ impl Network {
                 Output::Settled => self.nodes[node].settled = true,
                 Output::Session(event) => self.nodes[node].history.push(event),
                 Output::Warning(warning) => panic!("{warning:?}"),
+                Output::Parting(event) => self.nodes[node].parted.push(event),
                 Output::Watch { next_hop } => {
                     let known = &mut self.nodes[node];
                     assert!(known.watched.insert(next_hop), "{next_hop:?} is watched already");

@@ -7,7 +7,8 @@ use manx_net::{Asn, Prefix};
 
 use super::network::{asn, ip};
 use crate::{
-    Config, ConnId, Event, ExportRule, Output, PeerConfig, SessionEvent, Speaker, Time, Warning,
+    Config, ConnId, Event, ExportRule, Output, PartingEvent, PeerConfig, SessionEvent, Speaker, Time,
+    Warning,
     attr::flag,
     message::{
         MAX_EXTENDED_LEN, Message, keepalive, next_message, notification::Notification, open::Open,
@@ -27,6 +28,7 @@ pub struct Script {
     pub closed: Vec<ConnId>,
     pub history: Vec<SessionEvent>,
     pub warnings: Vec<Warning>,
+    pub parted: Vec<PartingEvent>,
     pub dials: Vec<ConnId>,
     /// Prefixes whose best path was told, as often as it was.
     pub told: Vec<Prefix>,
@@ -66,6 +68,7 @@ impl Script {
             closed: Vec::new(),
             history: Vec::new(),
             warnings: Vec::new(),
+            parted: Vec::new(),
             dials: Vec::new(),
             told: Vec::new(),
             settled: 0,
@@ -117,6 +120,7 @@ impl Script {
                     Output::Close { conn } => self.closed.push(conn),
                     Output::Session(event) => self.history.push(event),
                     Output::Warning(warning) => self.warnings.push(warning),
+                    Output::Parting(event) => self.parted.push(event),
                     Output::Dial { conn, .. } => self.dials.push(conn),
                     Output::Best { prefix, .. } => self.told.push(prefix),
                     Output::Settled => self.settled += 1,
