@@ -2,6 +2,7 @@
 //! node Manx or BIRD. One directory of resources serves all three, at /etc/manx on every host.
 
 use std::{
+    fmt::Write,
     fs, mem,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use manx_api::{Counters, DataplaneStatus, NodeStatus, PeerKind, Routes, SessionState};
+use manx_api::{Counters, DataplaneStatus, Explanation, NodeStatus, PeerKind, Routes, SessionState};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -151,6 +152,20 @@ impl Cluster {
         Ok(said)
     }
 
+    /// From now on changes are carried out at once, as in BIRD: no session and no route is kept for another's sake.
+    pub fn keep_nothing(&self) -> Result<()> {
+        let mut text = String::new();
+        for role in &ROLES {
+            let _infallible = write!(
+                text,
+                "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata:\n  name: node.{}\n  annotations: \
+                 {{manx.dev/closeAfter: 0s, manx.dev/holdRoutes: 0s}}\nspec: {{}}\n---\n",
+                role.resource
+            );
+        }
+        Ok(fs::write(self.lab.store().join("at-once.yaml"), text)?)
+    }
+
     pub fn configure_birds(&self) -> Result<()> {
         for node in &self.nodes {
             if let Some(Speaker::Bird(bird)) = &node.speaker {
@@ -277,6 +292,17 @@ impl Node {
 
     pub fn status(&self) -> Result<NodeStatus> {
         self.ask("node status")
+    }
+
+    /// Its best path to `prefix` has come by km01, and is not one that is only kept.
+    pub fn has_from_reflector(&self, prefix: &str) -> Result<bool> {
+        let said = self.host.output(&format!("manxctl explain {prefix} -o json"))?;
+        let explained: Explanation = match said.status.success() {
+            true => serde_json::from_str(&said.stdout)?,
+            false => return Ok(false),
+        };
+        let best = explained.paths.iter().find(|path| path.best);
+        Ok(best.is_some_and(|path| !path.stale && path.from == Some(ROLES[0].address.into())))
     }
 
     pub fn bgp_routes(&self) -> Result<Routes> {

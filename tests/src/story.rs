@@ -21,7 +21,10 @@ use crate::{
 pub enum Stage {
     /// Section 1: every node talks to every other.
     Mesh,
-    /// Section 2.1 and 2.2: nobody talks to anybody.
+    /// Section 2.1 and 2.2: nobody is to talk to anybody. What came before is kept until it comes by another way, or its
+    /// time is over.
+    Kept,
+    /// Nothing of it is kept any longer, as BIRD would have it at once.
     Off,
     /// Section 2.3: the workers talk to km01, which reflects.
     Reflector,
@@ -56,7 +59,7 @@ impl Stage {
     /// The peers that a node must have, by address.
     pub fn peers(self, role: &Role) -> Vec<(IpAddr, PeerKind)> {
         let kind = match self {
-            Stage::Off => return Vec::new(),
+            Stage::Kept | Stage::Off => return Vec::new(),
             Stage::Mesh => PeerKind::Mesh,
             // The BGPPeer names no node: it is global where it is used, and the reflector's side of it is implied.
             Stage::Reflector if role.host == REFLECTOR => PeerKind::Node,
@@ -108,6 +111,10 @@ pub fn sessions_are(node: &Node, stage: Stage) -> Result<()> {
 
 /// One TCP connection for each session, and none besides.
 pub fn connections_are(node: &Node, stage: Stage) -> Result<()> {
+    // Sessions that nobody wants go on for a while.
+    if stage == Stage::Kept {
+        return Ok(());
+    }
     let wanted: Vec<IpAddr> = stage.peers(node.role).into_iter().map(|(peer, _)| peer).collect();
     let mut found: Vec<IpAddr> = kernel::bgp_connections(&node.host)?.iter().map(|c| c.remote.ip()).collect();
     found.sort();
@@ -117,6 +124,7 @@ pub fn connections_are(node: &Node, stage: Stage) -> Result<()> {
 
 /// Exactly the routes of this stage carry the speaker's protocol in the kernel's table.
 pub fn routes_are(node: &Node, stage: Stage) -> Result<()> {
+    let stage = if stage == Stage::Kept && node.is_bird() { Stage::Off } else { stage };
     let wanted = stage.routes(node.role);
     let found = written(node)?;
     ensure!(found == wanted, "{}: proto {} has {found:?}, not {wanted:?}", node.role.host, node.protocol());
@@ -186,8 +194,8 @@ pub fn pods_across(cluster: &Cluster) -> Vec<(&crate::host::Pod, &crate::host::P
     pairs
 }
 
-/// Applies the third document and measures until both workers' kernels have the other's block, from the moment at
-/// which `manxctl apply` is started. Gives what it printed, too.
+/// Applies the third document and measures until both workers have the other's block from the reflector, and their kernels
+/// have it, from the moment at which `manxctl apply` is started. Gives what it printed, too.
 pub fn apply_the_reflector(cluster: &Cluster, limit: Duration) -> Result<(String, Duration)> {
     let started = Instant::now();
     let said = cluster.apply(DOCUMENTS[2])?;
@@ -209,6 +217,10 @@ fn workers_know_each_other(cluster: &Cluster) -> Result<bool> {
             let Some((block, _)) = other.role.block else { continue };
             let (address, length) = block.split_once('/').context("a block is a prefix")?;
             if !table.contains(&(address.parse()?, length.parse()?)) {
+                return Ok(false);
+            }
+            // It may be there still from before.
+            if !worker.is_bird() && !worker.has_from_reflector(block)? {
                 return Ok(false);
             }
         }

@@ -47,7 +47,7 @@ fn a_bad_file_changes_nothing_and_is_named_with_line_and_column_until_it_is_mend
     ensure!(!refused.status.success() && refused.stderr.contains("refused.yaml:7:13"), "{refused:?}");
 
     fs::write(&file, bad.replace("61234x", "61234"))?;
-    settled(&cluster, Stage::Off, SETTLED)?;
+    settled(&cluster, Stage::Kept, SETTLED)?;
     ensure!(km01.status()?.datastore.problems.is_empty());
     Ok(())
 }

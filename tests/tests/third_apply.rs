@@ -23,6 +23,8 @@ fn the_third_apply_takes_effect_every_time_and_how_long_it_took_is_shown() -> Re
         Err(_) => (5, None),
     };
     let cluster = mesh()?;
+    // What is kept would be there before it comes.
+    cluster.keep_nothing()?;
     cluster.apply(DOCUMENTS[0])?;
     cluster.apply(DOCUMENTS[1])?;
     settled(&cluster, Stage::Off, SETTLED)?;

@@ -28,8 +28,8 @@ pub use modes::{InterfaceMode, Modes, PoolMode};
 pub use ready::Readiness;
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered, PeerKind,
-    PeerStatus, RangeStatus, SessionState,
+    AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered,
+    PartingStatus, PeerKind, PeerStatus, RangeStatus, SessionState,
 };
 
 pub use traffic::{

@@ -28,6 +28,9 @@ pub struct NodeStatus {
     /// Who else may dial.
     #[serde(default)]
     pub ranges: Vec<RangeStatus>,
+    /// What is kept though the plan would have it otherwise, until routes have come by another way.
+    #[serde(default)]
+    pub partings: Vec<PartingStatus>,
     /// What the plan warns of.
     pub warnings: Vec<String>,
 }
@@ -147,6 +150,26 @@ pub struct PeerStatus {
     pub attributes_discarded: u64,
     pub last_notification_sent: Option<NotificationStatus>,
     pub last_notification_received: Option<NotificationStatus>,
+}
+
+/// A peer that is no longer wanted and of which something is kept until it has come by another way; or one whose session
+/// had to be opened anew, while its routes are kept so.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartingStatus {
+    pub address: IpAddr,
+    pub port: u16,
+    /// The name of the Node resource that has this address, if one has.
+    pub node: Option<String>,
+    /// It is among the peers, too.
+    pub wanted: bool,
+    pub since: String,
+    /// When its session ends, whatever has come by another way then; None: it has none.
+    pub closes_at: Option<String>,
+    /// Of a session that goes on, what came by it; else what is held as stale.
+    pub routes: u64,
+    /// When what is held is gone.
+    pub until: Option<String>,
 }
 
 /// ADD-PATH as both sides agreed on it for one family.

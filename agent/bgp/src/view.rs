@@ -134,6 +134,8 @@ pub struct PeerView {
     pub stale_until: Option<Time>,
     /// So many are kept so.
     pub stale: u64,
+    /// They are kept by this node's own plan, until they come by another way.
+    pub held: bool,
     /// Since when it is no longer configured ([`crate::config::Parting`]).
     pub parting_since: Option<Time>,
     /// When its session ends though some routes have not come by another way.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use manx_api::{NodeStatus, PeerStatus, Readiness, SessionState, path};
+use manx_api::{NodeStatus, PartingStatus, PeerStatus, Readiness, SessionState, path};
 
 use crate::{
     client::{self, AskError},
@@ -91,7 +91,7 @@ fn render(status: &NodeStatus, now: &Zoned) -> String {
         }
     }
     out.push('\n');
-    for note in notes(status) {
+    for note in notes(status, now) {
         let _ = writeln!(out, "{note}");
     }
     out
@@ -114,7 +114,32 @@ fn since(stamp: &str, now: &Zoned) -> String {
     stamp.parse().map_or_else(|_| stamp.to_owned(), |at| manx_birdctl::since(at, now))
 }
 
-fn notes(status: &NodeStatus) -> Vec<String> {
+/// What is kept of a peer until its routes have come by another way.
+fn parting(parting: &PartingStatus, now: &Zoned) -> String {
+    let PartingStatus { address, routes, .. } = parting;
+    let node = parting.node.as_ref().map(|node| format!(" ({node})")).unwrap_or_default();
+    let at = |stamp: &Option<String>| stamp.as_ref().map(|stamp| since(stamp, now)).unwrap_or_default();
+    let routes = if *routes == 1 { "1 route".to_owned() } else { format!("{routes} routes") };
+    match (&parting.closes_at, parting.wanted) {
+        (Some(_), _) => format!(
+            "Kept though no longer wanted: the session with {address}{node}, until its {routes} have come by another way, to {} \
+             at most",
+            at(&parting.closes_at)
+        ),
+        (None, false) => format!(
+            "Held as stale: {routes} of {address}{node}, which is no longer wanted, until they come by another way, to {} at \
+             most",
+            at(&parting.until)
+        ),
+        (None, true) => format!(
+            "Held as stale: {routes} of {address}{node} from before its session was opened anew, until they come by another \
+             way, to {} at most",
+            at(&parting.until)
+        ),
+    }
+}
+
+fn notes(status: &NodeStatus, now: &Zoned) -> Vec<String> {
     let mut notes = Vec::new();
     if !status.datastore.problems.is_empty() {
         let datastore = &status.datastore;
@@ -143,6 +168,7 @@ fn notes(status: &NodeStatus) -> Vec<String> {
             range.resource, range.peers, range.limit, range.range
         )
     }));
+    notes.extend(status.partings.iter().map(|parting| self::parting(parting, now)));
     let down: Vec<&String> = status.peers.iter().filter_map(|peer| peer.why_down.as_ref()).collect();
     notes.extend(down.iter().take(SENTENCES).map(|why| format!("Not established: {why}")));
     if down.len() > SENTENCES {
@@ -207,6 +233,7 @@ mod tests {
             fast_path: FastPath { mode: "auto".into(), on: true, reason: String::new() },
             peers,
             ranges: vec![],
+            partings: vec![],
             warnings: vec![],
         }
     }

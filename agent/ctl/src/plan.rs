@@ -180,6 +180,12 @@ fn speaker(speaker: &SpeakerPlan) -> Vec<String> {
     if let Some(paths) = speaker.max_paths {
         lines.push(format!("At most {paths} paths of all peers together"));
     }
+    if (speaker.close_after, speaker.hold_routes) != (30, 300) {
+        lines.push(format!(
+            "Sessions that are no longer wanted end after {} s at most, and routes without another way are held for {} s",
+            speaker.close_after, speaker.hold_routes
+        ));
+    }
     if !speaker.client_to_client {
         lines.push("Clients do not hear of one another".to_owned());
     }

@@ -56,18 +56,36 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         "The article's first document: nodeToNodeMeshEnabled: false, asNumber: 61234. Nothing replaces the mesh yet.",
     );
     apply(screen, cluster, DOCUMENTS[0])?;
-    let settled = settle(screen, cluster, Stage::Off);
+    let settled = settle(screen, cluster, Stage::Kept);
     show_status(screen, cluster, "km01")?;
-    show_connections(screen, cluster, "km01")?;
+    show_status(screen, cluster, "kw01")?;
     show(screen, cluster, "kw01", &["ip route"])?;
+    if all_manx(cluster) {
+        screen.say(
+            "In the article the pods were cut off here. Manx keeps a session that nobody wants any more until all that \
+             came by it has come by another way, and then holds what has no other way as stale, for five minutes: the \
+             next step of a change mostly comes before that. `manxctl apply --now` would keep nothing.",
+        );
+    }
     report(screen, settled);
+    pods_stay(screen, cluster)
+}
 
+fn all_manx(cluster: &Cluster) -> bool {
+    cluster.nodes.iter().all(|node| !node.is_bird())
+}
+
+/// While nobody is to talk to anybody.
+fn pods_stay(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     let (from, to) = *story::pods_across(cluster).first().context("there are pods")?;
     let line = format!("ping -n -c 2 -i 0.2 -W 1 {}", to.address());
     let ping = screen.run(from.name(), from, &line)?;
     println!();
-    let silent = must(!ping.status.success(), "a ping was answered");
-    screen.check("the pods are cut off from each other, as in the article", silent);
+    // BIRD drops at once what it has from a peer that goes.
+    if all_manx(cluster) {
+        let answered = must(ping.status.success(), "a ping was not answered");
+        screen.check("the pods stay connected", answered);
+    }
     Ok(())
 }
 
@@ -84,14 +102,10 @@ fn reflector_chosen(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         })
     });
     show_status(screen, cluster, "km01")?;
-    let mut checks = settle(screen, cluster, Stage::Off);
+    let mut checks = settle(screen, cluster, Stage::Kept);
     checks.insert(0, ("km01's cluster id is 224.0.0.1".to_owned(), chosen));
-    let (from, to) = *story::pods_across(cluster).first().context("there are pods")?;
-    let silent = screen.waiting("a ping that nobody answers", || story::ping(from, to.address()).is_err());
-    checks
-        .push(("the pods are still cut off from each other".to_owned(), must(silent, "a ping was answered")));
     report(screen, checks);
-    Ok(())
+    pods_stay(screen, cluster)
 }
 
 fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
@@ -116,10 +130,10 @@ fn reflector(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
          prints for a BGPPeer that names its nodes; the document in the article names none.",
     );
     println!();
-    let all_manx = cluster.nodes.iter().all(|n| !n.is_bird());
+    let all_manx = all_manx(cluster);
     let what = match &applied {
         Ok((_, took)) => format!(
-            "from the third apply to both workers having each other's block: {} ms{}",
+            "from the third apply to both workers having each other's block from km01: {} ms{}",
             took.as_millis(),
             if all_manx { " (under 1000)" } else { "" }
         ),
@@ -282,11 +296,12 @@ fn settle(screen: &Screen, cluster: &Cluster, stage: Stage) -> Checks {
         let names = peers.iter().map(|(peer, _)| peer.to_string()).collect::<Vec<_>>().join(" and ");
         let kind = peers.first().map(|(_, kind)| kind.to_string()).unwrap_or_default();
         let (sessions, connections) = match peers.len() {
-            0 => ("has no peers".to_owned(), "has no BGP connections"),
+            0 => ("has no peers".to_owned(), ""),
             1 => (format!("is Established with {names} ({kind})"), "has one TCP connection"),
             _ => (format!("is Established with {names} ({kind})"), "has one TCP connection for each"),
         };
         let routes = match stage.routes(node.role).len() {
+            _ if stage == Stage::Kept && !node.is_bird() => "has the mesh's routes in the kernel still",
             0 => "has no routes of ours in the kernel",
             _ => "has exactly the article's routes in the kernel",
         };
@@ -296,7 +311,9 @@ fn settle(screen: &Screen, cluster: &Cluster, stage: Stage) -> Checks {
             checks.push((what, result));
         };
         wait(&sessions, &|| story::sessions_are(node, stage));
-        wait(connections, &|| story::connections_are(node, stage));
+        if !connections.is_empty() {
+            wait(connections, &|| story::connections_are(node, stage));
+        }
         wait(routes, &|| story::routes_are(node, stage));
         if !node.is_bird() {
             wait("has the same routes in BGP, kernel and eBPF map", &|| story::sinks_agree(node));

@@ -194,6 +194,8 @@ pub struct Rib {
     normal_priority: NormalPriority,
     look: Look,
     held_within: Vec<Prefix>,
+    /// Peers of which something is held.
+    holding: usize,
     withholding: bool,
     withheld: Vec<(PeerSlot, Family)>,
 }
@@ -229,6 +231,7 @@ impl Rib {
             normal_priority: NormalPriority::default(),
             look: Look::default(),
             held_within: Vec::new(),
+            holding: 0,
             withholding: false,
             withheld: Vec::new(),
         }

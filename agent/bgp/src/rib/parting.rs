@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use manx_net::Prefix;
+use smallvec::SmallVec;
 
 use super::{
     Kept, PeerSlot, Rib, RouteId,
     jobs::Job,
-    table::{OWN, Path},
+    table::{OWN, Path, PathKey},
 };
 use crate::{config::Family, message::update::PathId};
 
@@ -31,8 +32,9 @@ impl Rib {
     /// The peer's stale paths are held for want of others: one that has another beside it goes, and so does one outside
     /// what may be held.
     pub fn set_held(&mut self, slot: PeerSlot, held: bool) {
-        if let Some(peer) = self.peer_mut(slot) {
-            peer.held = held;
+        let Some(peer) = self.peer_mut(slot) else { return };
+        if std::mem::replace(&mut peer.held, held) != held {
+            self.holding = if held { self.holding + 1 } else { self.holding.saturating_sub(1) };
         }
     }
 
@@ -56,7 +58,7 @@ impl Rib {
 
     /// Is the path that is about to go kept instead? Host routes go: a block covers them.
     pub(super) fn withholds<P: Kept>(&mut self, id: RouteId, slot: PeerSlot, path_id: PathId) -> bool {
-        if !self.withholding {
+        if !self.withholding && self.holding == 0 {
             return false;
         }
         let Some(route) = P::table(&self.tables).get(id) else { return false };
@@ -109,35 +111,40 @@ impl Rib {
         std::mem::take(&mut self.look.over).then(|| std::mem::take(&mut self.look.needed))
     }
 
+    /// Of the paths that are held for a route: what goes, and how much is needed of those whose session goes on.
     pub(super) fn look_at<P: Kept>(&mut self, id: RouteId) {
+        self.drop_held::<P>(id);
         let Some(route) = P::table(&self.tables).get(id) else { return };
-        let leaves = |slot| self.peer(slot).is_some_and(|peer| peer.parting || peer.held);
-        if !route.paths.iter().any(|path| leaves(path.peer)) {
+        let leaves = |path: &&Path| {
+            let parting = self.peer(path.peer).is_some_and(|peer| peer.parting);
+            parting && !path.standing.is_refused()
+        };
+        let mut leaving = route.paths.iter().filter(leaves).map(|path| path.peer).peekable();
+        if leaving.peek().is_none() || self.any_stays::<P>(route.paths.iter()) {
             return;
         }
-        let replaced = self.any_stays::<P>(route.paths.iter());
-        let prefix: Prefix = route.prefix.into();
-        let may_go = replaced || !self.held_within.iter().any(|within| within.covers(prefix));
-        let mut goes: Vec<(PeerSlot, u8)> = Vec::new();
-        let mut needed: Vec<PeerSlot> = Vec::new();
-        for path in &route.paths {
-            let Some(peer) = self.peer(path.peer) else { continue };
-            let generation = peer.generation[P::FAMILY];
-            if peer.held && generation != path.generation {
-                if may_go {
-                    goes.push((path.peer, generation));
-                }
-            } else if peer.parting && !path.standing.is_refused() && !replaced {
-                needed.push(path.peer);
-            }
-        }
-        for slot in needed {
+        let leaving: SmallVec<[PeerSlot; 2]> = leaving.collect();
+        for slot in leaving {
             *self.look.needed.entry(slot).or_default() += 1;
         }
-        if !goes.is_empty() {
-            self.remove_paths::<P>(id, |path| {
-                goes.iter().any(|&(slot, generation)| path.peer == slot && path.generation != generation)
-            });
+    }
+
+    /// What is held for want of another path goes where there is another, and where nothing may be held.
+    pub(super) fn drop_held<P: Kept>(&mut self, id: RouteId) {
+        let Some(route) = P::table(&self.tables).get(id) else { return };
+        let held = |path: &Path| {
+            self.peer(path.peer)
+                .is_some_and(|peer| peer.held && peer.generation[P::FAMILY] != path.generation)
+        };
+        let goes: SmallVec<[PathKey; 2]> =
+            route.paths.iter().filter(|path| held(path)).map(Path::key).collect();
+        if goes.is_empty() {
+            return;
+        }
+        let prefix: Prefix = route.prefix.into();
+        let may_stay = self.held_within.iter().any(|within| within.covers(prefix));
+        if !may_stay || self.any_stays::<P>(route.paths.iter()) {
+            self.remove_paths::<P>(id, |path| goes.contains(&path.key()));
         }
     }
 }

@@ -109,6 +109,9 @@ impl Rib {
         if let Some(old) = old {
             self.let_go(old);
         }
+        if self.holding > 0 {
+            self.drop_held::<P>(id);
+        }
     }
 
     /// A peer withdraws a path. One that it never announced is nothing (behaviour 48).

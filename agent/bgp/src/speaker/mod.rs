@@ -377,7 +377,14 @@ impl Speaker {
     fn notified(&mut self, conn: ConnId, notification: &Notification, now: Time) {
         let Some(slot) = self.connections.get(&conn).map(|connection| connection.peer) else { return };
         let keeps = self.outlives_notification(conn) && !notification.is_hard_reset();
-        let seen = self.close_keeping(conn, None, keeps, now);
+        let changed = self.is_of_change(conn, notification);
+        if changed {
+            self.hold_for_change(slot, now);
+        }
+        let seen = self.close_keeping(conn, None, keeps || changed, now);
+        if changed {
+            self.bound_change(slot, now);
+        }
         let view = view_of(notification, now);
         if let Some(peer) = self.peer_at_mut(slot) {
             peer.last_error = Some(format!("Received: {}", subject(notification)));

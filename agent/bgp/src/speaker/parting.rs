@@ -12,7 +12,7 @@ use crate::{
     event::{Parted, PartingEvent},
     message::notification::{Notification, cease},
     rib::table::PeerSlot,
-    session::timers::Timer,
+    session::{connection::Stage, timers::Timer},
     view::Cause,
 };
 
@@ -56,14 +56,14 @@ impl Speaker {
         }
     }
 
-    /// It is configured again.
-    pub(super) fn unpart(&mut self, slot: PeerSlot) {
-        if let Some(peer) = self.peer_at_mut(slot)
-            && peer.parting.take().is_some()
-        {
+    /// If it was leaving it stays.
+    pub(super) fn unpart(&mut self, slot: PeerSlot) -> bool {
+        let left = self.peer_at_mut(slot).is_some_and(|peer| peer.parting.take().is_some());
+        if left {
             self.timers.clear(Timer::Part(slot));
             self.rib.set_parting(slot, false);
         }
+        left
     }
 
     pub(super) fn part_timer(&mut self, slot: PeerSlot, now: Time) {
@@ -132,6 +132,21 @@ impl Speaker {
         }
     }
 
+    /// Whatever is under way is carried out now.
+    pub(super) fn hold_nothing(&mut self, now: Time) {
+        self.timers.clear(Timer::Change);
+        self.end_change();
+        let held: Vec<PeerSlot> =
+            self.peers.iter().flatten().filter(|peer| peer.held.is_some()).map(|peer| peer.slot).collect();
+        for slot in held {
+            for family in Family::ALL {
+                if self.peer_at(slot).is_some_and(|peer| peer.stale[family]) {
+                    self.stale_over(slot, family, now);
+                }
+            }
+        }
+    }
+
     pub(super) fn is_changing(&self) -> bool {
         self.timers.get(Timer::Change).is_some()
     }
@@ -142,6 +157,36 @@ impl Speaker {
         self.hold(slot, now);
         self.timers.set(Timer::Stale(slot, family), now + self.config.parting.close_after);
         self.look_soon(now);
+    }
+
+    /// The peer has read of a change, which this node may read of in a moment: it says that we are no longer its peer, or
+    /// another one. What it forwards it still does.
+    pub(super) fn is_of_change(&self, conn: ConnId, notification: &Notification) -> bool {
+        let Some(connection) = self.connections.get(&conn) else { return false };
+        let parting = &self.config.parting;
+        notification.code == 6
+            && [cease::DECONFIGURED, cease::CONFIGURATION_CHANGE].contains(&notification.subcode)
+            && connection.stage == Stage::Established
+            && !parting.hold.is_zero()
+            && !parting.close_after.is_zero()
+            && !parting.at_once.contains(&connection.remote.ip())
+    }
+
+    pub(super) fn hold_for_change(&mut self, slot: PeerSlot, now: Time) {
+        self.begin_change(now);
+        self.hold(slot, now);
+    }
+
+    /// Without a change of our own the peer's routes have the time of one, and no more.
+    pub(super) fn bound_change(&mut self, slot: PeerSlot, now: Time) {
+        let over = now + self.config.parting.close_after;
+        for family in Family::ALL {
+            let parting = |peer: &crate::session::peer::Peer| peer.parting.is_some();
+            if self.peer_at(slot).is_some_and(|peer| peer.stale[family] && !parting(peer)) {
+                self.timers.set(Timer::Stale(slot, family), over);
+            }
+        }
+        self.release_held(slot);
     }
 
     pub(super) fn end_change(&mut self) {
@@ -245,6 +290,8 @@ impl Speaker {
                     self.forget_stale(slot, family);
                 }
                 self.hold_no_longer(slot);
+                // What is in their place came a moment ago, and from who may not have read the change.
+                self.begin_change(now);
             }
         }
         if self.peers.iter().flatten().any(|peer| peer.parting.is_some() || peer.held.is_some()) {

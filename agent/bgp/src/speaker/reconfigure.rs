@@ -44,6 +44,9 @@ impl Speaker {
         }
         self.clusters = clusters;
         self.keep_dynamic_peers(&mut wanted);
+        if self.config.parting.hold.is_zero() {
+            self.hold_nothing(now);
+        }
 
         // The rules before the routes, so that nothing goes out that must not.
         let own = self.config.originated.iter().map(|own| own.prefix);
@@ -114,15 +117,21 @@ impl Speaker {
         }
         self.rib.set_parting(slot, false);
         self.rib.set_held(slot, false);
+        self.count_anew(slot);
         if let Some(peer) = self.peers.get_mut(usize::from(slot)) {
-            let spoken_to = peer.as_ref().is_some_and(|p| p.established_count > 0 && p.of_range.is_none());
-            if spoken_to && self.spoken_to.len() < MOST_REMEMBERED {
-                self.spoken_to.insert(key);
-            }
             *peer = None;
         }
         if !self.rib.forget_peer(slot) {
             self.leaving.push(slot);
+        }
+    }
+
+    /// The peer's sessions so far are another's, but for what it may keep of ours.
+    fn count_anew(&mut self, slot: PeerSlot) {
+        let Some(peer) = self.peer_at_mut(slot) else { return };
+        let (key, count) = (peer.config.key(), std::mem::take(&mut peer.established_count));
+        if count > 0 && peer.of_range.is_none() && self.spoken_to.len() < MOST_REMEMBERED {
+            self.spoken_to.insert(key);
         }
     }
 
@@ -135,7 +144,7 @@ impl Speaker {
     }
 
     fn change_peer(&mut self, slot: PeerSlot, mut config: PeerConfig, now: Time) {
-        self.unpart(slot);
+        let again = self.unpart(slot);
         let ours = Ours::new(&self.config, &config);
         let Some(peer) = self.peer_at(slot) else { return };
         let (was_client, was_of) = (peer.config.rr_client, peer.config.cluster_id);
@@ -164,6 +173,9 @@ impl Speaker {
         }
         if other_side_dials {
             self.timers.clear(Timer::Dial(slot));
+        }
+        if reopen && again {
+            self.count_anew(slot);
         }
         if reopen && holds {
             self.begin_change(now);

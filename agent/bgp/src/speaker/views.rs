@@ -63,6 +63,7 @@ impl Speaker {
                 .filter_map(|family| self.timers.get(Timer::Stale(peer.slot, family)))
                 .max(),
             stale: self.rib.stale_count(peer.slot),
+            held: peer.held.is_some(),
             parting_since: peer.parting,
             closes_at: self.timers.get(Timer::Part(peer.slot)),
         }

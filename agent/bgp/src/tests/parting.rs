@@ -296,6 +296,19 @@ fn a_peer_that_is_to_go_at_once_does_and_so_does_what_lies_outside_of_what_may_b
     assert!(cluster.network.nodes[0].speaker.as_ref().unwrap().peers().is_empty());
 }
 
+/// As BIRD ends a session that it is told to forget. It may have been told first.
+#[test]
+fn an_end_that_is_told_that_it_is_no_peer_keeps_the_routes_for_a_moment() {
+    let mut cluster = Cluster::new(2, 17, Duration::from_millis(1));
+    let mut gone = plan(0, 2, &Nobody, 64512);
+    gone.parting = Parting::default();
+    cluster.network.configure(0, gone);
+    cluster.network.run(secs(20));
+    assert_eq!(cluster.network.next_hop(1, &block(0)), Some(ip(&address(0))), "it might read of it soon");
+    cluster.network.run(secs(20));
+    assert_eq!(cluster.network.next_hop(1, &block(0)), None, "it has not");
+}
+
 /// The other end speaks plain graceful restart and still wants the session: it keeps our routes for its restart time.
 #[test]
 fn an_end_that_has_not_read_the_change_keeps_the_routes_too() {

@@ -82,6 +82,7 @@ impl Daemon {
             fast_path: self.fast_path.state(),
             peers,
             ranges: self.ranges(&views),
+            partings: self.partings(),
             warnings: self.warnings(),
         }
     }

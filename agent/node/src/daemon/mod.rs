@@ -8,6 +8,7 @@ mod answers;
 mod audit;
 mod bird;
 mod blackholes;
+mod changes;
 mod dataplane;
 mod explain;
 mod fast_path;
@@ -56,6 +57,7 @@ use tokio::{
 use self::{
     alarms::Alarms,
     blackholes::Blackholes,
+    changes::Changes,
     fast_path::FastPath,
     history::History,
     log::{ReportLog, SessionLog},
@@ -140,6 +142,7 @@ pub struct Daemon {
     /// For the local API, to serve it again.
     questions: mpsc::Sender<Question>,
     socket: api::Socket,
+    changes: Changes,
     sessions_said: SessionLog,
     history: History,
     alarms: Alarms,
@@ -263,6 +266,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             listen_error: None,
             questions: questions_in,
             socket,
+            changes: Changes::default(),
             sessions_said: SessionLog::default(),
             history: History::default(),
             alarms: Alarms::default(),

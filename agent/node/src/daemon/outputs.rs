@@ -13,7 +13,7 @@ use manx_dataplane::{
 };
 use manx_net::Prefix;
 
-use super::{Daemon, PATHS_AT_ONCE, wiring};
+use super::{Daemon, PATHS_AT_ONCE, changes, wiring};
 use crate::cli::DataplaneMode;
 
 impl Daemon {
@@ -60,6 +60,9 @@ impl Daemon {
                 Output::Session(event) => {
                     self.sessions_said.say(&event);
                     self.history.push(event);
+                }
+                Output::Parting(event) => {
+                    changes::say(&event, self.changes.node_at(event.peer.address));
                 }
                 Output::Warning(warning) => {
                     tracing::warn!(peer = %warning.peer, "{}", warning.about);

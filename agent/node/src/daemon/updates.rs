@@ -1,7 +1,7 @@
 //! What comes from the datastore: resources become a plan, and the plan goes to the speaker, to the table and to the
 //! sockets that it protects.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use manx_bgp::{Config, OwnHost, Speaker};
 use manx_datastore::{Holds, Update};
@@ -61,6 +61,7 @@ impl Daemon {
             tracing::info!("the resources are good again");
         }
         self.snapshot = update.snapshot;
+        let deleted = self.changes.follow_nodes(&self.snapshot);
         self.kept_at = update.kept_at;
         let beside = self.beside_felix();
         for said in beside.iter().filter(|said| !self.beside.contains(said)) {
@@ -75,6 +76,10 @@ impl Daemon {
             self.follow_plan(plan);
         } else {
             self.follow_secrets();
+            // Routes may be held that came by one of them.
+            if deleted {
+                self.open_sessions();
+            }
         }
     }
 
@@ -159,6 +164,7 @@ impl Daemon {
             self.blackholes.follow_plan(&plan);
         }
         self.protection.read_secrets(&plan, &self.snapshot);
+        self.changes.follow_plan(&plan, self.plan.is_none(), Instant::now());
         self.plan = Some(plan);
         self.decide();
         self.open_sessions();
@@ -214,7 +220,10 @@ impl Daemon {
             tracing::warn!("{warning}");
         }
         let hosts = wiring::announced_hosts(plan, self.dataplane.hosted());
-        let mut config = wiring::speaker_config(plan, &self.protection, self.restarting, self.seed, hosts);
+        let mut config = {
+            let parting = self.changes.parting(plan, Instant::now());
+            wiring::speaker_config(plan, &self.protection, self.restarting, self.seed, hosts, parting)
+        };
         config.best_paths = self.args.dataplane == DataplaneMode::On;
         self.sockets.guard(self.protection.guards());
         self.listen();

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use manx_bgp::{
     AddPath, Config, Dial, DynamicPeers, ExportRule, Family, GracefulRestart, MaxPrefixes, Multipath,
-    NextHopMode, NormalPriority, Originated, OwnHost, PeerConfig, PoolRule, RemoteAs, Role,
+    NextHopMode, NormalPriority, Originated, OwnHost, Parting, PeerConfig, PoolRule, RemoteAs, Role,
     policy::NORMAL_PRIORITY,
 };
 use manx_dataplane::table::{Blackhole, Plan as RoutePlan, Pool, PoolWrite, Reply};
@@ -28,6 +28,7 @@ pub fn speaker_config(
     restarting: bool,
     seed: u64,
     hosts: Vec<OwnHost>,
+    parting: Parting,
 ) -> Config {
     let speaker = &plan.speaker;
     let defaults = Config::new(plan.as_number, plan.router_id);
@@ -83,6 +84,7 @@ pub fn speaker_config(
             ipv4: speaker.ipv4_normal_route_priority,
             ipv6: speaker.ipv6_normal_route_priority,
         },
+        parting,
         max_paths: speaker.max_paths.map_or(defaults.max_paths, u64::from),
         seed,
         ..defaults
@@ -326,14 +328,20 @@ spec:
 
     fn config_of_a(secrets: &Path) -> Config {
         let plan = plan_of_a();
-        speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new())
+        speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new(), Parting::default())
     }
 
     #[test]
     fn a_block_of_a_pool_that_is_not_exported_is_a_blackhole_and_is_not_announced() {
         let plan = plan_of_a();
-        let config =
-            speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0, Vec::new());
+        let config = speaker_config(
+            &plan,
+            &protection(&plan, Path::new("/nonexistent")),
+            false,
+            0,
+            Vec::new(),
+            Parting::default(),
+        );
         let announced: Vec<String> = config.originated.iter().map(|own| own.prefix.to_string()).collect();
         assert_eq!(announced, ["172.16.1.0/26"]);
         assert_eq!(route_plan(&plan).own_blocks.len(), 2);
@@ -421,7 +429,8 @@ spec: {asNumber: 64512, password: {secretKeyRef: {name: s, key: k}}}
         assert_eq!(collected.problems, []);
         let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
         let closed = |secrets: &Path| {
-            let config = speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new());
+            let config =
+                speaker_config(&plan, &protection(&plan, secrets), false, 0, Vec::new(), Parting::default());
             let closed = config.dynamic_peers.into_iter().filter(|peers| peers.limit == 0);
             closed.map(|peers| (peers.range.to_string(), peers.remote_as)).collect::<Vec<_>>()
         };
@@ -475,8 +484,14 @@ spec: {bgp: {ipv4Address: 10.0.0.1/24}}
         let collected = manx_resources::collect([("cluster.yaml", &*text)]);
         assert_eq!(collected.problems, []);
         let plan = manx_resources::plan(&collected.snapshot, "a").unwrap();
-        let config =
-            speaker_config(&plan, &protection(&plan, Path::new("/nonexistent")), false, 0, Vec::new());
+        let config = speaker_config(
+            &plan,
+            &protection(&plan, Path::new("/nonexistent")),
+            false,
+            0,
+            Vec::new(),
+            Parting::default(),
+        );
         assert_eq!(config.graceful_restart.long_lived, Some(3600));
         assert!(config.graceful_restart.after_notification);
         assert!(config.ebgp_requires_policy && config.graceful_shutdown);

@@ -6,6 +6,11 @@ use serde::Serialize;
 use super::cluster::{Cluster, NodeObject};
 use crate::spec::{BgpConfiguration, Multipath, SpeakerExtensions};
 
+/// Long enough for a fleet to read a change and to find its new ways.
+const CLOSE_AFTER: u32 = 30;
+/// Long enough for the next step of who changes a cluster by hand.
+const HOLD_ROUTES: u32 = 300;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SpeakerPlan {
@@ -22,6 +27,12 @@ pub struct SpeakerPlan {
     pub client_to_client: bool,
     /// The node asks everybody to go another way (RFC 8326).
     pub graceful_shutdown: bool,
+    /// Seconds that the session of a peer no longer wanted goes on until its routes have come by another way.
+    pub close_after: u32,
+    /// Seconds that routes are held as stale which have nothing in their place when their session is closed.
+    pub hold_routes: u32,
+    /// Another text than before: the change that comes with it is carried out at once, and nothing is held.
+    pub now: Option<String>,
     /// The priority that own routes carry in LOCAL_PREF, and that others' are compared with; None: 100, and 1024.
     pub ipv4_normal_route_priority: Option<u32>,
     pub ipv6_normal_route_priority: Option<u32>,
@@ -44,6 +55,9 @@ pub(super) fn speaker(cluster: &Cluster<'_>, own: &NodeObject) -> SpeakerPlan {
         ebgp_requires_policy: set.ebgp_requires_policy.unwrap_or(false),
         max_paths: set.max_paths,
         client_to_client: set.client_to_client.unwrap_or(true),
+        close_after: set.close_after.unwrap_or(CLOSE_AFTER),
+        hold_routes: set.hold_routes.unwrap_or(HOLD_ROUTES),
+        now: set.now,
         graceful_shutdown: own.spec.graceful_shutdown,
         ipv4_normal_route_priority: priority(|spec| spec.ipv4_normal_route_priority),
         ipv6_normal_route_priority: priority(|spec| spec.ipv6_normal_route_priority),

@@ -34,14 +34,21 @@ pub(super) const PEER_RANGE: &str = "peerRange";
 const PEER_RANGE_AS: &str = "peerRangeAS";
 const PEER_RANGE_LIMIT: &str = "peerRangeLimit";
 
-const SPEAKER: [&str; 6] = [
+const SPEAKER: [&str; 9] = [
     "multipath",
     "longLivedRestartTime",
     "restartAfterNotification",
     "ebgpRequiresPolicy",
     "maxPaths",
     "clientToClient",
+    "closeAfter",
+    "holdRoutes",
+    NOW,
 ];
+/// `manxctl apply --now` writes it.
+pub const NOW: &str = "now";
+/// More is nobody's change, but an end of a session that never comes.
+const LONGEST_PARTING: u32 = 86_400;
 
 const GRACEFUL_SHUTDOWN: &str = "gracefulShutdown";
 
@@ -168,7 +175,17 @@ fn peering(annotations: &mut Annotations<'_, '_>, names: &PeerNames) -> PeerExte
 }
 
 pub(super) fn of_speaker(annotations: &mut Annotations<'_, '_>) -> SpeakerExtensions {
-    let [multipath, long_lived, after_notification, policy, max_paths, client_to_client] = SPEAKER;
+    let [
+        multipath,
+        long_lived,
+        after_notification,
+        policy,
+        max_paths,
+        client_to_client,
+        close_after,
+        hold_routes,
+        now,
+    ] = SPEAKER;
     SpeakerExtensions {
         multipath: annotations.parse(multipath, read_multipath),
         // RFC 9494 §3.1: three octets.
@@ -177,6 +194,9 @@ pub(super) fn of_speaker(annotations: &mut Annotations<'_, '_>) -> SpeakerExtens
         ebgp_requires_policy: annotations.flag(policy),
         max_paths: annotations.number(max_paths, 1..=u32::MAX, "number of paths"),
         client_to_client: annotations.flag(client_to_client),
+        close_after: annotations.seconds(close_after, 0..=LONGEST_PARTING),
+        hold_routes: annotations.seconds(hold_routes, 0..=LONGEST_PARTING),
+        now: annotations.parse(now, |text| Ok::<_, String>(text.to_owned())),
     }
 }
 

@@ -169,6 +169,12 @@ pub struct SpeakerExtensions {
     pub max_paths: Option<u32>,
     /// A reflector's clients hear of one another through it (RFC 4456 §4).
     pub client_to_client: Option<bool>,
+    /// Seconds that the session of a peer no longer wanted goes on for its routes' sake.
+    pub close_after: Option<u32>,
+    /// Seconds that routes are held which have nothing in their place.
+    pub hold_routes: Option<u32>,
+    /// When somebody asked last that a change be carried out at once; any text that differs from the one before.
+    pub now: Option<String>,
 }
 
 impl SpeakerExtensions {
@@ -181,6 +187,9 @@ impl SpeakerExtensions {
             ebgp_requires_policy: self.ebgp_requires_policy.or(wider.ebgp_requires_policy),
             max_paths: self.max_paths.or(wider.max_paths),
             client_to_client: self.client_to_client.or(wider.client_to_client),
+            close_after: self.close_after.or(wider.close_after),
+            hold_routes: self.hold_routes.or(wider.hold_routes),
+            now: self.now.clone().or_else(|| wider.now.clone()),
         }
     }
 }

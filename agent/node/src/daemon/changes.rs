@@ -1,0 +1,144 @@
+//! How changes of the peerings are carried out: which peers are to go at once, for how long the others stay, and what is
+//! said of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use manx_api as api;
+use manx_bgp::{Parted, Parting, PartingEvent, Speaker};
+use manx_resources::{NodePlan, Snapshot};
+
+use super::Daemon;
+
+/// A change and the word that it is to be carried out at once may come as two, in any order.
+const TOGETHER: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The nodes' addresses, and whose they are.
+    nodes: BTreeMap<IpAddr, Arc<str>>,
+    /// Addresses of nodes that were deleted.
+    deleted: BTreeSet<IpAddr>,
+    /// The last `manx.dev/now`.
+    now: Option<String>,
+    /// A change is carried out at once until then.
+    at_once_until: Option<Instant>,
+}
+
+impl Changes {
+    /// True if another node was deleted.
+    pub fn follow_nodes(&mut self, snapshot: &Snapshot) -> bool {
+        let mut names = BTreeSet::new();
+        let mut nodes = BTreeMap::new();
+        for node in snapshot.nodes() {
+            let name: Arc<str> = node.name().into();
+            names.insert(name.clone());
+            let bgp = node.spec.bgp.iter();
+            let own = bgp
+                .flat_map(|bgp| [bgp.ipv4.map(|own| own.addr.into()), bgp.ipv6.map(|own| own.addr.into())]);
+            nodes.extend(own.flatten().map(|address: IpAddr| (address, name.clone())));
+        }
+        let before = self.deleted.len();
+        let gone = self
+            .nodes
+            .iter()
+            .filter(|&(address, name)| !nodes.contains_key(address) && !names.contains(name));
+        self.deleted.extend(gone.map(|(address, _)| *address));
+        let more = self.deleted.len() > before;
+        self.deleted.retain(|address| !nodes.contains_key(address));
+        self.nodes = nodes;
+        more
+    }
+
+    /// `first`: there was no plan before, and so nothing that changes.
+    pub fn follow_plan(&mut self, plan: &NodePlan, first: bool, now: Instant) {
+        if self.now != plan.speaker.now {
+            self.now.clone_from(&plan.speaker.now);
+            if self.now.is_some() && !first {
+                self.at_once_until = Some(now + TOGETHER);
+                tracing::info!("this change is carried out at once, and nothing is held (manx.dev/now)");
+            }
+        }
+    }
+
+    /// The name of the Node resource with this address.
+    pub fn node_at(&self, address: IpAddr) -> Option<&str> {
+        self.nodes.get(&address).map(|name| &**name)
+    }
+
+    pub fn parting(&self, plan: &NodePlan, now: Instant) -> Parting {
+        let at_once = self.at_once_until.is_some_and(|until| now < until);
+        let unless_at_once = |seconds: u32| Duration::from_secs(if at_once { 0 } else { u64::from(seconds) });
+        Parting {
+            close_after: unless_at_once(plan.speaker.close_after),
+            hold: unless_at_once(plan.speaker.hold_routes),
+            within: plan.pools.iter().filter(|pool| !pool.disabled).map(|pool| pool.cidr).collect(),
+            at_once: self.deleted.clone(),
+        }
+    }
+}
+
+/// In the log, beside the peer's address.
+pub fn say(event: &PartingEvent, node: Option<&str>) {
+    let node = node.map(|node| format!(" ({node})")).unwrap_or_default();
+    let peer = event.peer;
+    match event.what {
+        Parted::Kept { at_most } => tracing::info!(
+            %peer,
+            "no longer wanted{node}: the session goes on until all its routes have come by another way, {} s at most",
+            at_most.as_secs()
+        ),
+        Parted::Closed { replaced: true, .. } => {
+            tracing::info!(%peer, "no longer wanted{node}, and all its routes have come by another way: the session ends");
+        }
+        Parted::Closed { held: 0, .. } => {
+            tracing::info!(%peer, "no longer wanted{node}: the session ends; there is nothing of it to hold");
+        }
+        Parted::Closed { held, at_most, .. } => tracing::warn!(
+            %peer,
+            "no longer wanted{node}: the session ends; {held} routes that came by it are held as stale until they come by \
+             another way, {} s at most",
+            at_most.as_secs()
+        ),
+        Parted::Over { expired: 0 } => {
+            tracing::info!(%peer, "no longer wanted{node}: nothing of it is held any longer");
+        }
+        Parted::Over { expired } => tracing::warn!(
+            %peer,
+            "no longer wanted{node}: {expired} routes that were held for it have come by no other way and are gone now"
+        ),
+        Parted::StillClient { at_most } => tracing::info!(
+            %peer,
+            "no longer a client of this reflector{node}: it is still treated as one for {} s, for the sake of those who have \
+             no other way yet",
+            at_most.as_secs()
+        ),
+    }
+}
+
+impl Daemon {
+    /// Peers that are no longer wanted, and those whose routes are held for the session that they had.
+    pub(super) fn partings(&self) -> Vec<api::PartingStatus> {
+        let Some(speaker) = &self.speaker else { return Vec::new() };
+        partings(speaker)
+            .map(|view| api::PartingStatus {
+                address: view.address,
+                port: view.port,
+                node: self.changes.node_at(view.address).map(str::to_owned),
+                wanted: view.parting_since.is_none(),
+                since: self.clock.rfc3339(view.parting_since.unwrap_or(view.session_since)),
+                closes_at: view.closes_at.map(|at| self.clock.rfc3339(at)),
+                routes: if view.closes_at.is_some() { view.counters.prefixes_accepted } else { view.stale },
+                until: view.stale_until.map(|at| self.clock.rfc3339(at)),
+            })
+            .collect()
+    }
+}
+
+fn partings(speaker: &Speaker) -> impl Iterator<Item = manx_bgp::view::PeerView> {
+    speaker.peers().into_iter().filter(|view| view.parting_since.is_some() || (view.held && view.stale > 0))
+}
