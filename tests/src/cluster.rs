@@ -294,15 +294,16 @@ impl Node {
         self.ask("node status")
     }
 
-    /// Its best path to `prefix` has come by km01, and is not one that is only kept.
+    /// A path to `prefix` has come by km01, and is not one that is only kept.
     pub fn has_from_reflector(&self, prefix: &str) -> Result<bool> {
         let said = self.host.output(&format!("manxctl explain {prefix} -o json"))?;
         let explained: Explanation = match said.status.success() {
             true => serde_json::from_str(&said.stdout)?,
             false => return Ok(false),
         };
-        let best = explained.paths.iter().find(|path| path.best);
-        Ok(best.is_some_and(|path| !path.stale && path.from == Some(ROLES[0].address.into())))
+        let mut paths =
+            explained.paths.iter().filter(|path| !path.stale && !path.standing.starts_with("refused"));
+        Ok(paths.any(|path| path.from == Some(ROLES[0].address.into())))
     }
 
     pub fn bgp_routes(&self) -> Result<Routes> {

@@ -86,8 +86,8 @@ impl Speaker {
         }
     }
 
-    /// Closes the peer's connections and keeps what came by them. Where graceful restart was agreed on nothing is said, so
-    /// that a peer that does not know yet keeps ours, too (RFC 4724 §4.2).
+    /// Closes the peer's connections and keeps what came by them. One of us that has not read of the change yet does so, too
+    /// ([`Self::is_of_change`]).
     pub(super) fn close_to_hold(&mut self, slot: PeerSlot, subcode: u8, now: Time) {
         self.hold(slot, now);
         self.look_soon(now);
@@ -101,10 +101,7 @@ impl Speaker {
         let connections: Vec<ConnId> =
             self.peer_at(slot).into_iter().flat_map(|peer| peer.connections()).collect();
         for conn in connections {
-            let negotiated = self.connections.get(&conn).and_then(|c| c.negotiated.as_ref());
-            let silent = negotiated.is_some_and(|negotiated| negotiated.restart.is_some());
-            let last_word = Notification::cease(subcode);
-            self.close_keeping(conn, (!silent).then_some(&last_word), true, now);
+            self.close_keeping(conn, Some(&Notification::cease(subcode)), true, now);
         }
         self.release_held(slot);
     }
