@@ -30,7 +30,7 @@ fn the_whole_story_passes_in_plain_text_and_answers_both_questions() -> Result<(
     let (output, text) = demo(&[], &[])?;
     ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let (passed, failed) = summary(&text)?;
-    ensure!(passed >= 70 && failed == 0, "{passed} passed, {failed} failed");
+    ensure!(passed >= 65 && failed == 0, "{passed} passed, {failed} failed");
     ensure!(!text.contains('\u{1b}'), "colours in a pipe");
     for part in [
         "1  Full mesh",
@@ -39,6 +39,7 @@ fn the_whole_story_passes_in_plain_text_and_answers_both_questions() -> Result<(
         "2.3  Every other node peers with km01",
         "3.1  Why have the workers no route to km01?",
         "3.2  Who is the server",
+        "the pods stay connected",
         "km01 owns no block, so it has nothing to advertise",
         "kw01 is its client",
         "bpftool map dump pinned",
@@ -63,6 +64,6 @@ fn the_same_story_passes_with_bird_as_the_reflector() -> Result<()> {
     let (output, text) = demo(&["--bird", "km01"], &[])?;
     ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let (passed, failed) = summary(&text)?;
-    ensure!(passed >= 60 && failed == 0, "{passed} passed, {failed} failed");
+    ensure!(passed >= 55 && failed == 0, "{passed} passed, {failed} failed");
     Ok(())
 }

@@ -60,6 +60,9 @@ pub fn resources(as_number: u32, pools: &[&str], nodes: &[Node], peers: &[BgpPee
         );
     }
     for node in nodes {
+        // What is not wanted goes at once, as it would with the others.
+        let at_once = "annotations: {manx.dev/closeAfter: 0s, manx.dev/holdRoutes: 0s}";
+        resource("BGPConfiguration", &format!("node.{}\n  {at_once}", node.name), "");
         let mut bgp = format!(
             "ipv4Address: {}/{}, ipv6Address: \"{}/{}\"",
             node.ipv4.0, node.ipv4.1, node.ipv6.0, node.ipv6.1
