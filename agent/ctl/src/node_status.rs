@@ -293,7 +293,7 @@ No IPv6 peers found.
     fn why_peers_are_down_is_said_below_the_tables_of_some() {
         let mut down = peer("10.0.0.1", PeerKind::Mesh, "2026-11-22T11:59:00Z");
         down.why_down = Some("10.0.0.1 (kw01, node-to-node mesh) by eth0 …".into());
-        let all = notes(&status(vec![down; 12]));
+        let all = notes(&status(vec![down; 12]), &now());
         assert_eq!(all.len(), SENTENCES + 1);
         assert_eq!(all[0], "Not established: 10.0.0.1 (kw01, node-to-node mesh) by eth0 …");
         assert_eq!(all[SENTENCES], "and 2 more that are not established; -o json has all");
@@ -311,10 +311,41 @@ No IPv6 peers found.
         };
         status.ranges = vec![range(3, ""), range(0, "not opened: why")];
         assert_eq!(
-            notes(&status),
+            notes(&status, &now()),
             [
                 "BGPPeer/rack: 3 of at most 40 peers from 10.0.0.0/24",
                 "BGPPeer/rack: 0 of at most 40 peers from 10.0.0.0/24; not opened: why",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_kept_for_want_of_another_way_is_said_below_the_tables() {
+        let mut status = status(vec![]);
+        let parting = |wanted, closes_at: Option<&str>, routes| PartingStatus {
+            address: "10.0.0.2".parse().unwrap(),
+            port: 179,
+            node: Some("kw02".into()),
+            wanted,
+            since: "2026-11-22T11:59:00Z".into(),
+            closes_at: closes_at.map(str::to_owned),
+            routes,
+            until: Some("2026-11-22T12:05:00Z".into()),
+        };
+        status.partings = vec![
+            parting(false, Some("2026-11-22T12:00:30Z"), 2),
+            parting(false, None, 1),
+            parting(true, None, 3),
+        ];
+        assert_eq!(
+            notes(&status, &now()),
+            [
+                "Kept though no longer wanted: the session with 10.0.0.2 (kw02), until its 2 routes have come by another way, to \
+                 12:00:30 at most",
+                "Held as stale: 1 route of 10.0.0.2 (kw02), which is no longer wanted, until they come by another way, to \
+                 12:05:00 at most",
+                "Held as stale: 3 routes of 10.0.0.2 (kw02) from before its session was opened anew, until they come by another \
+                 way, to 12:05:00 at most",
             ]
         );
     }

@@ -127,6 +127,9 @@ fn a_speakers_annotations_are_read_and_those_of_the_mesh_beside_them() {
             ("ebgpRequiresPolicy", "true"),
             ("maxPaths", "1000000"),
             ("clientToClient", "false"),
+            ("closeAfter", "1m"),
+            ("holdRoutes", "0s"),
+            ("now", "2026-11-22T12:00:00Z"),
             ("nodeMeshMaxPrefixes", "50"),
             ("nodeMeshAddPath", "both=2"),
         ],
@@ -140,6 +143,9 @@ fn a_speakers_annotations_are_read_and_those_of_the_mesh_beside_them() {
         ebgp_requires_policy: Some(true),
         max_paths: Some(1_000_000),
         client_to_client: Some(false),
+        close_after: Some(60),
+        hold_routes: Some(0),
+        now: Some("2026-11-22T12:00:00Z".to_owned()),
     };
     assert_eq!((&object.spec.extensions, problems), (&expected, vec![]));
     assert_eq!(object.spec.mesh.max_prefixes.map(|limit| limit.limit), Some(50));
