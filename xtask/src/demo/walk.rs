@@ -64,7 +64,8 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         screen.say(
             "In the article the pods were cut off here. Manx keeps a session that nobody wants any more until all that \
              came by it has come by another way, and then holds what has no other way as stale, for five minutes: the \
-             next step of a change mostly comes before that. `manxctl apply --now` would keep nothing.",
+             next step of a change mostly comes before that. manx.dev/closeAfter and manx.dev/holdRoutes on BGPConfiguration \
+             say for how long.",
         );
     }
     report(screen, settled);

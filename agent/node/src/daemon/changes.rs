@@ -10,7 +10,7 @@ use std::{
 
 use manx_api as api;
 use manx_bgp::{Parted, Parting, PartingEvent, Speaker};
-use manx_resources::{NodePlan, Snapshot};
+use manx_resources::{NodePlan, PeerKind, Snapshot};
 
 use super::Daemon;
 
@@ -23,6 +23,10 @@ pub struct Changes {
     nodes: BTreeMap<IpAddr, Arc<str>>,
     /// Addresses of nodes that were deleted.
     deleted: BTreeSet<IpAddr>,
+    /// The pods that peer with this node.
+    pods: BTreeSet<IpAddr>,
+    /// Such as did before the last plan: a pod is no node, and what it announced leads nowhere without it.
+    former_pods: BTreeSet<IpAddr>,
     /// The last `manx.dev/now`.
     now: Option<String>,
     /// A change is carried out at once until then.
@@ -63,6 +67,10 @@ impl Changes {
                 tracing::info!("this change is carried out at once, and nothing is held (manx.dev/now)");
             }
         }
+        let pods = plan.peers.iter().filter(|peer| peer.kind == PeerKind::LocalWorkload);
+        let pods: BTreeSet<IpAddr> = pods.map(|peer| peer.address).collect();
+        self.former_pods = &self.pods - &pods;
+        self.pods = pods;
     }
 
     /// The name of the Node resource with this address.
@@ -77,7 +85,7 @@ impl Changes {
             close_after: unless_at_once(plan.speaker.close_after),
             hold: unless_at_once(plan.speaker.hold_routes),
             within: plan.pools.iter().filter(|pool| !pool.disabled).map(|pool| pool.cidr).collect(),
-            at_once: self.deleted.clone(),
+            at_once: &self.deleted | &self.former_pods,
         }
     }
 }
