@@ -20,8 +20,9 @@ use crate::{
     lab::{Lab, UPLINK},
     netns::Netns,
     plan::Plan,
-    process::{Daemon, tail},
+    process::{Daemon, Finished, tail},
     programs,
+    story::DOCUMENTS,
     wait::eventually,
 };
 
@@ -145,11 +146,15 @@ impl Cluster {
 
     /// `manxctl apply -f` on km01 with one of the article's documents, then what keeps BIRD's configuration in step.
     pub fn apply(&self, document: &str) -> Result<String> {
-        let root = programs::workspace().display();
-        let line = apply_line(document);
-        let said = self.node("km01").host.shell(&format!("cd '{root}' && {line}"))?.success()?;
+        let said = self.run_in_workspace(&apply_line(document))?.success()?;
         self.configure_birds()?;
         Ok(said)
+    }
+
+    /// Runs a line on km01, in the repository's root.
+    pub fn run_in_workspace(&self, line: &str) -> Result<Finished> {
+        let root = programs::workspace().display();
+        self.node("km01").host.shell(&format!("cd '{root}' && {line}"))
     }
 
     /// From now on changes are carried out at once, as in BIRD: no session and no route is kept for another's sake.
@@ -351,7 +356,9 @@ impl Node {
 /// Where the article's resources are, in the repository.
 pub const SEED: &str = "examples/seed";
 
-/// The command that applies one of them, run in the repository's root.
+/// The command that applies one of them, run in the repository's root. The first leaves the nodes without sessions, which
+/// has to be agreed to.
 pub fn apply_line(document: &str) -> String {
-    format!("manxctl apply -f {SEED}/{document}")
+    let agreed = if document == DOCUMENTS[0] { "--yes " } else { "" };
+    format!("manxctl apply {agreed}-f {SEED}/{document}")
 }

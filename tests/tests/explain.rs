@@ -81,7 +81,7 @@ fn what_files_would_change_is_told_beside_what_runs() -> Result<()> {
     ensure!(same == "Node k8s-worker-01 runs what these resources say.\n", "{same}");
     let seed = programs::workspace().join(SEED);
     let seed = seed.display();
-    let files = format!("-f {seed}/1-cluster.yaml -f {seed}/2.1-bgpconfiguration.yaml");
+    let files = format!("-f {seed}/2.1-bgpconfiguration.yaml");
     let off = kw01.output(&format!("manxctl plan --diff {files}"))?;
     ensure!(off.status.code() == Some(3) && off.stderr.is_empty(), "{off:?}");
     for line in [
@@ -89,8 +89,18 @@ fn what_files_would_change_is_told_beside_what_runs() -> Result<()> {
         "~ asNumber 64512 -> 61234",
         "- peer 192.168.80.121 AS 64512 by BGPConfiguration/default",
         "- peer 192.168.80.125 AS 64512 by BGPConfiguration/default",
+        "Sessions: 0 kept, 0 made anew, 0 added, 2 closed",
+        "Warning: without a path would be 172.16.118.64/26, of k8s-worker-02",
     ] {
         ensure!(off.stdout.lines().any(|said| said == line), "{line:?}: {}", off.stdout);
+    }
+    let all = kw01
+        .output(&format!("manxctl plan --diff {files} -f {seed}/2.2-node.yaml -f {seed}/2.3-bgppeer.yaml"))?;
+    for line in [
+        "Sessions: 0 kept, 1 made anew, 0 added, 1 closed",
+        "No block that this node has a path to would be without one.",
+    ] {
+        ensure!(all.stdout.lines().any(|said| said == line), "{line:?}: {}", all.stdout);
     }
     let elsewhere = kw01.output("manxctl plan --diff --node k8s-worker-02")?;
     ensure!(

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use manx_datastore::{Datastore, Manifest, OpenError};
-use manx_resources::{Collected, Parsed, Problem, Snapshot, combine, parse};
+use manx_resources::{Collected, Kind, Parsed, Problem, Snapshot, combine, parse};
 
 /// As much as a file of a datastore may hold.
 const MAX_INPUT: u64 = 64 << 20;
@@ -37,6 +37,25 @@ pub fn snapshot(
     }
     let collected = Input::read(paths, false)?.collect();
     Ok((collected.snapshot.into(), collected.problems))
+}
+
+/// What the datastore would say once these files were applied, what it says, and what is wrong with either.
+pub fn applied(
+    paths: &[PathBuf],
+    datastore: &dyn Fn() -> Result<Datastore, OpenError>,
+) -> anyhow::Result<(Arc<Snapshot>, Arc<Snapshot>, Vec<Problem>)> {
+    let read = datastore()?.read();
+    let mut problems = read.problems.to_vec();
+    if paths.is_empty() {
+        return Ok((read.snapshot.clone(), read.snapshot, problems));
+    }
+    let collected = Input::read(paths, false)?.collect();
+    problems.extend(collected.problems);
+    let mut after = Snapshot::clone(&read.snapshot);
+    for kind in Kind::ALL {
+        collected.snapshot.of_kind(kind).into_iter().for_each(|resource| after.insert(resource));
+    }
+    Ok((after.into(), read.snapshot, problems))
 }
 
 impl Input {

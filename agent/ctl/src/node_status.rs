@@ -119,21 +119,28 @@ fn parting(parting: &PartingStatus, now: &Zoned) -> String {
     let PartingStatus { address, routes, .. } = parting;
     let node = parting.node.as_ref().map(|node| format!(" ({node})")).unwrap_or_default();
     let at = |stamp: &Option<String>| stamp.as_ref().map(|stamp| since(stamp, now)).unwrap_or_default();
-    let routes = if *routes == 1 { "1 route".to_owned() } else { format!("{routes} routes") };
+    let routes = *routes;
+    let held = if routes == 1 { "1 route".to_owned() } else { format!("{routes} routes") };
     match (&parting.closes_at, parting.wanted) {
+        (Some(_), _) if routes == 0 => {
+            format!(
+                "No longer wanted: the session with {address}{node}, which brings no routes, and ends in a moment"
+            )
+        }
         (Some(_), _) => format!(
-            "Kept though no longer wanted: the session with {address}{node}, until its {routes} have come by another way, to {} \
-             at most",
+            "Kept though no longer wanted: the session with {address}{node}, until {} come by another way, to {} at most",
+            if routes == 1 { "its route has".to_owned() } else { format!("its {routes} routes have") },
             at(&parting.closes_at)
         ),
         (None, false) => format!(
-            "Held as stale: {routes} of {address}{node}, which is no longer wanted, until they come by another way, to {} at \
-             most",
+            "Held as stale: {held} of {address}{node}, which is no longer wanted, until {} by another way, to {} at most",
+            if routes == 1 { "it comes" } else { "they come" },
             at(&parting.until)
         ),
         (None, true) => format!(
-            "Held as stale: {routes} of {address}{node} from before its session was opened anew, until they come by another \
-             way, to {} at most",
+            "Held as stale: {held} of {address}{node} from before its session was opened anew, until {} by another way, to \
+             {} at most",
+            if routes == 1 { "it comes" } else { "they come" },
             at(&parting.until)
         ),
     }
@@ -334,6 +341,8 @@ No IPv6 peers found.
         };
         status.partings = vec![
             parting(false, Some("2026-11-22T12:00:30Z"), 2),
+            parting(false, Some("2026-11-22T12:00:30Z"), 1),
+            parting(false, Some("2026-11-22T12:00:30Z"), 0),
             parting(false, None, 1),
             parting(true, None, 3),
         ];
@@ -342,7 +351,10 @@ No IPv6 peers found.
             [
                 "Kept though no longer wanted: the session with 10.0.0.2 (kw02), until its 2 routes have come by another way, to \
                  12:00:30 at most",
-                "Held as stale: 1 route of 10.0.0.2 (kw02), which is no longer wanted, until they come by another way, to \
+                "Kept though no longer wanted: the session with 10.0.0.2 (kw02), until its route has come by another way, to \
+                 12:00:30 at most",
+                "No longer wanted: the session with 10.0.0.2 (kw02), which brings no routes, and ends in a moment",
+                "Held as stale: 1 route of 10.0.0.2 (kw02), which is no longer wanted, until it comes by another way, to \
                  12:05:00 at most",
                 "Held as stale: 3 routes of 10.0.0.2 (kw02) from before its session was opened anew, until they come by another \
                  way, to 12:05:00 at most",

@@ -11,9 +11,10 @@ use std::{
 };
 
 use manx_datastore::{Datastore, OpenError};
+use manx_net::Prefix;
 use manx_resources::{
-    CommunityPlan, Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind, PeerPlan,
-    PoolPlan, PoolWrite, Problem, RangeAs, RangePlan, Reply, Snapshot, SourceCheck, SpeakerPlan,
+    Change, CommunityPlan, Dial, FastPathPlan, ForInterfaces, Multipath, NextHopMode, NodePlan, PeerKind,
+    PeerPlan, PoolPlan, PoolWrite, Problem, RangeAs, RangePlan, Reply, Snapshot, SourceCheck, SpeakerPlan,
 };
 
 use serde::Serialize;
@@ -29,7 +30,8 @@ const DIFFERS: u8 = 3;
 Examples:
   manxctl plan --node kw01
   manxctl plan --node kw01 -f new/   # what these files would do, before anybody does it
-  manxctl plan --diff -f new/        # what would change on this node
+  manxctl plan --diff -f new/        # what would change on this node if these files were applied
+  manxctl plan --diff --all -f new/  # which sessions would come and go, and who would be cut off
   manxctl plan --all                 # every node, a line each
 
 Exit code: 0; with --diff 3 where something would change.")]
@@ -42,11 +44,13 @@ pub struct Args {
     #[arg(long)]
     all: bool,
 
-    /// Only what differs from the plan that the manxd of this node runs
-    #[arg(long, conflicts_with = "all")]
+    /// Only what differs from the plan that the manxd of this node runs, with what becomes of its sessions and of the
+    /// prefixes that it has a path to; with --all what becomes of the sessions of all nodes
+    #[arg(long)]
     diff: bool,
 
-    /// A file, a directory of files, or - for standard input, instead of the datastore; may be given several times
+    /// A file, a directory of files, or - for standard input, instead of the datastore; with --diff on top of it, as apply
+    /// would have it; may be given several times
     #[arg(short, long = "filename", value_name = "FILE")]
     filename: Vec<PathBuf>,
 
@@ -60,14 +64,13 @@ pub fn run(
     datastore: &dyn Fn() -> Result<Datastore, OpenError>,
     socket: &Path,
 ) -> anyhow::Result<ExitCode> {
-    let (snapshot, problems) = input::snapshot(&args.filename, datastore)?;
-    output::problems(&problems);
-    if problems.iter().any(Problem::is_error) {
-        anyhow::bail!("there is no plan while there are errors");
-    }
     if args.diff {
-        return diff(args, &snapshot, socket);
+        let (after, before, problems) = input::applied(&args.filename, datastore)?;
+        refuse_errors(&problems)?;
+        return if args.all { diff_all(args, &before, &after) } else { diff(args, &after, socket) };
     }
+    let (snapshot, problems) = input::snapshot(&args.filename, datastore)?;
+    refuse_errors(&problems)?;
     let text = match args.node.as_ref().filter(|_| !args.all) {
         Some(node) => {
             let plan = manx_resources::plan(&snapshot, node)?;
@@ -86,18 +89,47 @@ fn json(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
+fn refuse_errors(problems: &[Problem]) -> anyhow::Result<()> {
+    output::problems(problems);
+    anyhow::ensure!(!problems.iter().any(Problem::is_error), "there is no plan while there are errors");
+    Ok(())
+}
+
 fn diff(args: &Args, snapshot: &Snapshot, socket: &Path) -> anyhow::Result<ExitCode> {
     let runs: Value = client::ask(socket, manx_api::path::PLAN)?;
     let of = runs.get("node").and_then(Value::as_str).unwrap_or_default();
     if let Some(node) = args.node.as_ref().filter(|node| *node != of) {
         anyhow::bail!(
-            "the manxd of this node is Node/{of}'s, not Node/{node}'s; ask on that node, or leave --node out"
+            "the manxd of this node is Node/{of}'s, not Node/{node}'s; ask on that node, leave --node out, or take --all, \
+             which asks no manxd"
         );
     }
     let planned = serde_json::to_value(manx_resources::plan(snapshot, of)?)?;
     let differences = diff::differences(&runs, &planned);
-    output::print(&if args.output.is_some() { json(&differences)? } else { diff::render(of, &differences) })?;
-    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { DIFFERS.into() })
+    let routes: manx_api::Routes = client::ask(socket, manx_api::path::ROUTES)?;
+    let has = |prefix: &Prefix| {
+        routes
+            .routes
+            .iter()
+            .any(|route| route.prefix == *prefix && route.bgp.as_ref().is_some_and(|bgp| !bgp.originated))
+    };
+    let lost = manx_resources::unreached(snapshot, of).into_iter();
+    let lost = lost.map(|(node, blocks)| (node, blocks.into_iter().filter(has).collect::<Vec<_>>()));
+    let found = diff::NodeDifference {
+        sessions: diff::sessions(of, &runs, &planned),
+        without_path: lost.filter(|(_, blocks)| !blocks.is_empty()).collect(),
+        node: of.to_owned(),
+        differences,
+    };
+    output::print(&if args.output.is_some() { json(&found)? } else { diff::render(&found) })?;
+    Ok(if found.differences.is_empty() { ExitCode::SUCCESS } else { DIFFERS.into() })
+}
+
+/// What would become of the sessions of all nodes. No manxd is asked.
+fn diff_all(args: &Args, before: &Snapshot, after: &Snapshot) -> anyhow::Result<ExitCode> {
+    let change = manx_resources::change(before, after);
+    output::print(&if args.output.is_some() { json(&change)? } else { all::render_change(&change) })?;
+    Ok(if change == Change::default() { ExitCode::SUCCESS } else { DIFFERS.into() })
 }
 
 fn render(plan: &NodePlan) -> String {

@@ -14,7 +14,16 @@ fn the_articles_documents_are_applied_one_by_one_with_calicos_messages() {
     let lab = Lab::new();
     let apply = |name: &str| lab.ok(&["apply", "-f", &seed(name)]);
     assert_eq!(apply("1-cluster.yaml"), "Successfully applied 6 resource(s)\n");
-    assert_eq!(apply("2.1-bgpconfiguration.yaml"), "Successfully applied 1 'BGPConfiguration' resource(s)\n");
+    let run = lab.run(&["apply", "--yes", "-f", &seed("2.1-bgpconfiguration.yaml")]);
+    assert_eq!(
+        (run.code, run.stdout.as_str(), run.stderr.as_str()),
+        (
+            0,
+            "Successfully applied 1 'BGPConfiguration' resource(s)\n",
+            "warning: k8s-master-01, k8s-worker-01, k8s-worker-02 would no longer reach one another (without a path: \
+             172.16.36.192/26, 172.16.118.64/26)\n"
+        )
+    );
     assert_eq!(apply("2.2-node.yaml"), "Successfully applied 1 'Node' resource(s)\n");
     assert_eq!(apply("2.3-bgppeer.yaml"), "Successfully applied 1 'BGPPeer' resource(s)\n");
     // Its comments are kept.
@@ -56,7 +65,7 @@ a      65546          2001:db8::1/64   \n\n"
 #[test]
 fn get_prints_calicos_columns_for_the_other_kinds() {
     let lab = cluster();
-    lab.ok(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml"), "-f", &seed("2.3-bgppeer.yaml")]);
+    lab.agreed(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml"), "-f", &seed("2.3-bgppeer.yaml")]);
     assert_eq!(lab.ok(&["get", "bgpconfig"]), {
         "NAME      LOGSEVERITY   MESHENABLED   ASNUMBER   \ndefault   Info          false         61234      \n\n"
     });
@@ -74,7 +83,7 @@ fn get_prints_calicos_columns_for_the_other_kinds() {
 #[test]
 fn what_get_prints_as_yaml_or_json_can_be_applied_as_it_is() {
     let lab = cluster();
-    lab.ok(&["apply", "-f", &seed("2.2-node.yaml")]);
+    lab.agreed(&["apply", "-f", &seed("2.2-node.yaml")]);
     for form in ["yaml", "json"] {
         for name in ["k8s-master-01", ""] {
             let other = Lab::new();
@@ -219,7 +228,7 @@ fn plan_prints_each_peer_with_the_rule_that_made_it() {
     fs::create_dir(&merged).unwrap();
     lab.ok(&["--datastore", "dir:merged", "apply", "-f", &files[0]]);
     for file in &files[1..] {
-        lab.ok(&["--datastore", "dir:merged", "apply", "-f", file]);
+        lab.agreed(&["--datastore", "dir:merged", "apply", "-f", file]);
     }
     args.extend(["-f", "merged"]);
     assert_eq!(
@@ -264,7 +273,7 @@ No own blocks.
 POOL                  CIDR            BLOCKS   EXPORTED   ROUTES WRITTEN
 default-ipv4-ippool   172.16.0.0/16   /26      yes        all
 
-Warning: Node/k8s-master-01 has no peers: the node-to-node mesh is off and no BGPPeer concerns it; its pods reach no pod of another node
+Warning: Node/k8s-master-01 has no peers: the node-to-node mesh is off and no BGPPeer concerns it; without one its pods reach no pod of another node
 "
     );
 }
@@ -469,7 +478,7 @@ fn lint_says_what_follows_and_what_to_do_and_ends_in_a_code_for_scripts() {
     let lab = cluster();
     assert_eq!(lab.ok(&["lint"]), "0 errors and 0 warnings in 6 resources.\n");
     // The mesh goes before anything is in its place.
-    lab.ok(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml")]);
+    lab.agreed(&["apply", "-f", &seed("2.1-bgpconfiguration.yaml")]);
     let run = lab.run(&["lint"]);
     assert_eq!((run.code, run.stderr.as_str()), (3, ""));
     assert_eq!(

@@ -26,7 +26,7 @@ pub use etcd::Etcd;
 pub use kept::Kept;
 pub use version::Reading;
 pub use watch::WatchError;
-pub use write::{Manifest, Refused, Write, WriteError, Written};
+pub use write::{Manifest, Refused, Write, WriteError, Written, after, annotated};
 
 /// What the datastore says at one moment.
 #[derive(Clone, Debug, Default)]

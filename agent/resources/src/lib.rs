@@ -7,6 +7,7 @@
 
 mod admit;
 mod by_name;
+mod change;
 mod duration;
 mod edit;
 mod emit;
@@ -28,6 +29,7 @@ mod stored;
 mod tree;
 
 pub use admit::admit;
+pub use change::{Change, Cut, NodeSessions, change, unreached};
 pub use edit::edit;
 pub use emit::to_yaml;
 pub use kind::{Key, Kind};

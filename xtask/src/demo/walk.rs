@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use manx_api::Dialler;
 use manx_tests::{
-    cluster::{Cluster, Node, apply_line},
+    cluster::{Cluster, Node, SEED, apply_line},
     story::{self, DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage},
     wait::eventually,
 };
@@ -55,6 +55,13 @@ fn mesh_off(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.say(
         "The article's first document: nodeToNodeMeshEnabled: false, asNumber: 61234. Nothing replaces the mesh yet.",
     );
+    let unasked = format!("manxctl apply -f {SEED}/{}", DOCUMENTS[0]);
+    screen.prompt("km01", &unasked);
+    let refused = cluster.run_in_workspace(&unasked)?;
+    println!("{}{}", refused.stdout, refused.stderr);
+    let refused = must(refused.status.code() == Some(1), "it was not refused");
+    screen.check("a change that cuts nodes off is refused unless it is agreed to", refused);
+    println!();
     apply(screen, cluster, DOCUMENTS[0])?;
     let settled = settle(screen, cluster, Stage::Kept);
     show_status(screen, cluster, "km01")?;

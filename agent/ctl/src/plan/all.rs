@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use manx_resources::{NodePlan, Warning};
+use manx_resources::{Change, NodePlan, Warning};
 
 use crate::table;
 
@@ -30,6 +30,27 @@ pub fn render(plans: &[NodePlan]) -> String {
     text.push_str(
         "\nOne node's peers: manxctl plan --node NAME. What is wrong with all together: manxctl lint.\n",
     );
+    text
+}
+
+/// The sessions that would come and go, and who would be cut off.
+pub fn render_change(change: &Change) -> String {
+    if *change == Change::default() {
+        return "No session would change.\n".to_owned();
+    }
+    let row = |of: &manx_resources::NodeSessions| {
+        let counts = [of.kept, of.anew, of.added, of.closed].map(|count| count.to_string());
+        std::iter::once(of.node.clone()).chain(counts).collect()
+    };
+    let rows: Vec<Vec<String>> = change.sessions.iter().map(row).collect();
+    let mut text = table::columns(&["NODE", "KEPT", "MADE ANEW", "ADDED", "CLOSED"], &rows);
+    text.push('\n');
+    if change.cut.is_empty() {
+        text.push_str("No node would be without a path to another that it has a path to now.\n");
+    }
+    for cut in &change.cut {
+        let _ = writeln!(text, "Warning: {cut}");
+    }
     text
 }
 

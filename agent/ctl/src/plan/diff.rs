@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use manx_net::Prefix;
+use manx_resources::NodeSessions;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +22,50 @@ pub struct Difference {
     pub runs: Value,
     /// As it would be.
     pub planned: Value,
+}
+
+/// How what one node would do differs from what it does.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDifference {
+    pub node: String,
+    pub differences: Vec<Difference>,
+    pub sessions: NodeSessions,
+    /// The blocks that this node has a path to, and would have none to any longer, by whose they are.
+    pub without_path: BTreeMap<String, Vec<Prefix>>,
+}
+
+/// Fields of a peer that OPEN says, or that its socket has.
+const ANEW: [&str; 10] = [
+    "asNumber",
+    "localAsNumber",
+    "restartTime",
+    "extendedNextHop",
+    "localRole",
+    "strictRole",
+    "addPath",
+    "sourceAddress",
+    "ttlSecurity",
+    "passwordFrom",
+];
+
+pub fn sessions(node: &str, runs: &Value, planned: &Value) -> NodeSessions {
+    let (name, keys) = ("peers", &["address", "port"]);
+    let (old, new) = (entries(runs, name, keys), entries(planned, name, keys));
+    let differs = |old: &Value, new: &Value, fields: &[&str]| {
+        fields.iter().any(|field| old.get(field) != new.get(field))
+    };
+    let all = differs(runs, planned, &["asNumber", "routerId"]);
+    let mut of = NodeSessions { node: node.to_owned(), ..NodeSessions::default() };
+    for (key, now) in &new {
+        match old.get(key) {
+            None => of.added += 1,
+            Some(before) if all || differs(before, now, &ANEW) => of.anew += 1,
+            Some(_) => of.kept += 1,
+        }
+    }
+    of.closed = old.keys().filter(|key| !new.contains_key(*key)).count();
+    of
 }
 
 pub fn differences(runs: &Value, planned: &Value) -> Vec<Difference> {
@@ -95,7 +141,8 @@ fn word(value: &Value) -> String {
 }
 
 /// A line for each, with a sign in front as diff has it.
-pub fn render(node: &str, differences: &[Difference]) -> String {
+pub fn render(found: &NodeDifference) -> String {
+    let NodeDifference { node, differences, sessions, without_path } = found;
     if differences.is_empty() {
         return format!("Node {node} runs what these resources say.\n");
     }
@@ -111,6 +158,15 @@ pub fn render(node: &str, differences: &[Difference]) -> String {
                 writeln!(text, "~ {of}{field} {} -> {}", word(runs), word(planned))
             }
         };
+    }
+    let NodeSessions { kept, anew, added, closed, .. } = sessions;
+    let _ = writeln!(text, "Sessions: {kept} kept, {anew} made anew, {added} added, {closed} closed");
+    if without_path.is_empty() {
+        text.push_str("No block that this node has a path to would be without one.\n");
+    }
+    for (of, blocks) in without_path {
+        let blocks: Vec<String> = blocks.iter().map(Prefix::to_string).collect();
+        let _ = writeln!(text, "Warning: without a path would be {}, of {of}", blocks.join(", "));
     }
     text
 }
@@ -148,10 +204,19 @@ mod tests {
         })
     }
 
+    fn found(new: &Value) -> NodeDifference {
+        NodeDifference {
+            node: "a".into(),
+            differences: differences(&plan(), new),
+            sessions: sessions("a", &plan(), new),
+            without_path: BTreeMap::new(),
+        }
+    }
+
     #[test]
     fn equal_plans_do_not_differ() {
         assert_eq!(differences(&plan(), &plan()), []);
-        assert_eq!(render("a", &[]), "Node a runs what these resources say.\n");
+        assert_eq!(render(&found(&plan())), "Node a runs what these resources say.\n");
     }
 
     #[test]
@@ -163,14 +228,22 @@ mod tests {
         new["peers"][1]["address"] = json!("10.0.0.4");
         new["pools"] = json!([]);
         assert_eq!(
-            render("a", &differences(&plan(), &new)),
+            render(&found(&new)),
             "Node a would change:\n\
              ~ asNumber 64512 -> 64513\n\
              ~ blocks 172.16.8.0/26 -> 172.16.8.0/26, 172.16.8.64/26\n\
              ~ peer 10.0.0.2: rrClient false -> true\n\
              - peer 10.0.0.3 port 1790 AS 64513 by BGPPeer/q\n\
              + peer 10.0.0.4 port 1790 AS 64513 by BGPPeer/q\n\
-             - pool pods 172.16.0.0/16\n"
+             - pool pods 172.16.0.0/16\n\
+             Sessions: 0 kept, 1 made anew, 1 added, 1 closed\n\
+             No block that this node has a path to would be without one.\n"
         );
+        new = plan();
+        new["peers"][0]["rrClient"] = json!(true);
+        let mut found = found(&new);
+        assert_eq!((found.sessions.kept, found.sessions.anew), (2, 0));
+        found.without_path.insert("b".into(), vec!["172.16.9.0/26".parse().unwrap()]);
+        assert!(render(&found).ends_with("\nWarning: without a path would be 172.16.9.0/26, of b\n"));
     }
 }

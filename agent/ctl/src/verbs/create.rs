@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use manx_datastore::{Datastore, Write};
 
-use super::{CREATE, Files, write_files};
+use super::{CREATE, Files, carry::Carry, write_files};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -14,6 +14,8 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    carry: Carry,
     /// Leave alone what is there already, instead of refusing all
     #[arg(long)]
     skip_exists: bool,
@@ -24,5 +26,5 @@ pub struct Args {
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     let create = |manifest| Write::Create { manifest, skip_existing: args.skip_exists };
-    write_files(&args.files, CREATE, args.output.is_some(), datastore, create)
+    write_files(&args.files, &args.carry, CREATE, args.output.is_some(), datastore, create)
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use manx_datastore::{Datastore, Write};
 use manx_resources::{Key, Kind};
 
-use super::{DELETE, Files, nothing, parse_kind, scope::Scope, write_all};
+use super::{DELETE, Files, carry::Carry, nothing, parse_kind, scope::Scope, write_all};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -29,6 +29,8 @@ pub struct Args {
     skip_empty: bool,
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    carry: Carry,
     /// Pass over what is not there, instead of refusing all
     #[arg(short, long)]
     skip_not_exists: bool,
@@ -62,5 +64,5 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
             manifests.into_iter().map(delete).collect()
         }
     };
-    write_all(&writes, DELETE, as_json, datastore)
+    write_all(writes, &args.carry, DELETE, as_json, datastore)
 }

@@ -7,7 +7,7 @@ use manx_datastore::{Datastore, WriteError};
 use manx_resources::{Key, Kind};
 use serde_json::{Map, Value, json};
 
-use super::{edit, object, parse_kind, scope::Scope};
+use super::{LABEL, carry::Carry, edit, object, parse_kind, scope::Scope};
 use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -31,6 +31,8 @@ pub struct Args {
     remove: bool,
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    carry: Carry,
     /// What was labelled as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
@@ -57,7 +59,7 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
     ensure!(!label.is_empty(), "invalid label {}; it has no key", args.label);
     let key = Key::new(kind, name.as_str());
     let mut done = Done::Set;
-    let written = edit(datastore, &key, |document| {
+    let written = edit(datastore, &key, &args.carry, LABEL, |document| {
         let mut document = document.clone();
         let old =
             document.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The verbs that write resources, with what they share: which files are given, what became of it, and Calico's words.
 
 pub mod apply;
+pub mod carry;
 pub mod create;
 pub mod delete;
 pub mod label;
@@ -16,7 +17,7 @@ use manx_datastore::{Datastore, Manifest, Write, WriteError, Written};
 use manx_resources::{Key, Kind, Problem, Resource, nearest, parse};
 use serde_json::{Value, json};
 
-use self::scope::Scope;
+use self::{carry::Carry, scope::Scope};
 use crate::{input::Input, output};
 
 /// How often others may come first before an edit is given up.
@@ -40,7 +41,7 @@ pub struct Files {
 
 /// A verb's forms, as Calico's messages have them.
 #[derive(Clone, Copy)]
-struct Verb {
+pub(crate) struct Verb {
     bare: &'static str,
     past: &'static str,
 }
@@ -49,6 +50,8 @@ const APPLY: Verb = Verb { bare: "apply", past: "applied" };
 const CREATE: Verb = Verb { bare: "create", past: "created" };
 const REPLACE: Verb = Verb { bare: "replace", past: "replaced" };
 const DELETE: Verb = Verb { bare: "delete", past: "deleted" };
+const PATCH: Verb = Verb { bare: "patch", past: "patched" };
+const LABEL: Verb = Verb { bare: "label", past: "labelled" };
 
 impl Files {
     /// What is given; None where that is nothing, and need not be anything.
@@ -72,6 +75,7 @@ impl Files {
 /// Writes all that is given, and says what became of it.
 fn write_files(
     files: &Files,
+    carry: &Carry,
     verb: Verb,
     as_json: bool,
     datastore: &Datastore,
@@ -79,7 +83,7 @@ fn write_files(
 ) -> anyhow::Result<ExitCode> {
     let Some(manifests) = files.manifests(verb)? else { return nothing(verb, as_json) };
     let writes: Vec<Write> = manifests.into_iter().map(write).collect();
-    write_all(&writes, verb, as_json, datastore)
+    write_all(writes, carry, verb, as_json, datastore)
 }
 
 fn nothing(verb: Verb, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -91,12 +95,21 @@ fn nothing(verb: Verb, as_json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_all(writes: &[Write], verb: Verb, as_json: bool, datastore: &Datastore) -> anyhow::Result<ExitCode> {
-    let written = match datastore.write(writes) {
-        Ok(written) => written,
-        Err(refused) => bail!(failure(writes, verb, &refused)),
-    };
+fn write_all(
+    writes: Vec<Write>,
+    carry: &Carry,
+    verb: Verb,
+    as_json: bool,
+    datastore: &Datastore,
+) -> anyhow::Result<ExitCode> {
     let keys: Vec<Key> = writes.iter().map(Write::key).collect();
+    let writes = carry.prepare(writes, verb, datastore)?;
+    let written = match datastore.write(&writes) {
+        Ok(written) => written,
+        Err(refused) => bail!(failure(&keys, verb, &refused)),
+    };
+    // What was written beside them is no matter of the caller's.
+    let written: Vec<Written> = written.into_iter().take(keys.len()).collect();
     output::print(&if as_json {
         let objects: Vec<Value> =
             keys.iter().zip(&written).map(|(key, written)| object(key, *written)).collect();
@@ -131,11 +144,10 @@ fn one_kind(keys: &[Key]) -> Option<Kind> {
     kinds.first().copied().filter(|_| kinds.len() == 1)
 }
 
-fn failure(writes: &[Write], verb: Verb, refused: &[WriteError]) -> String {
-    let keys: Vec<Key> = writes.iter().map(Write::key).collect();
+fn failure(keys: &[Key], verb: Verb, refused: &[WriteError]) -> String {
     let said: Vec<String> = refused.iter().map(ToString::to_string).collect();
     let said = said.join("\n ");
-    match (one_kind(&keys), keys.len()) {
+    match (one_kind(keys), keys.len()) {
         (Some(kind), 1) => format!("Failed to {} '{kind}' resource: [{said}]", verb.bare),
         (Some(kind), _) => format!("Failed to {} any '{kind}' resources: [{said}]", verb.bare),
         (None, _) => format!("Failed to {} any resources: [{said}]", verb.bare),
@@ -161,6 +173,8 @@ pub fn parse_kind(text: &str) -> Result<Kind, String> {
 fn edit(
     datastore: &Datastore,
     key: &Key,
+    carry: &Carry,
+    verb: Verb,
     mut change: impl FnMut(&Value) -> anyhow::Result<Value>,
 ) -> anyhow::Result<Written> {
     for attempt in 1.. {
@@ -175,7 +189,8 @@ fn edit(
         };
         let resource = checked(key, before.document(), &change(before.document())?)?;
         let write = Write::Edit { resource, version: version.clone() };
-        match datastore.write(&[write]).map(|written| written.first().copied()) {
+        let writes = carry.prepare(vec![write], verb, datastore)?;
+        match datastore.write(&writes).map(|written| written.first().copied()) {
             Ok(written) => {
                 if written == Some(Written::Rewritten) {
                     let said = format!(

@@ -7,7 +7,7 @@ use manx_datastore::Datastore;
 use manx_resources::{Key, Kind, PatchKind, parse_patch, patch};
 use serde_json::json;
 
-use super::{edit, object, parse_kind, scope::Scope};
+use super::{PATCH, carry::Carry, edit, object, parse_kind, scope::Scope};
 use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -32,6 +32,8 @@ pub struct Args {
     type_: Type,
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    carry: Carry,
     /// What was patched as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
@@ -54,8 +56,8 @@ pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
         Type::Json => PatchKind::Json,
     };
     let given = parse_patch(&args.patch).context("Hit error")?;
-    let written =
-        edit(datastore, &key, |document| Ok(patch(document, kind, &given)?)).context("Hit error")?;
+    let written = edit(datastore, &key, &args.carry, PATCH, |document| Ok(patch(document, kind, &given)?))
+        .context("Hit error")?;
     output::print(&match args.output {
         Some(_) => {
             format!("{}\n", serde_json::to_string_pretty(&json!({ "patched": object(&key, written) }))?)

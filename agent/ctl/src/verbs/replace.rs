@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use manx_datastore::{Datastore, Write};
 
-use super::{Files, REPLACE, write_files};
+use super::{Files, REPLACE, carry::Carry, write_files};
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -16,11 +16,13 @@ A document with metadata.resourceVersion, as get prints it, replaces only what w
 pub struct Args {
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    carry: Carry,
     /// What was replaced as JSON, for programs
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     output: Option<String>,
 }
 
 pub fn run(args: &Args, datastore: &Datastore) -> anyhow::Result<ExitCode> {
-    write_files(&args.files, REPLACE, args.output.is_some(), datastore, Write::Replace)
+    write_files(&args.files, &args.carry, REPLACE, args.output.is_some(), datastore, Write::Replace)
 }

@@ -68,6 +68,13 @@ impl Lab {
         run.stdout
     }
 
+    /// The same of a change that cuts nodes off, as `--yes` says that it may.
+    pub fn agreed(&self, args: &[&str]) -> String {
+        let run = self.run(&[args, &["--yes"]].concat());
+        assert_eq!(run.code, 0, "{args:?}: {}{}", run.stdout, run.stderr);
+        run.stdout
+    }
+
     /// The complaints of a command that must end in this code.
     pub fn fails(&self, code: i32, args: &[&str]) -> String {
         let run = self.run(args);

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, io, path::PathBuf};
 use manx_resources::{
     Document, Key, Kind, Parsed, Problem, Resource, Snapshot, admit, edit, nearest, parse, to_yaml,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A resource, and the text that says it.
 #[derive(Clone, Debug)]
@@ -50,11 +50,36 @@ impl Manifest {
         parsed.documents.iter().map(manifest).collect()
     }
 
+    /// The same with an annotation of this value.
+    #[must_use]
+    pub fn annotated(self, annotation: &str, value: &str) -> Manifest {
+        let document = annotated(self.resource.document(), annotation, value);
+        let body = edit(&self.body, &document).unwrap_or_else(|| to_yaml(&document));
+        let Some(parsed) = parse("", &body).documents.pop() else { return self };
+        let whole = self.whole.map(|whole| whole.replacen(&self.body, &body, 1));
+        Manifest { resource: parsed.resource, version: self.version, body, whole }
+    }
+
     /// Its text is what `get` would print, or JSON: it says nothing that the resource does not.
     pub(crate) fn is_printed(&self) -> bool {
         self.body.trim_end() == to_yaml(self.resource.document()).trim_end()
             || serde_json::from_str::<Value>(&self.body).is_ok()
     }
+}
+
+/// The document with an annotation of this value.
+pub fn annotated(document: &Value, annotation: &str, value: &str) -> Value {
+    let mut document = document.clone();
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+        if annotations.is_null() {
+            *annotations = Value::Object(Map::new());
+        }
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(annotation.to_owned(), value.into());
+        }
+    }
+    document
 }
 
 /// The version that a document has, and the document without it.
@@ -105,6 +130,20 @@ impl Write {
             Write::Edit { resource, .. } => resource.key(),
         }
     }
+}
+
+/// What the resources would be once all is written that is not refused.
+pub fn after(snapshot: &Snapshot, writes: &[Write]) -> Snapshot {
+    let mut after = snapshot.clone();
+    for write in writes {
+        match write {
+            Write::Create { manifest, skip_existing: true }
+                if after.get(&manifest.resource.key()).is_some() => {}
+            Write::Delete { key, .. } => drop(after.remove(key)),
+            write => write.resource().into_iter().for_each(|resource| after.insert(resource.clone())),
+        }
+    }
+    after
 }
 
 /// What became of a [`Write`].

@@ -16,7 +16,8 @@ use crate::{
     Key, Kind, Snapshot,
     plan::{Cluster, Index},
 };
-use sessions::Sessions;
+pub(crate) use reach::Network;
+pub(crate) use sessions::Sessions;
 
 /// How bad it is. The worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -191,7 +192,7 @@ fn default_configuration() -> Key {
 }
 
 /// The first few names, and how many more there are.
-fn list<S: AsRef<str>>(names: &[S]) -> String {
+pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 3;
     let mut text = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use manx_net::Asn;
@@ -64,19 +64,28 @@ impl Held {
 
 /// What became of one router's routes.
 #[derive(Debug)]
-struct Spread {
-    reached: BTreeSet<usize>,
+pub(crate) struct Spread {
+    pub(crate) reached: BTreeSet<usize>,
     /// Who refused them from whom, as both are of one cluster.
     refused: BTreeSet<(usize, usize)>,
 }
 
 /// The nodes by number, and behind them one for everything outside.
-struct Network {
+pub(crate) struct Network {
     routers: Vec<Router>,
 }
 
 impl Network {
     fn new(cluster: &Cluster<'_>, sessions: &Sessions<'_>) -> Network {
+        Network::without(cluster, sessions, &BTreeSet::new())
+    }
+
+    /// Nobody has these addresses, also outside.
+    pub(crate) fn without(
+        cluster: &Cluster<'_>,
+        sessions: &Sessions<'_>,
+        nobody: &BTreeSet<IpAddr>,
+    ) -> Network {
         let outside = sessions.nodes.len();
         let mut routers = Vec::with_capacity(outside + 1);
         let mut from_outside = Vec::new();
@@ -92,6 +101,7 @@ impl Network {
                     }
                     // The other end refuses it.
                     Some((_, None)) => continue,
+                    None if nobody.contains(&peer.address) => continue,
                     None => Link { to: outside, internal, client: peer.rr_client, is_client: false },
                 };
                 // Of two families, and of several switches, the one that lets more through.
@@ -131,7 +141,7 @@ impl Network {
         self.routers.len() - 1
     }
 
-    fn spread(&self, origin: usize) -> Spread {
+    pub(crate) fn spread(&self, origin: usize) -> Spread {
         let mut held: BTreeMap<usize, Vec<Held>> = BTreeMap::new();
         let mut refused = BTreeSet::new();
         let mut queue = VecDeque::new();
@@ -193,7 +203,7 @@ impl Network {
 
     /// Nodes whose routes go the same ways, as far as they have sessions at all: those with the same peers, and those
     /// that are one another's peers and have all others in common.
-    fn groups(&self) -> Vec<Vec<usize>> {
+    pub(crate) fn groups(&self) -> Vec<Vec<usize>> {
         let nodes = || {
             self.routers
                 .iter()

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A node's number is its place among the nodes.
-pub(super) struct Sessions<'s> {
+pub(crate) struct Sessions<'s> {
     pub nodes: Vec<&'s NodeObject>,
     pub derived: Vec<Derived>,
     by_address: BTreeMap<IpAddr, usize>,

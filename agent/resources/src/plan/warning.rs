@@ -23,7 +23,7 @@ pub enum Warning {
     OthersWithoutAddress(Vec<String>),
     #[error(
         "Node/{node} has no peers: the node-to-node mesh is off and no BGPPeer concerns it; \
-         its pods reach no pod of another node"
+         without one its pods reach no pod of another node"
     )]
     NoPeersWithoutMesh { node: String },
     #[error(

@@ -3,6 +3,7 @@
 mod again;
 mod blackholes;
 mod calico;
+mod change;
 mod common;
 mod communities;
 mod extensions;

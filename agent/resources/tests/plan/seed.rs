@@ -51,7 +51,7 @@ fn with_the_mesh_off_nobody_has_a_peer_and_the_plan_says_so() {
             warnings(&[CLUSTER, MESH_OFF], node),
             [format!(
                 "Node/{node} has no peers: the node-to-node mesh is off and no BGPPeer concerns it; \
-             its pods reach no pod of another node"
+             without one its pods reach no pod of another node"
             )]
         );
     }

@@ -48,7 +48,7 @@ fn peer() -> impl Strategy<Value = (Option<&'static str>, Remote)> {
     (prop::option::of(selectors()), remote)
 }
 
-fn cluster() -> impl Strategy<Value = String> {
+pub fn cluster() -> impl Strategy<Value = String> {
     (
         vec(node(), 1..6),
         vec(peer(), 0..5),
@@ -105,12 +105,12 @@ fn cluster() -> impl Strategy<Value = String> {
         })
 }
 
-fn plans(snapshot: &Snapshot) -> BTreeMap<String, NodePlan> {
+pub fn plans(snapshot: &Snapshot) -> BTreeMap<String, NodePlan> {
     let names: Vec<String> = snapshot.nodes().map(|node| node.name().to_owned()).collect();
     names.into_iter().map(|name| (name.clone(), plan(snapshot, &name).unwrap())).collect()
 }
 
-fn own_address(plan: &NodePlan, v4: bool) -> Option<IpAddr> {
+pub fn own_address(plan: &NodePlan, v4: bool) -> Option<IpAddr> {
     if v4 {
         plan.address.ipv4.map(|interface| interface.addr.into())
     } else {
