@@ -2,6 +2,7 @@
 //! without a process of their own. A datagram that has not come back when all is over was lost, on whichever way.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::ErrorKind,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -34,7 +35,7 @@ pub struct Flow {
     /// Nothing is on its way any more.
     over: Arc<AtomicBool>,
     sender: Option<JoinHandle<Report>>,
-    echo: Option<JoinHandle<()>>,
+    echo: Option<JoinHandle<BTreeSet<usize>>>,
     name: String,
 }
 
@@ -45,10 +46,21 @@ pub struct Report {
     pub sent: usize,
     /// The numbers of those that did not come back, ascending.
     pub lost: Vec<usize>,
+    /// Of these, those that did not even arrive.
+    pub lost_there: BTreeSet<usize>,
+    pub started: Instant,
     pub interval: Duration,
 }
 
 impl Report {
+    /// When each that was lost was sent, and whether it was lost on the way there.
+    pub fn losses(&self) -> impl Iterator<Item = (Instant, bool)> {
+        self.lost.iter().map(|number| {
+            let after = self.interval * u32::try_from(*number).unwrap_or(u32::MAX);
+            (self.started + after, self.lost_there.contains(number))
+        })
+    }
+
     /// The longest run of datagrams lost in a row, as time.
     pub fn longest_outage(&self) -> Duration {
         let (mut longest, mut run, mut previous) = (0u32, 0u32, None);
@@ -66,7 +78,12 @@ impl fmt::Display for Report {
         write!(f, "{}: {} sent, {} lost", self.flow, self.sent, self.lost.len())?;
         if let Some(first) = self.lost.first() {
             let at = self.interval * u32::try_from(*first).unwrap_or(u32::MAX);
-            write!(f, ", the first after {at:?}, longest outage {:?}", self.longest_outage())?;
+            let there = self.lost_there.len();
+            write!(
+                f,
+                " ({there} on the way there), the first after {at:?}, longest outage {:?}",
+                self.longest_outage()
+            )?;
         }
         Ok(())
     }
@@ -97,7 +114,12 @@ impl Flow {
     pub fn stop(mut self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         let sender = self.sender.take().context("a flow is stopped once")?;
-        sender.join().map_err(|_| anyhow::anyhow!("{}: its sender panicked", self.name))
+        let report = sender.join().map_err(|_| anyhow::anyhow!("{}: its sender panicked", self.name))?;
+        self.over.store(true, Ordering::Relaxed);
+        let echo = self.echo.take().context("a flow is stopped once")?;
+        let arrived = echo.join().map_err(|_| anyhow::anyhow!("{}: its echo panicked", self.name))?;
+        let lost_there = report.lost.iter().filter(|number| !arrived.contains(number)).copied().collect();
+        Ok(Report { lost_there, ..report })
     }
 
     /// Stops several flows at once.
@@ -124,17 +146,21 @@ fn open(end: End<'_>) -> Result<UdpSocket> {
     end.ns.run(move || UdpSocket::bind(address)).with_context(|| format!("a socket at {address}"))
 }
 
-fn echo(socket: &UdpSocket, over: &AtomicBool) {
-    let mut buffer = [0; 64];
+/// Gives the numbers of what arrived.
+fn echo(socket: &UdpSocket, over: &AtomicBool) -> BTreeSet<usize> {
+    let mut arrived = BTreeSet::new();
+    let mut buffer = [0; 8];
     if socket.set_read_timeout(Some(ECHO_PAUSE)).is_err() {
-        return;
+        return arrived;
     }
     while !over.load(Ordering::Relaxed) {
         // An answer that cannot be sent is a loss, and the sender counts it.
-        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..length], from);
+        if let Ok((8, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer, from);
+            arrived.extend(usize::try_from(u64::from_be_bytes(buffer)));
         }
     }
+    arrived
 }
 
 fn send(
@@ -159,7 +185,7 @@ fn send(
         receive_until(socket, (Instant::now() + ECHO_PAUSE).min(end), &mut answered);
     }
     let lost = answered.iter().enumerate().filter(|(_, came)| !**came).map(|(n, _)| n).collect();
-    Report { flow, sent: answered.len(), lost, interval }
+    Report { flow, sent: answered.len(), lost, lost_there: BTreeSet::new(), started, interval }
 }
 
 fn receive_until(socket: &UdpSocket, deadline: Instant, answered: &mut [bool]) {
@@ -206,6 +232,7 @@ mod tests {
         assert!(report.sent > 100, "{report}");
         assert!(report.lost.len() > 20 && report.lost.len() < report.sent - 50, "{report}");
         assert!(report.longest_outage() > Duration::from_millis(50), "{report}");
+        assert_eq!(report.lost_there.len(), report.lost.len(), "{report}");
     }
 
     #[test]
