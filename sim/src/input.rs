@@ -199,7 +199,7 @@ impl Play {
                 Output::Unwatch { next_hop } => {
                     assert!(self.watched.remove(&next_hop), "{next_hop:?} is not watched");
                 }
-                Output::Best { prefix, best } => {
+                Output::Best { prefix, best, .. } => {
                     match best {
                         Some(_) => self.told.insert(prefix),
                         None => self.told.remove(&prefix),

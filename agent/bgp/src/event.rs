@@ -65,8 +65,9 @@ pub enum Output {
     /// the sending side, and close (after a few seconds even if the peer does not read); for a dial under way: give
     /// up. The speaker has forgotten it once `transmit` returned 0; no [`Event::Closed`] is needed.
     Close { conn: ConnId },
-    /// The best path for a prefix changed. `None`: there is no path any more. Newest state only.
-    Best { prefix: Prefix, best: Option<BestPath> },
+    /// The best path for a prefix changed. `None`: there is no path any more. Newest state only; `cause` is of the first
+    /// change since the one that was told last.
+    Best { prefix: Prefix, best: Option<BestPath>, cause: BestCause },
     /// The first complete set of best paths has been put out: at once, or after a restart when the peers have sent
     /// theirs, those included that restart themselves and that the choice does not wait for. Forwarding state of an earlier process that no best path claims may go now.
     Settled,
@@ -148,6 +149,35 @@ pub enum PathSource {
     /// [`crate::Config::originated`].
     Own,
     Peer(PeerKey),
+}
+
+/// What made another path the best, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BestCause {
+    pub what: BestChange,
+    /// Whose path came or went; None also if the speaker has forgotten who that was.
+    pub peer: Option<PeerKey>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BestChange {
+    /// The peer announced it, or announced it otherwise.
+    Announced,
+    /// The peer withdrew it, or announced what counts as withdrawn (RFC 7606).
+    Withdrawn,
+    /// The peer's session is over, or what was kept of an earlier one has had its time.
+    Dropped,
+    /// A next hop can be reached, or cannot, or by another way.
+    NextHop,
+    /// The configuration: own prefixes, filters, how paths are compared.
+    #[default]
+    Configured,
+    /// The first choice after a restart.
+    FirstChoice,
+    /// A path that was held for want of another has one beside it.
+    Replaced,
 }
 
 /// What the dataplane needs of a best path.

@@ -36,8 +36,8 @@ pub use config::{
     RemoteAs, Role, WellKnown,
 };
 pub use event::{
-    About, BestPath, ConnId, Event, NextHop, Output, Parted, PartingEvent, PathSource, Refusal, SessionEvent,
-    Warning,
+    About, BestCause, BestChange, BestPath, ConnId, Event, NextHop, Output, Parted, PartingEvent, PathSource,
+    Refusal, SessionEvent, Warning,
 };
 pub use speaker::Speaker;
 pub use time::Time;

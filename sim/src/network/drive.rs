@@ -158,7 +158,7 @@ impl Network {
                     }
                 }
                 Output::Close { conn } => self.close(node, conn),
-                Output::Best { prefix, best } => {
+                Output::Best { prefix, best, .. } => {
                     self.tally.changes += 1;
                     match best {
                         Some(best) => drop(self.nodes[node].best.insert(prefix, best)),
@@ -280,7 +280,9 @@ impl Network {
             Output::Dial { conn, .. } => (1, conn.0),
             Output::Transmit { conn } => (2, conn.0),
             Output::Close { conn } => (3, conn.0),
-            Output::Best { prefix, best } => (4, u64::from(prefix.len()) << 1 | u64::from(best.is_some())),
+            Output::Best { prefix, best, .. } => {
+                (4, u64::from(prefix.len()) << 1 | u64::from(best.is_some()))
+            }
             Output::Settled => (5, 0),
             Output::Session(event) => (6, event.to as u64),
             Output::Watch { .. } => (7, 0),

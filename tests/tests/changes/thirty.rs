@@ -72,11 +72,14 @@ impl Thirty {
     fn new() -> Result<Thirty> {
         let mut lab = Lab::new()?;
         fs::write(lab.store().join("nodes.yaml"), resources())?;
+        lab.gateway([192, 168, 80, 2].into(), 24)?;
         let control = Control::new(&mut lab, [[192, 168, 80, 201].into(), [192, 168, 80, 202].into()])?;
         let mut nodes = Vec::new();
         for number in 0..NODES {
             let name = format!("n{number}");
             let mut host = lab.host(&name, address(number), 24)?;
+            // A host answers for the pods' gateway only where it has a way to it.
+            host.sh("ip route add default via 192.168.80.2 dev ens33")?;
             host.set_env("PATH", &format!("{}:{SYSTEM_PATH}", programs::directory()?.display()));
             let pod = host.pod(&format!("pod{number}"), &[IpAddr::V4([172, 16, number as u8, 1].into())])?;
             let mut command = Command::new("manxd");
@@ -109,8 +112,8 @@ impl Thirty {
     }
 
     fn apply(&self, text: &str) -> Result<()> {
-        self.nodes[0].host.sh(&format!("manxctl apply -f - <<'EOF'\n{text}\nEOF"))?;
-        Ok(())
+        let line = format!("manxctl apply -f - <<'EOF'\n{text}\nEOF");
+        self.nodes[0].host.shell(&line)?.success().map(drop)
     }
 
     fn run(&self, line: &str) -> Result<()> {

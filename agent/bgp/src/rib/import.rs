@@ -8,7 +8,7 @@ use manx_net::Prefix;
 use smallvec::SmallVec;
 
 use super::{
-    Kept, PeerSlot, Rib, RouteId,
+    Acting, Kept, PeerSlot, Rib, RouteId,
     checks::Checks,
     export::PeerKind,
     jobs::Job,
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     attr::{Attributes, Received},
     config::{Family, PeerKey, PerFamily, WellKnown},
-    event::NextHop,
+    event::{BestChange, NextHop},
     message::update::PathId,
     policy::{Candidate, Change, PeerRules, PeerType, RuleName, Verdict, changed},
     view::RefusedBy,
@@ -77,6 +77,7 @@ impl Rib {
         prefixes: impl Iterator<Item = (PathId, P)>,
         attributes: Attributes,
     ) {
+        self.acting = Acting { slot, what: BestChange::Announced };
         let Some(peer) = self.peer(slot) else { return };
         let (key, checks) = (peer.key, peer.import.checks.clone());
         let refused = checks.refuse(&attributes);

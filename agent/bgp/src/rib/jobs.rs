@@ -2,10 +2,11 @@
 //! number; what changes behind its back while it is under way has been settled with the new facts anyway.
 
 use super::{
-    Kept, NextHopId, PeerSlot, Rib, RouteId, by_family,
+    Acting, Kept, NextHopId, PeerSlot, Rib, RouteId, by_family,
     settle::{Why, WhyPaths, identity},
+    table::OWN,
 };
-use crate::config::Family;
+use crate::{config::Family, event::BestChange};
 
 /// Routes looked at in one piece.
 const PIECE: u32 = 8192;
@@ -53,6 +54,22 @@ enum Kind {
     Look,
     /// After a restart's deferral.
     FirstChoice,
+}
+
+impl Kind {
+    fn acting(&self) -> Acting {
+        let (slot, what) = match *self {
+            Kind::Sweep { slot, .. } | Kind::LongLive { slot, .. } => (slot, BestChange::Dropped),
+            Kind::NextHops(_) | Kind::Interfaces(_) => (OWN, BestChange::NextHop),
+            Kind::Identifier(slot) | Kind::Reimport(slot) => (slot, BestChange::Configured),
+            Kind::Reselect | Kind::ReimportAll | Kind::Rejudge | Kind::Rules(_) => {
+                (OWN, BestChange::Configured)
+            }
+            Kind::Look => (OWN, BestChange::Replaced),
+            Kind::FirstChoice => (OWN, BestChange::FirstChoice),
+        };
+        Acting { slot, what }
+    }
 }
 
 impl Job {
@@ -146,6 +163,7 @@ impl Rib {
         if job.next == 0 {
             job.end = by_family!(job.family, P => P::table(&self.tables).end());
         }
+        self.acting = job.kind.acting();
         let end = job.end;
         let piece = job.next..end.min(job.next.saturating_add(PIECE));
         by_family!(job.family, P => for id in piece.clone() {

@@ -38,7 +38,7 @@ use smallvec::SmallVec;
 use crate::{
     attr::Attributes,
     config::{AddPath, Family, Multipath, NormalPriority, PeerKey, PerFamily},
-    event::{BestPath, NextHop, PathSource},
+    event::{BestCause, BestChange, BestPath, NextHop, PathSource},
     message::update::Nlri,
     view::Export,
 };
@@ -173,7 +173,9 @@ pub struct Rib {
     /// The driver wants to be told of them.
     best_paths: bool,
     /// Routes whose best path the driver has not been told yet.
-    to_tell: VecDeque<(Family, RouteId)>,
+    to_tell: VecDeque<(Family, RouteId, Acting)>,
+    /// What is being done to the tables.
+    acting: Acting,
     orders: VecDeque<WatchOrder>,
     idle_next_hops: Vec<NextHopId>,
     /// Routes that lost their last path.
@@ -200,6 +202,19 @@ pub struct Rib {
     withheld: Vec<(PeerSlot, Family)>,
 }
 
+/// What is being done to the tables, and for which peer.
+#[derive(Clone, Copy, Debug)]
+struct Acting {
+    slot: PeerSlot,
+    what: BestChange,
+}
+
+impl Default for Acting {
+    fn default() -> Acting {
+        Acting { slot: OWN, what: BestChange::default() }
+    }
+}
+
 impl Rib {
     pub fn new(seed: u64, deferred: bool, best_paths: bool) -> Rib {
         let hash = SeededHash::new(seed);
@@ -217,6 +232,7 @@ impl Rib {
             jobs: VecDeque::new(),
             best_paths,
             to_tell: VecDeque::new(),
+            acting: Acting::default(),
             orders: VecDeque::new(),
             idle_next_hops: Vec::new(),
             empty: VecDeque::new(),
@@ -478,8 +494,8 @@ impl Rib {
         self.orders.pop_front()
     }
 
-    pub fn next_best(&mut self) -> Option<(Prefix, Option<BestPath>)> {
-        while let Some((family, id)) = self.to_tell.pop_front() {
+    pub fn next_best(&mut self) -> Option<(Prefix, Option<BestPath>, BestCause)> {
+        while let Some((family, id, acting)) = self.to_tell.pop_front() {
             let told = by_family!(family, P => {
                 let route = P::table_mut(&mut self.tables).get_mut(id);
                 route.map(|route| {
@@ -489,7 +505,9 @@ impl Rib {
                 })
             });
             if let Some((prefix, best, others)) = told {
-                return Some((prefix, best.map(|path| self.best_path(prefix, &path, &others))));
+                let peer = self.peer(acting.slot).map(|peer| peer.key);
+                let cause = BestCause { what: acting.what, peer };
+                return Some((prefix, best.map(|path| self.best_path(prefix, &path, &others)), cause));
             }
         }
         None

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use manx_net::Prefix;
 
 use super::{
-    Kept, Rib, by_family,
+    Acting, Kept, Rib, by_family,
     settle::identity,
     table::{NO_NEXT_HOP, OWN, PackedStanding, Path, YIELDING},
 };
@@ -19,6 +19,7 @@ use crate::{
 impl Rib {
     /// Own prefixes are these from now on.
     pub fn originate(&mut self, originated: &[Originated], hosts: &[OwnHost]) {
+        self.acting = Acting::default();
         let mut wanted: BTreeMap<Prefix, (&[u32], Option<OwnHost>)> = BTreeMap::new();
         for own in originated {
             wanted.entry(own.prefix).or_insert((&own.communities, None));

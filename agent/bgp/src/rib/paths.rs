@@ -7,11 +7,11 @@ use manx_net::Prefix;
 use smallvec::SmallVec;
 
 use super::{
-    Kept, Rib, RouteId,
+    Acting, Kept, Rib, RouteId,
     settle::identity,
     table::{NO_NEXT_HOP, NextHopId, PackedStanding, Path, PeerSlot},
 };
-use crate::{attr::Attributes, message::update::PathId, view::RefusedBy};
+use crate::{attr::Attributes, event::BestChange, message::update::PathId, view::RefusedBy};
 
 /// So many paths a peer may have for one prefix, stale ones included; but these make way. Each change looks at all paths of its prefix, and so a peer that
 /// names paths without end would cost more than its share of time.
@@ -116,6 +116,7 @@ impl Rib {
 
     /// A peer withdraws a path. One that it never announced is nothing (behaviour 48).
     pub fn withdraw<P: Kept>(&mut self, slot: PeerSlot, prefix: P, path_id: PathId) {
+        self.acting = Acting { slot, what: BestChange::Withdrawn };
         if let Some(id) = P::table(&self.tables).find(prefix)
             && !self.withholds::<P>(id, slot, path_id)
         {

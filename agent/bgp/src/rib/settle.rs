@@ -119,7 +119,7 @@ impl Rib {
             && !route.to_tell
         {
             route.to_tell = true;
-            self.to_tell.push_back((P::FAMILY, id));
+            self.to_tell.push_back((P::FAMILY, id, self.acting));
         }
     }
 

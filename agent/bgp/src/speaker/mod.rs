@@ -178,8 +178,8 @@ impl Speaker {
                 WatchOrder::Unwatch(next_hop) => Output::Unwatch { next_hop },
             });
         }
-        if let Some((prefix, best)) = self.rib.next_best() {
-            return Some(Output::Best { prefix, best });
+        if let Some((prefix, best, cause)) = self.rib.next_best() {
+            return Some(Output::Best { prefix, best, cause });
         }
         // After the best paths that they are about.
         if self.is_end_of_rib_due()

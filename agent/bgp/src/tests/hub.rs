@@ -173,8 +173,8 @@ impl Hub {
                         self.speaker.handle(Event::NextHop { next_hop, metric }, self.now);
                     }
                     Output::Unwatch { next_hop } => self.watched.retain(|watched| *watched != next_hop),
-                    Output::Best { prefix, best: Some(best) } => drop(self.best.insert(prefix, best)),
-                    Output::Best { prefix, best: None } => drop(self.best.remove(&prefix)),
+                    Output::Best { prefix, best: Some(best), .. } => drop(self.best.insert(prefix, best)),
+                    Output::Best { prefix, best: None, .. } => drop(self.best.remove(&prefix)),
                     Output::Warning(warning) => self.warnings.push(warning),
                     Output::Parting(_) => {}
                     _ => {}

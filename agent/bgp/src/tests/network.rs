@@ -341,7 +341,7 @@ impl Network {
                     }
                     self.nodes[node].asked.remove(&conn);
                 }
-                Output::Best { prefix, best } => {
+                Output::Best { prefix, best, .. } => {
                     let node = &mut self.nodes[node];
                     match best {
                         Some(best) => {

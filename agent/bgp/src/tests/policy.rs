@@ -131,7 +131,7 @@ fn best(script: &mut Script, prefix: Prefix) -> Option<bool> {
                     let event = Event::NextHop { next_hop, metric: Some(0) };
                     script.speaker.handle(event, script.now);
                 }
-                Output::Best { prefix: of, best } if of == prefix => last = best.map(|b| b.blackhole),
+                Output::Best { prefix: of, best, .. } if of == prefix => last = best.map(|b| b.blackhole),
                 _ => {}
             }
         }

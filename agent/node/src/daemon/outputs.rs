@@ -28,7 +28,7 @@ impl Daemon {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
                 Output::Transmit { conn } => self.sockets.transmit(conn),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
-                Output::Best { prefix, best } => {
+                Output::Best { prefix, best, .. } => {
                     self.paths += 1;
                     let wish = best.as_ref().filter(|best| best.blackhole);
                     self.dataplane.set_blackhole(prefix, wish.is_some());
