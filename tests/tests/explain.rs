@@ -1,9 +1,10 @@
 //! What the operator asks: why a route is as it is, and what became of the sessions.
 
-use anyhow::{Context, Result, ensure};
-use manx_api::{Explanation, History, SessionState};
+use anyhow::{Context, Result, bail, ensure};
+use manx_api::{Explanation, Happened, History, HistoryEvent, SessionState};
 use manx_tests::{
     cluster::{Node, SEED},
+    peers::manx::session_changes,
     programs,
     story::{DOCUMENTS, SETTLED, Stage, mesh, settled},
     wait::eventually,
@@ -42,10 +43,11 @@ fn a_reflected_route_is_explained_on_all_three_nodes_and_each_session_has_its_hi
     ensure!(!nothing.status.success() && nothing.stderr.contains("covers 8.8.8.8"), "{nothing:?}");
 
     let history: History = serde_json::from_str(&kw01.host.sh("manxctl history 192.168.80.121 -o json")?)?;
-    let up = history.events.iter().filter(|event| event.to == SessionState::Established).count();
-    ensure!(up == 2, "once in the mesh and once with the reflector: {history:?}");
-    let down = history.events.iter().find(|event| event.from == SessionState::Established);
-    ensure!(down.is_some_and(|event| !event.cause.is_empty()), "{history:?}");
+    let changes = session_changes(&history);
+    let up = changes.iter().filter(|change| change.to == SessionState::Established).count();
+    ensure!(up == 2, "once in the mesh and once with the reflector: {changes:?}");
+    let down = changes.iter().find(|change| change.from == SessionState::Established);
+    ensure!(down.is_some_and(|change| !change.cause.is_empty()), "{changes:?}");
     Ok(())
 }
 
@@ -121,5 +123,63 @@ fn the_log_says_more_from_the_moment_that_it_is_asked_to() -> Result<()> {
     let wrong = kw01.output("manxctl log-level loud")?;
     ensure!(wrong.status.code() == Some(1) && wrong.stderr.contains("\"loud\" is no level"), "{wrong:?}");
     ensure!(kw01.sh("manxctl log-level")? == "info,manxd=debug\n", "what was wrong changed nothing");
+    Ok(())
+}
+
+/// The events of the history of one thing, each with its cause by number.
+fn history(node: &Node, of: &str) -> Result<Vec<HistoryEvent>> {
+    let text = node.host.sh(&format!("manxctl history {of} -o json"))?;
+    Ok(serde_json::from_str::<History>(&text)?.events)
+}
+
+#[test]
+fn the_history_says_what_led_to_what_and_outlives_a_restart() -> Result<()> {
+    const BLOCK: &str = "172.16.118.64/26";
+    let mut cluster = mesh()?;
+    cluster.keep_nothing()?;
+    let kw01 = cluster.node("kw01");
+    // The session goes with the Node resource's peering, and with it the path and the route.
+    cluster.apply(DOCUMENTS[0])?;
+    settled(&cluster, Stage::Off, SETTLED)?;
+    let lost = eventually("the end of the path is told with its cause", SETTLED, || {
+        let events = history(kw01, &format!("--prefix {BLOCK}"))?;
+        let of = |number: Option<u64>| events.iter().find(|event| Some(event.number) == number);
+        let route = events
+            .iter()
+            .rfind(|event| matches!(event.what, Happened::Route { wanted: None, .. }))
+            .with_context(|| format!("the route has not gone: {events:#?}"))?;
+        let path = of(route.caused_by).context("nothing led to it")?;
+        ensure!(matches!(&path.what, Happened::Path { path: None, .. }), "{path:?}");
+        let session = of(path.caused_by).with_context(|| format!("nothing led to {path:?}: {events:#?}"))?;
+        let Happened::Session { peer, from, ref cause, .. } = session.what else {
+            bail!("{session:?}");
+        };
+        ensure!(peer.to_string() == "192.168.80.125" && from == SessionState::Established, "{session:?}");
+        ensure!(cause.starts_with("no longer in the plan"), "{cause}");
+        let change = of(session.caused_by).with_context(|| format!("nothing led to {session:?}"))?;
+        let Happened::Resources { text } = &change.what else { bail!("{change:?}") };
+        ensure!(text.contains("BGPConfiguration/default"), "{text}");
+        Ok(route.number)
+    })?;
+    // What others do to a route is told with who it was.
+    let own = kw01.role.block.context("a worker")?.0;
+    kw01.host.sh(&format!("ip route del blackhole {own} proto manx"))?;
+    eventually("the repair is in the history", SETTLED, || {
+        let text = kw01.host.sh(&format!("manxctl history --prefix {own}"))?;
+        ensure!(text.contains("route deleted, and put right ") && text.contains("  by "), "{text}");
+        Ok(())
+    })?;
+    let kw01 = cluster.node_mut("kw01");
+    kw01.kill()?;
+    kw01.start()?;
+    let events = history(kw01, "")?;
+    ensure!(events.iter().any(|event| event.number == lost), "forgotten: {events:#?}");
+    let starts = events.iter().filter(|event| matches!(event.what, Happened::Daemon { .. }));
+    ensure!(starts.count() == 2, "{events:#?}");
+    ensure!(events.windows(2).all(|two| two[0].number < two[1].number));
+    let shown = kw01.host.sh(&format!("manxctl history --prefix {BLOCK}"))?;
+    println!("{shown}");
+    let since = kw01.host.sh("manxctl history --since 0s")?;
+    ensure!(since == "Nothing of that is remembered.\n", "{since}");
     Ok(())
 }

@@ -82,31 +82,3 @@ pub struct SentPathRow {
     /// A sentence's end.
     pub why: String,
 }
-
-/// What became of this node's sessions, oldest first. Bounded: the oldest go first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct History {
-    pub node: String,
-    pub events: Vec<HistoryEvent>,
-    /// Older events that were forgotten, of all peers.
-    pub forgotten: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryEvent {
-    pub at: String,
-    pub peer: IpAddr,
-    pub port: u16,
-    pub from: super::SessionState,
-    pub to: super::SessionState,
-    /// Something to know of the peer; its session did not change by it.
-    #[serde(default)]
-    pub warning: bool,
-    /// NOTIFICATIONs by name, with their text.
-    pub cause: String,
-    /// The NOTIFICATION that ended the connection, from whichever side.
-    pub notification: Option<super::NotificationStatus>,
-    pub dialled_by: Option<super::Dialler>,
-}

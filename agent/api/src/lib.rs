@@ -8,6 +8,7 @@ mod audit;
 mod blackholes;
 mod dataplane;
 mod explain;
+mod history;
 mod modes;
 mod ready;
 mod routes;
@@ -23,7 +24,8 @@ pub use dataplane::{
     Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
     SilentNextHop,
 };
-pub use explain::{Explanation, History, HistoryEvent, PathRow, SentPathRow, SentRow};
+pub use explain::{Explanation, PathRow, SentPathRow, SentRow};
+pub use history::{Happened, History, HistoryEvent, HistoryPath, MoreOf};
 pub use modes::{InterfaceMode, Modes, PoolMode};
 pub use ready::Readiness;
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};

@@ -46,6 +46,9 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => bail!("cannot remove {}: {error}", kept.display()),
     }
+    if crate::history_file::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
+        say(&format!("removed the history from {state}"));
+    }
     if crate::blackholes::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
         say(&format!("removed operators' blackholes from {state}"));
     }

@@ -16,6 +16,7 @@ mod connection;
 mod daemon;
 mod gather;
 mod health;
+mod history_file;
 mod logging;
 mod netstat;
 mod process;

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use manx_api::{
-    Counters, DataplaneStatus, Explanation, History, HistoryEvent, NodeStatus, PeerStatus, RouteRow, Routes,
+    Counters, DataplaneStatus, Dialler, Explanation, Happened, History, NodeStatus, NotificationStatus,
+    PeerStatus, RouteRow, Routes, SessionState,
 };
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
@@ -99,6 +100,26 @@ pub struct Manx {
     pub host: Host,
 }
 
+/// A step of a session, as the history tells it.
+#[derive(Clone, Debug)]
+pub struct SessionChange {
+    pub from: SessionState,
+    pub to: SessionState,
+    pub cause: String,
+    pub notification: Option<NotificationStatus>,
+    pub dialled_by: Option<Dialler>,
+}
+
+pub fn session_changes(history: &History) -> Vec<SessionChange> {
+    let changes = history.events.iter().filter_map(|event| match event.what.clone() {
+        Happened::Session { from, to, cause, notification, dialled_by, .. } => {
+            Some(SessionChange { from, to, cause, notification, dialled_by })
+        }
+        _ => None,
+    });
+    changes.collect()
+}
+
 impl Manx {
     /// The host's name is the node's.
     pub fn start(host: Host, flags: &[&'static str], logs: &Path) -> Result<Manx> {
@@ -177,9 +198,9 @@ impl Manx {
         self.ask(&format!("explain {prefix}"))
     }
 
-    /// What became of the sessions with a peer, oldest first.
-    pub fn history(&self, peer: IpAddr) -> Result<Vec<HistoryEvent>> {
-        Ok(self.ask::<History>(&format!("history {peer}"))?.events)
+    /// What became of the session with a peer, oldest first.
+    pub fn history(&self, peer: IpAddr) -> Result<Vec<SessionChange>> {
+        Ok(session_changes(&self.ask::<History>(&format!("history --peer {peer}"))?))
     }
 
     /// `manxctl peer …`, in the words of its command line.

@@ -4,11 +4,11 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use manx_api::{Dialler, HistoryEvent, SessionState};
+use manx_api::{Dialler, SessionState};
 use manx_tests::{
     host::Host,
     lab::Lab,
-    peers::manx::{BgpPeer, Manx},
+    peers::manx::{BgpPeer, Manx, SessionChange},
     process::Daemon,
     wait::eventually,
 };
@@ -40,7 +40,7 @@ fn bird(host: &Host, lab: &Lab) -> Result<Daemon> {
 }
 
 /// The last event with this cause, and with this NOTIFICATION by number if there is one.
-fn told(manx: &Manx, within: Duration, cause: &str, numbers: Option<(u8, u8)>) -> Result<HistoryEvent> {
+fn told(manx: &Manx, within: Duration, cause: &str, numbers: Option<(u8, u8)>) -> Result<SessionChange> {
     eventually(&format!("the history says {cause:?}"), within, || {
         let history = manx.history(LOW.ipv4().into())?;
         let event = history
@@ -124,8 +124,12 @@ fn the_history_says_why_each_session_with_a_bird_ended_and_what_both_said() -> R
     ended(&manx, SOON, "NOTIFICATION received: Cease / Administrative Shutdown", Some((6, 2)))?;
     drop(daemon);
     told(&manx, SOON, "dial failed: Connection refused", None)?;
-    let status = manx.host.sh("manxctl node status")?;
-    ensure!(status.contains("Connection refused"), "{status}");
+    // Nobody listened before the first session either.
+    let status = eventually("the status says so, too", SOON, || {
+        let status = manx.host.sh("manxctl node status")?;
+        ensure!(status.contains("Connection refused"), "{status}");
+        Ok(status)
+    })?;
     println!("{}", manx.host.sh("manxctl history")?);
     println!("{status}");
     Ok(())

@@ -9,7 +9,10 @@ use manx_resources::{PeerKind, PeerPlan};
 use serde::Serialize;
 
 use super::Daemon;
-use crate::api::{Answer, Question, Subject};
+use crate::{
+    api::{Answer, Question, Subject},
+    clock::Clock,
+};
 
 /// Remarks about resources in a status: a store may be full of documents that are not ours.
 const REMARKS: usize = 10;
@@ -208,19 +211,11 @@ impl Daemon {
             prefixes_sent: peer.counters.prefixes_sent,
             treated_as_withdraw: peer.counters.treated_as_withdraw,
             attributes_discarded: peer.counters.attributes_discarded,
-            last_notification_sent: peer.notification_sent.as_ref().map(|n| self.notification(n)),
-            last_notification_received: peer.notification_received.as_ref().map(|n| self.notification(n)),
-        }
-    }
-
-    pub(super) fn notification(&self, n: &view::NotificationView) -> api::NotificationStatus {
-        api::NotificationStatus {
-            at: self.clock.rfc3339(n.at),
-            code: n.code,
-            subcode: n.subcode,
-            name: n.name.clone(),
-            text: n.text.clone(),
-            why: n.why.clone(),
+            last_notification_sent: peer.notification_sent.as_ref().map(|n| notification(n, &self.clock)),
+            last_notification_received: peer
+                .notification_received
+                .as_ref()
+                .map(|n| notification(n, &self.clock)),
         }
     }
 
@@ -246,6 +241,17 @@ pub(super) fn state(state: view::SessionState) -> api::SessionState {
         view::SessionState::OpenSent => api::SessionState::OpenSent,
         view::SessionState::OpenConfirm => api::SessionState::OpenConfirm,
         view::SessionState::Established => api::SessionState::Established,
+    }
+}
+
+pub(super) fn notification(n: &view::NotificationView, clock: &Clock) -> api::NotificationStatus {
+    api::NotificationStatus {
+        at: clock.rfc3339(n.at),
+        code: n.code,
+        subcode: n.subcode,
+        name: n.name.clone(),
+        text: n.text.clone(),
+        why: n.why.clone(),
     }
 }
 

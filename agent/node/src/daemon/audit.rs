@@ -190,7 +190,7 @@ impl Daemon {
         for seen in of {
             let prefix = seen.prefix;
             if let Some(gateways) = self.lost_path(prefix) {
-                self.repairs.note(RepairKind::PathLost, prefix.to_string(), None);
+                self.note_repair(RepairKind::PathLost, prefix.to_string(), None);
                 self.dataplane.set_path(prefix, gateways);
             }
             if self.fib_fault(seen).is_some()
@@ -204,7 +204,7 @@ impl Daemon {
                 Fault::Changed => RepairKind::MapEntryChanged,
                 Fault::Unwanted => RepairKind::MapEntryAdded,
             };
-            self.repairs.note(kind, prefix.to_string(), None);
+            self.note_repair(kind, prefix.to_string(), None);
             match self.dataplane.map_route(prefix) {
                 Some(route) => wanted.push(route),
                 None => unwanted.push(prefix),
@@ -232,7 +232,7 @@ impl Daemon {
         let findings: Vec<_> = faults.into_iter().map(finding).collect();
         if repair {
             for finding in &findings {
-                self.repairs.note(RepairKind::MapEntryChanged, finding.what.clone(), None);
+                self.note_repair(RepairKind::MapEntryChanged, finding.what.clone(), None);
             }
         }
         findings

@@ -10,7 +10,7 @@ use std::{
 
 use manx_api as api;
 use manx_bgp::{Parted, Parting, PartingEvent, Speaker};
-use manx_resources::{NodePlan, PeerKind, Snapshot};
+use manx_resources::{Key, Kind, NodePlan, PeerKind, Resource, Snapshot};
 
 use super::Daemon;
 
@@ -90,40 +90,80 @@ impl Changes {
     }
 }
 
-/// In the log, beside the peer's address.
-pub fn say(event: &PartingEvent, node: Option<&str>) {
+/// Which resources that make a plan are others, as far as a line has room.
+pub fn changed(old: &Snapshot, new: &Snapshot) -> String {
+    const SHOWN: usize = 5;
+    /// Comparing more of them takes longer than it is worth.
+    const COMPARED: usize = 5000;
+    const KINDS: [Kind; 6] = [
+        Kind::BgpConfiguration,
+        Kind::BgpPeer,
+        Kind::BgpFilter,
+        Kind::Node,
+        Kind::IpPool,
+        Kind::BlockAffinity,
+    ];
+    if old.len() + new.len() > 2 * COMPARED {
+        return "resources".to_owned();
+    }
+    let mut changed: BTreeSet<Key> = BTreeSet::new();
+    for kind in KINDS {
+        let by_key = |of: &Snapshot| -> BTreeMap<Key, Resource> {
+            of.of_kind(kind).into_iter().map(|resource| (resource.key(), resource)).collect()
+        };
+        let (old, new) = (by_key(old), by_key(new));
+        changed.extend(old.keys().filter(|key| old.get(key) != new.get(key)).cloned());
+        changed.extend(new.keys().filter(|key| !old.contains_key(key)).cloned());
+    }
+    let mut shown: Vec<String> = changed.iter().take(SHOWN).map(ToString::to_string).collect();
+    if changed.len() > SHOWN {
+        shown.push(format!("{} more", changed.len() - SHOWN));
+    }
+    if shown.is_empty() { "resources".to_owned() } else { shown.join(", ") }
+}
+
+/// A sentence without its subject, the peer, and whether somebody should look.
+pub fn text(event: &PartingEvent, node: Option<&str>) -> (String, bool) {
     let node = node.map(|node| format!(" ({node})")).unwrap_or_default();
-    let peer = event.peer;
     match event.what {
-        Parted::Kept { at_most } => tracing::info!(
-            %peer,
-            "no longer wanted{node}: the session goes on until all its routes have come by another way, {} s at most",
-            at_most.as_secs()
+        Parted::Kept { at_most } => (
+            format!(
+                "no longer wanted{node}: the session goes on until all its routes have come by another way, {} s at most",
+                at_most.as_secs()
+            ),
+            false,
         ),
-        Parted::Closed { replaced: true, .. } => {
-            tracing::info!(%peer, "no longer wanted{node}, and all its routes have come by another way: the session ends");
-        }
+        Parted::Closed { replaced: true, .. } => (
+            format!("no longer wanted{node}, and all its routes have come by another way: the session ends"),
+            false,
+        ),
         Parted::Closed { held: 0, .. } => {
-            tracing::info!(%peer, "no longer wanted{node}: the session ends; there is nothing of it to hold");
+            (format!("no longer wanted{node}: the session ends; there is nothing of it to hold"), false)
         }
-        Parted::Closed { held, at_most, .. } => tracing::warn!(
-            %peer,
-            "no longer wanted{node}: the session ends; {held} routes that came by it are held as stale until they come by \
-             another way, {} s at most",
-            at_most.as_secs()
+        Parted::Closed { held, at_most, .. } => (
+            format!(
+                "no longer wanted{node}: the session ends; {held} routes that came by it are held as stale until they come by \
+                 another way, {} s at most",
+                at_most.as_secs()
+            ),
+            true,
         ),
         Parted::Over { expired: 0 } => {
-            tracing::info!(%peer, "no longer wanted{node}: nothing of it is held any longer");
+            (format!("no longer wanted{node}: nothing of it is held any longer"), false)
         }
-        Parted::Over { expired } => tracing::warn!(
-            %peer,
-            "no longer wanted{node}: {expired} routes that were held for it have come by no other way and are gone now"
+        Parted::Over { expired } => (
+            format!(
+                "no longer wanted{node}: {expired} routes that were held for it have come by no other way and are gone now"
+            ),
+            true,
         ),
-        Parted::StillClient { at_most } => tracing::info!(
-            %peer,
-            "no longer a client of this reflector{node}: it is still treated as one for {} s, for the sake of those who have \
-             no other way yet",
-            at_most.as_secs()
+        Parted::StillClient { at_most } => (
+            format!(
+                "no longer a client of this reflector{node}: it is still treated as one for {} s, for the sake of those who \
+                 have no other way yet",
+                at_most.as_secs()
+            ),
+            false,
         ),
     }
 }

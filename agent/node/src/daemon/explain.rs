@@ -7,11 +7,11 @@ use manx_api as api;
 use manx_bgp::{
     PathSource,
     policy::priority_of_local_pref,
-    view::{Cause, Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
+    view::{Export, LostAt, PathView, PrefixView, RefusedBy, SentPathView, SentView, Standing},
 };
 use manx_net::Prefix;
 
-use super::{Daemon, answers, history::Happened, log};
+use super::{Daemon, answers};
 use crate::{api::Answer, gather::Found};
 
 impl Daemon {
@@ -45,41 +45,12 @@ impl Daemon {
         })
     }
 
-    pub(super) fn history_of(&self, peer: Option<IpAddr>) -> api::History {
-        let events = self
-            .history
-            .events()
-            .map(|event| match event {
-                Happened::Session(event) => api::HistoryEvent {
-                    at: self.clock.rfc3339(event.at),
-                    peer: event.peer.address,
-                    port: event.peer.port,
-                    from: answers::state(event.from),
-                    to: answers::state(event.to),
-                    warning: false,
-                    cause: log::cause(event),
-                    notification: match &event.cause {
-                        Cause::NotificationSent(n) | Cause::NotificationReceived(n) => {
-                            Some(self.notification(n))
-                        }
-                        _ => event.sent.as_ref().map(|n| self.notification(n)),
-                    },
-                    dialled_by: event.dialled_by.map(answers::dialler),
-                },
-                Happened::Warned { warning, state } => api::HistoryEvent {
-                    at: self.clock.rfc3339(warning.at),
-                    peer: warning.peer.address,
-                    port: warning.peer.port,
-                    from: answers::state(*state),
-                    to: answers::state(*state),
-                    warning: true,
-                    cause: warning.about.to_string(),
-                    notification: None,
-                    dialled_by: None,
-                },
-            })
-            .filter(|event| peer.is_none_or(|peer| event.peer == peer))
-            .collect();
+    pub(super) fn history_of(&mut self, peer: Option<IpAddr>) -> api::History {
+        self.history.settle();
+        let of_peer = |event: &&api::HistoryEvent| {
+            peer.is_none_or(|peer| event.what.peer().is_some_and(|(address, _)| address == peer))
+        };
+        let events = self.history.events().into_iter().filter(of_peer).cloned().collect();
         api::History { node: self.node.clone(), events, forgotten: self.history.forgotten }
     }
 

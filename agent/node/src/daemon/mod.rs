@@ -40,10 +40,11 @@ use std::{
 use anyhow::Context;
 use manx_bgp::{Event as SpeakerEvent, NextHop, Speaker};
 use manx_dataplane::{
-    Dataplane,
+    Dataplane, Report,
     ebpf::{Options, PinWatch, Removal},
     kernel::DEFAULT_UPLINKS,
     resolve::Gateway,
+    table::Delta,
 };
 use manx_datastore::{Datastore, Update};
 use manx_net::Prefix;
@@ -106,6 +107,8 @@ pub struct Daemon {
     planner: Planner,
     plan: Option<Arc<NodePlan>>,
     loaded_at: Option<String>,
+    /// What the last update has changed, for the history.
+    changed: String,
     /// When the resources in force were written to disk, if an earlier run kept them and nothing good was read since.
     kept_at: Option<Arc<str>>,
     /// Why newer resources were not taken.
@@ -237,13 +240,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
         let (events_in, events) = mpsc::channel(256);
         let now = Instant::now();
+        let clock = Clock::start();
+        let history = History::open(clock, &args.places.state_dir);
         let mut daemon = Daemon {
             planner: Planner::new(node.clone()),
             node,
-            clock: Clock::start(),
+            clock,
             snapshot: Arc::default(),
             plan: None,
             loaded_at: None,
+            changed: String::new(),
             kept_at: None,
             problems: Vec::new(),
             workloads: Vec::new(),
@@ -268,7 +274,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             socket,
             changes: Changes::default(),
             sessions_said: SessionLog::default(),
-            history: History::default(),
+            history,
             alarms: Alarms::default(),
             reports_said: ReportLog::new(now),
             strangers: BTreeSet::new(),
@@ -287,6 +293,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             node = %daemon.node, version = env!("CARGO_PKG_VERSION"), datastore = %daemon.args.datastore,
             "manxd starts{}", if restarting { ", taking over the routes of an earlier run" } else { "" }
         );
+        daemon.history.started(format!(
+            "manxd {} starts{}",
+            env!("CARGO_PKG_VERSION"),
+            if restarting { ", taking over the routes of an earlier run" } else { "" }
+        ));
         daemon.order_blackholes();
         daemon.look_at_host();
         daemon.turn(updates, events, questions).await
@@ -363,6 +374,7 @@ impl Daemon {
             self.paths = 0;
             self.drain_outputs();
         }
+        self.history.stopped();
         Ok(())
     }
 
@@ -410,6 +422,7 @@ impl Daemon {
             // An interface has its mode before it has a program.
             self.decide();
         }
+        self.note_routes(&step.map);
         self.fast_path.apply(&step.map);
         self.fast_path.follow(&step.links);
         if let Some(silent) = &step.silent {
@@ -422,7 +435,10 @@ impl Daemon {
         if step.hosted {
             self.announce_borrowed();
         }
-        self.repairs.take(&step.reports);
+        for repair in self.repairs.take(&step.reports) {
+            self.history.repair(&repair);
+        }
+        self.note_refusals(&step.reports);
         self.reports_said.say(&step.reports, instant);
         // After the step: what expired while nobody was there is in the table for this one, and then taken out.
         let expired = self.expire_blackholes();
@@ -440,6 +456,37 @@ impl Daemon {
     fn decide(&mut self) {
         if let Some(plan) = &self.plan {
             self.fast_path.decide(plan, &self.dataplane);
+        }
+    }
+
+    fn note_repair(&mut self, kind: manx_api::RepairKind, what: String, by: Option<String>) {
+        let repair = self.repairs.note(kind, what, by);
+        self.history.repair(&repair);
+    }
+
+    /// In the history: what the kernel and the map are to have.
+    fn note_routes(&mut self, delta: &Delta) {
+        if delta.is_empty() {
+            return;
+        }
+        let names = self.interface_names();
+        for route in &delta.upserts {
+            self.history.route(route.prefix, || Some(rows::action_text(&route.action, &names)));
+        }
+        for prefix in &delta.removals {
+            self.history.route(*prefix, || None);
+        }
+    }
+
+    fn note_refusals(&mut self, reports: &[Report]) {
+        for report in reports {
+            match report {
+                Report::NotInstalled { prefix, error } => {
+                    self.history.refused(*prefix, Some(error.to_string()));
+                }
+                Report::Recovered { prefix } => self.history.refused(*prefix, None),
+                _ => {}
+            }
         }
     }
 
@@ -499,6 +546,11 @@ impl Daemon {
                 tracing::warn!("{lost} lines of this log were lost: nobody read them, or there was no room")
             }
         }
+        self.history.settle();
+        match self.history.take_lost() {
+            0 => {}
+            lost => tracing::warn!("{lost} events of the history were not kept: the disk is too slow"),
+        }
         self.decide();
         self.keep_blackholes();
         self.follow_workloads();
@@ -523,7 +575,7 @@ impl Daemon {
         let repaired = self.fast_path.restore(&links);
         for (kind, what) in &repaired {
             let name = what.rsplit('/').next().unwrap_or_default();
-            self.repairs.note(*kind, what.as_str(), removed_by.get(name).cloned());
+            self.note_repair(*kind, what.clone(), removed_by.get(name).cloned());
         }
         if let (false, Some(watch)) = (removed_by.is_empty() && repaired.is_empty(), &self.pin_watch)
             && let Err(error) = watch.mark_all()

@@ -28,8 +28,9 @@ impl Daemon {
                 Output::Dial { conn, from, to, .. } => self.sockets.dial(conn, from, to),
                 Output::Transmit { conn } => self.sockets.transmit(conn),
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
-                Output::Best { prefix, best, .. } => {
+                Output::Best { prefix, best, cause } => {
                     self.paths += 1;
+                    self.history.path(prefix, best.as_ref(), cause);
                     let wish = best.as_ref().filter(|best| best.blackhole);
                     self.dataplane.set_blackhole(prefix, wish.is_some());
                     // At a start the blackhole may be an earlier run's, whose count goes on.
@@ -59,10 +60,15 @@ impl Daemon {
                 }
                 Output::Session(event) => {
                     self.sessions_said.say(&event);
-                    self.history.push(event);
+                    self.history.session(&event);
                 }
                 Output::Parting(event) => {
-                    changes::say(&event, self.changes.node_at(event.peer.address));
+                    let (text, grave) = changes::text(&event, self.changes.node_at(event.peer.address));
+                    match grave {
+                        true => tracing::warn!(peer = %event.peer, "{text}"),
+                        false => tracing::info!(peer = %event.peer, "{text}"),
+                    }
+                    self.history.parting(event.at, event.peer, text);
                 }
                 Output::Warning(warning) => {
                     tracing::warn!(peer = %warning.peer, "{}", warning.about);
@@ -77,7 +83,9 @@ impl Daemon {
                     let metric = metric_of(&resolution);
                     let interface = interface_of(&self.dataplane, &resolution);
                     if let Resolution::Unreachable(why) = &resolution {
-                        tracing::warn!(next_hop = %next_hop.address, "next hop cannot be reached: {why}");
+                        let said = format!("cannot be reached: {why}");
+                        tracing::warn!(next_hop = %next_hop.address, "next hop {said}");
+                        self.history.next_hop(next_hop.address, false, said);
                     }
                     speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
                     speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
@@ -99,10 +107,14 @@ impl Daemon {
                 let name =
                     |ifindex| self.dataplane.links().find(|link| link.ifindex == ifindex).map(|l| &*l.name);
                 let ways: Vec<_> = next_hops.iter().map(|hop| name(hop.ifindex).unwrap_or("?")).collect();
-                tracing::info!(next_hop = %gateway.address, "next hop can be reached by {}", ways.join(", "));
+                let said = format!("can be reached by {}", ways.join(", "));
+                tracing::info!(next_hop = %gateway.address, "next hop {said}");
+                self.history.next_hop(gateway.address, true, said);
             }
             Resolution::Unreachable(why) => {
-                tracing::warn!(next_hop = %gateway.address, "next hop cannot be reached: {why}");
+                let said = format!("cannot be reached: {why}");
+                tracing::warn!(next_hop = %gateway.address, "next hop {said}");
+                self.history.next_hop(gateway.address, false, said);
             }
         }
         let Some(speaker) = &mut self.speaker else { return };

@@ -20,24 +20,28 @@ pub struct Repairs {
 }
 
 impl Repairs {
-    pub fn note(&mut self, kind: RepairKind, what: impl Into<String>, by: Option<String>) {
+    pub fn note(&mut self, kind: RepairKind, what: impl Into<String>, by: Option<String>) -> Repair {
         let at = SystemTime::now();
         let (count, last) = self.counts.entry(kind).or_insert((0, at));
         (*count, *last) = (*count + 1, at);
         if self.last.len() == REMEMBERED {
             self.last.pop_back();
         }
-        self.last.push_front(Repair { at: stamp(at), kind, what: what.into(), by });
+        let repair = Repair { at: stamp(at), kind, what: what.into(), by };
+        self.last.push_front(repair.clone());
+        repair
     }
 
     /// Takes in what the dataplane noticed by itself.
-    pub fn take(&mut self, reports: &[Report]) {
+    pub fn take(&mut self, reports: &[Report]) -> Vec<Repair> {
+        let mut noted = Vec::new();
         for report in reports {
             if let Report::Tampered { prefix, how, by } = report {
                 let by = by.as_ref().map(ToString::to_string);
-                self.note(kind_of(*how), prefix.to_string(), by);
+                noted.push(self.note(kind_of(*how), prefix.to_string(), by));
             }
         }
+        noted
     }
 
     pub fn total(&self) -> u64 {

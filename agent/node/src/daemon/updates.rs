@@ -7,7 +7,7 @@ use manx_bgp::{Config, OwnHost, Speaker};
 use manx_datastore::{Holds, Update};
 use manx_resources::NodePlan;
 
-use super::{Daemon, wiring};
+use super::{Daemon, changes, wiring};
 use crate::{cli::DataplaneMode, workloads};
 
 impl Daemon {
@@ -60,6 +60,10 @@ impl Daemon {
         if had_problems && self.problems.is_empty() {
             tracing::info!("the resources are good again");
         }
+        self.changed = self.plan.as_ref().map_or_else(
+            || "the first that were read".to_owned(),
+            |_| changes::changed(&self.snapshot, &update.snapshot),
+        );
         self.snapshot = update.snapshot;
         let deleted = self.changes.follow_nodes(&self.snapshot);
         self.kept_at = update.kept_at;
@@ -103,6 +107,7 @@ impl Daemon {
             return;
         }
         self.workloads = workloads;
+        self.changed = "pods that peer with this node".to_owned();
         // Without a plan they wait for one.
         let (Some(_), Ok(plan)) = (&self.plan, self.planner.plan(&self.snapshot)) else { return };
         let plan = self.with_workloads(plan);
@@ -151,14 +156,16 @@ impl Daemon {
         for warning in plan.warnings.iter().filter(|warning| !said.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        tracing::info!(
-            "plan: AS {}, {} peers, {} own blocks, {} pools{}",
+        let said = format!(
+            "AS {}, {} peers, {} own blocks, {} pools{}",
             plan.as_number,
             plan.peers.len(),
             plan.blocks.len(),
             plan.pools.len(),
             plan.cluster_id.map(|id| format!(", reflector of cluster {id}")).unwrap_or_default()
         );
+        tracing::info!("plan: {said}");
+        self.history.resources(format!("{}: {said}", std::mem::take(&mut self.changed)));
         if self.writes() {
             self.dataplane.configure(wiring::route_plan(&plan));
             self.blackholes.follow_plan(&plan);
