@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use manx_api::{Counters, PeerKind};
 
 use crate::{
-    cluster::{Cluster, Node, ROLES, Role},
+    cluster::{Cluster, Node, ROLES, Role, apply_line},
     kernel::{self, Family},
     wait::eventually,
 };
@@ -46,6 +47,17 @@ pub const SETTLED_WITH_BIRD: Duration = Duration::from_secs(90);
 
 /// The article's documents in its order.
 pub const DOCUMENTS: [&str; 3] = ["2.1-bgpconfiguration.yaml", "2.2-node.yaml", "2.3-bgppeer.yaml"];
+
+/// The article's three steps, and four that lead back to the mesh: command lines for the repository's root.
+pub static SEED_LINES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let back = [
+        "manxctl patch bgpconfig default -p '{spec: {nodeToNodeMeshEnabled: true}}'",
+        "manxctl patch node k8s-master-01 -p '{spec: {bgp: {routeReflectorClusterID: null}}}'",
+        "manxctl delete bgppeer bgppeer-global",
+        "manxctl patch bgpconfig default -p '{spec: {asNumber: null}}'",
+    ];
+    DOCUMENTS.map(apply_line).into_iter().chain(back.map(str::to_owned)).collect()
+});
 
 /// The cluster with Manx on every node, in full mesh.
 pub fn mesh() -> Result<Cluster> {

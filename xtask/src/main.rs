@@ -1,7 +1,7 @@
 //! The chores of this repository, one file per command: what is missing is brought (`setup`), the eBPF programs are
 //! built (`build-ebpf`), the article's story is played (`demo`), everything is tested (`test`), the speaker
-//! is measured beside its peers (`bench`), fed with anything (`fuzz`), and played in whole clusters in virtual time
-//! (`sim`). Run as `cargo xtask COMMAND`.
+//! is measured beside its peers (`bench`), fed with anything (`fuzz`), played in whole clusters in virtual time
+//! (`sim`), and changed under traffic (`soak`). Run as `cargo xtask COMMAND`.
 #![warn(clippy::unwrap_used)]
 
 mod bench;
@@ -13,6 +13,7 @@ mod kernels;
 mod progress;
 mod setup;
 mod sim;
+mod soak;
 mod test;
 mod tree;
 
@@ -36,6 +37,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Kernels(kernels::Args),
     Sim(sim::Args),
+    Soak(soak::Args),
     Test(test::Args),
 }
 
@@ -58,6 +60,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(args),
         Command::Kernels(args) => kernels::run(args),
         Command::Sim(args) => sim::run(args),
+        Command::Soak(args) => soak::run(args),
         Command::Test(args) => test::run(args),
     }
 }

@@ -55,6 +55,8 @@ pub mod path {
     pub const READY: &str = "/readyz";
     /// 200 while the daemon's loop comes round, else 503.
     pub const LIVE: &str = "/livez";
+    /// OpenMetrics text.
+    pub const METRICS: &str = "/metrics";
     /// The running `NodePlan`, as `manxctl plan -o json` prints it.
     pub const PLAN: &str = "/v1/plan";
     /// [`super::Routes`]; `?limit=` rows at most, of those after the prefix `?after=`.

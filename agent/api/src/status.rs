@@ -144,6 +144,14 @@ pub struct PeerStatus {
     pub prefixes_accepted: u64,
     /// Paths advertised to it.
     pub prefixes_sent: u64,
+    #[serde(default)]
+    pub messages_received: u64,
+    #[serde(default)]
+    pub messages_sent: u64,
+    #[serde(default)]
+    pub updates_received: u64,
+    #[serde(default)]
+    pub updates_sent: u64,
     /// UPDATEs whose routes were treated as withdrawn because an attribute was wrong (RFC 7606 §2).
     pub treated_as_withdraw: u64,
     /// Attributes that were wrong and discarded (RFC 7606 §2).

@@ -634,6 +634,11 @@ impl Dataplane {
         self.pods.hosted()
     }
 
+    /// Nothing waits to be written, or for the kernel's word on what was.
+    pub fn has_written(&self) -> bool {
+        !self.fib.is_writing() && !self.fib.has_work()
+    }
+
     pub fn fib_status(&self) -> FibStatus {
         self.fib.status()
     }

@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     audit,
     gather::{Found, Gather, Piece, Stopping},
-    health, logging, traffic,
+    health, logging, metrics, traffic,
     unix_socket::Place,
 };
 
@@ -72,6 +72,7 @@ pub enum Question {
     /// Of an answer that is too long for one turn of the loop.
     Piece(Piece),
     Ready(oneshot::Sender<manx_api::Readiness>),
+    Metrics(oneshot::Sender<Box<metrics::Raw>>),
 }
 
 /// An answer, or why there is none.
@@ -151,7 +152,8 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::BLACKHOLE_DELETE, post(delete_blackholes))
         .fallback(unknown)
         .with_state(questions.clone())
-        .merge(health::router(questions))
+        .merge(health::router(questions.clone()))
+        .merge(metrics::router(questions))
 }
 
 async fn ask(questions: mpsc::Sender<Question>, subject: Subject) -> Response {

@@ -88,6 +88,10 @@ pub struct RunArgs {
     #[arg(long, env = "MANX_HEALTH_ADDRESS", value_name = "ADDRESS:PORT")]
     pub health_address: Option<SocketAddr>,
 
+    /// Answer /metrics by HTTP there, in OpenMetrics, such as 127.0.0.1:9091 [default: on the API's socket only]
+    #[arg(long, env = "MANX_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub metrics_address: Option<SocketAddr>,
+
     /// Answer BIRD's commands for IPv4 there, so that calicoctl, calico-node's probes and bird_exporter see this node, such as
     /// /var/run/calico/bird.ctl
     #[arg(long, env = "MANX_BIRD_SOCKET", value_name = "PATH")]

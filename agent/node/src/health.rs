@@ -28,8 +28,8 @@ pub fn router(questions: mpsc::Sender<Question>) -> Router {
     Router::new().route(path::READY, get(ready)).route(path::LIVE, get(live)).with_state(questions)
 }
 
-/// Serves both at an address, as soon as it can be had, until the daemon ends.
-pub async fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) {
+/// Serves this, and nothing else, at an address as soon as it can be had, until the daemon ends.
+pub async fn serve(address: SocketAddr, router: Router, what: &'static str) {
     let mut said = None;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -38,7 +38,7 @@ pub async fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) {
                 let error = error.to_string();
                 if said.as_ref() != Some(&error) {
                     tracing::error!(
-                        "cannot answer /readyz and /livez at {address}: {error}; trying again every {} s",
+                        "cannot answer {what} at {address}: {error}; trying again every {} s",
                         AGAIN.as_secs()
                     );
                     said = Some(error);
@@ -47,15 +47,15 @@ pub async fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) {
             }
         }
     };
-    tracing::info!("answering /readyz and /livez at {address}");
-    let router = router(questions).fallback(unknown);
+    tracing::info!("answering {what} at {address}");
+    let router = router.fallback(move |uri: Uri| unknown(uri, what));
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!("/readyz and /livez at {address} are not answered any more: {error}");
+        tracing::error!("{what} at {address} is not answered any more: {error}");
     }
 }
 
-async fn unknown(uri: Uri) -> Response {
-    let text = format!("there is no {}; ask for {} or {}\n", uri.path(), path::READY, path::LIVE);
+async fn unknown(uri: Uri, what: &'static str) -> Response {
+    let text = format!("there is no {}; ask for {what}\n", uri.path());
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

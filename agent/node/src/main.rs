@@ -18,6 +18,7 @@ mod gather;
 mod health;
 mod history_file;
 mod logging;
+mod metrics;
 mod netstat;
 mod process;
 mod secrets;

@@ -2,6 +2,7 @@
 //! reflector and back to the mesh, and thirty nodes that change reflectors, under steady traffic. `MANX_RUNS` says how
 //! often; every second time no step waits for the one before. BIRD walks the same way, and what it loses is shown.
 
+mod soak;
 mod thirty;
 mod three;
 mod watched;

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use manx_tests::{
     cluster::Cluster,
-    story::{DOCUMENTS, SETTLED, SETTLED_WITH_BIRD, Stage, ping, settled},
+    story::{DOCUMENTS, SEED_LINES, SETTLED, SETTLED_WITH_BIRD, Stage, ping, settled},
     traffic::End,
     wait::eventually,
 };
@@ -16,33 +16,26 @@ use crate::{
 };
 
 /// 200 packets a second.
-const PACE: Duration = Duration::from_millis(5);
+pub const PACE: Duration = Duration::from_millis(5);
 /// After a step, where one waits for it.
-const REST: Duration = Duration::from_millis(1500);
+pub const REST: Duration = Duration::from_millis(1500);
 /// The sessions that are no longer wanted end by themselves within that time.
 const OVER: Duration = Duration::from_secs(40);
-/// The way back, a line for each step.
-const BACK: [(&str, &str); 4] = [
-    ("the mesh is on", "manxctl patch bgpconfig default -p '{spec: {nodeToNodeMeshEnabled: true}}'"),
-    (
-        "km01 is no reflector",
-        "manxctl patch node k8s-master-01 -p '{spec: {bgp: {routeReflectorClusterID: null}}}'",
-    ),
-    ("the BGPPeer is gone", "manxctl delete bgppeer bgppeer-global"),
-    ("the AS is the old one", "manxctl patch bgpconfig default -p '{spec: {asNumber: null}}'"),
-];
-
-fn walk(cluster: &Cluster, control: &Control, patient: bool) -> Result<Outcome> {
-    let birds = cluster.nodes.iter().any(|node| node.is_bird());
+/// Every two pods.
+pub fn pairs(cluster: &Cluster) -> Vec<(End<'_>, End<'_>)> {
     let pods: Vec<_> = cluster.nodes.iter().flat_map(|node| &node.pods).collect();
-    let end = |pod: &'_ manx_tests::host::Pod| (pod.address(), pod.name().to_owned());
-    ensure!(pods.len() == 4, "{:?}", pods.iter().map(|pod| end(pod)).collect::<Vec<_>>());
     let mut pairs = Vec::new();
     for (number, from) in pods.iter().enumerate() {
         for to in pods.iter().skip(number + 1) {
             pairs.push((End { ns: from, address: from.address() }, End { ns: to, address: to.address() }));
         }
     }
+    pairs
+}
+
+fn walk(cluster: &Cluster, control: &Control, patient: bool) -> Result<Outcome> {
+    let birds = cluster.nodes.iter().any(|node| node.is_bird());
+    let pairs = pairs(cluster);
     for (from, to) in &pairs {
         eventually("pods reach one another", SETTLED, || ping(from.ns, to.address))?;
     }
@@ -69,9 +62,9 @@ fn walk(cluster: &Cluster, control: &Control, patient: bool) -> Result<Outcome> 
         settled(cluster, Stage::Reflector, SETTLED)?;
     }
     thread::sleep(REST);
-    for (what, line) in BACK {
-        watched.step(what);
-        cluster.run_in_workspace(line)?.success().with_context(|| line.to_owned())?;
+    for line in &SEED_LINES[DOCUMENTS.len()..] {
+        watched.step(line);
+        cluster.run_in_workspace(line)?.success().with_context(|| line.clone())?;
         cluster.configure_birds()?;
         rest(&mut watched, None)?;
     }
@@ -81,7 +74,7 @@ fn walk(cluster: &Cluster, control: &Control, patient: bool) -> Result<Outcome> 
     watched.stop()
 }
 
-fn cluster(birds: &[&str]) -> Result<(Cluster, Control)> {
+pub fn with_control(birds: &[&str]) -> Result<(Cluster, Control)> {
     let mut cluster = Cluster::new(birds)?;
     let control = Control::new(&mut cluster.lab, [[192, 168, 80, 201].into(), [192, 168, 80, 202].into()])?;
     cluster.start()?;
@@ -91,7 +84,7 @@ fn cluster(birds: &[&str]) -> Result<(Cluster, Control)> {
 
 #[test]
 fn from_the_mesh_to_the_reflector_and_back_no_packet_is_lost() -> Result<()> {
-    let (cluster, control) = cluster(&[])?;
+    let (cluster, control) = with_control(&[])?;
     let mut all = Vec::new();
     for run in 0..runs(2)? {
         let outcome = walk(&cluster, &control, run % 2 == 0)?;
@@ -105,7 +98,7 @@ fn from_the_mesh_to_the_reflector_and_back_no_packet_is_lost() -> Result<()> {
 
 #[test]
 fn what_bird_loses_on_the_same_walk_is_shown() -> Result<()> {
-    let (cluster, control) = cluster(&["km01", "kw01", "kw02"])?;
+    let (cluster, control) = with_control(&["km01", "kw01", "kw02"])?;
     let outcome = walk(&cluster, &control, true)?;
     println!(
         "BIRD: {} of {} packets lost, for {:?} at a stretch",
@@ -119,7 +112,7 @@ fn what_bird_loses_on_the_same_walk_is_shown() -> Result<()> {
 /// A Manx between two BIRDs keeps what it can: its own routes.
 #[test]
 fn with_bird_as_one_of_the_workers_only_what_bird_drops_is_lost() -> Result<()> {
-    let (cluster, control) = cluster(&["kw02"])?;
+    let (cluster, control) = with_control(&["kw02"])?;
     let outcome = walk(&cluster, &control, true)?;
     println!(
         "Manx with BIRD on kw02: {} of {} packets lost, for {:?} at a stretch",

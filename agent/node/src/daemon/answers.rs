@@ -12,6 +12,7 @@ use super::Daemon;
 use crate::{
     api::{Answer, Question, Subject},
     clock::Clock,
+    metrics::Raw,
 };
 
 /// Remarks about resources in a status: a store may be full of documents that are not ours.
@@ -23,6 +24,7 @@ impl Daemon {
             Question::Whole { subject, answer } => (subject, answer),
             Question::Piece(piece) => return self.answer_piece(piece),
             Question::Ready(answer) => return drop(answer.send(self.readiness())),
+            Question::Metrics(answer) => return drop(answer.send(Box::new(self.metrics()))),
         };
         let answer = match subject {
             Subject::Status => json(&self.status()),
@@ -45,6 +47,18 @@ impl Daemon {
         };
         // Whoever asked may have gone meanwhile.
         let _ = answer_to.send(answer);
+    }
+
+    fn metrics(&self) -> Raw {
+        Raw {
+            status: self.status(),
+            dataplane: self.dataplane_status(),
+            counters: self.counters().ok(),
+            fib: self.dataplane.fib_status(),
+            ready: self.readiness().ready,
+            notifications: self.notifications.clone(),
+            convergence: self.convergence.histogram.clone(),
+        }
     }
 
     pub(super) fn no_plan(&self) -> String {
@@ -170,6 +184,10 @@ impl Daemon {
             prefixes_received: 0,
             prefixes_accepted: 0,
             prefixes_sent: 0,
+            messages_received: 0,
+            messages_sent: 0,
+            updates_received: 0,
+            updates_sent: 0,
             treated_as_withdraw: 0,
             attributes_discarded: 0,
             last_notification_sent: None,
@@ -209,6 +227,10 @@ impl Daemon {
             prefixes_received: peer.counters.prefixes_received,
             prefixes_accepted: peer.counters.prefixes_accepted,
             prefixes_sent: peer.counters.prefixes_sent,
+            messages_received: peer.counters.messages_received,
+            messages_sent: peer.counters.messages_sent,
+            updates_received: peer.counters.updates_received,
+            updates_sent: peer.counters.updates_sent,
             treated_as_withdraw: peer.counters.treated_as_withdraw,
             attributes_discarded: peer.counters.attributes_discarded,
             last_notification_sent: peer.notification_sent.as_ref().map(|n| notification(n, &self.clock)),

@@ -75,6 +75,7 @@ use crate::{
     clock::Clock,
     connection::Event,
     health, logging,
+    metrics::{self, Convergence},
     process::{Lock, lacking_capabilities, let_signals_pass, raise_descriptor_limit},
 };
 
@@ -148,6 +149,9 @@ pub struct Daemon {
     changes: Changes,
     sessions_said: SessionLog,
     history: History,
+    /// NOTIFICATIONs by way, code and subcode, each with its name.
+    notifications: BTreeMap<metrics::Said, (String, u64)>,
+    convergence: Convergence,
     alarms: Alarms,
     reports_said: ReportLog,
     /// Addresses that dialled us and were refused; each is said once.
@@ -233,8 +237,15 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             let Err(error) = let_signals_pass().await;
             tracing::warn!("SIGHUP, SIGUSR1 and SIGUSR2 will end this process: {error}");
         });
-        if let Some(address) = args.health_address {
-            tokio::spawn(health::serve(address, questions_in.clone()));
+        let (health, metrics) = (health::router(questions_in.clone()), metrics::router(questions_in.clone()));
+        match (args.health_address, args.metrics_address) {
+            (Some(both), Some(same)) if both == same => {
+                tokio::spawn(health::serve(both, health.merge(metrics), "/readyz, /livez and /metrics"));
+            }
+            (at, metrics_at) => {
+                at.map(|at| tokio::spawn(health::serve(at, health, "/readyz and /livez")));
+                metrics_at.map(|at| tokio::spawn(health::serve(at, metrics, "/metrics")));
+            }
         }
         let updates = datastore.watch_and_keep(&args.places.kept_resources()).await?;
         let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
@@ -275,6 +286,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             changes: Changes::default(),
             sessions_said: SessionLog::default(),
             history,
+            notifications: BTreeMap::new(),
+            convergence: Convergence::default(),
             alarms: Alarms::default(),
             reports_said: ReportLog::new(now),
             strangers: BTreeSet::new(),
@@ -444,7 +457,11 @@ impl Daemon {
         let expired = self.expire_blackholes();
         self.drain_outputs();
         self.flush();
-        more | step.more | expired | self.is_full()
+        let more = more | step.more | expired | self.is_full();
+        if !more && self.convergence.is_under_way() && self.dataplane.has_written() {
+            self.convergence.end(Instant::now());
+        }
+        more
     }
 
     /// There may be more best paths to take in; first these are carried on.

@@ -1,11 +1,11 @@
 //! What the speaker asks of the daemon, carried out: bytes to sockets, best paths to the table, next hops to whoever
 //! resolves them, and back.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use manx_bgp::{
-    BestPath, Config, Event as SpeakerEvent, NextHop, Output, PathSource, Speaker,
-    policy::priority_of_local_pref,
+    BestPath, Config, Event as SpeakerEvent, NextHop, Output, PathSource, SessionEvent, Speaker,
+    policy::priority_of_local_pref, view::Cause,
 };
 use manx_dataplane::{
     Dataplane,
@@ -14,7 +14,7 @@ use manx_dataplane::{
 use manx_net::Prefix;
 
 use super::{Daemon, PATHS_AT_ONCE, changes, wiring};
-use crate::cli::DataplaneMode;
+use crate::{cli::DataplaneMode, metrics::Said};
 
 impl Daemon {
     /// Until there are none, or there are best paths enough for one step of the dataplane.
@@ -30,6 +30,9 @@ impl Daemon {
                 Output::Close { conn } => self.sockets.close(conn, speaker, now),
                 Output::Best { prefix, best, cause } => {
                     self.paths += 1;
+                    if !self.convergence.is_under_way() {
+                        self.convergence.begin(Instant::now());
+                    }
                     self.history.path(prefix, best.as_ref(), cause);
                     let wish = best.as_ref().filter(|best| best.blackhole);
                     self.dataplane.set_blackhole(prefix, wish.is_some());
@@ -60,6 +63,7 @@ impl Daemon {
                 }
                 Output::Session(event) => {
                     self.sessions_said.say(&event);
+                    note_notifications(&mut self.notifications, &event);
                     self.history.session(&event);
                 }
                 Output::Parting(event) => {
@@ -127,6 +131,17 @@ impl Daemon {
             speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
         }
     }
+}
+
+/// Those that ended a connection, by whoever sent them.
+fn note_notifications(counted: &mut BTreeMap<Said, (String, u64)>, event: &SessionEvent) {
+    let (way, said) = match (&event.cause, &event.sent) {
+        (Cause::NotificationReceived(said), _) => ("received", said),
+        (Cause::NotificationSent(said), _) | (_, Some(said)) => ("sent", said),
+        _ => return,
+    };
+    let (_, count) = counted.entry((way, said.code, said.subcode)).or_insert_with(|| (said.name.clone(), 0));
+    *count += 1;
 }
 
 fn peer_of(source: PathSource) -> Option<IpAddr> {
