@@ -83,6 +83,11 @@ const PACKAGES: &[Package] = &[
         why: "reads BIRD's socket in the tests of it",
     },
     Package {
+        name: "prometheus",
+        program: "prometheus",
+        why: "scrapes the nodes, and judges metrics, alert rules and the dashboard in the tests of them",
+    },
+    Package {
         name: "ipset",
         program: "ipset",
         why: "makes sets that expire, for the tests of rules with them",
@@ -97,6 +102,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("gobgpd", "gobgpd.service"),
     ("exabgp", "exabgp.service"),
     ("prometheus-bird-exporter", "prometheus-bird-exporter.service"),
+    ("prometheus", "prometheus.service"),
 ];
 
 pub fn find(_: &Args) -> Result<Found> {
