@@ -50,7 +50,10 @@ impl Shared {
     /// One of the article's documents.
     fn apply(&self, document: &str) -> Result<String> {
         let path = programs::workspace().join(SEED).join(document);
-        self.cluster.node("kw01").host.sh(&format!("manxctl --datastore {URL} apply -f {}", path.display()))
+        self.cluster
+            .node("kw01")
+            .host
+            .sh(&format!("manxctl --datastore {URL} apply --yes -f {}", path.display()))
     }
 
     fn problems(&self, host: &str) -> Result<Vec<String>> {

@@ -7,6 +7,7 @@
 mod audit;
 mod blackholes;
 mod dataplane;
+mod drain;
 mod explain;
 mod history;
 mod modes;
@@ -24,14 +25,15 @@ pub use dataplane::{
     Counter, CounterRow, Counters, DataplaneStatus, FastPath, InterfaceStatus, MapStatus, ProgramLink,
     SilentNextHop,
 };
+pub use drain::{Drain, DrainStage, DrainStatus};
 pub use explain::{Explanation, PathRow, SentPathRow, SentRow};
 pub use history::{Happened, History, HistoryEvent, HistoryPath, MoreOf};
 pub use modes::{InterfaceMode, Modes, PoolMode};
 pub use ready::Readiness;
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    AddPath, Connection, DatastoreStatus, Dialler, Family, NodeStatus, NotificationStatus, Ordered,
-    PartingStatus, PeerKind, PeerStatus, RangeStatus, SessionState,
+    AddPath, Connection, DatastoreStatus, Dialler, Family, LeftoverStatus, NodeStatus, NotificationStatus,
+    Ordered, PartingStatus, PeerKind, PeerStatus, RangeStatus, SessionState,
 };
 
 pub use traffic::{
@@ -88,6 +90,10 @@ pub mod path {
     pub const DISABLE: &str = "/v1/peers/disable";
     /// By POST, `?peer=`: [`super::Ordered`]
     pub const ENABLE: &str = "/v1/peers/enable";
+    /// [`super::DrainStatus`]; by POST, `?text=&now=`: the node leaves.
+    pub const DRAIN: &str = "/v1/drain";
+    /// By POST: it comes back. [`super::DrainStatus`]
+    pub const UNDRAIN: &str = "/v1/undrain";
     /// [`super::LogLevel`]; by POST, `?level=`: the log lets that through until manxd ends.
     pub const LOG_LEVEL: &str = "/v1/log-level";
     /// [`super::LogLines`]

@@ -31,6 +31,9 @@ pub struct NodeStatus {
     /// What is kept though the plan would have it otherwise, until routes have come by another way.
     #[serde(default)]
     pub partings: Vec<PartingStatus>,
+    /// Routes of the run before that are held, since the peerings have changed.
+    #[serde(default)]
+    pub leftovers: Option<LeftoverStatus>,
     /// What the plan warns of.
     pub warnings: Vec<String>,
 }
@@ -178,6 +181,15 @@ pub struct PartingStatus {
     pub routes: u64,
     /// When what is held is gone.
     pub until: Option<String>,
+}
+
+/// Routes that an earlier run left in the kernel, and that no peer has announced since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftoverStatus {
+    pub routes: u64,
+    /// When they are gone.
+    pub until: String,
 }
 
 /// ADD-PATH as both sides agreed on it for one family.

@@ -8,6 +8,7 @@ mod blackhole;
 mod client;
 mod completion;
 mod dataplane;
+mod drain;
 mod explain;
 mod get;
 mod history;
@@ -130,6 +131,10 @@ enum Command {
 enum NodeCommand {
     /// Show the node's BGP sessions
     Status(node_status::Args),
+    /// Let the node leave: ask everybody to go another way, withdraw its routes, close its sessions
+    Drain(drain::DrainArgs),
+    /// Let a drained node come back
+    Undrain(drain::UndrainArgs),
 }
 
 /// Without it the wrong cluster might be meant.
@@ -173,6 +178,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Validate(args) => verbs::validate::run(args),
         Command::Get(args) => get::run(args, &datastore()?),
         Command::Node(NodeCommand::Status(args)) => node_status::run(args, &cli.socket),
+        Command::Node(NodeCommand::Drain(args)) => drain::drain(args, &cli.socket),
+        Command::Node(NodeCommand::Undrain(args)) => drain::undrain(args, &cli.socket),
         Command::Routes(args) => routes::run(args, &cli.socket),
         Command::Explain(args) => explain::run(args, &cli.socket),
         Command::History(args) => history::run(args, &cli.socket),

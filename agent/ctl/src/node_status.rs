@@ -176,6 +176,17 @@ fn notes(status: &NodeStatus, now: &Zoned) -> Vec<String> {
         )
     }));
     notes.extend(status.partings.iter().map(|parting| self::parting(parting, now)));
+    notes.extend(status.leftovers.as_ref().map(|held| {
+        let (routes, they, come) = match held.routes {
+            1 => ("1 route".to_owned(), "it", "comes"),
+            routes => (format!("{routes} routes"), "they", "come"),
+        };
+        format!(
+            "Held from before manxd's restart, since the peerings have changed: {routes}, until {they} {come} from a peer, to \
+             {} at most",
+            since(&held.until, now)
+        )
+    }));
     let down: Vec<&String> = status.peers.iter().filter_map(|peer| peer.why_down.as_ref()).collect();
     notes.extend(down.iter().take(SENTENCES).map(|why| format!("Not established: {why}")));
     if down.len() > SENTENCES {
@@ -245,6 +256,7 @@ mod tests {
             peers,
             ranges: vec![],
             partings: vec![],
+            leftovers: None,
             warnings: vec![],
         }
     }

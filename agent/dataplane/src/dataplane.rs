@@ -521,6 +521,11 @@ impl Dataplane {
             .min()
     }
 
+    /// Routes of an earlier run that lead by gateways, and to which no path was given so far.
+    pub fn leftovers(&self) -> impl Iterator<Item = (Prefix, &[NextHop])> {
+        self.fib.leftovers().filter(|(prefix, _)| self.table.path(*prefix).is_empty())
+    }
+
     /// Everything has been learned: routes of an earlier run that nobody claimed are removed by the next steps.
     pub fn finish_startup(&mut self) {
         self.table.finish_startup();

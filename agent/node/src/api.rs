@@ -45,6 +45,7 @@ pub enum Subject {
     Longest(IpAddr),
     History(Option<IpAddr>),
     Peer(IpAddr, PeerOrder),
+    Drain(DrainOrder),
     Dataplane,
     Counters,
     /// With what the sinks have for each.
@@ -52,6 +53,14 @@ pub enum Subject {
     /// With the user id of whoever asks.
     AddBlackholes(Box<AddBlackholes>, Option<u32>),
     DeleteBlackholes(Vec<Prefix>, Option<u32>),
+}
+
+/// What is to become of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrainOrder {
+    Tell,
+    Drain { text: String, at_once: bool },
+    Undrain,
 }
 
 /// What is to become of a peer.
@@ -145,6 +154,8 @@ fn router(questions: mpsc::Sender<Question>) -> Router {
         .route(path::REFRESH, order(|_| PeerOrder::Refresh))
         .route(path::DISABLE, order(|text| PeerOrder::Disable { text }))
         .route(path::ENABLE, order(|_| PeerOrder::Enable))
+        .route(path::DRAIN, subject(Subject::Drain(DrainOrder::Tell)).post(drain))
+        .route(path::UNDRAIN, post(|State(questions)| ask(questions, Subject::Drain(DrainOrder::Undrain))))
         .route(path::LOG_LEVEL, get(log_level).post(set_log_level))
         .route(path::LOG, get(log))
         .route(path::BLACKHOLES, get(blackholes))
@@ -225,6 +236,18 @@ async fn longest(questions: &mpsc::Sender<Question>, address: IpAddr) -> Result<
         Answer::Longest(prefix) => Ok(prefix),
         _ => Err(Stopping),
     }
+}
+
+#[derive(Deserialize)]
+struct DrainQuery {
+    #[serde(default)]
+    text: String,
+    #[serde(default)]
+    now: bool,
+}
+
+async fn drain(State(questions): State<mpsc::Sender<Question>>, Query(query): Query<DrainQuery>) -> Response {
+    ask(questions, Subject::Drain(DrainOrder::Drain { text: query.text, at_once: query.now })).await
 }
 
 #[derive(Deserialize)]

@@ -4,8 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +12,8 @@ use jiff::Timestamp;
 use manx_api::BlackholeReply;
 use manx_net::Prefix;
 use serde::{Deserialize, Serialize};
+
+use crate::state_file;
 
 const FILE: &str = "blackholes.json";
 const VERSION: u32 = 1;
@@ -23,9 +24,8 @@ const VERSION: u32 = 1;
 pub struct Order {
     pub prefix: Prefix,
     pub reply: BlackholeReply,
-    #[serde(with = "stamp")]
     pub since: Timestamp,
-    #[serde(default, with = "optional_stamp")]
+    #[serde(default)]
     pub expires: Option<Timestamp>,
     pub comment: Option<String>,
     /// The operator's name and user id.
@@ -146,7 +146,7 @@ impl Orders {
     /// Puts on disk what stands. What cannot be kept holds nevertheless until this process ends.
     pub fn save(&mut self) {
         let path = self.directory.join(FILE);
-        self.unsaved = write(&self.directory, &path, &self.orders).err().map(|error| {
+        self.unsaved = write(&path, &self.orders).err().map(|error| {
             format!(
                 "operators' blackholes are in force but not kept over a restart, after which those ordered since are gone and \
                  those deleted since are back: cannot write {}: {error}; trying again every few seconds",
@@ -193,18 +193,11 @@ fn set_aside(path: &Path, error: &ReadError) -> String {
     )
 }
 
-fn write(directory: &Path, path: &Path, orders: &BTreeMap<Prefix, Order>) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
+fn write(path: &Path, orders: &BTreeMap<Prefix, Order>) -> io::Result<()> {
     let document = Document { version: VERSION, blackholes: orders.values().cloned().collect() };
     let mut text = serde_json::to_vec_pretty(&document)?;
     text.push(b'\n');
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    // The name is in the directory, which is a file of its own.
-    File::open(directory)?.sync_all()
+    state_file::replace(path, &text)
 }
 
 /// Removes what [`Orders`] keeps. True if there was something.
@@ -228,33 +221,6 @@ pub fn cleanup(directory: &Path) -> io::Result<bool> {
         let _ = fs::remove_dir(directory);
     }
     Ok(any)
-}
-
-mod stamp {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(stamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(stamp)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-mod optional_stamp {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(stamp: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-        stamp.as_ref().map(ToString::to_string).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-    }
 }
 
 #[cfg(test)]

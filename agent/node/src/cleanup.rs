@@ -46,6 +46,10 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => bail!("cannot remove {}: {error}", kept.display()),
     }
+    if crate::daemon::drain::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
+        say("this node was drained, and is no longer");
+    }
+    crate::daemon::leftovers::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))?;
     if crate::history_file::cleanup(&places.state_dir).with_context(|| format!("cannot empty {state}"))? {
         say(&format!("removed the history from {state}"));
     }

@@ -22,6 +22,7 @@ mod metrics;
 mod netstat;
 mod process;
 mod secrets;
+mod state_file;
 mod traffic;
 mod unix_socket;
 mod workloads;

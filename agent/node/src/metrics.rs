@@ -271,6 +271,11 @@ fn sessions(raw: &Raw, page: &mut Page) {
             .iter()
             .map(|parting| (labels([("peer", &parting.address.to_string())]), signed(parting.routes))),
     );
+    page.gauge(
+        "leftover_routes_held",
+        "Routes of the run before that are held until a peer announces them, since the peerings have changed",
+        signed(raw.status.leftovers.as_ref().map_or(0, |held| held.routes)),
+    );
     page.counters(
         "notifications",
         "NOTIFICATION messages, by their code and subcode (RFC 4271, section 4.5)",

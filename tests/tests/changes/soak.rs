@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use manx_tests::{
     cluster::{Cluster, Node},
     story::{SEED_LINES, SETTLED, Stage, settled},
@@ -74,6 +74,16 @@ impl Has {
         let maps = node.dataplane()?.maps.into_iter().filter(|map| tables.contains(&map.name.as_str()));
         Ok(Has { memory, descriptors, routes, entries: maps.map(|map| (map.name, map.entries)).collect() })
     }
+}
+
+/// What each daemon says of the time.
+fn histories(cluster: &Cluster) -> Result<String> {
+    let mut said = String::new();
+    for node in &cluster.nodes {
+        let history = node.host.sh("manxctl history --since 40s")?;
+        said += &format!("{}:\n{history}", node.role.host);
+    }
+    Ok(said)
 }
 
 const TO_REFLECTOR: [usize; 3] = [0, 1, 2];
@@ -155,13 +165,16 @@ fn whatever_is_done_no_packet_is_lost_and_nothing_grows() -> Result<()> {
         }
         let outcome = watched.stop()?;
         sent += outcome.sent;
-        ensure!(
-            outcome.lost == 0,
-            "MANX_SEED={seed}: {} of {} packets lost\n{}",
-            outcome.lost,
-            outcome.sent,
-            outcome.told
-        );
+        if outcome.lost > 0 {
+            bail!(
+                "MANX_SEED={seed}: {} of {} packets lost\n{}{}{}",
+                outcome.lost,
+                outcome.sent,
+                outcome.told,
+                outcome.steps,
+                histories(&cluster)?
+            );
+        }
     }
     if reflector {
         for step in TO_MESH {

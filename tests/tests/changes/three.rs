@@ -96,6 +96,63 @@ fn from_the_mesh_to_the_reflector_and_back_no_packet_is_lost() -> Result<()> {
     Ok(())
 }
 
+/// It comes back to a plan in which nobody tells it what it knew before.
+#[test]
+fn daemons_that_are_away_while_the_mesh_is_turned_off_lose_nothing() -> Result<()> {
+    let (mut cluster, control) = with_control(&[])?;
+    let outcome = {
+        let mut watched = Watched::start(&control, &pairs(&cluster), PACE)?;
+        for host in ["km01", "kw01"] {
+            cluster.node_mut(host).kill()?;
+        }
+        watched.step(DOCUMENTS[0]);
+        cluster.apply(DOCUMENTS[0])?;
+        for host in ["km01", "kw01"] {
+            cluster.node_mut(host).start()?;
+        }
+        watched.step("km01 and kw01 are there again");
+        for (host, routes) in [("km01", 2), ("kw01", 1)] {
+            eventually("what the run before knew is held", SETTLED, || {
+                let status = cluster.node(host).status()?;
+                ensure!(status.peers.is_empty(), "{host} has peers");
+                let held = status.leftovers.context("nothing is held")?;
+                ensure!(held.routes == routes, "{host} holds {} routes", held.routes);
+                Ok(())
+            })?;
+        }
+        let said = cluster.node("kw01").host.sh("manxctl node status")?;
+        ensure!(said.contains("Held from before manxd's restart"), "{said}");
+        // An audit does not take them for somebody's doing.
+        let audit = cluster.node("kw01").host.sh("manxctl dataplane audit")?;
+        ensure!(audit.contains("all is as it should be"), "{audit}");
+        cluster.apply(DOCUMENTS[1])?;
+        watched.step(DOCUMENTS[1]);
+        // In the middle of it once more.
+        cluster.node_mut("kw01").kill()?;
+        cluster.node_mut("kw01").start()?;
+        thread::sleep(REST);
+        watched.step(DOCUMENTS[2]);
+        cluster.apply(DOCUMENTS[2])?;
+        settled(&cluster, Stage::Reflector, SETTLED)?;
+        thread::sleep(REST);
+        watched.stop()?
+    };
+    ensure!(outcome.lost == 0, "{} packets lost\n{}{}", outcome.lost, outcome.told, outcome.steps);
+    for node in &cluster.nodes {
+        ensure!(node.status()?.leftovers.is_none(), "{} still holds routes", node.role.host);
+    }
+    // Of a node that is no more nothing is held, however near the change.
+    cluster.node_mut("kw01").kill()?;
+    cluster.node_mut("kw02").kill()?;
+    cluster.run_in_workspace("manxctl delete node k8s-worker-02 --yes")?.success()?;
+    cluster.node_mut("kw01").start()?;
+    eventually("the deleted node's route is gone", OVER, || {
+        let routes = cluster.node("kw01").host.sh("ip route show proto manx")?;
+        ensure!(!routes.contains("172.16.118.64/26"), "{routes}");
+        Ok(())
+    })
+}
+
 #[test]
 fn what_bird_loses_on_the_same_walk_is_shown() -> Result<()> {
     let (cluster, control) = with_control(&["km01", "kw01", "kw02"])?;

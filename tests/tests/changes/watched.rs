@@ -51,6 +51,8 @@ pub struct Outcome {
     pub longest: Duration,
     /// The losses with their places.
     pub told: String,
+    /// All steps, each with the time since the start.
+    pub steps: String,
 }
 
 impl Watched {
@@ -88,7 +90,12 @@ impl Watched {
             }
         }
         ensure!(reports.iter().all(|report: &Report| report.sent > 0), "nothing was sent");
-        Ok(Outcome { sent: reports.iter().map(|report| report.sent).sum(), lost, longest, told })
+        let mut steps = String::new();
+        for (at, what) in &self.steps {
+            let since = at.duration_since(self.steps[0].0);
+            let _infallible = writeln!(steps, "{:>7.3} s: {what}", since.as_secs_f64());
+        }
+        Ok(Outcome { sent: reports.iter().map(|report| report.sent).sum(), lost, longest, told, steps })
     }
 }
 

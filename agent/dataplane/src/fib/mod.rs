@@ -29,7 +29,7 @@ use manx_net::Prefix;
 use crate::{
     kernel::{Author, KernelRoute, OwnEvent, RouteKey},
     netlink::Requests,
-    route::Action,
+    route::{Action, NextHop},
     table::Delta,
 };
 pub use error::FibError;
@@ -281,6 +281,16 @@ impl FibSink {
             self.forgive(prefix);
             self.schedule(prefix);
         }
+    }
+
+    /// Routes of an earlier run that lead by gateways and that nobody has claimed so far.
+    pub fn leftovers(&self) -> impl Iterator<Item = (Prefix, &[NextHop])> {
+        self.routes.iter().filter(|(_, entry)| entry.adopted && entry.wanted.is_none()).filter_map(
+            |(prefix, entry)| match &entry.held {
+                Held::Route(spec) => spec.next_hops().map(|hops| (*prefix, hops)),
+                Held::Nothing | Held::Odd => None,
+            },
+        )
     }
 
     /// Everything has been learned; what nobody claimed may go.

@@ -44,11 +44,15 @@ impl Spec {
         }
     }
 
-    pub fn gateway(&self) -> Option<IpAddr> {
+    pub fn next_hops(&self) -> Option<&[NextHop]> {
         match self {
-            Spec::Via(next_hops) => next_hops.first().map(|hop| hop.gateway),
-            _ => None,
+            Spec::Via(next_hops) => Some(next_hops),
+            Spec::Blackhole | Spec::Unreachable => None,
         }
+    }
+
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.next_hops()?.first().map(|hop| hop.gateway)
     }
 }
 

@@ -36,6 +36,7 @@ impl Daemon {
             Subject::Longest(address) => Answer::Longest(self.longest(address)),
             Subject::History(peer) => json(&self.history_of(peer)),
             Subject::Peer(address, order) => self.carry_out(address, order),
+            Subject::Drain(order) => self.drain(order),
             Subject::Blackholes(found) => json(&self.blackholes(found)),
             Subject::AddBlackholes(order, user_id) => self.add_blackholes(&order, user_id),
             Subject::DeleteBlackholes(prefixes, user_id) => self.delete_blackholes(&prefixes, user_id),
@@ -100,6 +101,7 @@ impl Daemon {
             peers,
             ranges: self.ranges(&views),
             partings: self.partings(),
+            leftovers: self.leftovers.status(),
             warnings: self.warnings(),
         }
     }
@@ -149,6 +151,7 @@ impl Daemon {
                 "this node asks everybody to go another way (manx.dev/gracefulShutdown on its Node)".into(),
             );
         }
+        warnings.extend(self.drain_warning());
         warnings.extend(self.beside.iter().cloned());
         warnings.extend(self.workloads_said.iter().cloned());
         warnings.extend(self.adopted_again.clone());

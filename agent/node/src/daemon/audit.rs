@@ -98,6 +98,9 @@ impl Daemon {
     fn lost_path(&self, prefix: Prefix) -> Option<Vec<Gateway>> {
         let speaker = self.speaker.as_ref().filter(|_| self.settled)?;
         let best = speaker.told(prefix)?;
+        if self.leftovers.is_held(prefix) {
+            return None;
+        }
         let chosen = best.filter(|best| best.source != PathSource::Own && !best.blackhole);
         let hops = chosen.iter().flat_map(|best| &best.next_hops);
         let mut gateways: Vec<Gateway> = hops.filter_map(|hop| self.next_hops.get(hop).copied()).collect();

@@ -139,6 +139,11 @@ impl History {
         self.started = Some(self.push(self.clock.now(), None, Happened::Daemon { text }));
     }
 
+    /// What manxd does as a whole.
+    pub fn daemon(&mut self, text: String) {
+        self.push(self.clock.now(), None, Happened::Daemon { text });
+    }
+
     pub fn stopped(&mut self) {
         self.push(self.clock.now(), None, Happened::Daemon { text: "manxd stops".into() });
     }

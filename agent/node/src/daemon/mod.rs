@@ -10,11 +10,13 @@ mod bird;
 mod blackholes;
 mod changes;
 mod dataplane;
+pub mod drain;
 mod explain;
 mod fast_path;
 mod filters;
 mod history;
 mod inputs;
+pub mod leftovers;
 mod log;
 mod orders;
 mod outputs;
@@ -59,8 +61,10 @@ use self::{
     alarms::Alarms,
     blackholes::Blackholes,
     changes::Changes,
+    drain::Drains,
     fast_path::FastPath,
     history::History,
+    leftovers::Leftovers,
     log::{ReportLog, SessionLog},
     protection::Protection,
     pulse::Pulse,
@@ -147,6 +151,8 @@ pub struct Daemon {
     questions: mpsc::Sender<Question>,
     socket: api::Socket,
     changes: Changes,
+    drains: Drains,
+    leftovers: Leftovers,
     sessions_said: SessionLog,
     history: History,
     /// NOTIFICATIONs by way, code and subcode, each with its name.
@@ -284,6 +290,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             questions: questions_in,
             socket,
             changes: Changes::default(),
+            drains: Drains::open(&args.places.state_dir),
+            leftovers: Leftovers::open(&args.places.state_dir),
             sessions_said: SessionLog::default(),
             history,
             notifications: BTreeMap::new(),
@@ -427,6 +435,8 @@ impl Daemon {
             self.look_at_host();
             self.start_audit();
         }
+        self.go_on_draining(instant);
+        self.let_leftovers_go(instant);
         self.drain_outputs();
         self.flush();
         self.paths = 0;
@@ -626,11 +636,20 @@ impl Daemon {
         let speaker = self.speaker.as_ref().and_then(Speaker::next_wakeup).map(|at| self.clock.instant(at));
         let expiry = self.blackholes.next_expiry();
         let dataplane = self.dataplane.next_wakeup();
-        [speaker, dataplane, expiry, self.next_pulse(), Some(self.next_check), Some(self.next_audit)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.next_check)
+        [
+            speaker,
+            dataplane,
+            expiry,
+            self.next_pulse(),
+            self.drains.next_look(),
+            self.leftovers.next_look(),
+            Some(self.next_check),
+            Some(self.next_audit),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.next_check)
     }
 
     fn writes(&self) -> bool {

@@ -14,12 +14,19 @@ use manx_dataplane::{
 use manx_net::Prefix;
 
 use super::{Daemon, PATHS_AT_ONCE, changes, wiring};
-use crate::{cli::DataplaneMode, metrics::Said};
+use crate::metrics::Said;
 
 impl Daemon {
     /// Until there are none, or there are best paths enough for one step of the dataplane.
     pub(super) fn drain_outputs(&mut self) {
-        let Some(speaker) = &mut self.speaker else { return };
+        while self.take_outputs() {
+            self.settle();
+        }
+    }
+
+    /// True: the peers have said what they know, and there may be more outputs.
+    fn take_outputs(&mut self) -> bool {
+        let Some(speaker) = &mut self.speaker else { return false };
         let now = self.clock.now();
         while self.paths < PATHS_AT_ONCE
             && let Some(output) = speaker.poll_output()
@@ -49,18 +56,10 @@ impl Daemon {
                         }
                         _ => Vec::new(),
                     };
+                    self.leftovers.claimed(prefix);
                     self.dataplane.set_path(prefix, gateways);
                 }
-                Output::Settled => {
-                    self.settled = true;
-                    if self.args.dataplane == DataplaneMode::Off {
-                        continue;
-                    }
-                    self.dataplane.finish_startup();
-                    let desired = self.dataplane.map_routes();
-                    let links: Vec<_> = self.dataplane.links().cloned().collect();
-                    self.fast_path.settle(&desired, &links);
-                }
+                Output::Settled => return true,
                 Output::Session(event) => {
                     self.sessions_said.say(&event);
                     note_notifications(&mut self.notifications, &event);
@@ -103,6 +102,20 @@ impl Daemon {
                 }
             }
         }
+        false
+    }
+
+    /// What an earlier run left and nobody has claimed goes.
+    fn settle(&mut self) {
+        self.settled = true;
+        if !self.writes() {
+            return;
+        }
+        self.hold_leftovers();
+        self.dataplane.finish_startup();
+        let desired = self.dataplane.map_routes();
+        let links: Vec<_> = self.dataplane.links().cloned().collect();
+        self.fast_path.settle(&desired, &links);
     }
 
     pub(super) fn tell_next_hop(&mut self, gateway: Gateway, resolution: &Resolution) {

@@ -171,6 +171,7 @@ impl Daemon {
             self.blackholes.follow_plan(&plan);
         }
         self.protection.read_secrets(&plan, &self.snapshot);
+        self.leftovers.follow_plan(&plan);
         self.changes.follow_plan(&plan, self.plan.is_none(), Instant::now());
         self.plan = Some(plan);
         self.decide();
@@ -201,7 +202,8 @@ impl Daemon {
             for OwnHost { prefix, .. } in before.iter().filter(|host| !stays(host)) {
                 tracing::info!("no longer announcing {prefix}");
             }
-            let config = Config { hosts, ..speaker.config().clone() };
+            let mut config = Config { hosts, ..speaker.config().clone() };
+            self.drains.keep_silent(&mut config);
             speaker.configure(config, now);
         }
     }
@@ -218,7 +220,7 @@ impl Daemon {
     }
 
     /// Protects the sockets as the plan and the secrets have it, and then tells the speaker of its peers.
-    fn open_sessions(&mut self) {
+    pub(super) fn open_sessions(&mut self) {
         let Some(plan) = &self.plan else { return };
         for (peer, why) in self.protection.follow(plan) {
             tracing::warn!(peer = %peer.address, resource = %peer.resource, "{why}");
@@ -232,6 +234,7 @@ impl Daemon {
             wiring::speaker_config(plan, &self.protection, self.restarting, self.seed, hosts, parting)
         };
         config.best_paths = self.args.dataplane == DataplaneMode::On;
+        self.drained(&mut config);
         self.sockets.guard(self.protection.guards());
         self.listen();
         if let Some(refused) = self.sockets.refused() {
@@ -242,5 +245,6 @@ impl Daemon {
             Some(speaker) => speaker.configure(config, now),
             None => self.speaker = Some(Speaker::new(config, now)),
         }
+        self.close_if_drained();
     }
 }
