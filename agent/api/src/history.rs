@@ -53,6 +53,8 @@ pub enum Happened {
     Warning { peer: IpAddr, port: u16, state: SessionState, text: String },
     /// A peer is no longer wanted, and what is kept of it.
     Parting { peer: IpAddr, port: u16, text: String },
+    /// The path to a peer is there, or is no more (RFC 5880); the names of states.
+    Bfd { peer: IpAddr, port: u16, from: Option<String>, to: String, cause: String },
     /// A next hop can be reached, or by another way, or cannot.
     NextHop { address: IpAddr, reachable: bool, text: String },
     /// Another path is the best, or there is none.
@@ -89,7 +91,8 @@ impl Happened {
         match self {
             Happened::Session { peer, port, .. }
             | Happened::Warning { peer, port, .. }
-            | Happened::Parting { peer, port, .. } => Some((*peer, *port)),
+            | Happened::Parting { peer, port, .. }
+            | Happened::Bfd { peer, port, .. } => Some((*peer, *port)),
             _ => None,
         }
     }

@@ -32,8 +32,8 @@ pub use modes::{InterfaceMode, Modes, PoolMode};
 pub use ready::Readiness;
 pub use routes::{BgpRoute, FibRoute, MapRoute, RouteRow, Routes};
 pub use status::{
-    AddPath, Connection, DatastoreStatus, Dialler, Family, LeftoverStatus, NodeStatus, NotificationStatus,
-    Ordered, PartingStatus, PeerKind, PeerStatus, RangeStatus, SessionState,
+    AddPath, BfdNeighbour, BfdStatus, Connection, DatastoreStatus, Dialler, Family, LeftoverStatus,
+    NodeStatus, NotificationStatus, Ordered, PartingStatus, PeerKind, PeerStatus, RangeStatus, SessionState,
 };
 
 pub use traffic::{
@@ -47,6 +47,9 @@ pub const DEFAULT_SOCKET: &str = "/run/manx/manx.sock";
 
 /// Where manxd pins maps and links, if it is not told otherwise.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/manx";
+
+/// The socket by which manxd and the BFD process talk, if neither is told otherwise.
+pub const DEFAULT_BFD_SOCKET: &str = "/run/manx/bfd.sock";
 
 /// The paths that the local API answers: by GET, but for the orders.
 pub mod path {

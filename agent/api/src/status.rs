@@ -34,6 +34,9 @@ pub struct NodeStatus {
     /// Routes of the run before that are held, since the peerings have changed.
     #[serde(default)]
     pub leftovers: Option<LeftoverStatus>,
+    /// Of the process that has the BFD sessions; null: there is none.
+    #[serde(default)]
+    pub bfd_pid: Option<u32>,
     /// What the plan warns of.
     pub warnings: Vec<String>,
 }
@@ -132,6 +135,9 @@ pub struct PeerStatus {
     /// since when.
     #[serde(default)]
     pub why_down: Option<String>,
+    /// Null: no resource asks for it.
+    #[serde(default)]
+    pub bfd: Option<BfdStatus>,
     /// Sessions established since this peer was configured.
     pub times_established: u64,
     /// The connection of the session, if there is one.
@@ -190,6 +196,40 @@ pub struct LeftoverStatus {
     pub routes: u64,
     /// When they are gone.
     pub until: String,
+}
+
+/// What BFD says of the path to a peer (RFC 5880).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdStatus {
+    /// RFC 5883; false: over one hop (RFC 5881).
+    pub multihop: bool,
+    /// AdminDown, Down, Init or Up; null: not known.
+    pub state: Option<String>,
+    /// Why it was last down.
+    pub diagnostic: String,
+    pub since: Option<String>,
+    /// How often it has gone down from Up.
+    pub failures: u64,
+    /// In ms, before jitter; null: nothing is sent by itself.
+    pub transmit_interval: Option<u64>,
+    /// In ms; null: the peer has sent nothing yet.
+    pub detection_time: Option<u64>,
+    pub sent: u64,
+    pub received: u64,
+    pub remote: Option<BfdNeighbour>,
+    /// Why nothing can be sent or received.
+    pub error: Option<String>,
+}
+
+/// What the peer said last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdNeighbour {
+    pub state: String,
+    pub diagnostic: String,
+    /// Its BFD outlives a restart of its control plane (the C bit).
+    pub control_plane_independent: bool,
 }
 
 /// ADD-PATH as both sides agreed on it for one family.

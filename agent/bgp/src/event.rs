@@ -48,6 +48,10 @@ pub enum Event {
     Enable { peer: PeerKey },
     /// Ask the peer for its routes again (RFC 2918), if it can.
     Refresh { peer: PeerKey },
+    /// BFD says that there is no path to the peer any more, and why (RFC 5882 §4.3). Its session ends at once with Cease/10
+    /// (RFC 9384), and with graceful restart what came by it is kept: of third next hops nothing is said. The peer's own are
+    /// the driver's to call unreachable, by [`Event::NextHop`].
+    PathDown { peer: PeerKey, why: String },
     /// This process ends. With `graceful` the connections just close, so that peers keep our routes while we
     /// restart (RFC 4724 §4); else each peer is told with Cease/2 and the text. No dial, no accept afterwards.
     Shutdown { graceful: bool, text: String },

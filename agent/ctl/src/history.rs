@@ -173,6 +173,10 @@ fn told(what: &Happened) -> (String, String) {
         }
         Happened::Warning { peer, port, text, .. } => (at(peer, port), format!("Warning: {text}")),
         Happened::Parting { peer, port, text } => (at(peer, port), text.clone()),
+        Happened::Bfd { peer, port, from, to, cause } => {
+            let from = from.as_deref().unwrap_or("not known");
+            (format!("{}: BFD: {from} -> {to}", at(peer, port)), cause.clone())
+        }
         Happened::NextHop { address, text, .. } => (format!("next hop {address}"), text.clone()),
         Happened::Path { prefix, path, cause, .. } => (
             format!("{prefix}: {}", path.as_ref().map_or_else(|| "no path".to_owned(), path_text)),

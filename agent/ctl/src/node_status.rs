@@ -146,6 +146,26 @@ fn parting(parting: &PartingStatus, now: &Zoned) -> String {
     }
 }
 
+/// None where all is well.
+fn bfd(peer: &PeerStatus, now: &Zoned) -> Option<String> {
+    let bfd = peer.bfd.as_ref()?;
+    let state = bfd.state.as_deref().unwrap_or("not known");
+    if state == "Up" && bfd.error.is_none() {
+        return None;
+    }
+    let hops = if bfd.multihop { " (over several hops)" } else { "" };
+    let at = bfd.since.as_ref().map(|at| format!(" since {}", since(at, now))).unwrap_or_default();
+    let why = match (&bfd.error, bfd.failures, &bfd.remote) {
+        (Some(error), _, _) => error.clone(),
+        (None, 0, None) => {
+            "it has been silent so far: does it run BFD, and does UDP port 3784 (4784 over several hops) pass?".to_owned()
+        }
+        (None, 0, Some(remote)) => format!("it says that it is {}", remote.state),
+        (None, ..) => bfd.diagnostic.clone(),
+    };
+    Some(format!("BFD with {}{hops} is {state}{at}: {why}", peer.address))
+}
+
 fn notes(status: &NodeStatus, now: &Zoned) -> Vec<String> {
     let mut notes = Vec::new();
     if !status.datastore.problems.is_empty() {
@@ -189,6 +209,11 @@ fn notes(status: &NodeStatus, now: &Zoned) -> Vec<String> {
     }));
     let down: Vec<&String> = status.peers.iter().filter_map(|peer| peer.why_down.as_ref()).collect();
     notes.extend(down.iter().take(SENTENCES).map(|why| format!("Not established: {why}")));
+    let bfd: Vec<String> = status.peers.iter().filter_map(|peer| bfd(peer, now)).collect();
+    notes.extend(bfd.iter().take(SENTENCES).cloned());
+    if bfd.len() > SENTENCES {
+        notes.push(format!("and {} more that BFD does not hear; -o json has all", bfd.len() - SENTENCES));
+    }
     if down.len() > SENTENCES {
         notes.push(format!("and {} more that are not established; -o json has all", down.len() - SENTENCES));
     }
@@ -218,6 +243,7 @@ mod tests {
             since: since.into(),
             info: String::new(),
             why_down: None,
+            bfd: None,
             times_established: 1,
             connection: None,
             add_path: Vec::new(),
@@ -257,6 +283,7 @@ mod tests {
             ranges: vec![],
             partings: vec![],
             leftovers: None,
+            bfd_pid: None,
             warnings: vec![],
         }
     }

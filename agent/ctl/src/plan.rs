@@ -348,6 +348,10 @@ fn extensions(peer: &PeerPlan) -> Vec<String> {
     if peer.extended_next_hop {
         words.push("IPv6 next hops for IPv4".to_owned());
     }
+    if let Some(bfd) = peer.bfd {
+        let hops = if bfd.multihop { " over several hops" } else { "" };
+        words.push(format!("BFD {} ms x {}{hops}", bfd.interval, bfd.multiplier));
+    }
     words
 }
 

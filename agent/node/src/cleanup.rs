@@ -37,6 +37,9 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             }
         }
     }
+    if crate::bfd::end(&places.bfd_socket)? {
+        say("ended the BFD process, which has told its neighbours");
+    }
     let state = places.state_dir.display();
     let kept = places.kept_resources();
     // What a writing that was cut short has left, if anything.

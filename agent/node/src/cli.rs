@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon in the foreground (the same as without a command)
     Run(Box<RunArgs>),
+    /// Run the process that watches the paths to the peers (BFD); manxd starts it by itself where resources ask for it
+    Bfd(BfdArgs),
     /// Remove everything that Manx ever put on this node: its routes, programs, maps, socket and state
     Cleanup(CleanupArgs),
     /// Print what makes a shell complete manxd's command lines
@@ -223,6 +225,10 @@ pub struct Places {
     #[arg(long, env = "MANX_BPF_DIR", value_name = "PATH", default_value = manx_api::DEFAULT_BPF_DIR)]
     pub bpf_dir: PathBuf,
 
+    /// The unix socket of the BFD process, which outlives manxd
+    #[arg(long, env = "MANX_BFD_SOCKET", value_name = "PATH", default_value = manx_api::DEFAULT_BFD_SOCKET)]
+    pub bfd_socket: PathBuf,
+
     /// Where operators' blackholes and the last good resources are kept over a restart
     #[arg(long, env = "MANX_STATE_DIR", value_name = "DIR", default_value = "/var/lib/manx")]
     pub state_dir: PathBuf,
@@ -237,6 +243,26 @@ impl Places {
     pub fn kept_resources(&self) -> PathBuf {
         self.state_dir.join("resources")
     }
+}
+
+/// Beside [`RunArgs`], for a process that is to be started by somebody else than manxd.
+#[derive(Args, Clone, Debug)]
+pub struct BfdArgs {
+    /// The unix socket by which manxd says which sessions there are
+    #[arg(long, env = "MANX_BFD_SOCKET", value_name = "PATH", default_value = manx_api::DEFAULT_BFD_SOCKET)]
+    pub bfd_socket: PathBuf,
+
+    /// So long the sessions go on without a manxd
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub linger: u32,
+
+    /// Log lines as text or JSON
+    #[arg(long, env = "MANX_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// error, warn, info, debug or trace
+    #[arg(long, env = "MANX_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -6,6 +6,7 @@
 mod adopt;
 mod api;
 mod audit;
+mod bfd;
 mod bird;
 mod blackholes;
 mod check_config;
@@ -40,6 +41,7 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Some(Command::Bfd(args)) => bfd::run(&args),
         Some(Command::Cleanup(args)) => cleanup::run(&args),
         Some(Command::Run(args)) => run(*args),
         Some(Command::Completion { shell }) => {

@@ -37,10 +37,10 @@ pub use lint::{Finding, Gravity, Rule, lint};
 pub use nearest::nearest;
 pub use patch::{PatchError, PatchKind, parse_patch, patch, read_document};
 pub use plan::{
-    AddPath, CommunityPlan, Dial, FastPathPlan, FastPathSetting, ForInterfaces, LocalWorkload, MaxPrefixes,
-    Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner, PoolPlan,
-    PoolWrite, RangeAs, RangePlan, Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning, WhyForwarded,
-    plan, plan_all, router_id_of_name, with_workloads,
+    AddPath, BfdPlan, CommunityPlan, Dial, FastPathPlan, FastPathSetting, ForInterfaces, LocalWorkload,
+    MaxPrefixes, Multipath, NextHopMode, NodePlan, OwnAddress, PeerKind, PeerPlan, PlanError, Planner,
+    PoolPlan, PoolWrite, RangeAs, RangePlan, Reply, Role, SecretKey, SourceCheck, SpeakerPlan, Warning,
+    WhyForwarded, plan, plan_all, router_id_of_name, with_workloads,
 };
 pub use problem::{Problem, Severity};
 pub use read::{Collected, Document, Parsed, collect, combine, parse};

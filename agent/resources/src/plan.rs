@@ -151,11 +151,24 @@ pub struct PeerPlan {
     pub strict_role: bool,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// None: the path to the peer is not watched.
+    pub bfd: Option<BfdPlan>,
     /// A router on a link of this node, by which the peer's address is reached.
     pub reachable_by: Option<IpAddr>,
     /// The rule that made this peer. `BGPConfiguration/default` for a mesh peer, also where that object does not
     /// exist: the mesh is its default.
     pub resource: Key,
+}
+
+/// How the path to a peer is watched (RFC 5880).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdPlan {
+    /// In ms, for sending and for receiving.
+    pub interval: u32,
+    pub multiplier: u8,
+    /// RFC 5883; false: over one hop (RFC 5881).
+    pub multihop: bool,
 }
 
 /// Peers that are not known one by one: whoever dials from inside the range.

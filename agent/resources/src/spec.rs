@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::selector::Selector;
 pub use extensions::{
-    AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply, Role,
+    AddPath, Bfd, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply, Role,
     SpeakerExtensions,
 };
 pub use fast_path::{FastPathExtensions, FastPathSetting, ForInterfaces, SourceCheck};

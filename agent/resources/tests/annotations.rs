@@ -3,8 +3,8 @@
 use manx_resources::{
     Resource, parse,
     spec::{
-        AddPath, FastPathExtensions, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath, PeerExtensions,
-        PoolExtensions, Reply, Role, SourceCheck, SpeakerExtensions,
+        AddPath, Bfd, FastPathExtensions, FastPathSetting, ForInterfaces, MaxPrefixes, Multipath,
+        PeerExtensions, PoolExtensions, Reply, Role, SourceCheck, SpeakerExtensions,
     },
 };
 
@@ -81,6 +81,7 @@ fn a_peers_annotations_are_read() {
         ("localRole", "rs-client"),
         ("strictRole", "true"),
         ("extendedNextHop", "true"),
+        ("bfd", "interval=100ms, multihop"),
     ]);
     let prefix = |text: &str| text.parse().unwrap();
     let expected = PeerExtensions {
@@ -90,6 +91,7 @@ fn a_peers_annotations_are_read() {
         local_role: Some(Role::RsClient),
         strict_role: true,
         extended_next_hop: true,
+        bfd: Some(Bfd { interval: 100, multiplier: 3, multihop: Some(true) }),
         range: None,
     };
     assert_eq!((read, problems), (expected, vec![]));
@@ -107,6 +109,33 @@ fn add_path_may_be_said_in_several_ways() {
     ] {
         assert_eq!(of_peer(&[("addPath", text)]).0.add_path, AddPath { send, receive }, "{text}");
     }
+}
+
+#[test]
+fn bfd_is_true_false_or_as_it_is_said() {
+    let usual = Bfd { interval: 300, multiplier: 3, multihop: None };
+    for (text, expected) in [
+        ("true", Some(usual)),
+        ("false", None),
+        ("interval=1s", Some(Bfd { interval: 1000, ..usual })),
+        ("multiplier=5 singlehop", Some(Bfd { multiplier: 5, multihop: Some(false), ..usual })),
+    ] {
+        let (read, problems) = of_peer(&[("bfd", text)]);
+        assert_eq!((read.bfd, problems), (expected, vec![]), "{text}");
+    }
+    for (text, said) in [
+        ("on", "\"on\" is nothing that BFD has; write true, false, or interval=300ms"),
+        ("interval=5ms", "\"5ms\" is no interval; write 10ms to 60s"),
+        ("interval=300", "\"300\" is no interval"),
+        ("interval=99999999s", "is no interval"),
+        ("multiplier=0", "\"0\" is no number of packets lost in a row; write 1 to 255"),
+    ] {
+        let (read, problems) = of_peer(&[("bfd", text)]);
+        assert_eq!(read.bfd, None, "{text}");
+        assert!(problems.iter().any(|problem| problem.contains(said)), "{text}: {problems:?}");
+    }
+    let (_, problems) = of_peer(&[("bfd", "true"), ("peerRange", "10.0.0.0/24")]);
+    assert!(problems[0].contains("has no effect with manx.dev/peerRange"), "{problems:?}");
 }
 
 #[test]

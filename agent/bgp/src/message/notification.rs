@@ -25,6 +25,8 @@ pub mod cease {
     pub const OUT_OF_RESOURCES: u8 = 8;
     /// RFC 8538 §3.
     pub const HARD_RESET: u8 = 9;
+    /// RFC 9384.
+    pub const BFD_DOWN: u8 = 10;
 }
 
 impl Notification {

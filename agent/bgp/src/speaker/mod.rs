@@ -26,7 +26,10 @@ use crate::{
     Config, ConnId, Event, Output, PeerKey, Refusal, Time,
     config::Family,
     event::SessionEvent,
-    message::{Message, keepalive, notification::Notification},
+    message::{
+        Message, keepalive,
+        notification::{Notification, cease},
+    },
     rib::{Rib, WatchOrder, table::PeerSlot},
     session::{
         connection::{Connection, Stage},
@@ -143,6 +146,7 @@ impl Speaker {
             Event::Interface { next_hop, interface } => self.rib.set_interface(next_hop, interface),
             Event::Disable { peer, text } => self.disable(peer, &text, now),
             Event::Enable { peer } => self.enable(peer, now),
+            Event::PathDown { peer, why } => self.path_down(peer, why, now),
             Event::Refresh { peer } => self.ask_refresh(peer),
             Event::Shutdown { graceful, text } => self.shut_down(graceful, &text, now),
         }
@@ -370,6 +374,21 @@ impl Speaker {
         }
         self.hold_back_if_error(slot, &notification, now);
         let view = NotificationView { why, ..view_of(&notification, now) };
+        self.gone(slot, seen, Cause::NotificationSent(view), now);
+    }
+
+    fn path_down(&mut self, key: PeerKey, why: String, now: Time) {
+        let Some(&slot) = self.by_key.get(&key) else { return };
+        let Some(conn) = self.peer_at(slot).and_then(|peer| peer.established) else { return };
+        let notification = Notification::cease(cease::BFD_DOWN);
+        let seen = self.close_keeping(conn, Some(&notification), true, now);
+        if let Some(peer) = self.peer_at_mut(slot) {
+            peer.last_error = Some(format!("{}: {why}", subject(&notification)));
+            if let Some(sent) = &mut peer.notification_sent {
+                sent.why = Some(why.clone());
+            }
+        }
+        let view = NotificationView { why: Some(why), ..view_of(&notification, now) };
         self.gone(slot, seen, Cause::NotificationSent(view), now);
     }
 

@@ -71,6 +71,28 @@ fn routes_outlive_the_session_until_the_peer_is_back_and_has_sent_end_of_rib() {
     assert_eq!(script.view().stale_until, None);
 }
 
+/// RFC 5882 §4.3: the session is over at once; what leads by the peer itself goes by its next hop, which the driver calls
+/// dead, and what it had from others may still be true.
+#[test]
+fn a_peer_to_which_there_is_no_path_is_left_at_once_and_routes_by_third_next_hops_are_kept() {
+    let mut script = Script::established(config(64512));
+    script.give(&update(&[], &mandatory(&[]), &[A, B]));
+    let (peer, now) = (script.speaker.config().peers[0].key(), script.now);
+    script.speaker.handle(Event::PathDown { peer, why: "Control Detection Time Expired".into() }, now);
+    script.drain();
+    assert_ne!(script.state(), SessionState::Established);
+    assert_eq!((stale(&script, A), stale(&script, B)), (Some(true), Some(true)));
+    let sent = script.view().notification_sent.unwrap();
+    assert_eq!(
+        (sent.name.as_str(), sent.why.as_deref()),
+        ("Cease / BFD Down", Some("Control Detection Time Expired"))
+    );
+    // Once more, and of a peer that there is not: nothing.
+    script.speaker.handle(Event::PathDown { peer, why: String::new() }, now);
+    script.wait(ms(120_100));
+    assert_eq!((stale(&script, A), stale(&script, B)), (None, None));
+}
+
 /// Behaviour 57.
 #[test]
 fn a_peer_that_does_not_come_back_in_its_time_loses_its_routes() {

@@ -102,6 +102,7 @@ impl Daemon {
             ranges: self.ranges(&views),
             partings: self.partings(),
             leftovers: self.leftovers.status(),
+            bfd_pid: self.bfd.pid(),
             warnings: self.warnings(),
         }
     }
@@ -152,6 +153,7 @@ impl Daemon {
             );
         }
         warnings.extend(self.drain_warning());
+        warnings.extend(self.bfd_warning());
         warnings.extend(self.beside.iter().cloned());
         warnings.extend(self.workloads_said.iter().cloned());
         warnings.extend(self.adopted_again.clone());
@@ -180,6 +182,7 @@ impl Daemon {
             since: self.clock.started_at(),
             info: why.into(),
             why_down: Some(self.why_down(plan, None)),
+            bfd: self.bfd.status_of(plan),
             times_established: 0,
             connection: None,
             add_path: Vec::new(),
@@ -218,6 +221,7 @@ impl Daemon {
                 None => String::new(),
             },
             why_down: (!established).then(|| self.why_down(plan, Some(peer))),
+            bfd: self.bfd.status_of(plan),
             times_established: peer.established_count,
             connection: match (peer.local, peer.remote, peer.dialled_by) {
                 (Some(local), Some(remote), Some(direction)) => {

@@ -188,6 +188,11 @@ impl History {
         self.push(at, self.resources, what);
     }
 
+    pub fn bfd(&mut self, peer: PeerKey, from: Option<String>, to: String, cause: String) {
+        let what = Happened::Bfd { peer: peer.address, port: peer.port, from, to, cause };
+        self.push(self.clock.now(), None, what);
+    }
+
     pub fn next_hop(&mut self, address: IpAddr, reachable: bool, text: String) {
         let what = Happened::NextHop { address, reachable, text };
         self.next_hop = Some(self.push(self.clock.now(), None, what));

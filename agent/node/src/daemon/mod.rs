@@ -6,6 +6,7 @@
 mod alarms;
 mod answers;
 mod audit;
+mod bfd;
 mod bird;
 mod blackholes;
 mod changes;
@@ -59,6 +60,7 @@ use tokio::{
 
 use self::{
     alarms::Alarms,
+    bfd::Bfd,
     blackholes::Blackholes,
     changes::Changes,
     drain::Drains,
@@ -74,6 +76,7 @@ use self::{
 use crate::{
     adopt,
     api::{self, Question},
+    bfd::{Link, News},
     bird as bird_sockets,
     cli::{DataplaneMode, RunArgs},
     clock::Clock,
@@ -152,6 +155,7 @@ pub struct Daemon {
     socket: api::Socket,
     changes: Changes,
     drains: Drains,
+    bfd: Bfd,
     leftovers: Leftovers,
     sessions_said: SessionLog,
     history: History,
@@ -256,6 +260,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         let updates = datastore.watch_and_keep(&args.places.kept_resources()).await?;
         let pin_watch = fast_path.watch_pins(&args.places.bpf_dir);
         let (events_in, events) = mpsc::channel(256);
+        let (wanted_in, wanted) = watch::channel(Vec::new());
+        let (news_in, news) = mpsc::channel(64);
+        tokio::spawn(Link::new(&args, wanted, news_in).serve());
         let now = Instant::now();
         let clock = Clock::start();
         let history = History::open(clock, &args.places.state_dir);
@@ -290,6 +297,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             questions: questions_in,
             socket,
             changes: Changes::default(),
+            bfd: Bfd::new(wanted_in),
             drains: Drains::open(&args.places.state_dir),
             leftovers: Leftovers::open(&args.places.state_dir),
             sessions_said: SessionLog::default(),
@@ -321,7 +329,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         ));
         daemon.order_blackholes();
         daemon.look_at_host();
-        daemon.turn(updates, events, questions).await
+        daemon.turn(updates, events, news, questions).await
     });
     // A thread that waits for a slow disk or a long dump must not keep it.
     runtime.shutdown_timeout(LAST_WORK);
@@ -333,6 +341,7 @@ impl Daemon {
         &mut self,
         mut updates: watch::Receiver<Update>,
         mut events: mpsc::Receiver<Event>,
+        mut news: mpsc::Receiver<News>,
         mut questions: mpsc::Receiver<Question>,
     ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -367,6 +376,7 @@ impl Daemon {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 Some(event) = events.recv() => self.take_event(event),
+                Some(news) = news.recv() => self.take_bfd(news),
                 changed = self.dataplane.changed() => {
                     if let Err(error) = changed {
                         tracing::error!("reading the kernel's routes failed: {error}");

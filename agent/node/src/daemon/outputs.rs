@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use manx_bgp::{
     BestPath, Config, Event as SpeakerEvent, NextHop, Output, PathSource, SessionEvent, Speaker,
-    policy::priority_of_local_pref, view::Cause,
+    policy::priority_of_local_pref,
+    view::{Cause, SessionState},
 };
 use manx_dataplane::{
     Dataplane,
@@ -19,13 +20,19 @@ use crate::metrics::Said;
 impl Daemon {
     /// Until there are none, or there are best paths enough for one step of the dataplane.
     pub(super) fn drain_outputs(&mut self) {
-        while self.take_outputs() {
+        let mut heard = Vec::new();
+        while self.take_outputs(&mut heard) {
             self.settle();
+        }
+        if !heard.is_empty() && self.bfd.has_dead() {
+            self.revive(|address| heard.contains(&address));
+            self.drain_outputs();
         }
     }
 
     /// True: the peers have said what they know, and there may be more outputs.
-    fn take_outputs(&mut self) -> bool {
+    /// `heard`: whose sessions have come up.
+    fn take_outputs(&mut self, heard: &mut Vec<IpAddr>) -> bool {
         let Some(speaker) = &mut self.speaker else { return false };
         let now = self.clock.now();
         while self.paths < PATHS_AT_ONCE
@@ -61,6 +68,9 @@ impl Daemon {
                 }
                 Output::Settled => return true,
                 Output::Session(event) => {
+                    if event.to == SessionState::Established {
+                        heard.push(event.peer.address);
+                    }
                     self.sessions_said.say(&event);
                     note_notifications(&mut self.notifications, &event);
                     self.history.session(&event);
@@ -83,7 +93,7 @@ impl Daemon {
                     let gateway = gateway(speaker, next_hop);
                     self.next_hops.insert(next_hop, gateway);
                     let resolution = self.dataplane.watch(gateway);
-                    let metric = metric_of(&resolution);
+                    let metric = metric_of(&resolution).filter(|_| !self.bfd.is_dead(next_hop));
                     let interface = interface_of(&self.dataplane, &resolution);
                     if let Resolution::Unreachable(why) = &resolution {
                         let said = format!("cannot be reached: {why}");
@@ -119,7 +129,13 @@ impl Daemon {
     }
 
     pub(super) fn tell_next_hop(&mut self, gateway: Gateway, resolution: &Resolution) {
+        let dead = self.bfd.is_dead_at(gateway.address);
         match resolution {
+            Resolution::Reachable { .. } if dead => {
+                let said = "its node is dead, says BFD".to_owned();
+                tracing::warn!(next_hop = %gateway.address, "next hop: {said}");
+                self.history.next_hop(gateway.address, false, said);
+            }
             Resolution::Reachable { next_hops, .. } => {
                 let name =
                     |ifindex| self.dataplane.links().find(|link| link.ifindex == ifindex).map(|l| &*l.name);
@@ -141,6 +157,7 @@ impl Daemon {
         for next_hop in self.next_hops.iter().filter(|(_, known)| **known == gateway).map(|(hop, _)| *hop) {
             let interface = interface.clone();
             speaker.handle(SpeakerEvent::Interface { next_hop, interface }, now);
+            let metric = metric.filter(|_| !self.bfd.is_dead(next_hop));
             speaker.handle(SpeakerEvent::NextHop { next_hop, metric }, now);
         }
     }

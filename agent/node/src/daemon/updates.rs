@@ -245,6 +245,7 @@ impl Daemon {
             Some(speaker) => speaker.configure(config, now),
             None => self.speaker = Some(Speaker::new(config, now)),
         }
+        self.follow_bfd();
         self.close_if_drained();
     }
 }

@@ -11,12 +11,12 @@ use std::{
 use manx_net::{Asn, Prefix};
 
 use super::{
-    Dial, NextHopMode, PeerKind, PeerPlan, RangeAs, RangePlan, Warning,
+    BfdPlan, Dial, NextHopMode, PeerKind, PeerPlan, RangeAs, RangePlan, Warning,
     cluster::{Cluster, Family, NodeObject, address, cluster_id},
 };
 use crate::{
     Key, Kind, Object,
-    spec::{self, PeerExtensions, PeerRange, Role},
+    spec::{self, Bfd, Interface, PeerExtensions, PeerRange, Role},
 };
 
 type PeerObject = Object<spec::BgpPeer>;
@@ -269,6 +269,7 @@ impl<'s> Derivation<'_, 's> {
                     local_role: None,
                     strict_role: false,
                     extended_next_hop: extensions.extended_next_hop,
+                    bfd: extensions.bfd.map(|bfd| self.bfd_plan(bfd, remote.address)),
                     reachable_by: None,
                     resource: Key::new(Kind::BgpConfiguration, "default"),
                 };
@@ -317,6 +318,21 @@ impl<'s> Derivation<'_, 's> {
         let here = as_number == self.cluster.as_number_of(self.own)
             && peer.port.zip(port).is_none_or(|(says, is)| says == is);
         here.then(|| vec![family])
+    }
+
+    /// Over one hop where the peer is on a link of this node.
+    fn bfd_plan(&self, bfd: Bfd, remote: IpAddr) -> BfdPlan {
+        let bgp = self.own.spec.bgp.as_ref();
+        let links = [
+            bgp.and_then(|bgp| bgp.ipv4).map(Interface::network),
+            bgp.and_then(|bgp| bgp.ipv6).map(Interface::network),
+        ];
+        let on_link = links.into_iter().flatten().any(|link| link.covers(Prefix::host(remote)));
+        BfdPlan {
+            interval: bfd.interval,
+            multiplier: bfd.multiplier,
+            multihop: bfd.multihop.unwrap_or(!on_link),
+        }
     }
 
     fn own_address_towards(&self, remote: IpAddr) -> Option<IpAddr> {
@@ -452,6 +468,7 @@ impl<'s> Derivation<'_, 's> {
             local_role: extensions.local_role.filter(|_| !internal),
             strict_role: extensions.strict_role && !internal,
             extended_next_hop: extensions.extended_next_hop,
+            bfd: extensions.bfd.map(|bfd| self.bfd_plan(bfd, remote.address)),
             reachable_by: settings.reachable_by,
             resource: Key::new(Kind::BgpPeer, object.name()),
         }
@@ -476,6 +493,7 @@ fn reversed(extensions: &PeerExtensions) -> PeerExtensions {
         local_role: extensions.local_role.map(Role::reversed),
         strict_role: extensions.strict_role,
         extended_next_hop: extensions.extended_next_hop,
+        bfd: extensions.bfd,
         range: None,
     }
 }

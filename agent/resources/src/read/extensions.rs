@@ -7,21 +7,22 @@ use crate::{
     nearest::nearest,
     read::annotations::{Annotations, PREFIX, number},
     spec::{
-        AddPath, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply, Role,
-        SpeakerExtensions,
+        AddPath, Bfd, MaxPrefixes, Multipath, PeerExtensions, PeerRange, PoolExtensions, RangeAs, Reply,
+        Role, SpeakerExtensions,
     },
     tree::excerpt,
 };
 
 /// A BGPPeer's, and those of them that the mesh has, too, with the name that they have there: as Calico's
 /// `nodeMeshPassword` is to `password`.
-const PEER: [(&str, Option<&str>); 11] = [
+const PEER: [(&str, Option<&str>); 12] = [
     (BGP_PEER.max_prefixes, Some(MESH.max_prefixes)),
     (BGP_PEER.max_prefixes_warn_at, Some(MESH.max_prefixes_warn_at)),
     (BGP_PEER.max_prefixes_accepted_only, Some(MESH.max_prefixes_accepted_only)),
     (BGP_PEER.blackholes, Some(MESH.blackholes)),
     (BGP_PEER.add_path, Some(MESH.add_path)),
     (BGP_PEER.extended_next_hop, Some(MESH.extended_next_hop)),
+    (BGP_PEER.bfd, Some(MESH.bfd)),
     (LOCAL_ROLE, None),
     (STRICT_ROLE, None),
     (PEER_RANGE, None),
@@ -61,6 +62,7 @@ struct PeerNames {
     blackholes: &'static str,
     add_path: &'static str,
     extended_next_hop: &'static str,
+    bfd: &'static str,
 }
 
 const BGP_PEER: PeerNames = PeerNames {
@@ -70,6 +72,7 @@ const BGP_PEER: PeerNames = PeerNames {
     blackholes: "blackholes",
     add_path: "addPath",
     extended_next_hop: "extendedNextHop",
+    bfd: "bfd",
 };
 
 const MESH: PeerNames = PeerNames {
@@ -79,6 +82,7 @@ const MESH: PeerNames = PeerNames {
     blackholes: "nodeMeshBlackholes",
     add_path: "nodeMeshAddPath",
     extended_next_hop: "nodeMeshExtendedNextHop",
+    bfd: "nodeMeshBfd",
 };
 
 /// For [`Annotations::finish`]: where an annotation belongs that `kind` does not have.
@@ -111,6 +115,9 @@ pub(super) fn of_peer(annotations: &mut Annotations<'_, '_>) -> PeerExtensions {
         annotations.warn(STRICT_ROLE, format!("has no effect without {PREFIX}{LOCAL_ROLE}"));
     }
     let range = peer_range(annotations);
+    if range.is_some() {
+        annotations.warn(BGP_PEER.bfd, format!("has no effect with {PREFIX}{PEER_RANGE}"));
+    }
     PeerExtensions { local_role, strict_role, range, ..peering(annotations, &BGP_PEER) }
 }
 
@@ -168,6 +175,7 @@ fn peering(annotations: &mut Annotations<'_, '_>, names: &PeerNames) -> PeerExte
         blackholes: annotations.parse(names.blackholes, prefixes).unwrap_or_default(),
         add_path: annotations.parse(names.add_path, add_path).unwrap_or_default(),
         extended_next_hop: annotations.flag(names.extended_next_hop).unwrap_or(false),
+        bfd: annotations.parse(names.bfd, bfd).flatten(),
         local_role: None,
         strict_role: false,
         range: None,
@@ -255,6 +263,41 @@ fn role(text: &str) -> Result<Role, String> {
         };
         format!("\"{}\" is no role; {remedy}", excerpt(text))
     })
+}
+
+/// `true`, `false`, or what is to be other than usual: `interval=100ms, multiplier=5, multihop`.
+fn bfd(text: &str) -> Result<Option<Bfd>, String> {
+    const HINT: &str = "write true, false, or interval=300ms, multiplier=3, and multihop or singlehop where the \
+                        node's links do not tell";
+    let mut read = Bfd::default();
+    for word in words(text) {
+        match word.split_once('=') {
+            None if word == "false" => return Ok(None),
+            None if word == "true" => {}
+            None if word == "multihop" => read.multihop = Some(true),
+            None if word == "singlehop" => read.multihop = Some(false),
+            Some(("interval", interval)) => read.interval = millis(interval)?,
+            // At most 255, as read.
+            Some(("multiplier", many)) => {
+                read.multiplier = number(many, 1..=255, "number of packets lost in a row")? as u8;
+            }
+            _ => return Err(format!("\"{}\" is nothing that BFD has; {HINT}", excerpt(word))),
+        }
+    }
+    Ok(Some(read))
+}
+
+/// A process that sends more often is a burden, and one that sends less often is no faster than BGP.
+fn millis(text: &str) -> Result<u32, String> {
+    let (digits, factor) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(digits), _) => (digits, 1),
+        (None, Some(digits)) => (digits, 1000),
+        (None, None) => (text, 0),
+    };
+    let millis = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(factor));
+    millis
+        .filter(|millis| (10..=60_000).contains(millis))
+        .ok_or_else(|| format!("\"{}\" is no interval; write 10ms to 60s", excerpt(text)))
 }
 
 /// `receive`, `send`, `send=4`, `both`, `both=4`, or two of them: `receive, send=4`.

@@ -17,8 +17,27 @@ pub struct PeerExtensions {
     pub strict_role: bool,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Whether the path to the peer is watched, and how.
+    pub bfd: Option<Bfd>,
     /// In place of one peer: whoever dials from inside it.
     pub range: Option<PeerRange>,
+}
+
+/// RFC 5880.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bfd {
+    /// In ms, for sending and for receiving.
+    pub interval: u32,
+    /// So many packets lost in a row mean that the path is down.
+    pub multiplier: u8,
+    /// None: over one hop if the peer's address is on a link of this node.
+    pub multihop: Option<bool>,
+}
+
+impl Default for Bfd {
+    fn default() -> Bfd {
+        Bfd { interval: 300, multiplier: 3, multihop: None }
+    }
 }
 
 /// Peers that are not known one by one.

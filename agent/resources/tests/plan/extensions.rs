@@ -1,7 +1,7 @@
 //! What annotations under `manx.dev/` make of a plan, at both ends of a session.
 
 use manx_resources::{
-    AddPath, FastPathSetting, MaxPrefixes, Multipath, NodePlan, PeerPlan, Role, SourceCheck,
+    AddPath, BfdPlan, FastPathSetting, MaxPrefixes, Multipath, NodePlan, PeerPlan, Role, SourceCheck,
 };
 
 use crate::common::*;
@@ -66,7 +66,8 @@ fn the_mesh_has_the_clusters_settings_at_both_ends() {
         + &object(
             "BGPConfiguration",
             "default",
-            "manx.dev/nodeMeshMaxPrefixes: '64', manx.dev/nodeMeshAddPath: both=2, manx.dev/nodeMeshExtendedNextHop: 'true'",
+            "manx.dev/nodeMeshMaxPrefixes: '64', manx.dev/nodeMeshAddPath: both=2, manx.dev/nodeMeshExtendedNextHop: 'true', \
+             manx.dev/nodeMeshBfd: multiplier=4",
             "",
         );
     for (node, other) in [("a", 2), ("b", 1)] {
@@ -74,7 +75,23 @@ fn the_mesh_has_the_clusters_settings_at_both_ends() {
         assert_eq!(peer.max_prefixes, Some(MaxPrefixes { limit: 64, warn_at: 75, accepted_only: false }));
         assert_eq!(peer.add_path, AddPath { send: 2, receive: true });
         assert!(peer.extended_next_hop);
+        assert_eq!(peer.bfd, Some(BfdPlan { interval: 300, multiplier: 4, multihop: false }));
     }
+}
+
+#[test]
+fn a_peer_that_is_on_no_link_is_watched_over_several_hops_and_so_is_this_node_by_it() {
+    let all = node("a", 1, "")
+        + &node("rr", 2, "routeReflectorClusterID: 1.1.1.1")
+        + &object("BGPPeer", "far", "manx.dev/bfd: 'true'", "peerIP: 10.9.0.1, asNumber: 64512")
+        + &object("BGPPeer", "near", "manx.dev/bfd: 'true'", "peerIP: 10.0.0.2, asNumber: 64512")
+        + &object("BGPPeer", "said", "manx.dev/bfd: multihop", "peerIP: 10.0.0.7, asNumber: 64512");
+    let plan = plan_of(&[&all], "a");
+    let multihop = |last: u8| peer_of(&plan, last).bfd.map(|bfd| bfd.multihop);
+    assert_eq!((multihop(2), multihop(7)), (Some(false), Some(true)));
+    let far = plan.peers.iter().find(|peer| peer.address.to_string() == "10.9.0.1").unwrap();
+    assert_eq!(far.bfd, Some(BfdPlan { interval: 300, multiplier: 3, multihop: true }));
+    assert!(peer_of(&plan_of(&[&all], "rr"), 1).bfd.is_some(), "the other end has it, too");
 }
 
 #[test]

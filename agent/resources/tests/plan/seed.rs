@@ -170,6 +170,7 @@ fn the_plans_json_is_the_interface() {
             "localRole": null,
             "strictRole": false,
             "extendedNextHop": false,
+            "bfd": null,
             "reachableBy": null,
             "resource": "BGPPeer/bgppeer-global",
         }))),
